@@ -1,0 +1,57 @@
+# Each target works from a fresh clone: the virtual environment is made on first need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NATIVE := $(shell find cpp -type f 2>/dev/null) CMakeLists.txt pyproject.toml
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install test check fix docs bench fuzz soak wheel native clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.tools: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install -q --group pyproject.toml:dev
+	touch $@
+
+$(STAMP): $(VENV)/.tools $(NATIVE)
+	$(BIN)/python -m pip install -q --no-build-isolation -e .
+	touch $@
+
+install: $(STAMP)  ## Build and install into .venv
+
+test: install  ## Build and run the tests
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: install  ## Lint, types, C++ format, docs current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/clang_format.py --check
+	$(BIN)/python tools/make_docs.py --check
+
+fix: install  ## Format everything, repair what can be repaired
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python tools/clang_format.py
+	$(BIN)/python tools/make_docs.py
+
+docs: install  ## Regenerate the generated pages of docs/
+	$(BIN)/python tools/make_docs.py
+
+# One native module, rebuilt alone into the editable install: `make native M=_text`
+native: $(VENV)/.tools
+	cmake -S . -B build/native-$(M) -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > build/native-$(M).log
+	cmake --build build/native-$(M) --target $(M)
+	cmake --install build/native-$(M) --component $(M) \
+	  --prefix $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+clean:  ## Remove everything that was built
+	rm -rf build $(VENV)

@@ -1,0 +1,25 @@
+"""LlamaKit: run LLaMA-family models in GGUF files.
+
+Importing this package imports nothing else; the public names are resolved on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamakit.errors import LlamaKitError
+    from llamakit.session import Session
+
+__version__ = "0.1.0"
+__all__ = ["LlamaKitError", "Session", "__version__"]
+
+_HOME = {"Session": "llamakit.session", "LlamaKitError": "llamakit.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'llamakit' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)

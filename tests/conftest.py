@@ -1,0 +1,23 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of real models, vocabularies and texts, named by LLAMAKIT_TEST_DATA; skips where it is unset."""
+    folder = os.environ.get("LLAMAKIT_TEST_DATA")
+    if not folder:
+        pytest.skip("LLAMAKIT_TEST_DATA is unset: this test reads real models, vocabularies or texts from it")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def stories260k(test_data: Path) -> Path:
+    """A real llama model of 260K parameters in F32."""
+    return test_data / "models" / "stories260K.gguf"
