@@ -1,0 +1,316 @@
+"""What a backend is: the contract between the model graphs and the plugins under `plugins/backends`.
+
+    backend = BackendClass(options)          # the plugin; probe() said that it can run here
+    device = backend.open(0)                 # owns memory; one engine thread uses it
+    weights = {name: device.load(source, uses) for ...}      # one weight store serves every graph of the model
+    kv = device.kv_cache(spec)               # state of the device, paged in blocks
+    program = device.compile(graph, weights, kv=kv)          # once
+    program.inputs["tokens"][:n] = ...       # views into one packed block, every step
+    outputs = program.run(RunSizes(rows=n, out_rows=m, longest=l))   # one call, GIL released
+    logits = outputs["logits"].numpy()
+
+Nothing outside a backend assumes that its buffers lie in host memory. Whatever a device holds can be made
+again from the files: `reopen()` drops all state and handles, the session loads again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import msgspec
+
+from llamakit.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from llamakit.gguf import GGMLType
+    from llamakit.graph.graph import Graph, Node, Value
+    from llamakit.graph.ops import Op
+
+Uses = frozenset[tuple["Op", str]]
+
+
+class DeviceInfo(msgspec.Struct, frozen=True):
+    """One device as `llamakit doctor` shows it; sizes in bytes, 0 where unknown."""
+
+    name: str
+    kind: str  # "cpu", "gpu", ...
+    memory: int = 0
+    memory_free: int = 0
+    details: tuple[str, ...] = ()  # such as instruction sets or driver version, for people
+
+
+class Availability(msgspec.Struct, frozen=True):
+    """Whether a backend can run here, and the reason why or why not."""
+
+    available: bool
+    reason: str
+    devices: tuple[DeviceInfo, ...] = ()
+
+
+class TensorSource(Protocol):
+    """A tensor as it lies in a file, read in pieces."""
+
+    name: str
+    type: GGMLType
+    shape: tuple[int, ...]
+    n_bytes: int
+
+    def pieces(self, size: int = 1 << 24) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """Yield (offset, bytes) in order, each of at most `size` bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Unit round-offs with which a node is computed; the conformance kit derives its tolerances from them.
+
+    `operand`: to which relative precision operands are rounded first (0: not at all; 2**-8 for bfloat16, about
+    2**-8 of the largest of a block for int8). `accumulator`: of the sums (2**-24 for float32).
+    """
+
+    operand: float = 0.0
+    accumulator: float = 2.0**-24
+
+
+class KVSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Shape of a KV cache: `n_block` blocks of `block_size` positions, the same block numbers for every layer.
+
+    `type` is the GGUF name of the storage type: "f32", "f16", "bf16", "q8_0". `rope` is how keys were rotated,
+    for `shift`; None if they were not.
+    """
+
+    n_layer: int
+    n_block: int
+    block_size: int
+    n_head_kv: int
+    head_dim_k: int
+    head_dim_v: int
+    type: str = "f16"
+    rope: Any = None  # RopeAttrs | None
+
+    def row_bytes(self, bytes_of: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+        """Bytes of one position's keys and values in one layer; `bytes_of` maps a type to (block, bytes)."""
+        block, size = bytes_of[self.type]
+        k, v = self.n_head_kv * self.head_dim_k, self.n_head_kv * self.head_dim_v
+        return -(-k // block) * size, -(-v // block) * size
+
+
+class KVCache(ABC):
+    """Keys and values of all layers. A cell is a position's place: block * block_size + offset."""
+
+    spec: KVSpec
+
+    @abstractmethod
+    def copy(self, source: Sequence[int], destination: Sequence[int]) -> None:
+        """Copy whole blocks, all layers (copy on write)."""
+
+    @abstractmethod
+    def shift(self, source: Sequence[int], destination: Sequence[int], delta: int) -> None:
+        """Copy cells to cells, all layers, with the keys rotated by `delta` positions (context shift)."""
+
+    @abstractmethod
+    def export(self, cells: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """The cells in canonical form: (n_layer, n_cells, bytes of K + bytes of V).
+
+        Heads lie in order, values in GGUF blocks of `spec.type`, whatever the device packs.
+        """
+
+    @abstractmethod
+    def restore(self, cells: Sequence[int], data: npt.NDArray[np.uint8]) -> None:
+        """Write cells that `export` gave."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class Adapter(msgspec.Struct, frozen=True):
+    """One LoRA adapter for one tensor: delta = scale * B A. A is (rank, n_in), B is (n_out, rank), float32.
+
+    For a norm weight, A is None and B is (n,): the delta itself, times scale. For an embedding weight
+    (n_vocab, n_embd), B is (n_vocab, rank) and A is (rank, n_embd): row t gets scale * B[t] A.
+    """
+
+    A: Any
+    B: Any
+    scale: float = 1.0
+
+
+class AdapterTable(ABC):
+    """Adapters by slot, 1..n_slot; slot 0 means none. Filled and changed at run time without recompiling."""
+
+    n_slot: int
+
+    @abstractmethod
+    def set(self, slot: int, adapters: Mapping[str, Adapter]) -> None:
+        """Put adapters, by tensor name, into a slot, replacing what was there."""
+
+    @abstractmethod
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+
+
+class State(ABC):
+    """A float32 tensor of the device that graphs read and write."""
+
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def read(self) -> npt.NDArray[np.float32]:
+        """A copy of the value."""
+
+    @abstractmethod
+    def write(self, value: npt.NDArray[np.float32]) -> None:
+        """Replace the value."""
+
+
+class Weight(Protocol):
+    """A loaded, packed, read-only tensor: an opaque handle with its size in bytes."""
+
+    name: str
+    n_bytes: int
+
+
+class Buffer(Protocol):
+    """An output of a run, valid until the next run of the same program."""
+
+    shape: tuple[int, ...]
+
+    def numpy(self) -> npt.NDArray[np.float32]:
+        """The values on the host, read-only; a view where the device shares memory with it."""
+
+
+class RunSizes(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes of one run, each at most its compiled maximum. `longest`: the largest position + 1 in the step."""
+
+    rows: int
+    out_rows: int = 0
+    seqs: int = 1
+    longest: int = 0
+
+
+class InputLayout:
+    """Where each input lies in the packed block of int32: fixed when the graph is compiled.
+
+    Inputs follow one another in the graph's order, each at its maximal size, each aligned to 16 values.
+    """
+
+    def __init__(self, inputs: Mapping[str, Value]) -> None:
+        self.offsets: dict[str, tuple[int, tuple[int, ...]]] = {}
+        n = 0
+        for name, value in inputs.items():
+            shape = tuple(int(size) for size in value.shape)
+            self.offsets[name] = (n, shape)
+            count = 1
+            for size in shape:
+                count *= size
+            n += -(-count // 16) * 16
+        self.n_values = n
+
+    def views(self, block: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[np.int32]]:
+        """A named view for each input into the packed block."""
+        views = {}
+        for name, (offset, shape) in self.offsets.items():
+            count = 1
+            for size in shape:
+                count *= size
+            views[name] = block[offset : offset + count].reshape(shape)
+        return views
+
+
+class Executable(ABC):
+    """A compiled graph. `inputs` are views into its packed block; write them, then run."""
+
+    inputs: Mapping[str, npt.NDArray[np.int32]]
+
+    @abstractmethod
+    def run(self, sizes: RunSizes) -> Mapping[str, Buffer]:
+        """Run one step and return the graph's outputs, cut to `sizes`."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class Device(ABC):
+    """An opened device: makes handles and programs. Used by one thread at a time."""
+
+    info: DeviceInfo
+
+    @abstractmethod
+    def supports(self, node: Node) -> bool:
+        """Whether this device can run the node; asked when a graph is placed."""
+
+    @abstractmethod
+    def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
+        """How exactly it computes the node with a weight of that type."""
+
+    @abstractmethod
+    def packed_size(self, source: TensorSource, uses: Uses) -> int:
+        """Bytes that `load` would take."""
+
+    @abstractmethod
+    def load(self, source: TensorSource, uses: Uses) -> Weight:
+        """Bring a tensor onto the device, packed for its uses."""
+
+    @abstractmethod
+    def state(self, shape: tuple[int, ...]) -> State:
+        """A new state tensor, zero."""
+
+    @abstractmethod
+    def kv_size(self, spec: KVSpec) -> int:
+        """Bytes that a KV cache of this shape would take."""
+
+    @abstractmethod
+    def kv_cache(self, spec: KVSpec) -> KVCache:
+        """A new KV cache."""
+
+    @abstractmethod
+    def adapter_table(self, targets: Mapping[str, tuple[int, ...]], n_slot: int) -> AdapterTable:
+        """An empty table for adapters of the tensors in `targets` (name -> shape)."""
+
+    @abstractmethod
+    def compile(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Weight],
+        *,
+        kv: KVCache | None = None,
+        adapters: AdapterTable | None = None,
+        states: Mapping[str, State] | None = None,
+    ) -> Executable:
+        """Lower, fuse, plan memory; the result runs with any sizes up to the graph's maxima."""
+
+    def kernels(self) -> Mapping[str, str]:
+        """What is in use, for `doctor` and `-v`: such as {"isa": "avx512", "threads": "2"}."""
+        return {}
+
+    def reopen(self) -> None:
+        """Recover from a failure: drop every handle and all state, then be usable again."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Backend(ABC):
+    """A plugin's backend. Making one opens nothing."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    Options: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Any = None) -> None:
+        self.options: Any = options if options is not None else self.Options()
+
+    @classmethod
+    @abstractmethod
+    def probe(cls) -> Availability:
+        """Whether it can run here. Never raises."""
+
+    @abstractmethod
+    def open(self, index: int = 0) -> Device:
+        """Open device number `index` of those that `probe` listed."""
