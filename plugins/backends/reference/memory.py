@@ -1,0 +1,153 @@
+"""What the reference device holds: weights, states, adapters, KV cache and outputs, all plain numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamakit.backend import Adapter, AdapterTable, KVCache, KVSpec, State
+from llamakit.errors import UsageError
+from llamakit.gguf import GGMLType, quants
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llamakit.backend import TensorSource
+
+KV_TYPES = {name.lower(): GGMLType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceWeight:
+    """A tensor, dequantised."""
+
+    name: str
+    data: Any  # (*shape) float32
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceBuffer:
+    """An output of a run."""
+
+    data: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return tuple(self.data.shape)
+
+    def numpy(self) -> Any:
+        """The array itself."""
+        return self.data
+
+
+def load_weight(source: TensorSource) -> ReferenceWeight:
+    """Read a tensor whole and dequantise it."""
+    raw = np.concatenate([piece for _, piece in source.pieces()])
+    data = quants.dequantize(source.type, raw, source.shape)
+    return ReferenceWeight(source.name, data, data.nbytes)
+
+
+class ReferenceState(State):
+    """A float32 array."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.data = np.zeros(shape, np.float32)
+
+    def read(self) -> Any:
+        """A copy of the value."""
+        return self.data.copy()
+
+    def write(self, value: Any) -> None:
+        """Replace the value."""
+        self.data[...] = value
+
+
+class ReferenceAdapters(AdapterTable):
+    """A dictionary of adapters per slot."""
+
+    def __init__(self, targets: Mapping[str, tuple[int, ...]], n_slot: int) -> None:
+        self.targets, self.n_slot = dict(targets), n_slot
+        self.slots: list[dict[str, Adapter]] = [{} for _ in range(n_slot + 1)]
+
+    def set(self, slot: int, adapters: Mapping[str, Adapter]) -> None:
+        """Fill a slot."""
+        self._check(slot)
+        for name in adapters:
+            if name not in self.targets:
+                raise UsageError(f"adapter for {name!r}: the model has no such tensor to adapt")
+        self.slots[slot] = dict(adapters)
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+        self._check(slot)
+        self.slots[slot] = {}
+
+    def _check(self, slot: int) -> None:
+        if not 1 <= slot <= self.n_slot:
+            raise UsageError(f"adapter slot {slot}: there are slots 1 to {self.n_slot}")
+
+
+class ReferenceKV(KVCache):
+    """Keys and values in the canonical layout itself, (n_layer, n_cell, bytes of K + bytes of V)."""
+
+    def __init__(self, spec: KVSpec) -> None:
+        self.spec = spec
+        self.type = KV_TYPES[spec.type]
+        sizes = {name: (t.block_size, t.type_size) for name, t in KV_TYPES.items()}
+        self.k_values, self.v_values = spec.n_head_kv * spec.head_dim_k, spec.n_head_kv * spec.head_dim_v
+        if self.k_values % self.type.block_size or self.v_values % self.type.block_size:
+            raise UsageError(
+                f"KV type {spec.type} stores blocks of {self.type.block_size} values; this model has {self.k_values} and"
+                f" {self.v_values} a position: use f16 instead"
+            )
+        self.k_bytes, v_bytes = spec.row_bytes(sizes)
+        self.data = np.zeros((spec.n_layer, spec.n_block * spec.block_size, self.k_bytes + v_bytes), np.uint8)
+
+    def write(self, layer: int, cells: Any, k: Any, v: Any) -> None:
+        """Round and store k (rows, n_head_kv, head_dim) and v at `cells` (rows,)."""
+        rows = len(cells)
+        self.data[layer, cells, : self.k_bytes] = self._encode(k, rows)
+        self.data[layer, cells, self.k_bytes :] = self._encode(v, rows)
+
+    def read(self, layer: int, cells: Any) -> tuple[Any, Any]:
+        """Keys (n, n_head_kv, head_dim_k) and values (n, n_head_kv, head_dim_v) of cells, float64."""
+        raw, heads, n = self.data[layer, cells], self.spec.n_head_kv, len(cells)
+        k = quants.dequantize(self.type, np.ascontiguousarray(raw[:, : self.k_bytes]).ravel(), (n, self.k_values))
+        v = quants.dequantize(self.type, np.ascontiguousarray(raw[:, self.k_bytes :]).ravel(), (n, self.v_values))
+        return k.reshape(n, heads, -1).astype(np.float64), v.reshape(n, heads, -1).astype(np.float64)
+
+    def copy(self, source: Sequence[int], destination: Sequence[int]) -> None:
+        """Copy whole blocks."""
+        blocks = self.data.reshape(self.spec.n_layer, self.spec.n_block, self.spec.block_size, -1)
+        blocks[:, list(destination)] = blocks[:, list(source)]
+
+    def shift(self, source: Sequence[int], destination: Sequence[int], delta: int) -> None:
+        """Copy cells, rotating the keys by `delta` positions."""
+        from llamakit.plugins.backends.reference.ops import rotate
+
+        old, new = np.asarray(source), np.asarray(destination)
+        for layer in range(self.spec.n_layer):
+            k, v = self.read(layer, old)
+            if self.spec.rope is not None:
+                k = rotate(k, np.full(len(old), delta), self.spec.rope, magnitude=1.0)
+            self.write(layer, new, k.astype(np.float32), v.astype(np.float32))
+
+    def export(self, cells: Sequence[int]) -> Any:
+        """The cells' bytes."""
+        return self.data[:, np.asarray(cells)].copy()
+
+    def restore(self, cells: Sequence[int], data: Any) -> None:
+        """Write cells that `export` gave."""
+        expected = (self.spec.n_layer, len(cells), self.data.shape[2])
+        if data.shape != expected:
+            raise UsageError(f"KV data has shape {data.shape}, this cache needs {expected}")
+        self.data[:, np.asarray(cells)] = data
+
+    def _encode(self, x: Any, rows: int) -> Any:
+        flat = np.ascontiguousarray(x, np.float32).reshape(rows, -1)
+        return quants.quantize(self.type, flat).reshape(rows, -1)
