@@ -1,0 +1,107 @@
+"""Runs the model: weights on the device, one compiled program, rows in and logits out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llamakit.backend import KVSpec, RunSizes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from llamakit.backend import Buffer, Device, Executable, TensorSource, Weight
+    from llamakit.engine.kv_cache import BlockTable
+    from llamakit.gguf import GGUFFile, GGMLType
+    from llamakit.models import Model
+
+BLOCK_SIZE = 32  # positions a block: small enough to share short prefixes, large enough for long inner loops
+
+
+class FileTensor:
+    """A tensor of a GGUF file, read in pieces (`backend.TensorSource`)."""
+
+    def __init__(self, file: GGUFFile, name: str) -> None:
+        info = file.tensors[name]
+        self.name: str = name
+        self.type: GGMLType = info.type
+        self.shape: tuple[int, ...] = info.shape
+        self.n_bytes: int = info.n_bytes
+        self._raw = file.raw(name)
+
+    def pieces(self, size: int = 1 << 24) -> Any:
+        """Yield (offset, bytes) in order."""
+        for offset in range(0, self.n_bytes, size):
+            yield offset, self._raw[offset : offset + size]
+
+
+def load_weights(
+    device: Device, model: Model, file: GGUFFile, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Weight]:
+    """Every tensor of the model on the device; `progress(bytes done, bytes in all)` after each."""
+    from llamakit.models import GraphSizes
+
+    uses = model.build(GraphSizes(rows=1, out_rows=1, seqs=1, blocks_per_seq=1), outputs=("logits", "embeddings")).uses()
+    sources: list[TensorSource] = [FileTensor(file, name) for name in uses]
+    total, done = sum(source.n_bytes for source in sources), 0
+    weights: dict[str, Weight] = {}
+    for source in sources:
+        weights[source.name] = device.load(source, uses[source.name])
+        done += source.n_bytes
+        if progress is not None:
+            progress(done, total)
+    return weights
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One token to evaluate: its position, the sequence it belongs to, and whether its output is wanted."""
+
+    token: int
+    position: int
+    sequence: int  # index into the tables of this step
+    output: bool
+
+
+class Runner:
+    """One compiled program for a model on a device, with its KV cache."""
+
+    def __init__(self, program: Executable, n_row: int, n_out: int, n_seq: int) -> None:
+        self.program, self.n_row, self.n_out, self.n_seq = program, n_row, n_out, n_seq
+
+    def run(self, rows: list[Row], cells: list[int], tables: list[BlockTable]) -> Mapping[str, Buffer]:
+        """Evaluate `rows` (cells[i] is where row i goes); outputs have one row for each row that wants one."""
+        inputs, n = self.program.inputs, len(rows)
+        inputs["tokens"][:n] = [row.token for row in rows]
+        inputs["positions"][:n] = [row.position for row in rows]
+        inputs["sequences"][:n] = [row.sequence for row in rows]
+        inputs["cells"][:n] = cells
+        out = [i for i, row in enumerate(rows) if row.output]
+        inputs["out_rows"][: len(out)] = out
+        for i, table in enumerate(tables):
+            inputs["block_tables"][i, : len(table.blocks)] = table.blocks
+        longest = max(row.position for row in rows) + 1
+        return self.program.run(RunSizes(rows=n, out_rows=len(out), seqs=len(tables), longest=longest))
+
+
+def kv_spec(model: Model, n_ctx: int, n_seq: int, kv_type: str) -> KVSpec:
+    """The KV cache for `n_seq` sequences of up to `n_ctx` positions; two more blocks let a context shift work."""
+    h = model.hparams
+    return KVSpec(
+        n_layer=h.n_layer,
+        n_block=n_seq * (-(-n_ctx // BLOCK_SIZE)) + 2,
+        block_size=BLOCK_SIZE,
+        n_head_kv=h.n_head_kv,
+        head_dim_k=h.head_dim_k,
+        head_dim_v=h.head_dim_v,
+        type=kv_type,
+        rope=model.rope,
+    )
+
+
+def as_array(buffer: Buffer) -> npt.NDArray[np.float32]:
+    """The values on the host."""
+    return buffer.numpy()
