@@ -1,0 +1,87 @@
+"""How fast a model runs here: tokens per second of prompts and of generation, at depths and batch sizes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llamakit.engine.kv_cache import BlockPool, BlockTable
+from llamakit.engine.runner import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from llamakit.engine.engine import Engine
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the table. `deviation` is the standard deviation of tokens_per_second over the repetitions."""
+
+    test: str
+    n_prompt: int
+    n_gen: int
+    depth: int
+    batch: int
+    tokens_per_second: float
+    deviation: float
+    repetitions: int
+
+
+class Bench:
+    """Runs the engine's program directly: no sampling, no text, the same tokens each time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def run(
+        self, prompts: Sequence[int], gens: Sequence[int], depths: Sequence[int], batches: Sequence[int], repeat: int
+    ) -> Iterator[Measurement]:
+        """Every prompt length at every depth, every generation length at every depth and batch."""
+        for depth in depths:
+            for n in (n for n in prompts if n):
+                yield self._measure(f"pp{n}", n, 0, depth, 1, repeat)
+            for n in (n for n in gens if n):
+                for batch in batches:
+                    yield self._measure(f"tg{n}", 0, n, depth, batch, repeat)
+
+    def _measure(self, test: str, n_prompt: int, n_gen: int, depth: int, batch: int, repeat: int) -> Measurement:
+        name = test + (f"@d{depth}" if depth else "") + (f"x{batch}" if batch > 1 else "")
+        pool = BlockPool(self.engine.kv.spec.n_block)
+        tables = [BlockTable(pool, self.engine.kv) for _ in range(batch)]
+        for table in tables:
+            self._prompt(table, depth)
+        rates = []
+        for i in range(repeat + 1):
+            start = time.perf_counter()
+            if n_prompt:
+                self._prompt(tables[0], n_prompt)
+            for _ in range(n_gen):
+                self._decode(tables)
+            seconds = time.perf_counter() - start
+            if i:  # the first one warms up
+                rates.append((n_prompt + n_gen * batch) / seconds)
+            for table in tables:
+                table.truncate(depth)
+        return Measurement(
+            test=name, n_prompt=n_prompt, n_gen=n_gen, depth=depth, batch=batch,
+            tokens_per_second=statistics.median(rates), deviation=statistics.pstdev(rates), repetitions=repeat,
+        )  # fmt: skip
+
+    def _prompt(self, table: BlockTable, n: int) -> None:
+        runner = self.engine.runner
+        for start in range(0, n, runner.n_row):
+            count, base = min(runner.n_row, n - start), table.length
+            last = start + count == n
+            rows = [Row(self._token(base + i), base + i, 0, last and i == count - 1) for i in range(count)]
+            runner.run(rows, table.extend(count), [table])
+
+    def _decode(self, tables: list[BlockTable]) -> None:
+        rows = [Row(self._token(table.length + i), table.length, i, True) for i, table in enumerate(tables)]
+        cells = [table.extend(1)[0] for table in tables]
+        self.engine.runner.run(rows, cells, tables)
+
+    def _token(self, i: int) -> int:
+        return (i * 7919 + 1) % self.engine.tokenizer.n_vocab
