@@ -1,0 +1,244 @@
+"""Opening GGUF files: metadata and tensors, mapped into memory, nothing copied until it is asked for.
+
+The head is checked by native code before anything is used (`cpp/formats/gguf.cpp`). Format: docs/gguf.md of ggml.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import msgspec
+import numpy as np
+
+from llamakit.errors import ModelFileError
+from llamakit.gguf.constants import GGMLType, ValueType
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+SPLIT = re.compile(r"^(?P<stem>.*)-(?P<part>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)$")
+SCALARS = {
+    ValueType.UINT8: "<B",
+    ValueType.INT8: "<b",
+    ValueType.UINT16: "<H",
+    ValueType.INT16: "<h",
+    ValueType.UINT32: "<I",
+    ValueType.INT32: "<i",
+    ValueType.FLOAT32: "<f",
+    ValueType.BOOL: "<?",
+    ValueType.UINT64: "<Q",
+    ValueType.INT64: "<q",
+    ValueType.FLOAT64: "<d",
+}
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """A tensor's record. `shape` is in numpy order: a linear weight is (n_out, n_in). `part`: which file of a split."""
+
+    name: str
+    type: GGMLType
+    shape: tuple[int, ...]
+    offset: int
+    n_bytes: int
+    part: int = 0
+
+
+class StringArray(Sequence[str]):
+    """An array of strings in the file, decoded one by one on request.
+
+    `buffer` is the file; `spans` (n, 2) gives start and length of each text in it.
+    """
+
+    def __init__(self, buffer: Any, base: int, starts: npt.NDArray[np.uint32], length_bytes: int) -> None:
+        self.buffer = buffer
+        self._base, self._starts, self._length_bytes = base, starts, length_bytes
+
+    @property
+    def spans(self) -> npt.NDArray[np.uint64]:
+        """Start and length of each text in `buffer`, (n, 2)."""
+        starts = self._starts.astype(np.uint64)
+        lengths = starts[1:] - starts[:-1] - np.uint64(self._length_bytes)
+        return np.stack([starts[:-1] + np.uint64(self._base), lengths], axis=1)
+
+    def bytes(self, index: int) -> bytes:
+        """Text number `index`, undecoded."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start = self._base + int(self._starts[index])
+        return bytes(self.buffer[start : self._base + int(self._starts[index + 1]) - self._length_bytes])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.bytes(index).decode("utf-8", "replace")
+
+
+class _Part:
+    """One mapped file and its parsed head."""
+
+    def __init__(self, path: Path) -> None:
+        from llamakit import _formats
+
+        self.path = path
+        self.map = _map(path)
+        try:
+            self.head: dict[str, Any] = _formats.parse(self.map)
+        except _formats.ParseError as error:
+            self.map.close()
+            raise ModelFileError(f"{path} is damaged or no GGUF file: {error}") from None
+        self.view: npt.NDArray[np.uint8] = np.frombuffer(self.map, np.uint8)
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, 2) == 0:
+                raise ModelFileError(f"{path} is empty")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise ModelFileError(f"no file {path}{_neighbours(path)}") from None
+    except IsADirectoryError:
+        raise ModelFileError(f"{path} is a folder: name a GGUF file{_neighbours(path / 'x')}") from None
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _neighbours(path: Path) -> str:
+    """A line that names GGUF files beside `path`, if there are any."""
+    try:
+        names = sorted(str(p) for p in path.parent.glob("*.gguf"))[:4]
+    except OSError:
+        names = []
+    return f"\n  found   {', '.join(names)}" if names else ""
+
+
+class Metadata(Mapping[str, object]):
+    """Metadata by key, decoded on request: numbers, str, bool, numpy arrays, or `StringArray`."""
+
+    def __init__(self, part: _Part) -> None:
+        self._part = part
+        self._records = {key.decode("utf-8", "replace"): record for key, *record in part.head["metadata"]}
+
+    def __getitem__(self, key: str) -> object:
+        type_, element, count, offset, starts = self._records[key]
+        if type_ == ValueType.STRING:
+            return bytes(self._part.map[offset : offset + count]).decode("utf-8", "replace")
+        if type_ != ValueType.ARRAY:
+            return struct.unpack_from(SCALARS[ValueType(type_)], self._part.map, offset)[0]
+        if element == ValueType.STRING:
+            return StringArray(memoryview(self._part.map), offset, starts, self._part.head["length_bytes"])
+        dtype = np.dtype(SCALARS[ValueType(element)])
+        return np.frombuffer(self._part.map, dtype, count, offset)
+
+    def value_type(self, key: str) -> tuple[ValueType, ValueType | None]:
+        """The type of a value in the file, and of its elements if it is an array."""
+        type_, element = self._records[key][:2]
+        return ValueType(type_), ValueType(element) if type_ == ValueType.ARRAY else None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+class GGUFFile:
+    """An opened model: one file, or all parts of a split one. Use as a context manager, or `close()` it."""
+
+    def __init__(self, parts: list[_Part]) -> None:
+        self._parts = parts
+        self.path = parts[0].path
+        self.version: int = parts[0].head["version"]
+        self.alignment: int = parts[0].head["alignment"]
+        self.metadata = Metadata(parts[0])
+        self.tensors: dict[str, TensorInfo] = {}
+        for number, part in enumerate(parts):
+            for name, type_, dims, offset, n_bytes in part.head["tensors"]:
+                info = TensorInfo(name.decode("utf-8", "replace"), GGMLType(type_), dims[::-1], offset, n_bytes, number)
+                if info.name in self.tensors:
+                    raise ModelFileError(f"{part.path}: tensor {info.name!r} is in two parts")
+                self.tensors[info.name] = info
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files of the model."""
+        return [part.path for part in self._parts]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files."""
+        return sum(len(part.map) for part in self._parts)
+
+    def raw(self, name: str) -> npt.NDArray[np.uint8]:
+        """The bytes of a tensor, read-only, where they lie in the mapped file."""
+        info = self._info(name)
+        return self._parts[info.part].view[info.offset : info.offset + info.n_bytes]
+
+    def tensor(self, name: str) -> npt.NDArray[np.float32]:
+        """A tensor as float32 of its shape."""
+        from llamakit.gguf.native import dequantize
+
+        info = self._info(name)
+        return dequantize(info.type, self.raw(name), info.shape)
+
+    def _info(self, name: str) -> TensorInfo:
+        if name not in self.tensors:
+            import difflib
+
+            near = difflib.get_close_matches(name, self.tensors, 3)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise ModelFileError(f"{self.path} has no tensor {name!r}{hint}")
+        return self.tensors[name]
+
+    def close(self) -> None:
+        """Unmap the files. Arrays that still refer to them keep them mapped until they are gone."""
+        for part in self._parts:
+            del part.view
+            try:
+                part.map.close()
+            except BufferError:  # somebody holds a view: the map closes with it
+                pass
+        self._parts = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def open_gguf(path: str | Path) -> GGUFFile:
+    """Open a GGUF file of version 1 to 3; of a split model, any of its parts."""
+    path = Path(path)
+    first = _Part(path)
+    count = Metadata(first).get("split.count", 1)
+    if not isinstance(count, int) or count <= 1:
+        return GGUFFile([first])
+    return GGUFFile([_Part(each) for each in _split_paths(path, count)])
+
+
+def _split_paths(path: Path, count: int) -> list[Path]:
+    """The names of all parts, from the name of one."""
+    match = SPLIT.match(path.name)
+    if match is None or int(match["count"]) != count:
+        raise ModelFileError(
+            f"{path} is one of {count} parts; its name must end in -00001-of-{count:05}.gguf to find the others"
+        )
+    paths = [path.with_name(f"{match['stem']}-{i:05}-of-{count:05}{match['suffix']}") for i in range(1, count + 1)]
+    missing = [each.name for each in paths if not each.exists()]
+    if missing:
+        raise ModelFileError(f"{path} is one of {count} parts; missing beside it: {', '.join(missing[:4])}")
+    return paths

@@ -1,0 +1,163 @@
+"""Writing GGUF files (version 3): the file appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from llamakit.errors import UsageError
+from llamakit.gguf.constants import DEFAULT_ALIGNMENT, GGMLType, ValueType
+from llamakit.gguf.reader import SCALARS, StringArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+NUMPY_TYPES = {np.dtype(code).newbyteorder("=").name: value for value, code in SCALARS.items()}
+
+
+class GGUFWriter:
+    """Collects metadata and tensors, then writes them on leaving the `with` block.
+
+    with GGUFWriter("out.gguf") as writer:
+        writer.add("general.architecture", "llama")
+        writer.add_tensor("output_norm.weight", array)
+
+    An exception inside the block leaves no file, and leaves one that was there before as it was.
+    """
+
+    def __init__(self, path: str | Path, alignment: int = DEFAULT_ALIGNMENT) -> None:
+        self.path, self.alignment = Path(path), alignment
+        self._metadata: dict[str, bytes] = {}
+        self._tensors: dict[str, tuple[GGMLType, tuple[int, ...], int, Callable[[], Any]]] = {}
+        if alignment != DEFAULT_ALIGNMENT:
+            self.add("general.alignment", alignment, ValueType.UINT32)
+
+    def add(
+        self, key: str, value: object, type: ValueType | None = None, element_type: ValueType | None = None
+    ) -> None:
+        """Set a metadata value; its type follows from the value unless given. None removes the key."""
+        if value is None:
+            self._metadata.pop(key, None)
+            return
+        type_, element = _types(key, value, type, element_type)
+        self._metadata[key] = struct.pack("<I", type_) + _encode(value, type_, element)
+
+    def add_tensor(
+        self,
+        name: str,
+        data: npt.NDArray[Any] | Callable[[], npt.NDArray[Any]],
+        type: GGMLType | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        """Add a tensor: a float32 array, or its encoded bytes with `type` and `shape` (numpy order).
+
+        `data` may be a function that makes the array when its turn to be written comes.
+        """
+        if name in self._tensors:
+            raise UsageError(f"tensor {name!r} is added twice")
+        if callable(data):
+            if type is None or shape is None:
+                raise UsageError(f"tensor {name!r}: a function needs its type and shape given")
+            self._tensors[name] = (type, shape, type.n_bytes(int(np.prod(shape))), data)
+            return
+        array = np.ascontiguousarray(data)
+        type = GGMLType.F32 if type is None else type
+        shape = tuple(array.shape) if shape is None else shape
+        n_bytes = type.n_bytes(int(np.prod(shape)))
+        if array.nbytes != n_bytes:
+            raise UsageError(f"tensor {name!r}: {shape} in {type.name} takes {n_bytes} bytes, {array.nbytes} are given")
+        self._tensors[name] = (type, shape, n_bytes, lambda: array)
+
+    def write(self) -> None:
+        """Write to a temporary file beside the target, flush it to the disk, and rename it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".part")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                self._write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(self.path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def _write(self, file: Any) -> None:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, len(self._tensors), len(self._metadata)))
+        for key, value in self._metadata.items():
+            file.write(_string(key) + value)
+        offset = 0
+        for name, (type_, shape, n_bytes, _) in self._tensors.items():
+            dims = shape[::-1]
+            file.write(_string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, type_, offset))
+            offset += self._aligned(n_bytes)
+        file.write(bytes(-file.tell() % self.alignment))
+        for name, (_, _, n_bytes, make) in self._tensors.items():
+            data = np.ascontiguousarray(make())
+            if data.nbytes != n_bytes:
+                raise UsageError(f"tensor {name!r}: {data.nbytes} bytes were made, {n_bytes} announced")
+            file.write(data.data)
+            file.write(bytes(self._aligned(n_bytes) - n_bytes))
+
+    def _aligned(self, n: int) -> int:
+        return -(-n // self.alignment) * self.alignment
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: object, *rest: object) -> None:
+        if exc_type is None:
+            self.write()
+
+
+def _string(text: str | bytes) -> bytes:
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _types(
+    key: str, value: object, type_: ValueType | None, element: ValueType | None
+) -> tuple[ValueType, ValueType | None]:
+    if isinstance(value, (str, bytes)):
+        return ValueType.STRING, None
+    if isinstance(value, np.ndarray):
+        if element is None and value.dtype.name not in NUMPY_TYPES:
+            raise UsageError(f"metadata {key!r}: arrays of {value.dtype} have no GGUF type")
+        return ValueType.ARRAY, NUMPY_TYPES[value.dtype.name] if element is None else element
+    if isinstance(value, Sequence):
+        if element is None:
+            element = _types(key, value[0], None, None)[0] if value else ValueType.UINT32
+        return ValueType.ARRAY, element
+    if type_ is not None:
+        return type_, None
+    if isinstance(value, (bool, np.bool_)):
+        return ValueType.BOOL, None
+    if isinstance(value, (int, np.integer)):
+        return (ValueType.UINT32 if 0 <= value < 1 << 32 else ValueType.INT64), None
+    if isinstance(value, (float, np.floating)):
+        return ValueType.FLOAT32, None
+    raise UsageError(f"metadata {key!r}: a {type(value).__name__} has no GGUF type")
+
+
+def _encode(value: Any, type_: ValueType, element: ValueType | None) -> bytes:
+    if type_ == ValueType.STRING:
+        return _string(value)
+    if type_ != ValueType.ARRAY:
+        return struct.pack(SCALARS[type_], value)
+    assert element is not None  # noqa: S101 - `_types` gives one to every array
+    head = struct.pack("<IQ", element, len(value))
+    if element == ValueType.STRING:
+        return head + b"".join(_string(text) for text in _texts(value))
+    return head + np.asarray(value).astype(SCALARS[element]).tobytes()
+
+
+def _texts(value: Iterable[str]) -> Iterable[str | bytes]:
+    return (value.bytes(i) for i in range(len(value))) if isinstance(value, StringArray) else value
