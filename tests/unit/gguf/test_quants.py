@@ -1,0 +1,123 @@
+"""Tensor formats: numpy definition, native code, and the `gguf` package, to the bit."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+
+from llamakit import _formats
+from llamakit.errors import UsageError
+from llamakit.gguf import GGMLType, native, quants
+
+TYPES = quants.supported()
+# Root mean square error of a normal distribution, relative to its deviation, that plain rounding stays under.
+ERROR = {
+    "F32": 0, "F16": 3e-4, "BF16": 2.5e-3, "Q8_0": 6e-3, "Q8_K": 7.5e-3, "Q6_K": 0.025, "Q5_0": 0.05, "Q5_1": 0.05,
+    "Q5_K": 0.045, "Q4_0": 0.1, "Q4_1": 0.09, "Q4_K": 0.09, "Q3_K": 0.19, "Q2_K": 0.36,
+}  # fmt: skip
+
+
+def random_blocks(type: GGMLType, n: int, seed: int = 0) -> np.ndarray:
+    """Valid blocks of random bytes: only scales are kept finite."""
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 256, (n, type.type_size), dtype=np.uint8)
+    scale = rng.normal(size=(n, 2)).astype(np.float16).view(np.uint8)
+    where = {
+        "Q4_0": (0, 2), "Q4_1": (0, 4), "Q5_0": (0, 2), "Q5_1": (0, 4), "Q8_0": (0, 2), "Q2_K": (80, 84),
+        "Q3_K": (108, 110), "Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210), "F16": (0, 2),
+    }  # fmt: skip
+    if type.name in where:
+        a, b = where[type.name]
+        raw[:, a:b] = scale[:, : b - a]
+    if type.name == "Q8_K":
+        raw[:, :4] = rng.normal(size=(n, 1)).astype(np.float32).view(np.uint8)
+    if type.name in ("F32", "BF16"):
+        raw = quants.quantize(type, rng.normal(size=(n, 1)).astype(np.float32)).reshape(n, -1)
+    return raw.reshape(-1)
+
+
+def values(n_row: int, n: int, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n_row, n)).astype(np.float32)
+    x[0] = 0
+    x[1, : n // 2] = 0
+    x[2] *= 1e-6
+    x[3] = 1.0
+    return x
+
+
+@pytest.mark.parametrize("type", TYPES, ids=lambda t: t.name)
+def test_decoding_is_equal_to_the_bit_in_numpy_native_and_gguf(type):
+    raw = random_blocks(type, 64)
+    shape = (4, 16 * type.block_size)
+    ours = quants.dequantize(type, raw, shape)
+    assert np.array_equal(ours, native.dequantize(type, raw, shape))
+    if type.name == "Q8_K":
+        return  # the gguf package does not decode it
+    theirs = gguf.quants.dequantize(raw.reshape(4, -1), gguf.GGMLQuantizationType(int(type)))
+    assert np.array_equal(ours, theirs.reshape(shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("type", TYPES, ids=lambda t: t.name)
+def test_encoding_is_equal_to_the_bit_in_numpy_and_native(type):
+    x = values(8, 512)
+    assert np.array_equal(quants.quantize(type, x), native.quantize(type, x))
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+def test_encoding_is_equal_to_the_bit_in_gguf(name):
+    x = values(64, 256)
+    theirs = gguf.quants.quantize(x, gguf.GGMLQuantizationType[name])
+    assert np.array_equal(native.quantize(GGMLType[name], x), theirs.view(np.uint8).reshape(-1))
+
+
+@pytest.mark.parametrize("type", TYPES, ids=lambda t: t.name)
+def test_error_of_rounding(type):
+    x = np.random.default_rng(3).normal(size=(64, 1024)).astype(np.float32)
+    back = native.dequantize(type, native.quantize(type, x), x.shape)
+    assert np.sqrt(np.mean((back - x) ** 2)) <= ERROR[type.name]
+
+
+@pytest.mark.parametrize("type", [t for t in TYPES if t.block_size > 1], ids=lambda t: t.name)
+def test_nan_and_infinity_do_not_crash(type):
+    x = np.full((1, 512), np.nan, np.float32)
+    x[0, 256:] = np.inf
+    assert native.quantize(type, x).size == type.n_bytes(512)
+
+
+def test_all_halves_convert_as_in_numpy():
+    bits = np.arange(65536, dtype=np.uint16)
+    ours = native.dequantize(GGMLType.F16, bits.view(np.uint8), (65536,))
+    assert np.array_equal(ours.view(np.uint32), bits.view(np.float16).astype(np.float32).view(np.uint32))
+
+
+def test_floats_round_to_halves_as_in_numpy():
+    rng = np.random.default_rng(5)
+    bits = rng.integers(0, 1 << 32, 200_000, dtype=np.uint32)
+    x = bits.view(np.float32)
+    x = x[~np.isnan(x)]
+    x = np.concatenate([x, np.arange(65520, dtype=np.float32), np.float32(2) ** -np.arange(10, 30)])
+    with np.errstate(over="ignore"):
+        theirs = x.astype(np.float16).view(np.uint8)
+    assert np.array_equal(native.quantize(GGMLType.F16, x), theirs)
+
+
+def test_block_shapes_are_the_same_in_python_and_native():
+    for number in range(64):
+        expected = (t.block_size, t.type_size) if (t := _known(number)) is not None else (0, 0)
+        assert _formats.block_shape(number) == expected
+
+
+def _known(number: int) -> GGMLType | None:
+    return GGMLType(number) if number in list(GGMLType) else None
+
+
+def test_a_row_that_is_no_multiple_is_refused():
+    with pytest.raises(UsageError, match="172"):
+        native.quantize(GGMLType.Q8_0, np.zeros((2, 172), np.float32))
+
+
+def test_a_type_that_cannot_be_read_is_named():
+    with pytest.raises(UsageError, match="IQ4_XS cannot be read yet"):
+        quants.dequantize(GGMLType.IQ4_XS, np.zeros(136, np.uint8), (256,))
