@@ -1,0 +1,141 @@
+"""Hyperparameters of a model, read and checked from GGUF metadata; names are GGUF's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from llamakit.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_SIZE = 1 << 24  # of any one dimension; the largest models have about 2^18
+
+
+class RopeParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How positions are encoded. `scaling`: "none", "linear", "yarn" or "longrope"; `factor` stretches the context."""
+
+    n_rot: int
+    freq_base: float = 10000.0
+    scaling: str = "none"
+    factor: float = 1.0
+    n_ctx_orig: int = 0
+    attn_factor: float = 1.0
+    ext_factor: float = 1.0  # of YaRN: 1 mixes extrapolation in, 0 is plain interpolation
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+
+class HParams(msgspec.Struct, frozen=True, kw_only=True):
+    """What defines a network of the llama family."""
+
+    architecture: str
+    n_vocab: int
+    n_ctx_train: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_head_kv: int
+    head_dim_k: int
+    head_dim_v: int
+    n_ff: int
+    norm_epsilon: float
+    rope: RopeParams
+    sliding_window: int | None = None
+    tied_embeddings: bool = False
+
+
+class _Reader:
+    """Typed access to the keys of one architecture."""
+
+    def __init__(self, metadata: Mapping[str, object], architecture: str, where: str) -> None:
+        self.metadata, self.architecture, self.where = metadata, architecture, where
+
+    def get(self, key: str, kind: type, default: Any = None) -> Any:
+        """The value of `<architecture>.<key>`; without a default it must be there."""
+        name = f"{self.architecture}.{key}"
+        value = self.metadata.get(name)
+        if value is None:
+            if default is None:
+                raise ModelFileError(f"{self.where}: metadata {name!r} is missing")
+            return default
+        if isinstance(value, np.ndarray) and len(value) and (value == value[0]).all():
+            value = value[0].item()  # one value a layer, all the same
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            found = "an array that differs by layer" if isinstance(value, np.ndarray) else repr(value)
+            raise ModelFileError(f"{self.where}: metadata {name!r} is {found}; one {kind.__name__} is needed")
+        return value
+
+    def size(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """An integer between `least` and `MAX_SIZE`."""
+        value: int = self.get(key, int, default)
+        if not least <= value <= MAX_SIZE:
+            raise ModelFileError(
+                f"{self.where}: metadata '{self.architecture}.{key}' is {value}, outside {least}..{MAX_SIZE}"
+            )
+        return value
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        """A finite float above 0."""
+        value: float = self.get(key, float, default)
+        if not 0 < value < float("inf"):
+            raise ModelFileError(
+                f"{self.where}: metadata '{self.architecture}.{key}' is {value}; more than 0 is needed"
+            )
+        return value
+
+
+def read_hparams(
+    metadata: Mapping[str, object], architecture: str, shapes: Mapping[str, tuple[int, ...]], where: str
+) -> HParams:
+    """Read the keys that the whole llama family shares; `shapes` are those of the file's tensors."""
+    r = _Reader(metadata, architecture, where)
+    n_embd, n_head = r.size("embedding_length"), r.size("attention.head_count")
+    n_head_kv = r.size("attention.head_count_kv", n_head)
+    if n_head % n_head_kv:
+        raise ModelFileError(f"{where}: {n_head} heads do not divide into {n_head_kv} KV heads")
+    head_dim_k = r.size("attention.key_length", n_embd // n_head or None)
+    embedding = shapes.get("token_embd.weight")
+    if embedding is None or len(embedding) != 2:
+        raise ModelFileError(
+            f"{where} has no tensor 'token_embd.weight': it holds a vocabulary only, or is no whole model"
+        )
+    return HParams(
+        architecture=architecture,
+        n_vocab=embedding[0],
+        n_ctx_train=r.size("context_length"),
+        n_embd=n_embd,
+        n_layer=r.size("block_count"),
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        head_dim_k=head_dim_k,
+        head_dim_v=r.size("attention.value_length", n_embd // n_head or None),
+        n_ff=r.size("feed_forward_length"),
+        norm_epsilon=r.positive("attention.layer_norm_rms_epsilon"),
+        rope=_read_rope(r, head_dim_k),
+        sliding_window=r.size("attention.sliding_window", 0, least=0) or None,
+        tied_embeddings="output.weight" not in shapes,
+    )
+
+
+def _read_rope(r: _Reader, head_dim: int) -> RopeParams:
+    n_rot = r.size("rope.dimension_count", head_dim)
+    if n_rot % 2 or n_rot > head_dim:
+        raise ModelFileError(f"{r.where}: rope.dimension_count is {n_rot}; an even number up to {head_dim} is needed")
+    linear = r.get("rope.scale_linear", float, 1.0)  # the key of 2023
+    return RopeParams(
+        n_rot=n_rot,
+        freq_base=r.positive("rope.freq_base", 10000.0),
+        scaling=r.get("rope.scaling.type", str, "linear" if linear != 1.0 else "none"),
+        factor=r.positive("rope.scaling.factor", linear),
+        n_ctx_orig=r.size("rope.scaling.original_context_length", r.size("context_length")),
+        attn_factor=r.positive("rope.scaling.attn_factor", 1.0),
+        ext_factor=r.get("rope.scaling.yarn_ext_factor", float, 1.0),
+        beta_fast=r.positive("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=r.positive("rope.scaling.yarn_beta_slow", 1.0),
+    )
