@@ -74,7 +74,9 @@ class Session:
             raise UsageError(f"session settings: {error}") from None
         unknown = sorted(set(settings) - set(Settings.__struct_fields__))
         if unknown:
-            raise UsageError(f"unknown session setting {unknown[0]!r}; there are: {', '.join(Settings.__struct_fields__)}")
+            raise UsageError(
+                f"unknown session setting {unknown[0]!r}; there are: {', '.join(Settings.__struct_fields__)}"
+            )
         self._threads = threads
         self._progress = progress
         self._registry = registry
@@ -228,7 +230,9 @@ class Session:
         """Logits after each token of one sequence, (n_tokens, n_vocab); at most a context long."""
         return self._evaluate(list(tokens), "logits")
 
-    def embed(self, text: str | Sequence[int], *, pooling: str = "mean", normalize: bool = True) -> npt.NDArray[np.float32]:
+    def embed(
+        self, text: str | Sequence[int], *, pooling: str = "mean", normalize: bool = True
+    ) -> npt.NDArray[np.float32]:
         """A vector (n_embd,) for a text. `pooling`: "mean", "last" or "cls" (first token)."""
         import numpy as np
 

@@ -99,7 +99,9 @@ class Engine:
                 f"the prompt has {n} tokens, the context holds {self.n_ctx}: shorten it, or use a larger context (-c)"
             )
         if request.max_tokens < UNTIL_CONTEXT_FULL:
-            raise UsageError(f"max_tokens is {request.max_tokens}: use a count, -1 (until the end) or -2 (context full)")
+            raise UsageError(
+                f"max_tokens is {request.max_tokens}: use a count, -1 (until the end) or -2 (context full)"
+            )
         bad = [token for token in request.prompt if not 0 <= token < self.tokenizer.n_vocab]
         if bad:
             raise UsageError(f"token {bad[0]} is outside the vocabulary, 0..{self.tokenizer.n_vocab - 1}")

@@ -68,7 +68,9 @@ def _losses(evaluator: Evaluator, window: list[int], first: int) -> npt.NDArray[
     return np.concatenate(found)
 
 
-def _negative_log_likelihood(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _negative_log_likelihood(
+    logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
     wide = logits.astype(np.float64)
     top = wide.max(axis=1)
     log_sum = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))

@@ -45,7 +45,9 @@ def load_weights(
     """Every tensor of the model on the device; `progress(bytes done, bytes in all)` after each."""
     from llamakit.models import GraphSizes
 
-    uses = model.build(GraphSizes(rows=1, out_rows=1, seqs=1, blocks_per_seq=1), outputs=("logits", "embeddings")).uses()
+    uses = model.build(
+        GraphSizes(rows=1, out_rows=1, seqs=1, blocks_per_seq=1), outputs=("logits", "embeddings")
+    ).uses()
     sources: list[TensorSource] = [FileTensor(file, name) for name in uses]
     total, done = sum(source.n_bytes for source in sources), 0
     weights: dict[str, Weight] = {}

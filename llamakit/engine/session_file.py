@@ -67,7 +67,9 @@ def load(path: Path, engine: Engine, key: str) -> Past:
         tokens = [int(token) for token in np.asarray(file.metadata["llamakit.session.tokens"])]
         data = np.array(file.raw("kv")).reshape(file.tensors["kv"].shape)
     if len(tokens) > engine.n_ctx:
-        raise ModelFileError(f"{path} holds {len(tokens)} tokens, the context {engine.n_ctx}: use a larger context (-c)")
+        raise ModelFileError(
+            f"{path} holds {len(tokens)} tokens, the context {engine.n_ctx}: use a larger context (-c)"
+        )
     table = BlockTable(engine.pool, engine.kv)
     cells = table.extend(len(tokens))
     if tokens:

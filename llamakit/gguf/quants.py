@@ -34,7 +34,9 @@ def quantize(type: GGMLType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.
     """Encode float32 `values`, whose last size is a multiple of the block size, to bytes (1-D)."""
     encode = _codec(type)[1]
     if values.shape[-1] % type.block_size:
-        raise UsageError(f"{type.name} stores blocks of {type.block_size} values; a row of {values.shape[-1]} is no multiple")
+        raise UsageError(
+            f"{type.name} stores blocks of {type.block_size} values; a row of {values.shape[-1]} is no multiple"
+        )
     blocks = np.ascontiguousarray(values, np.float32).reshape(-1, type.block_size)
     with np.errstate(over="ignore", invalid="ignore"):
         result: npt.NDArray[np.uint8] = np.ascontiguousarray(encode(blocks)).reshape(-1)
