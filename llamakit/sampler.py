@@ -168,3 +168,49 @@ class Sampler(ABC):
     def native(self) -> Any | None:
         """The native stage (an object of `llamakit._sampling`) that does what `apply` does, if there is one."""
         return None
+
+
+class NativeSampler(Sampler):
+    """A sampler whose work is done by a native stage, which holds its state too."""
+
+    def __init__(self, options: Options, context: SequenceContext) -> None:
+        super().__init__(options, context)
+        self._stage: Any = self.make_native()
+
+    @abstractmethod
+    def make_native(self) -> Any:
+        """Make the stage (an object of `llamakit._sampling`) for these options."""
+
+    def apply(self, candidates: Candidates) -> None:
+        """Let the stage work on native candidates."""
+        self._stage.apply(candidates)
+
+    def accept(self, token_id: int) -> None:
+        """Tell the stage."""
+        self._stage.accept(token_id)
+
+    def accept_many(self, token_ids: Sequence[int]) -> None:
+        """Tell the stage in one call."""
+        self._stage.accept_many(token_ids)
+
+    def mark(self) -> Any:
+        """The stage's note."""
+        return self._stage.mark()
+
+    def rewind(self, mark: Any) -> None:
+        """Rewind the stage."""
+        self._stage.rewind(mark)
+
+    def reset(self) -> None:
+        """Reset the stage."""
+        self._stage.reset()
+
+    def clone(self) -> Sampler:
+        """A copy with a copy of the stage."""
+        other = type(self).__new__(type(self))
+        other.options, other.context, other._stage = self.options, self.context, self._stage.clone()
+        return other
+
+    def native(self) -> Any | None:
+        """The stage."""
+        return self._stage

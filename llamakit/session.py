@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llamakit.engine.request import Piece, Result
     from llamakit.engine.sequence import Past
     from llamakit.gguf import GGUFFile
-    from llamakit.models import LoadedModel, RopeOverrides
+    from llamakit.models import LoadedModel
     from llamakit.registry import Registry
     from llamakit.tokenizer import Tokenizer
     from llamakit.tokenizer.chat_template import ChatTemplate
@@ -209,7 +209,7 @@ class Session:
         else:
             left.release()
         raise_error(sequence)
-        assert sequence.result is not None  # noqa: S101 - the stream ends when there is a result
+        assert sequence.result is not None
         return sequence.result
 
     def request(self, prompt: str | Sequence[int], **params: Any) -> Any:

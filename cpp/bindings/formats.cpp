@@ -10,7 +10,9 @@ using namespace lk::formats;
 
 namespace {
 
-py::bytes to_bytes(std::string_view text) { return py::bytes(text.data(), text.size()); }
+py::bytes to_bytes(std::string_view text) {
+    return py::bytes(text.data(), text.size());
+}
 
 // (key, type, element type, count, offset, starts or None)
 py::tuple to_python(const MetadataRecord& r) {
@@ -78,11 +80,15 @@ Bytes quantize(int type, const Floats& values) {
 PYBIND11_MODULE(_formats, m) {
     m.doc() = "GGUF heads and tensor formats.";
     py::register_exception<ParseError>(m, "ParseError", PyExc_ValueError);
-    m.def("parse", &parse, py::arg("buffer"), "The head of a GGUF file as a dict of records; ParseError says what is wrong where.");
+    m.def("parse", &parse, py::arg("buffer"),
+          "The head of a GGUF file as a dict of records; ParseError says what is wrong where.");
     m.def("dequantize", &dequantize, py::arg("type"), py::arg("raw"), py::arg("n"), "Decode n values to float32 (n,).");
     m.def("quantize", &quantize, py::arg("type"), py::arg("values"), "Encode float32 values to bytes.");
-    m.def("block_shape", [](uint32_t type) {
-        const BlockShape b = block_shape(type);
-        return py::make_tuple(b.n_value, b.n_byte);
-    }, py::arg("type"), "(values, bytes) of a block, (0, 0) for an unknown type.");
+    m.def(
+        "block_shape",
+        [](uint32_t type) {
+            const BlockShape b = block_shape(type);
+            return py::make_tuple(b.n_value, b.n_byte);
+        },
+        py::arg("type"), "(values, bytes) of a block, (0, 0) for an unknown type.");
 }

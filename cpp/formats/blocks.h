@@ -7,17 +7,61 @@ namespace lk::formats {
 
 using half = uint16_t;
 
-struct BlockQ4_0 { half d; uint8_t qs[16]; };
-struct BlockQ4_1 { half d, m; uint8_t qs[16]; };
-struct BlockQ5_0 { half d; uint8_t qh[4]; uint8_t qs[16]; };
-struct BlockQ5_1 { half d, m; uint8_t qh[4]; uint8_t qs[16]; };
-struct BlockQ8_0 { half d; int8_t qs[32]; };
-struct BlockQ2_K { uint8_t scales[16]; uint8_t qs[64]; half d, dmin; };
-struct BlockQ3_K { uint8_t hmask[32]; uint8_t qs[64]; uint8_t scales[12]; half d; };
-struct BlockQ4_K { half d, dmin; uint8_t scales[12]; uint8_t qs[128]; };
-struct BlockQ5_K { half d, dmin; uint8_t scales[12]; uint8_t qh[32]; uint8_t qs[128]; };
-struct BlockQ6_K { uint8_t ql[128]; uint8_t qh[64]; int8_t scales[16]; half d; };
-struct BlockQ8_K { float d; int8_t qs[256]; int16_t bsums[16]; };
+struct BlockQ4_0 {
+    half d;
+    uint8_t qs[16];
+};
+struct BlockQ4_1 {
+    half d, m;
+    uint8_t qs[16];
+};
+struct BlockQ5_0 {
+    half d;
+    uint8_t qh[4];
+    uint8_t qs[16];
+};
+struct BlockQ5_1 {
+    half d, m;
+    uint8_t qh[4];
+    uint8_t qs[16];
+};
+struct BlockQ8_0 {
+    half d;
+    int8_t qs[32];
+};
+struct BlockQ2_K {
+    uint8_t scales[16];
+    uint8_t qs[64];
+    half d, dmin;
+};
+struct BlockQ3_K {
+    uint8_t hmask[32];
+    uint8_t qs[64];
+    uint8_t scales[12];
+    half d;
+};
+struct BlockQ4_K {
+    half d, dmin;
+    uint8_t scales[12];
+    uint8_t qs[128];
+};
+struct BlockQ5_K {
+    half d, dmin;
+    uint8_t scales[12];
+    uint8_t qh[32];
+    uint8_t qs[128];
+};
+struct BlockQ6_K {
+    uint8_t ql[128];
+    uint8_t qh[64];
+    int8_t scales[16];
+    half d;
+};
+struct BlockQ8_K {
+    float d;
+    int8_t qs[256];
+    int16_t bsums[16];
+};
 
 static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22);
 static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34 && sizeof(BlockQ2_K) == 84);

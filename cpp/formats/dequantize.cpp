@@ -118,20 +118,48 @@ void decode_16(const void* source, float* y, int64_t n) {
 void dequantize_row(int type, const void* source, float* destination, int64_t n) {
     row_bytes(type, n);  // checks type and n
     switch (type) {
-        case F32: std::memcpy(destination, source, size_t(n) * 4); break;
-        case F16: decode_16<half_to_float>(source, destination, n); break;
-        case BF16: decode_16<bfloat_to_float>(source, destination, n); break;
-        case Q4_0: decode_row<BlockQ4_0>(source, destination, n); break;
-        case Q4_1: decode_row<BlockQ4_1>(source, destination, n); break;
-        case Q5_0: decode_row<BlockQ5_0>(source, destination, n); break;
-        case Q5_1: decode_row<BlockQ5_1>(source, destination, n); break;
-        case Q8_0: decode_row<BlockQ8_0>(source, destination, n); break;
-        case Q2_K: decode_row<BlockQ2_K>(source, destination, n); break;
-        case Q3_K: decode_row<BlockQ3_K>(source, destination, n); break;
-        case Q4_K: decode_row<BlockQ4_K>(source, destination, n); break;
-        case Q5_K: decode_row<BlockQ5_K>(source, destination, n); break;
-        case Q6_K: decode_row<BlockQ6_K>(source, destination, n); break;
-        case Q8_K: decode_row<BlockQ8_K>(source, destination, n); break;
+        case F32:
+            std::memcpy(destination, source, size_t(n) * 4);
+            break;
+        case F16:
+            decode_16<half_to_float>(source, destination, n);
+            break;
+        case BF16:
+            decode_16<bfloat_to_float>(source, destination, n);
+            break;
+        case Q4_0:
+            decode_row<BlockQ4_0>(source, destination, n);
+            break;
+        case Q4_1:
+            decode_row<BlockQ4_1>(source, destination, n);
+            break;
+        case Q5_0:
+            decode_row<BlockQ5_0>(source, destination, n);
+            break;
+        case Q5_1:
+            decode_row<BlockQ5_1>(source, destination, n);
+            break;
+        case Q8_0:
+            decode_row<BlockQ8_0>(source, destination, n);
+            break;
+        case Q2_K:
+            decode_row<BlockQ2_K>(source, destination, n);
+            break;
+        case Q3_K:
+            decode_row<BlockQ3_K>(source, destination, n);
+            break;
+        case Q4_K:
+            decode_row<BlockQ4_K>(source, destination, n);
+            break;
+        case Q5_K:
+            decode_row<BlockQ5_K>(source, destination, n);
+            break;
+        case Q6_K:
+            decode_row<BlockQ6_K>(source, destination, n);
+            break;
+        case Q8_K:
+            decode_row<BlockQ8_K>(source, destination, n);
+            break;
     }
 }
 

@@ -72,11 +72,23 @@ class Cursor {
 
 uint32_t scalar_bytes(uint32_t type) {
     switch (type) {
-        case UINT8: case INT8: case BOOL: return 1;
-        case UINT16: case INT16: return 2;
-        case UINT32: case INT32: case FLOAT32: return 4;
-        case UINT64: case INT64: case FLOAT64: return 8;
-        default: return 0;
+        case UINT8:
+        case INT8:
+        case BOOL:
+            return 1;
+        case UINT16:
+        case INT16:
+            return 2;
+        case UINT32:
+        case INT32:
+        case FLOAT32:
+            return 4;
+        case UINT64:
+        case INT64:
+        case FLOAT64:
+            return 8;
+        default:
+            return 0;
     }
 }
 
@@ -191,8 +203,8 @@ void place_tensors(Header* header, uint64_t size) {
     for (TensorRecord& tensor : header->tensors) {
         const std::string name = "tensor " + quoted(tensor.name);
         if (tensor.offset % header->alignment != 0)
-            throw ParseError(name + " starts at offset " + std::to_string(tensor.offset) + ", no multiple of the alignment " +
-                             std::to_string(header->alignment));
+            throw ParseError(name + " starts at offset " + std::to_string(tensor.offset) +
+                             ", no multiple of the alignment " + std::to_string(header->alignment));
         const uint64_t room = size > header->data_offset ? size - header->data_offset : 0;
         if (tensor.offset > room || tensor.n_bytes > room - tensor.offset)
             throw ParseError(name + " needs " + std::to_string(tensor.n_bytes) + " bytes at byte " +
@@ -212,34 +224,67 @@ void place_tensors(Header* header, uint64_t size) {
 
 BlockShape block_shape(uint32_t type) {
     switch (type) {
-        case 0: return {1, 4};        // F32
-        case 1: case 30: return {1, 2};  // F16, BF16
-        case 2: case 20: return {32, 18};  // Q4_0, IQ4_NL
-        case 3: return {32, 20};      // Q4_1
-        case 6: return {32, 22};      // Q5_0
-        case 7: return {32, 24};      // Q5_1
-        case 8: return {32, 34};      // Q8_0
-        case 9: return {32, 36};      // Q8_1
-        case 10: return {256, 84};    // Q2_K
-        case 11: case 21: return {256, 110};  // Q3_K, IQ3_S
-        case 12: return {256, 144};   // Q4_K
-        case 13: return {256, 176};   // Q5_K
-        case 14: return {256, 210};   // Q6_K
-        case 15: return {256, 292};   // Q8_K
-        case 16: case 35: return {256, 66};  // IQ2_XXS, TQ2_0
-        case 17: return {256, 74};    // IQ2_XS
-        case 18: return {256, 98};    // IQ3_XXS
-        case 19: return {256, 50};    // IQ1_S
-        case 22: return {256, 82};    // IQ2_S
-        case 23: return {256, 136};   // IQ4_XS
-        case 24: return {1, 1};       // I8
-        case 25: return {1, 2};       // I16
-        case 26: return {1, 4};       // I32
-        case 27: case 28: return {1, 8};  // I64, F64
-        case 29: return {256, 56};    // IQ1_M
-        case 34: return {256, 54};    // TQ1_0
-        case 39: return {32, 17};     // MXFP4
-        default: return {0, 0};
+        case 0:
+            return {1, 4};  // F32
+        case 1:
+        case 30:
+            return {1, 2};  // F16, BF16
+        case 2:
+        case 20:
+            return {32, 18};  // Q4_0, IQ4_NL
+        case 3:
+            return {32, 20};  // Q4_1
+        case 6:
+            return {32, 22};  // Q5_0
+        case 7:
+            return {32, 24};  // Q5_1
+        case 8:
+            return {32, 34};  // Q8_0
+        case 9:
+            return {32, 36};  // Q8_1
+        case 10:
+            return {256, 84};  // Q2_K
+        case 11:
+        case 21:
+            return {256, 110};  // Q3_K, IQ3_S
+        case 12:
+            return {256, 144};  // Q4_K
+        case 13:
+            return {256, 176};  // Q5_K
+        case 14:
+            return {256, 210};  // Q6_K
+        case 15:
+            return {256, 292};  // Q8_K
+        case 16:
+        case 35:
+            return {256, 66};  // IQ2_XXS, TQ2_0
+        case 17:
+            return {256, 74};  // IQ2_XS
+        case 18:
+            return {256, 98};  // IQ3_XXS
+        case 19:
+            return {256, 50};  // IQ1_S
+        case 22:
+            return {256, 82};  // IQ2_S
+        case 23:
+            return {256, 136};  // IQ4_XS
+        case 24:
+            return {1, 1};  // I8
+        case 25:
+            return {1, 2};  // I16
+        case 26:
+            return {1, 4};  // I32
+        case 27:
+        case 28:
+            return {1, 8};  // I64, F64
+        case 29:
+            return {256, 56};  // IQ1_M
+        case 34:
+            return {256, 54};  // TQ1_0
+        case 39:
+            return {32, 17};  // MXFP4
+        default:
+            return {0, 0};
     }
 }
 

@@ -19,7 +19,20 @@ struct ParseError : std::runtime_error {
 };
 
 enum ValueType : uint32_t {
-    UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64, FLOAT64, N_VALUE_TYPE,
+    UINT8,
+    INT8,
+    UINT16,
+    INT16,
+    UINT32,
+    INT32,
+    FLOAT32,
+    BOOL,
+    STRING,
+    ARRAY,
+    UINT64,
+    INT64,
+    FLOAT64,
+    N_VALUE_TYPE,
 };
 
 struct MetadataRecord {

@@ -42,7 +42,9 @@ inline uint16_t float_to_half(float value) {
     return uint16_t(sign | ((rounded >> 13) - (112 << 10)));
 }
 
-inline float bfloat_to_float(uint16_t bfloat) { return from_bits(uint32_t(bfloat) << 16); }
+inline float bfloat_to_float(uint16_t bfloat) {
+    return from_bits(uint32_t(bfloat) << 16);
+}
 
 inline uint16_t float_to_bfloat(float value) {
     const uint32_t bits = to_bits(value);

@@ -12,10 +12,14 @@ inline int five_bits(const uint8_t* qs, const uint8_t* qh, int i) {
 }
 
 // Q2_K, Q3_K: two bits; byte 32 h + l holds values 128 h + l, + 32, + 64, + 96.
-inline int crumb(const uint8_t* qs, int i) { return (qs[32 * (i / 128) + i % 32] >> (2 * ((i / 32) % 4))) & 3; }
+inline int crumb(const uint8_t* qs, int i) {
+    return (qs[32 * (i / 128) + i % 32] >> (2 * ((i / 32) % 4))) & 3;
+}
 
 // Q4_K, Q5_K: sub-blocks 2 j and 2 j + 1 share 32 bytes.
-inline int nibble_k(const uint8_t* qs, int sub, int i) { return (qs[32 * (sub / 2) + i] >> (4 * (sub % 2))) & 15; }
+inline int nibble_k(const uint8_t* qs, int sub, int i) {
+    return (qs[32 * (sub / 2) + i] >> (4 * (sub % 2))) & 15;
+}
 
 // Q6_K: four bits in `ql` (64 bytes a half), two in `qh` (as crumbs).
 inline int six_bits(const uint8_t* ql, const uint8_t* qh, int i) {

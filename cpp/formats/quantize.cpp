@@ -13,10 +13,14 @@
 namespace lk::formats {
 namespace {
 
-float inverse(float x) { return x == 0 ? 0.0f : 1.0f / x; }
+float inverse(float x) {
+    return x == 0 ? 0.0f : 1.0f / x;
+}
 
 // Half away from zero, computed as the numpy definition does.
-float round_away(float x) { return std::copysign(std::floor(std::fabs(x) + 0.5f), x); }
+float round_away(float x) {
+    return std::copysign(std::floor(std::fabs(x) + 0.5f), x);
+}
 
 int clamp_int(float x, int low, int high) {
     if (std::isnan(x)) return std::clamp(0, low, high);
@@ -255,21 +259,36 @@ const TypeTraits* traits(int type) {
     static const TypeTraits q3_k{"Q3_K", 256, 110}, q4_k{"Q4_K", 256, 144}, q5_k{"Q5_K", 256, 176};
     static const TypeTraits q6_k{"Q6_K", 256, 210}, q8_k{"Q8_K", 256, 292};
     switch (type) {
-        case F32: return &f32;
-        case F16: return &f16;
-        case BF16: return &bf16;
-        case Q4_0: return &q4_0;
-        case Q4_1: return &q4_1;
-        case Q5_0: return &q5_0;
-        case Q5_1: return &q5_1;
-        case Q8_0: return &q8_0;
-        case Q2_K: return &q2_k;
-        case Q3_K: return &q3_k;
-        case Q4_K: return &q4_k;
-        case Q5_K: return &q5_k;
-        case Q6_K: return &q6_k;
-        case Q8_K: return &q8_k;
-        default: return nullptr;
+        case F32:
+            return &f32;
+        case F16:
+            return &f16;
+        case BF16:
+            return &bf16;
+        case Q4_0:
+            return &q4_0;
+        case Q4_1:
+            return &q4_1;
+        case Q5_0:
+            return &q5_0;
+        case Q5_1:
+            return &q5_1;
+        case Q8_0:
+            return &q8_0;
+        case Q2_K:
+            return &q2_k;
+        case Q3_K:
+            return &q3_k;
+        case Q4_K:
+            return &q4_k;
+        case Q5_K:
+            return &q5_k;
+        case Q6_K:
+            return &q6_k;
+        case Q8_K:
+            return &q8_k;
+        default:
+            return nullptr;
     }
 }
 
@@ -285,20 +304,48 @@ int64_t row_bytes(int type, int64_t n) {
 void quantize_row(int type, const float* source, void* destination, int64_t n) {
     row_bytes(type, n);  // checks type and n
     switch (type) {
-        case F32: std::memcpy(destination, source, size_t(n) * 4); break;
-        case F16: encode_16<float_to_half>(source, destination, n); break;
-        case BF16: encode_16<float_to_bfloat>(source, destination, n); break;
-        case Q4_0: encode_row<BlockQ4_0>(source, destination, n); break;
-        case Q4_1: encode_row<BlockQ4_1>(source, destination, n); break;
-        case Q5_0: encode_row<BlockQ5_0>(source, destination, n); break;
-        case Q5_1: encode_row<BlockQ5_1>(source, destination, n); break;
-        case Q8_0: encode_row<BlockQ8_0>(source, destination, n); break;
-        case Q2_K: encode_row<BlockQ2_K>(source, destination, n); break;
-        case Q3_K: encode_row<BlockQ3_K>(source, destination, n); break;
-        case Q4_K: encode_row<BlockQ4_K>(source, destination, n); break;
-        case Q5_K: encode_row<BlockQ5_K>(source, destination, n); break;
-        case Q6_K: encode_row<BlockQ6_K>(source, destination, n); break;
-        case Q8_K: encode_row<BlockQ8_K>(source, destination, n); break;
+        case F32:
+            std::memcpy(destination, source, size_t(n) * 4);
+            break;
+        case F16:
+            encode_16<float_to_half>(source, destination, n);
+            break;
+        case BF16:
+            encode_16<float_to_bfloat>(source, destination, n);
+            break;
+        case Q4_0:
+            encode_row<BlockQ4_0>(source, destination, n);
+            break;
+        case Q4_1:
+            encode_row<BlockQ4_1>(source, destination, n);
+            break;
+        case Q5_0:
+            encode_row<BlockQ5_0>(source, destination, n);
+            break;
+        case Q5_1:
+            encode_row<BlockQ5_1>(source, destination, n);
+            break;
+        case Q8_0:
+            encode_row<BlockQ8_0>(source, destination, n);
+            break;
+        case Q2_K:
+            encode_row<BlockQ2_K>(source, destination, n);
+            break;
+        case Q3_K:
+            encode_row<BlockQ3_K>(source, destination, n);
+            break;
+        case Q4_K:
+            encode_row<BlockQ4_K>(source, destination, n);
+            break;
+        case Q5_K:
+            encode_row<BlockQ5_K>(source, destination, n);
+            break;
+        case Q6_K:
+            encode_row<BlockQ6_K>(source, destination, n);
+            break;
+        case Q8_K:
+            encode_row<BlockQ8_K>(source, destination, n);
+            break;
     }
 }
 

@@ -77,7 +77,7 @@ class Engine:
         finally:
             if sequence.result is None:
                 self.cancel(sequence)
-        return sequence  # noqa: B901 - the value of `yield from`
+        return sequence
 
     def cancel(self, sequence: Sequence) -> None:
         """End a request now; its blocks stay with it until `retire`."""

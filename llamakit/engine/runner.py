@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from llamakit.backend import Buffer, Device, Executable, TensorSource, Weight
     from llamakit.engine.kv_cache import BlockTable
-    from llamakit.gguf import GGUFFile, GGMLType
+    from llamakit.gguf import GGMLType, GGUFFile
     from llamakit.models import Model
 
 BLOCK_SIZE = 32  # positions a block: small enough to share short prefixes, large enough for long inner loops

@@ -152,7 +152,7 @@ def _encode(value: Any, type_: ValueType, element: ValueType | None) -> bytes:
         return _string(value)
     if type_ != ValueType.ARRAY:
         return struct.pack(SCALARS[type_], value)
-    assert element is not None  # noqa: S101 - `_types` gives one to every array
+    assert element is not None
     head = struct.pack("<IQ", element, len(value))
     if element == ValueType.STRING:
         return head + b"".join(_string(text) for text in _texts(value))

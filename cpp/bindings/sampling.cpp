@@ -1,0 +1,141 @@
+// llamakit._sampling: candidates, the built-in samplers, and whole chains on many rows in one call.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "sampling/random.h"
+#include "sampling/stages.h"
+
+namespace py = pybind11;
+using namespace lk::sampling;
+
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+// Keeps the array of logits alive as long as there are candidates of it.
+struct PyCandidates : Candidates {
+    explicit PyCandidates(Floats logits)
+        : Candidates(logits.data(), int32_t(logits.size())), owner(std::move(logits)) {}
+    Floats owner;
+};
+
+py::tuple arrays(const std::vector<Candidate>& list) {
+    Ids ids(py::ssize_t(list.size()));
+    Floats logits(py::ssize_t(list.size()));
+    for (size_t i = 0; i < list.size(); ++i) {
+        ids.mutable_data()[i] = list[i].id;
+        logits.mutable_data()[i] = list[i].logit;
+    }
+    return py::make_tuple(ids, logits);
+}
+
+void check_ids(const PyCandidates& c, const Ids& ids) {
+    for (py::ssize_t i = 0; i < ids.size(); ++i)
+        if (ids.data()[i] < 0 || ids.data()[i] >= c.n_vocab())
+            throw std::invalid_argument("token " + std::to_string(ids.data()[i]) + " is outside the vocabulary of " +
+                                        std::to_string(c.n_vocab()));
+}
+
+void add(PyCandidates& c, const Ids& ids, const py::array_t<float, py::array::c_style | py::array::forcecast>& values) {
+    if (ids.size() != values.size()) throw std::invalid_argument("as many values as ids are needed");
+    check_ids(c, ids);
+    for (py::ssize_t i = 0; i < ids.size(); ++i) c.add(ids.data()[i], values.data()[i]);
+}
+
+void mask(PyCandidates& c, const py::array_t<uint32_t, py::array::c_style>& bits) {
+    if (bits.size() < (c.n_vocab() + 31) / 32) throw std::invalid_argument("a mask needs a bit for every token");
+    c.mask(bits.data());
+}
+
+void replace(PyCandidates& c, const Ids& ids,
+             const py::array_t<float, py::array::c_style | py::array::forcecast>& logits) {
+    if (ids.size() != logits.size()) throw std::invalid_argument("as many logits as ids are needed");
+    check_ids(c, ids);
+    std::vector<Candidate> list;
+    for (py::ssize_t i = 0; i < ids.size(); ++i) list.push_back({ids.data()[i], logits.data()[i]});
+    c.replace(std::move(list), false);
+}
+
+py::tuple top(const PyCandidates& c, size_t k) {
+    const double log_sum = c.log_sum_exp();
+    const py::tuple found = arrays(c.top(k));
+    return py::make_tuple(found[0], found[1], c.best().logit, log_sum);
+}
+
+// Token ids, or -1 with a message where a row could not be sampled.
+py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, const std::vector<Chain>& chains) {
+    if (logits.ndim() != 2) throw std::invalid_argument("logits must be (n_rows, n_vocab)");
+    if (rows.size() != chains.size()) throw std::invalid_argument("as many chains as rows are needed");
+    for (int64_t row : rows)
+        if (row < 0 || row >= logits.shape(0))
+            throw std::invalid_argument("row " + std::to_string(row) + " does not exist");
+    const float* data = logits.data();
+    const int32_t n_vocab = int32_t(logits.shape(1));
+    std::vector<std::pair<int32_t, std::string>> results(rows.size(), {-1, ""});
+    {
+        py::gil_scoped_release release;
+        for (size_t i = 0; i < rows.size(); ++i) try {
+                results[i].first = sample(data + rows[i] * n_vocab, n_vocab, chains[i]);
+            } catch (const std::exception& error) {
+                results[i].second = error.what();
+            }
+    }
+    return py::cast(results);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_sampling, m) {
+    m.doc() = "Candidates and built-in samplers.";
+    py::register_exception<SamplingError>(m, "SamplingError", PyExc_ValueError);
+    py::class_<Candidates>(m, "_Candidates");
+    py::class_<PyCandidates, Candidates>(m, "Candidates")
+        .def(py::init<Floats>(), py::arg("logits"), "Candidates of one row of logits, (n_vocab,).")
+        .def_property_readonly("n_vocab", &Candidates::n_vocab)
+        .def("__len__", &Candidates::size)
+        .def("add", &add)
+        .def("scale", &Candidates::scale)
+        .def("mask", &mask)
+        .def("keep_top", &Candidates::keep_top)
+        .def("top_parts", &top, "(ids, logits, max, log_sum_exp) of the k likeliest.")
+        .def("array", [](PyCandidates& c) { return arrays(c.list(false)); })
+        .def("replace", &replace)
+        .def("choose",
+             [](PyCandidates& c, int32_t id) {
+                 if (id < 0 || id >= c.n_vocab())
+                     throw std::invalid_argument("token " + std::to_string(id) + " is outside the vocabulary");
+                 c.choose(id);
+             })
+        .def_property_readonly("chosen", [](const PyCandidates& c) -> py::object {
+            return c.chosen() < 0 ? py::object(py::none()) : py::cast(c.chosen());
+        });
+    py::class_<Stage, std::shared_ptr<Stage>>(m, "Stage")
+        .def("apply", &Stage::apply)
+        .def("accept", &Stage::accept)
+        .def("accept_many",
+             [](Stage& s, const std::vector<int32_t>& ids) {
+                 for (int32_t id : ids) s.accept(id);
+             })
+        .def("mark", &Stage::mark)
+        .def("rewind", &Stage::rewind)
+        .def("reset", &Stage::reset)
+        .def("clone", &Stage::clone);
+    py::class_<LogitBias, Stage, std::shared_ptr<LogitBias>>(m, "LogitBias")
+        .def(py::init<std::vector<std::pair<int32_t, float>>>());
+    py::class_<Penalties, Stage, std::shared_ptr<Penalties>>(m, "Penalties")
+        .def(py::init<int64_t, float, float, float, int32_t>());
+    py::class_<TopK, Stage, std::shared_ptr<TopK>>(m, "TopK").def(py::init<int64_t, int64_t>());
+    py::class_<TopP, Stage, std::shared_ptr<TopP>>(m, "TopP").def(py::init<float, int64_t>());
+    py::class_<MinP, Stage, std::shared_ptr<MinP>>(m, "MinP").def(py::init<float, int64_t>());
+    py::class_<TfsZ, Stage, std::shared_ptr<TfsZ>>(m, "TfsZ").def(py::init<float, int64_t>());
+    py::class_<TypicalP, Stage, std::shared_ptr<TypicalP>>(m, "TypicalP").def(py::init<float, int64_t>());
+    py::class_<Temperature, Stage, std::shared_ptr<Temperature>>(m, "Temperature").def(py::init<float>());
+    py::class_<Greedy, Stage, std::shared_ptr<Greedy>>(m, "Greedy").def(py::init<>());
+    py::class_<Dist, Stage, std::shared_ptr<Dist>>(m, "Dist").def(py::init<uint64_t, uint64_t>());
+    py::class_<Mirostat, Stage, std::shared_ptr<Mirostat>>(m, "Mirostat")
+        .def(py::init<int, float, float, uint64_t, uint64_t>());
+    m.def("sample_rows", &sample_rows, py::arg("logits"), py::arg("rows"), py::arg("chains"));
+    m.def("uniform", &uniform, py::arg("seed"), py::arg("choice"), py::arg("position"));
+}

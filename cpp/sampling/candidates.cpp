@@ -1,0 +1,199 @@
+#include "sampling/candidates.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+namespace lk::sampling {
+namespace {
+
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+constexpr int32_t kBlock = 64;  // logits whose maximum is taken at once: a few vector registers
+
+// The maximum of a block; sets *nan if one of them is NaN. Without branches, so that it becomes vector code.
+float block_max(const float* x, int32_t n, int* nan) {
+    float lanes[16];
+    for (int i = 0; i < 16; ++i) lanes[i] = kNever;
+    int bad = 0, i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 16; ++j) {
+            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+            bad |= x[i + j] != x[i + j];
+        }
+    float best = kNever;
+    for (; i < n; ++i) {
+        best = x[i] > best ? x[i] : best;
+        bad |= x[i] != x[i];
+    }
+    for (float lane : lanes) best = lane > best ? lane : best;
+    *nan |= bad;
+    return best;
+}
+
+[[noreturn]] void refuse_nan() {
+    throw SamplingError("the logits contain NaN: the model's output is not usable");
+}
+
+void refuse_empty(float best) {
+    if (best == kNever) throw SamplingError("no token is left to choose from: every candidate is masked or banned");
+    if (best > std::numeric_limits<float>::max())
+        throw SamplingError("the logits contain infinity: the model's output is not usable");
+}
+
+// The k likeliest of a whole row, sorted. Keeps a pool of at most 4 k that may still belong to them, and the value
+// that a newcomer must exceed; whole blocks below it are passed over.
+std::vector<Candidate> top_of_row(const float* x, int32_t n, size_t k) {
+    std::vector<Candidate> pool;
+    pool.reserve(4 * k + kBlock);
+    float bar = kNever;
+    bool full = false;  // whether `bar` is the value of a k-th candidate
+    int nan = 0;
+    for (int32_t start = 0; start < n; start += kBlock) {
+        const int32_t stop = std::min(n, start + kBlock);
+        const float best = block_max(x + start, stop - start, &nan);
+        if (full && best <= bar) continue;  // equal ones come later in id and lose the tie
+        for (int32_t i = start; i < stop; ++i)
+            if (!full || x[i] > bar) pool.push_back({i, x[i]});
+        if (pool.size() >= 4 * k) {
+            std::nth_element(pool.begin(), pool.begin() + ptrdiff_t(k - 1), pool.end(), likelier);
+            pool.resize(k);
+            bar = pool[k - 1].logit;
+            full = true;
+        }
+    }
+    if (nan) refuse_nan();
+    k = std::min(k, pool.size());
+    std::partial_sort(pool.begin(), pool.begin() + ptrdiff_t(k), pool.end(), likelier);
+    pool.resize(k);
+    return pool;
+}
+
+}  // namespace
+
+float* Candidates::writable() {
+    if (copy_.empty()) copy_.assign(logits_, logits_ + n_vocab_);
+    return copy_.data();
+}
+
+float* Candidates::find(int32_t id) {
+    if (id < 0 || id >= n_vocab_) return nullptr;
+    if (whole_) return writable() + id;
+    sorted_ = false;
+    for (Candidate& c : list_)
+        if (c.id == id) return &c.logit;
+    return nullptr;
+}
+
+void Candidates::add(int32_t id, float value) {
+    update(id, [value](float logit) { return logit + value; });
+}
+
+void Candidates::scale(float factor) {
+    if (whole_) {
+        float* x = writable();
+        for (int32_t i = 0; i < n_vocab_; ++i) x[i] *= factor;
+    } else {
+        for (Candidate& c : list_) c.logit *= factor;
+        sorted_ = sorted_ && factor > 0;
+    }
+}
+
+void Candidates::mask(const uint32_t* bits) {
+    const auto allowed = [bits](int32_t id) { return (bits[id / 32] >> (id % 32)) & 1; };
+    if (whole_) {
+        float* x = writable();
+        for (int32_t i = 0; i < n_vocab_; ++i) x[i] = allowed(i) ? x[i] : kNever;
+    } else {
+        std::erase_if(list_, [&](const Candidate& c) { return !allowed(c.id); });
+    }
+}
+
+void Candidates::keep_top(size_t k) {
+    if (k == 0 || k >= size()) return;
+    if (whole_) {
+        list_ = top_of_row(row(), n_vocab_, k);
+        whole_ = false;
+    } else {
+        if (!sorted_) std::partial_sort(list_.begin(), list_.begin() + ptrdiff_t(k), list_.end(), likelier);
+        list_.resize(k);
+    }
+    sorted_ = true;
+}
+
+void Candidates::replace(std::vector<Candidate> list, bool sorted) {
+    list_ = std::move(list);
+    whole_ = false;
+    sorted_ = sorted;
+}
+
+std::vector<Candidate>& Candidates::list(bool sorted) {
+    if (whole_) {
+        const float* x = row();
+        int nan = 0;
+        block_max(x, n_vocab_, &nan);
+        if (nan) refuse_nan();
+        list_.clear();
+        for (int32_t i = 0; i < n_vocab_; ++i)
+            if (x[i] != kNever) list_.push_back({i, x[i]});
+        whole_ = false;
+        sorted_ = false;
+    }
+    if (sorted && !sorted_) {
+        std::sort(list_.begin(), list_.end(), likelier);
+        sorted_ = true;
+    }
+    return list_;
+}
+
+std::vector<Candidate> Candidates::top(size_t k) const {
+    k = std::min(k, size());
+    if (k == 0) return {};
+    if (whole_) return top_of_row(row(), n_vocab_, k);
+    std::vector<Candidate> copy = list_;
+    std::partial_sort(copy.begin(), copy.begin() + ptrdiff_t(k), copy.end(), likelier);
+    copy.resize(k);
+    return copy;
+}
+
+Candidate Candidates::best() const {
+    Candidate best{-1, kNever};
+    if (whole_) {
+        best = top_of_row(row(), n_vocab_, 1).front();
+    } else {
+        for (const Candidate& c : list_) {
+            if (c.logit != c.logit) refuse_nan();
+            if (best.id < 0 || likelier(c, best)) best = c;
+        }
+    }
+    refuse_empty(best.logit);
+    return best;
+}
+
+double Candidates::log_sum_exp() const {
+    const float peak = best().logit;
+    double sum = 0;
+    if (whole_) {
+        const float* x = row();
+        for (int32_t i = 0; i < n_vocab_; ++i) sum += std::exp(x[i] - peak);
+    } else {
+        for (const Candidate& c : list_) sum += std::exp(c.logit - peak);
+    }
+    return double(peak) + std::log(sum);
+}
+
+std::vector<float> softmax(const std::vector<Candidate>& list) {
+    float best = kNever;
+    for (const Candidate& c : list) {
+        if (c.logit != c.logit) refuse_nan();
+        best = std::max(best, c.logit);
+    }
+    refuse_empty(best);
+    std::vector<float> p(list.size());
+    double sum = 0;
+    for (size_t i = 0; i < list.size(); ++i) sum += p[i] = std::exp(list[i].logit - best);
+    for (float& x : p) x = float(x / sum);
+    return p;
+}
+
+}  // namespace lk::sampling

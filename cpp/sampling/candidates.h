@@ -1,0 +1,75 @@
+// One row of logits and which tokens of it are still candidates.
+//
+// A row starts "whole": every token is a candidate and the logits stay where the backend left them. The first change
+// copies it; the first cut turns it into a short list. Ties are always broken by the lower token id.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+namespace lk::sampling {
+
+struct Candidate {
+    int32_t id;
+    float logit;
+};
+
+// Logits that no token can be chosen from; the message says why.
+struct SamplingError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+class Candidates {
+  public:
+    Candidates(const float* logits, int32_t n_vocab) : logits_(logits), n_vocab_(n_vocab) {}
+
+    int32_t n_vocab() const { return n_vocab_; }
+    size_t size() const { return whole_ ? size_t(n_vocab_) : list_.size(); }
+    bool whole() const { return whole_; }
+
+    void add(int32_t id, float value);
+    // Replace the logit of `id` by `change(logit)`, if it is still a candidate.
+    template <class Change>
+    void update(int32_t id, Change change) {
+        if (float* logit = find(id)) *logit = change(*logit);
+    }
+    void scale(float factor);
+    void mask(const uint32_t* bits);  // token i stays iff bit i % 32 of word i / 32 is set
+    void keep_top(size_t k);
+    void replace(std::vector<Candidate> list, bool sorted);
+
+    // The list, made from the whole row if need be; sorted by falling logit if asked.
+    std::vector<Candidate>& list(bool sorted);
+    // The k likeliest, sorted; changes nothing.
+    std::vector<Candidate> top(size_t k) const;
+    // The likeliest, and the largest logit and log(sum(exp(logit))) over all candidates.
+    Candidate best() const;
+    double log_sum_exp() const;
+    // The logits of a whole row, (n_vocab,).
+    const float* row() const { return copy_.empty() ? logits_ : copy_.data(); }
+
+    void choose(int32_t id) { chosen_ = id; }
+    int32_t chosen() const { return chosen_; }  // -1: none yet
+
+  private:
+    float* find(int32_t id);
+    float* writable();
+
+    const float* logits_;
+    int32_t n_vocab_;
+    bool whole_ = true, sorted_ = false;
+    std::vector<float> copy_;      // of a whole row that was changed
+    std::vector<Candidate> list_;  // when not whole
+    int32_t chosen_ = -1;
+};
+
+// Falling logit, then rising id.
+inline bool likelier(const Candidate& a, const Candidate& b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+// Probabilities of a list, in its order; float64 sums. Throws SamplingError where there is nothing to choose.
+std::vector<float> softmax(const std::vector<Candidate>& list);
+
+}  // namespace lk::sampling

@@ -1,0 +1,214 @@
+// Definitions: as in the samplers of llama.cpp (names and formulas of the field), except that ties go to the lower id.
+#include "sampling/stages.h"
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_map>
+
+#include "sampling/random.h"
+
+namespace lk::sampling {
+namespace {
+
+// Index of the first candidate whose running sum of probabilities reaches u.
+size_t draw(const std::vector<float>& p, double u) {
+    double sum = 0, total = 0;
+    for (float x : p) total += x;
+    size_t last = 0;
+    for (size_t i = 0; i < p.size(); ++i) {
+        if (p[i] <= 0) continue;
+        last = i;
+        sum += p[i];
+        if (sum >= u * total && sum > 0) return i;
+    }
+    return last;
+}
+
+}  // namespace
+
+void LogitBias::apply(Candidates& c) {
+    for (const auto& [id, value] : bias_) c.add(id, value);
+}
+
+// Repetition: Keskar et al. 2019 (arXiv:1909.05858), with the sign rule of the field. Frequency and presence: OpenAI's
+// API.
+void Penalties::apply(Candidates& c) {
+    const size_t n = window_ < 0 ? history_.size() : std::min(history_.size(), size_t(window_));
+    std::unordered_map<int32_t, int> counts;
+    for (size_t i = history_.size() - n; i < history_.size(); ++i) ++counts[history_[i]];
+    for (const auto& [id, count] : counts) {
+        if (id == spared_) continue;
+        c.update(id, [this, count = count](float logit) {
+            logit = logit <= 0 ? logit * repeat_ : logit / repeat_;
+            return logit - (float(count) * frequency_ + presence_);
+        });
+    }
+}
+
+void TopK::apply(Candidates& c) {
+    if (k_ > 0) c.keep_top(size_t(std::max(k_, min_keep_)));
+}
+
+// Nucleus: Holtzman et al. 2019, arXiv:1904.09751. The smallest set of the likeliest whose sum reaches p.
+void TopP::apply(Candidates& c) {
+    if (p_ >= 1) return;
+    size_t part = c.whole() ? 256 : c.size();
+    const double log_total = c.log_sum_exp();
+    for (;; part *= 8) {  // the likeliest few are usually enough: sorting a whole vocabulary is not needed
+        std::vector<Candidate> list = part >= c.size() ? c.list(true) : c.top(part);
+        double sum = 0;
+        size_t n = 0;
+        while (n < list.size() && (n < std::max<size_t>(min_keep_, 1) || sum < p_))
+            sum += std::exp(list[n++].logit - log_total);
+        if (n < list.size() || sum >= p_ || part >= c.size()) {
+            list.resize(n);
+            c.replace(std::move(list), true);
+            return;
+        }
+    }
+}
+
+// Nguyen et al. 2024, arXiv:2407.01082: keep what has at least p times the probability of the likeliest.
+void MinP::apply(Candidates& c) {
+    if (p_ <= 0) return;
+    const Candidate best = c.best();
+    const float least = best.logit + std::log(p_);
+    std::vector<Candidate> kept;
+    if (c.whole()) {
+        const float* x = c.row();
+        for (int32_t i = 0; i < c.n_vocab(); ++i)
+            if (x[i] >= least) kept.push_back({i, x[i]});
+    } else {
+        for (const Candidate& each : c.list(false))
+            if (each.logit >= least) kept.push_back(each);
+    }
+    if (kept.empty()) kept.push_back(best);  // p above 1
+    if (kept.size() < min_keep_) {
+        c.keep_top(min_keep_);
+        return;
+    }
+    c.replace(std::move(kept), false);
+}
+
+// Tail free sampling (Phenix 2019): cut where the curvature of the sorted probabilities has been spent.
+void TfsZ::apply(Candidates& c) {
+    if (p_ >= 1 || c.size() <= 2) return;
+    std::vector<Candidate>& list = c.list(true);
+    if (list.size() <= 2) return;
+    const std::vector<float> p = softmax(list);
+    const size_t n = list.size() - 2;
+    std::vector<float> curvature(n);
+    double sum = 0;
+    for (size_t i = 0; i < n; ++i) {
+        curvature[i] = std::fabs((p[i] - p[i + 1]) - (p[i + 1] - p[i + 2]));
+        sum += curvature[i];
+    }
+    double spent = 0;
+    size_t last = list.size();
+    for (size_t i = 0; i < n; ++i) {
+        spent += sum > 1e-6 ? curvature[i] / sum : 1.0 / double(n);
+        if (spent > p_ && i >= min_keep_) {
+            last = i;
+            break;
+        }
+    }
+    list.resize(last);
+}
+
+// Locally typical: Meister et al. 2022, arXiv:2202.00666. Keep the tokens whose surprise is nearest to the entropy.
+void TypicalP::apply(Candidates& c) {
+    if (p_ >= 1) return;
+    std::vector<Candidate>& list = c.list(true);
+    const std::vector<float> p = softmax(list);
+    double entropy = 0;
+    for (float x : p)
+        if (x > 0) entropy -= double(x) * std::log(double(x));
+    std::vector<std::pair<double, size_t>> order(list.size());
+    for (size_t i = 0; i < list.size(); ++i)
+        order[i] = {p[i] > 0 ? std::fabs(-std::log(double(p[i])) - entropy) : INFINITY, i};
+    std::sort(order.begin(), order.end());
+    double sum = 0;
+    size_t n = 0;
+    std::vector<Candidate> kept;
+    while (n < order.size()) {
+        kept.push_back(list[order[n].second]);
+        sum += p[order[n].second];
+        ++n;
+        if (sum > p_ && n >= std::max<size_t>(min_keep_, 1)) break;
+    }
+    c.replace(std::move(kept), false);
+}
+
+void Temperature::apply(Candidates& c) {
+    if (temperature_ > 0) {
+        if (temperature_ != 1) c.scale(1.0f / temperature_);
+        return;
+    }
+    c.replace({c.best()}, true);
+}
+
+void Dist::apply(Candidates& c) {
+    std::vector<Candidate>& list = c.list(false);
+    c.choose(list.at(draw(softmax(list), uniform(seed_, choice_, position_))).id);
+}
+
+void Mirostat::rewind(double mark) {
+    const size_t n = size_t(mark);
+    if (n < past_mu_.size()) mu_ = past_mu_[n];
+    past_mu_.resize(n);
+    pending_ = -1;
+}
+
+// Basu et al. 2020, arXiv:2007.14966, algorithm 1: estimate Zipf's exponent from the likeliest 100, and from it the k
+// whose tokens have the surprise that mu asks for.
+void Mirostat::cut_version_1(std::vector<Candidate>& list, int32_t n_vocab) const {
+    const std::vector<float> p = softmax(list);
+    double sum_tb = 0, sum_tt = 0;
+    for (size_t i = 0; i + 1 < std::min<size_t>(100, p.size()); ++i) {
+        if (p[i + 1] <= 0) break;
+        const double t = std::log(double(i + 2) / double(i + 1)), b = std::log(double(p[i]) / double(p[i + 1]));
+        sum_tb += t * b;
+        sum_tt += t * t;
+    }
+    const double s = sum_tt > 0 ? sum_tb / sum_tt : 1, eps = s - 1;
+    const double k = std::pow(eps * std::pow(2.0, mu_) / (1 - std::pow(double(n_vocab), -eps)), 1 / s);
+    const double most = double(list.size());
+    list.resize(std::isfinite(k) ? size_t(std::clamp(k, 1.0, most)) : list.size());
+}
+
+// Version 2: drop what is more surprising than mu.
+void Mirostat::cut_version_2(std::vector<Candidate>& list) const {
+    const std::vector<float> p = softmax(list);
+    size_t n = 1;
+    while (n < list.size() && p[n] > 0 && -std::log2(double(p[n])) <= mu_) ++n;
+    list.resize(n);
+}
+
+void Mirostat::apply(Candidates& c) {
+    std::vector<Candidate>& list = c.list(true);
+    if (list.empty()) softmax(list);  // throws
+    if (version_ == 1)
+        cut_version_1(list, c.n_vocab());
+    else
+        cut_version_2(list);
+    const std::vector<float> p = softmax(list);
+    const size_t i = draw(p, uniform(seed_, choice_, past_mu_.size()));
+    pending_ = list[i].id;
+    pending_surprise_ = -std::log2(double(p[i]));
+    c.choose(pending_);
+}
+
+void Mirostat::accept(int32_t id) {
+    past_mu_.push_back(mu_);
+    if (id == pending_) mu_ -= eta_ * (pending_surprise_ - tau_);
+    pending_ = -1;
+}
+
+int32_t sample(const float* logits, int32_t n_vocab, const Chain& chain) {
+    Candidates candidates(logits, n_vocab);
+    for (const auto& stage : chain) stage->apply(candidates);
+    if (candidates.chosen() < 0) throw SamplingError("the chain ended without choosing a token");
+    return candidates.chosen();
+}
+
+}  // namespace lk::sampling

@@ -1,0 +1,159 @@
+// The built-in samplers. A stage changes candidates in `apply` and its own state in `accept` only; the state is small
+// enough to be noted by one number (`mark`).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "sampling/candidates.h"
+
+namespace lk::sampling {
+
+class Stage {
+  public:
+    virtual ~Stage() = default;
+    virtual void apply(Candidates& c) = 0;
+    virtual void accept(int32_t id) {}
+    virtual double mark() const { return 0; }
+    virtual void rewind(double mark) {}
+    virtual void reset() {}
+    virtual std::shared_ptr<Stage> clone() const = 0;
+};
+
+template <class Self>
+class StageOf : public Stage {
+  public:
+    std::shared_ptr<Stage> clone() const override { return std::make_shared<Self>(static_cast<const Self&>(*this)); }
+};
+
+// Adds a value to the logits of some tokens.
+class LogitBias : public StageOf<LogitBias> {
+  public:
+    explicit LogitBias(std::vector<std::pair<int32_t, float>> bias) : bias_(std::move(bias)) {}
+    void apply(Candidates& c) override;
+
+  private:
+    std::vector<std::pair<int32_t, float>> bias_;
+};
+
+// Repetition, frequency and presence penalties over the last `window` tokens (below 0: all).
+class Penalties : public StageOf<Penalties> {
+  public:
+    Penalties(int64_t window, float repeat, float frequency, float presence, int32_t spared)
+        : window_(window), repeat_(repeat), frequency_(frequency), presence_(presence), spared_(spared) {}
+    void apply(Candidates& c) override;
+    void accept(int32_t id) override { history_.push_back(id); }
+    double mark() const override { return double(history_.size()); }
+    void rewind(double mark) override { history_.resize(size_t(mark)); }
+    void reset() override { history_.clear(); }
+
+  private:
+    int64_t window_;
+    float repeat_, frequency_, presence_;
+    int32_t spared_;  // a token that is never penalised (newline), or -1
+    std::vector<int32_t> history_;
+};
+
+class TopK : public StageOf<TopK> {
+  public:
+    TopK(int64_t k, int64_t min_keep) : k_(k), min_keep_(min_keep) {}
+    void apply(Candidates& c) override;
+
+  private:
+    int64_t k_, min_keep_;
+};
+
+// The samplers with one number p and a least count to keep.
+class Truncation {
+  public:
+    Truncation(float p, int64_t min_keep) : p_(p), min_keep_(size_t(min_keep)) {}
+
+  protected:
+    float p_;
+    size_t min_keep_;
+};
+
+class TopP : public StageOf<TopP>, Truncation {
+  public:
+    using Truncation::Truncation;
+    void apply(Candidates& c) override;
+};
+
+class MinP : public StageOf<MinP>, Truncation {
+  public:
+    using Truncation::Truncation;
+    void apply(Candidates& c) override;
+};
+
+class TfsZ : public StageOf<TfsZ>, Truncation {
+  public:
+    using Truncation::Truncation;
+    void apply(Candidates& c) override;
+};
+
+class TypicalP : public StageOf<TypicalP>, Truncation {
+  public:
+    using Truncation::Truncation;
+    void apply(Candidates& c) override;
+};
+
+class Temperature : public StageOf<Temperature> {
+  public:
+    explicit Temperature(float temperature) : temperature_(temperature) {}
+    void apply(Candidates& c) override;
+
+  private:
+    float temperature_;
+};
+
+class Greedy : public StageOf<Greedy> {
+  public:
+    void apply(Candidates& c) override { c.choose(c.best().id); }
+};
+
+// Draws from the candidates by (seed, choice, number of tokens accepted).
+class Dist : public StageOf<Dist> {
+  public:
+    Dist(uint64_t seed, uint64_t choice) : seed_(seed), choice_(choice) {}
+    void apply(Candidates& c) override;
+    void accept(int32_t id) override { ++position_; }
+    double mark() const override { return double(position_); }
+    void rewind(double mark) override { position_ = uint64_t(mark); }
+    void reset() override { position_ = 0; }
+
+  private:
+    uint64_t seed_, choice_, position_ = 0;
+};
+
+// Mirostat 1 and 2: steer the surprise of the chosen tokens, -log2 p, towards tau.
+class Mirostat : public StageOf<Mirostat> {
+  public:
+    Mirostat(int version, float tau, float eta, uint64_t seed, uint64_t choice)
+        : version_(version), tau_(tau), eta_(eta), mu_(2.0 * tau), seed_(seed), choice_(choice) {}
+    void apply(Candidates& c) override;
+    void accept(int32_t id) override;
+    // The state is (position, mu): marks are numbers into a list, so that one number is enough.
+    double mark() const override { return double(past_mu_.size()); }
+    void rewind(double mark) override;
+    void reset() override { rewind(0); }
+
+  private:
+    void cut_version_1(std::vector<Candidate>& list, int32_t n_vocab) const;
+    void cut_version_2(std::vector<Candidate>& list) const;
+
+    int version_;
+    double tau_, eta_, mu_;
+    uint64_t seed_, choice_;
+    std::vector<double> past_mu_;  // before each accepted token
+    int32_t pending_ = -1;         // the token chosen last, and its surprise in bits
+    double pending_surprise_ = 0;
+};
+
+using Chain = std::vector<std::shared_ptr<Stage>>;
+
+// Run a chain on a row and return the token that it chose. Throws SamplingError.
+int32_t sample(const float* logits, int32_t n_vocab, const Chain& chain);
+
+}  // namespace lk::sampling

@@ -1,0 +1,207 @@
+"""Chains of samplers: composing them from options, and running them over a step's logits.
+
+The default order is that of the 2023 server. A chain of built-in samplers runs natively, for all rows in one call;
+one with a Python sampler runs stage by stage, and only pays for a copy of its row if that sampler asks for one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llamakit.errors import LlamaKitError, PluginError, UsageError
+from llamakit.options import build_options
+from llamakit.sampler import Sampler, SequenceContext, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+FIRST = ("logit_bias", "penalties")  # run before all others unless the order names them
+TRUNCATION = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
+DEFAULT_CHAIN = (*FIRST, *TRUNCATION, "dist")
+CHOOSERS = ("greedy", "dist", "mirostat")
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What a chain chose for a row; with an `error`, the row's request ends."""
+
+    token_id: int
+    error: Exception | None = None
+
+
+class SamplerChain:
+    """The samplers of one sequence, in order; the last one chooses."""
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        self.samplers = list(samplers)
+        stages = [sampler.native() for sampler in self.samplers]
+        self.stages: list[Any] | None = None if any(stage is None for stage in stages) else stages
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the samplers, in order."""
+        return [sampler.name for sampler in self.samplers]
+
+    def sample(self, logits: npt.NDArray[np.float32]) -> int:
+        """Choose a token from one row, (n_vocab,). State does not change until `accept`."""
+        choice = sample_rows(logits.reshape(1, -1), [0], [self])[0]
+        if choice.error is not None:
+            raise choice.error
+        return choice.token_id
+
+    def accept(self, token_id: int) -> None:
+        """Tell every sampler that `token_id` follows."""
+        for sampler in self.samplers:
+            sampler.accept(token_id)
+
+    def accept_many(self, token_ids: Sequence[int]) -> None:
+        """Tell every sampler several tokens."""
+        for sampler in self.samplers:
+            sampler.accept_many(token_ids)
+
+    def mark(self) -> list[Any]:
+        """A note of the state of all samplers."""
+        return [sampler.mark() for sampler in self.samplers]
+
+    def rewind(self, mark: Sequence[Any]) -> None:
+        """Return to the state that `mark` noted."""
+        for sampler, each in zip(self.samplers, mark, strict=True):
+            sampler.rewind(each)
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        for sampler in self.samplers:
+            sampler.reset()
+
+    def clone(self) -> SamplerChain:
+        """An independent copy with the same state."""
+        return SamplerChain([sampler.clone() for sampler in self.samplers])
+
+
+def make_chain(
+    classes: Mapping[str, type[Sampler]],
+    values: Mapping[str, object],
+    order: Sequence[str] | None,
+    context: SequenceContext,
+) -> SamplerChain:
+    """The chain for flat option `values`.
+
+    `order` names samplers; `logit_bias` and `penalties` go first unless named, and a chooser is added where it names
+    none. Temperature 0 makes the chain greedy; `mirostat` takes the place of what truncates.
+    """
+    options = _options(classes, values)
+    made = {name: classes[name](options[name], context) for name in _names(classes, order, options)}
+    return SamplerChain([s for s in made.values() if s.active() or s.stage is Stage.CHOOSE])
+
+
+def _names(classes: Mapping[str, type[Sampler]], order: Sequence[str] | None, options: Mapping[str, Any]) -> list[str]:
+    named = list(TRUNCATION if order is None else order)
+    for i, name in enumerate(named):
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, 3, 0.6)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise UsageError(
+                f"no sampler named {name!r} (number {i + 1} of samplers){hint}\n  there are: {' '.join(classes)}"
+            )
+    if len(set(named)) < len(named):
+        raise UsageError(f"a sampler is named twice: {'; '.join(named)}")
+    named = [name for name in FIRST if name not in named and name in classes] + named
+    if getattr(options.get("mirostat"), "mirostat", 0):
+        keep = [n for n in named if n not in TRUNCATION and n not in CHOOSERS]
+        return [*keep, "temperature", "mirostat"]
+    choosers = [name for name in named if classes[name].stage is Stage.CHOOSE]
+    if choosers and named[-1] != choosers[0]:
+        raise UsageError(
+            f"sampler {choosers[0]!r} chooses the token, so it must be the only chooser and the last sampler"
+        )
+    if choosers:
+        return named
+    if getattr(options.get("temperature"), "temperature", 1.0) == 0:
+        return [*(n for n in named if n not in TRUNCATION), "greedy"]
+    return [*named, "dist"]
+
+
+def _options(classes: Mapping[str, type[Sampler]], values: Mapping[str, object]) -> dict[str, Any]:
+    """Each sampler's options from flat values: built-ins by field, others as `<sampler>.<field>` or by field."""
+    parts: dict[str, dict[str, object]] = {name: {} for name in classes}
+    owners = {field: name for name in reversed(list(classes)) for field in classes[name].Options.__struct_fields__}
+    for key, value in values.items():
+        name, _, field = key.partition(".")
+        if field and name in classes:
+            parts[name][field] = value
+        elif key in owners:
+            parts[owners[key]][key] = value
+        else:
+            known = sorted(owners)
+            near = difflib.get_close_matches(key, known, 3, 0.6)
+            raise UsageError(f"no sampler option {key!r}" + (f"; near: {', '.join(near)}" if near else ""))
+    return {name: build_options(cls.Options, parts[name]) for name, cls in classes.items()}
+
+
+def sample_rows(logits: npt.NDArray[np.float32], rows: Sequence[int], chains: Sequence[SamplerChain]) -> list[Choice]:
+    """Choose a token for `rows` of `logits` (n_rows, n_vocab), each with its chain."""
+    from llamakit import _sampling
+
+    choices: dict[int, Choice] = {}
+    native = [i for i, chain in enumerate(chains) if chain.stages is not None]
+    results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
+    for i, (token, message) in zip(native, results, strict=True):
+        choices[i] = Choice(token, LlamaKitError(message) if token < 0 else None)
+    for i, chain in enumerate(chains):
+        if chain.stages is None:
+            choices[i] = _sample_row(logits[rows[i]], chain)
+    return [choices[i] for i in range(len(chains))]
+
+
+def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
+    """Stage by stage; a sampler that raises ends this row only."""
+    candidates = NativeCandidates(row)
+    for sampler in chain.samplers:
+        try:
+            stage = sampler.native()
+            if stage is None:
+                sampler.apply(candidates)
+            else:
+                stage.apply(candidates.handle)
+        except Exception as error:
+            failure = PluginError(f"sampler {sampler.name!r} failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return Choice(-1, failure)
+    if candidates.chosen is None:
+        return Choice(-1, PluginError(f"the last sampler, {chain.names[-1]!r}, chose no token"))
+    return Choice(candidates.chosen)
+
+
+def probabilities(logits: npt.NDArray[np.float32], token_id: int, n: int) -> tuple[float, list[tuple[int, float]]]:
+    """Log-probability of a token before any sampler, and the `n` likeliest (token, log-probability) pairs."""
+    from llamakit import _sampling
+
+    ids, values, _, log_sum = _sampling.Candidates(logits).top_parts(max(n, 1))
+    pairs = [(int(i), float(v) - log_sum) for i, v in zip(ids, values, strict=True)][:n]
+    return float(logits[token_id]) - log_sum, pairs
+
+
+class NativeCandidates:
+    """`sampler.Candidates` over a row on the host, for samplers written in Python."""
+
+    def __init__(self, row: npt.NDArray[np.float32]) -> None:
+        from llamakit import _sampling
+
+        self.handle = _sampling.Candidates(row)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.handle, name)
+
+    def __len__(self) -> int:
+        return len(self.handle)
+
+    def top(self, k: int) -> Any:
+        """The `k` likeliest, with the maximum and log-sum-exp over all candidates."""
+        from llamakit.sampler import TopResult
+
+        return TopResult(*self.handle.top_parts(k))
