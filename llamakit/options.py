@@ -10,8 +10,113 @@ the reference page of the docs are all made from that one declaration.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import msgspec
+
+from llamakit.errors import UsageError
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base class of every component's options. Every field has a type with bounds, a description, a default."""
+
+
+class OptionField(msgspec.Struct, frozen=True, kw_only=True):
+    """One option, as the command line, the config and the docs need it."""
+
+    name: str
+    kind: str  # "int", "float", "str", "bool", "choice" or "json"
+    default: Any
+    description: str = ""
+    choices: tuple[Any, ...] = ()
+    interval: str = ""  # such as "0..1", "above 0", for people
+
+    def parse(self, text: str) -> object:
+        """The value that `text`, from the environment or a command line, stands for."""
+        try:
+            if self.kind in ("int", "float"):
+                return int(text) if self.kind == "int" else float(text)
+            if self.kind == "bool":
+                return _BOOLS[text.strip().lower()]
+            if self.kind == "choice":
+                return next(choice for choice in self.choices if str(choice) == text)
+            return msgspec.json.decode(text) if self.kind == "json" else text
+        except (ValueError, KeyError, StopIteration, msgspec.DecodeError):
+            wanted = self.interval or {"bool": "true or false", "json": "JSON"}.get(self.kind, self.kind)
+            raise UsageError(f"option {self.name}: {text!r} is not possible; give {wanted}") from None
+
+
+_BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def fields_of(cls: type[Options]) -> tuple[OptionField, ...]:
+    """The options that a class declares, in order."""
+    schema = json_schema(cls)["properties"]
+    fields = []
+    for field in msgspec.structs.fields(cls):
+        part = schema[field.name]
+        fields.append(
+            OptionField(
+                name=field.name,
+                kind=_kind(part),
+                default=field.default_factory() if callable(field.default_factory) else field.default,
+                description=part.get("description", ""),
+                choices=tuple(part.get("enum", ())),
+                interval=_interval(part),
+            )
+        )
+    return tuple(fields)
+
+
+def json_schema(cls: type[Options]) -> dict[str, Any]:
+    """JSON Schema of the class, with bounds, descriptions and defaults."""
+    (schema,), definitions = msgspec.json.schema_components([cls])
+    name = schema["$ref"].rsplit("/", 1)[-1]
+    return definitions[name]
+
+
+def build_options(cls: type[Options], values: Mapping[str, object], *, where: str = "") -> Any:
+    """Make the options from values; a wrong one is a `UsageError` that names field, value and what is possible."""
+    fields = {field.name: field for field in fields_of(cls)}
+    prefix = f"{where}: " if where else ""
+    for name in values:
+        if name not in fields:
+            raise UsageError(f"{prefix}no option {name!r}{near(name, fields)}")
+    try:
+        return msgspec.convert(dict(values), cls, strict=True)
+    except msgspec.ValidationError as error:
+        for name, value in values.items():
+            try:
+                msgspec.convert({name: value}, cls, strict=True)
+            except msgspec.ValidationError:
+                wanted = fields[name].interval or fields[name].kind
+                raise UsageError(f"{prefix}{name} is {value!r}; possible: {wanted}") from None
+        raise UsageError(f"{prefix}{error}") from None
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint with the names nearest to a misspelt one, or nothing."""
+    found = difflib.get_close_matches(name, list(known), 3, 0.6)
+    return f"\n  found   {', '.join(found)} is near" if found else ""
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return "choice"
+    return {"integer": "int", "number": "float", "string": "str", "boolean": "bool"}.get(schema.get("type", ""), "json")
+
+
+def _interval(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(str(choice) for choice in schema["enum"])
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if "exclusiveMinimum" in schema:
+        above = f"above {schema['exclusiveMinimum']}"
+        return f"{above}, up to {high}" if high is not None else above
+    if low is not None and high is not None:
+        return f"{low}..{high}"
+    if low is not None:
+        return f"{low} or more"
+    return f"up to {high}" if high is not None else ""

@@ -5,11 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from llamakit.backend import Device, DeviceInfo, Executable, InputLayout, Precision
-from llamakit.errors import BackendError
-from llamakit.gguf import GGMLType
-from llamakit.graph.graph import Dim
 from llamakit.plugins.backends.reference.memory import (
     KV_TYPES,
     ReferenceAdapters,
@@ -19,6 +14,11 @@ from llamakit.plugins.backends.reference.memory import (
     load_weight,
 )
 from llamakit.plugins.backends.reference.ops import OPS, Step
+
+from llamakit.backend import Device, DeviceInfo, Executable, InputLayout, Precision
+from llamakit.errors import BackendError
+from llamakit.gguf import GGMLType
+from llamakit.graph.graph import Dim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,10 +11,11 @@ import numpy as np
 from llamakit.graph.ops import Op
 
 if TYPE_CHECKING:
+    from llamakit.plugins.backends.reference.memory import ReferenceAdapters, ReferenceKV, ReferenceState
+
     from llamakit.backend import Adapter
     from llamakit.graph.graph import Node
     from llamakit.graph.ops import RopeAttrs
-    from llamakit.plugins.backends.reference.memory import ReferenceAdapters, ReferenceKV, ReferenceState
 
 
 @dataclass

@@ -1,0 +1,233 @@
+"""Finding plugins: scan the entry points once, load each only when it is named or listed.
+
+Entry points of the group `llamakit` are called `<kind>.<name>`, such as `backend.cpu`. A plugin that cannot be
+loaded is remembered with its reason, shown by `llamakit plugins`, and breaks nothing that does not need it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llamakit.errors import BackendError, LlamaKitError, PluginError
+from llamakit.options import near
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llamakit.backend import Availability, Backend
+    from llamakit.frontend import Frontend
+    from llamakit.sampler import Sampler
+
+GROUP = "llamakit"
+KINDS = ("backend", "sampler", "frontend")
+AUTO = ("cuda", "opencl", "cpu")  # what `auto` tries, in this order; OpenCL only on a GPU
+
+
+class PluginInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A plugin as `llamakit plugins` shows it."""
+
+    name: str
+    kind: str
+    package: str
+    version: str
+    available: bool
+    reason: str
+    summary: str = ""
+
+
+class Registry:
+    """The plugins of an environment. An object, so that tests make their own."""
+
+    def __init__(self, entry_points: Iterable[importlib.metadata.EntryPoint]) -> None:
+        self._entries: dict[str, importlib.metadata.EntryPoint] = {}
+        for entry in entry_points:
+            known = self._entries.get(entry.name)
+            if known is not None and known.value != entry.value:
+                raise PluginError(
+                    f"plugin {entry.name!r} is provided twice: by {_package(known)} and by {_package(entry)}; uninstall one"
+                )
+            self._entries[entry.name] = entry
+        self._classes: dict[str, list[type]] = {}
+        self._failures: dict[str, str] = {}
+
+    @classmethod
+    def discover(cls) -> Registry:
+        """The plugins installed beside LlamaKit."""
+        found = cls(importlib.metadata.entry_points(group=GROUP))
+        if "backend.reference" not in found._entries:
+            raise PluginError(
+                "LlamaKit's own plugins are not found: the package is not installed, or a source folder hides the"
+                " installed one\n  try     pip install -e .  (or run from another folder)"
+            )
+        return found
+
+    def entry_names(self, kind: str) -> list[str]:
+        """Names of a kind's plugins, from metadata alone: nothing is imported."""
+        return [name.partition(".")[2] for name in self._entries if name.startswith(f"{kind}.")]
+
+    def package(self, kind: str, name: str) -> str:
+        """The distribution that provides a plugin."""
+        return _package(self._entries[f"{kind}.{name}"]).partition(" ")[0]
+
+    def sampler(self, name: str) -> type[Sampler]:
+        """The sampler called `name`."""
+        return self._one("sampler", name)
+
+    def samplers(self) -> dict[str, type[Sampler]]:
+        """All samplers that load, by name."""
+        return self._all("sampler")
+
+    def frontends(self) -> dict[str, type[Frontend]]:
+        """All frontends that load, by name."""
+        return self._all("frontend")
+
+    def backend(self, name: str) -> type[Backend]:
+        """The backend called `name`, whether it can run here or not."""
+        return self._one("backend", name)
+
+    def choose_backend(self, wanted: str) -> tuple[type[Backend], str]:
+        """The first usable backend of a list such as "cuda,cpu" or "auto", and why it was chosen."""
+        names = [name.strip() for name in wanted.split(",") if name.strip()] or ["auto"]
+        if names == ["auto"]:
+            return self._choose_auto()
+        for name in names:
+            cls = self.backend(name)
+            if cls.probe().available:
+                return cls, f"asked for {wanted}"
+        first = self.backend(names[0]).probe().reason
+        raise BackendError(f"backend {names[0]} is not available: {first}\n{self._backend_list()}")
+
+    def _choose_auto(self) -> tuple[type[Backend], str]:
+        reasons = []
+        for name in AUTO:
+            availability = self._probe(name)
+            if availability is None:
+                continue
+            usable = name != "opencl" or any(device.kind == "gpu" for device in availability.devices)
+            if availability.available and usable:
+                return self.backend(name), "auto" + (f": {'; '.join(reasons)}" if reasons else "")
+            reasons.append(f"{name}: {availability.reason}" if usable else f"{name}: no GPU")
+        raise BackendError(f"no backend is available\n{self._backend_list()}")
+
+    def _probe(self, name: str) -> Availability | None:
+        """What a backend says of itself; None if there is none of that name that loads."""
+        if f"backend.{name}" not in self._entries or self._load(f"backend.{name}") is None:
+            return None
+        return self.backend(name).probe()
+
+    def _backend_list(self) -> str:
+        lines = []
+        for info in self.plugins("backend"):
+            state = "available" if info.available else "not available"
+            lines.append(f"{info.name}: {state}; {info.reason}")
+        return "  found   " + "\n          ".join(lines)
+
+    def plugins(self, kind: str | None = None) -> list[PluginInfo]:
+        """Every plugin, loaded and probed."""
+        infos = []
+        for name, entry in sorted(self._entries.items(), key=_by_kind):
+            this_kind, _, short = name.partition(".")
+            if kind in (None, this_kind):
+                infos += self._describe(this_kind, short, entry)
+        return infos
+
+    def _describe(self, kind: str, name: str, entry: importlib.metadata.EntryPoint) -> list[PluginInfo]:
+        package, _, version = _package(entry).partition(" ")
+        loaded = self._load(f"{kind}.{name}")
+        if loaded is None:
+            reason = self._failures[f"{kind}.{name}"]
+            return [PluginInfo(name=name, kind=kind, package=package, version=version, available=False, reason=reason)]
+        infos = []
+        for cls in loaded:
+            available, reason = True, "loaded"
+            if kind == "backend":
+                probe = cls.probe()  # type: ignore[attr-defined]
+                available, reason = probe.available, probe.reason
+            infos.append(
+                PluginInfo(
+                    name=cls.name, kind=kind, package=package, version=version, available=available, reason=reason,  # type: ignore[attr-defined]
+                    summary=cls.summary,  # type: ignore[attr-defined]
+                )  # fmt: skip
+            )
+        return infos
+
+    def _one(self, kind: str, name: str) -> Any:
+        key = f"{kind}.{name}"
+        if key not in self._entries:
+            known = self.entry_names(kind)
+            raise PluginError(f"no {kind} named {name!r}{near(name, known)}\n  there are: {', '.join(known)}")
+        classes = self._load(key)
+        if classes is None:
+            raise PluginError(f"{kind} {name!r} of {_package(self._entries[key])} cannot be loaded: {self._failures[key]}")
+        for cls in classes:
+            if cls.name == name:  # type: ignore[attr-defined]
+                return cls
+        raise PluginError(f"plugin {key!r} of {_package(self._entries[key])} gives no {kind} called {name!r}")
+
+    def _all(self, kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        providers: dict[str, str] = {}
+        for name, entry in self._entries.items():
+            if not name.startswith(f"{kind}."):
+                continue
+            for cls in self._load(name) or ():
+                label: str = cls.name  # type: ignore[attr-defined]
+                if label in found and found[label] is not cls:
+                    raise PluginError(f"{kind} {label!r} is provided twice: by {providers[label]} and by {_package(entry)}")
+                found[label], providers[label] = cls, _package(entry)
+        return found
+
+    def _load(self, key: str) -> list[type] | None:
+        """The classes of one entry point; None if it failed, with the reason kept."""
+        if key in self._failures:
+            return None
+        if key not in self._classes:
+            try:
+                self._classes[key] = self._call(key)
+            except LlamaKitError as error:
+                self._failures[key] = str(error)
+            except Exception as error:  # whatever a broken plugin raises while it is imported
+                self._failures[key] = f"{type(error).__name__}: {error}"
+        return self._classes.get(key)
+
+    def _call(self, key: str) -> list[type]:
+        """Import the plugin, check its hooks, call the one of its kind."""
+        module = self._entries[key].load()
+        manager = self._new_manager()
+        manager.register(module, name=key)
+        for name in dir(module):
+            hook = name.startswith("llamakit_") and getattr(getattr(module, name), "llamakit_impl", None)
+            if hook and not hasattr(manager.hook, name):
+                raise PluginError(f"unknown hook {name!r}{near(name, vars(manager.hook))}")
+        manager.check_pending()
+        hook_name = f"llamakit_{key.partition('.')[0]}s"
+        if not hasattr(manager.hook, hook_name):
+            raise PluginError(f"entry point {key!r} must start with one of: {', '.join(KINDS)}")
+        return [cls for classes in getattr(manager.hook, hook_name)() for cls in classes]
+
+    def _new_manager(self) -> Any:
+        import pluggy
+
+        from llamakit import hookspecs
+
+        manager = pluggy.PluginManager(GROUP)
+        manager.add_hookspecs(hookspecs)
+        return manager
+
+    @cached_property
+    def third_party(self) -> set[str]:
+        """Entry points that are not LlamaKit's own."""
+        return {name for name, entry in self._entries.items() if _package(entry).partition(" ")[0] != "llamakit"}
+
+
+def _package(entry: importlib.metadata.EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown ?"
+
+
+def _by_kind(item: tuple[str, Any]) -> tuple[int, str]:
+    kind, _, name = item[0].partition(".")
+    return (KINDS.index(kind) if kind in KINDS else len(KINDS), name)

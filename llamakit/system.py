@@ -1,0 +1,72 @@
+"""What this machine is: processor, memory. Linux-only sources are guarded; elsewhere less is known."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+UNKNOWN_MEMORY = 8 << 30  # assumed free where the system does not say
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _meminfo(key: str) -> int:
+    """A line of /proc/meminfo, in bytes; 0 where there is none."""
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def total_memory() -> int:
+    """Bytes of memory of this machine, 0 if unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def free_memory() -> int:
+    """Bytes of memory that a program may still take."""
+    return _meminfo("MemAvailable") or total_memory() or UNKNOWN_MEMORY
+
+
+def huge_pages() -> str:
+    """The system's setting for transparent huge pages: always, madvise, never, or ""."""
+    text = _read("/sys/kernel/mm/transparent_hugepage/enabled")
+    return text[text.find("[") + 1 : text.find("]")] if "[" in text else ""
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """Instruction sets that matter to the kernels, by the names that people use."""
+    names = {
+        "avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16",
+        "avx_vnni": "AVX-VNNI", "asimddp": "DOTPROD", "i8mm": "I8MM",
+    }  # fmt: skip
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith(("flags", "Features")):
+            present = set(line.split(":", 1)[1].split())
+            return [label for flag, label in names.items() if flag in present]
+    return []
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
