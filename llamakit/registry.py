@@ -48,7 +48,8 @@ class Registry:
             known = self._entries.get(entry.name)
             if known is not None and known.value != entry.value:
                 raise PluginError(
-                    f"plugin {entry.name!r} is provided twice: by {_package(known)} and by {_package(entry)}; uninstall one"
+                    f"plugin {entry.name!r} is provided twice: by {_package(known)} and by {_package(entry)};"
+                    " uninstall one of them"
                 )
             self._entries[entry.name] = entry
         self._classes: dict[str, list[type]] = {}
@@ -84,6 +85,10 @@ class Registry:
     def frontends(self) -> dict[str, type[Frontend]]:
         """All frontends that load, by name."""
         return self._all("frontend")
+
+    def frontend(self, name: str) -> type[Frontend]:
+        """The frontend called `name`."""
+        return self._one("frontend", name)
 
     def backend(self, name: str) -> type[Backend]:
         """The backend called `name`, whether it can run here or not."""
@@ -147,11 +152,17 @@ class Registry:
             if kind == "backend":
                 probe = cls.probe()  # type: ignore[attr-defined]
                 available, reason = probe.available, probe.reason
+            label, summary = cls.name, cls.summary  # type: ignore[attr-defined]
             infos.append(
                 PluginInfo(
-                    name=cls.name, kind=kind, package=package, version=version, available=available, reason=reason,  # type: ignore[attr-defined]
-                    summary=cls.summary,  # type: ignore[attr-defined]
-                )  # fmt: skip
+                    name=label,
+                    kind=kind,
+                    package=package,
+                    version=version,
+                    available=available,
+                    reason=reason,
+                    summary=summary,
+                )
             )
         return infos
 
@@ -162,7 +173,9 @@ class Registry:
             raise PluginError(f"no {kind} named {name!r}{near(name, known)}\n  there are: {', '.join(known)}")
         classes = self._load(key)
         if classes is None:
-            raise PluginError(f"{kind} {name!r} of {_package(self._entries[key])} cannot be loaded: {self._failures[key]}")
+            raise PluginError(
+                f"{kind} {name!r} of {_package(self._entries[key])} cannot be loaded: {self._failures[key]}"
+            )
         for cls in classes:
             if cls.name == name:  # type: ignore[attr-defined]
                 return cls
@@ -177,7 +190,9 @@ class Registry:
             for cls in self._load(name) or ():
                 label: str = cls.name  # type: ignore[attr-defined]
                 if label in found and found[label] is not cls:
-                    raise PluginError(f"{kind} {label!r} is provided twice: by {providers[label]} and by {_package(entry)}")
+                    raise PluginError(
+                        f"{kind} {label!r} is provided twice: by {providers[label]} and by {_package(entry)}"
+                    )
                 found[label], providers[label] = cls, _package(entry)
         return found
 

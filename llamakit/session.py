@@ -20,7 +20,7 @@ import msgspec
 from llamakit.errors import OutOfMemoryError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -200,16 +200,15 @@ class Session:
         from llamakit.engine.engine import raise_error
 
         past: Past | None = params.pop("past", None)
-        keep_past: Callable[[Past], None] | None = params.pop("keep_past", None)
-        request = self.request(prompt, **params)
-        sequence = yield from self.engine.stream(request, past)
-        left = self.engine.retire(sequence)
-        if keep_past is not None:
-            keep_past(left)
-        else:
-            left.release()
+        keep_past: Callable[[Past], None] = params.pop("keep_past", None) or (lambda past: past.release())
+        engine = self.engine
+        sequence = engine.submit(self.request(prompt, **params), past)
+        try:
+            yield from engine.stream(sequence)
+        finally:
+            keep_past(engine.retire(sequence))
         raise_error(sequence)
-        assert sequence.result is not None
+        assert sequence.result is not None  # the stream ends when there is a result
         return sequence.result
 
     def request(self, prompt: str | Sequence[int], **params: Any) -> Any:
@@ -286,9 +285,9 @@ class Session:
         """One output for every token of one sequence."""
         from llamakit.engine.evaluate import evaluate
 
-        return evaluate(self._evaluator(output), tokens)
+        return evaluate(self.evaluator(output), tokens)
 
-    def _evaluator(self, output: str) -> Any:
+    def evaluator(self, output: str) -> Any:
         """The program that gives all rows of an output; kept, since it is compiled."""
         from llamakit.engine.evaluate import Evaluator
 
@@ -298,5 +297,5 @@ class Session:
         return self._evaluators[output]
 
     @cached_property
-    def _evaluators(self) -> Mapping[str, Any]:
+    def _evaluators(self) -> dict[str, Any]:
         return {}

@@ -54,7 +54,8 @@ def cpu_name() -> str:
 def cpu_flags() -> list[str]:
     """Instruction sets that matter to the kernels, by the names that people use."""
     names = {
-        "avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16",
+        "avx2": "AVX2",
+        "fma": "FMA", "f16c": "F16C", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16",
         "avx_vnni": "AVX-VNNI", "asimddp": "DOTPROD", "i8mm": "I8MM",
     }  # fmt: skip
     for line in _read("/proc/cpuinfo").splitlines():

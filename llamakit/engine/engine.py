@@ -66,18 +66,14 @@ class Engine:
             self._sample(sampled, outputs["logits"].numpy())
         return True
 
-    def stream(self, request: Request, past: Past | None = None) -> Iterator[Piece]:
-        """Generate for one request and yield its pieces; the iterator's `value` at the end is the `Sequence`."""
-        sequence = self.submit(request, past)
+    def stream(self, sequence: Sequence) -> Iterator[Piece]:
+        """Step until `sequence` is finished, yielding its pieces; ending early cancels it."""
         try:
             while sequence.result is None:
                 self.step()
-                pieces, sequence.pieces = sequence.pieces, []
-                yield from pieces
+                yield from sequence.take()
         finally:
-            if sequence.result is None:
-                self.cancel(sequence)
-        return sequence
+            self.cancel(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """End a request now; its blocks stay with it until `retire`."""

@@ -28,7 +28,7 @@ class Evaluator:
         """The output, (n, width), for each chunk of tokens in turn; valid until the next one."""
         if len(tokens) > self.n_ctx:
             raise ContextLengthError(
-                f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: give less text, or a larger context (-c)"
+                f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: give less text, or a larger -c"
             )
         table = BlockTable(BlockPool(self.kv.spec.n_block), self.kv)
         for start in range(0, len(tokens), self.runner.n_row):

@@ -35,8 +35,8 @@ class Past:
 class Sequence:
     """One request: its tokens, its place in the cache, its sampler chain and its text so far.
 
-    `tokens` are all tokens in the context, `table.length` of them are evaluated. A sequence is in prefill while more than one
-    is not.
+    `tokens` are all tokens in the context, `table.length` of them are evaluated. A sequence is in prefill while more
+    than one is not.
     """
 
     def __init__(self, request: Request, tokenizer: Tokenizer, chain: SamplerChain, table: BlockTable) -> None:
@@ -82,6 +82,11 @@ class Sequence:
             self.finish(FinishReason.STOP, stopped_by=stopped_by)
         elif self._spent():
             self.finish(FinishReason.LENGTH)
+
+    def take(self) -> list[Piece]:
+        """The pieces made since the last call."""
+        pieces, self.pieces = self.pieces, []
+        return pieces
 
     def finish(
         self, reason: FinishReason, *, stopped_by: str | None = None, error: BaseException | None = None

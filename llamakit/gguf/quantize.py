@@ -33,7 +33,7 @@ T = GGMLType
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """A target: the type of most matrices, of the more important ones, of the output; `file_type` as GGUF numbers it."""
+    """A target: the types of most matrices, of the more important ones, of the output; GGUF's number for the mix."""
 
     base: GGMLType
     file_type: int

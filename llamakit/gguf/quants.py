@@ -1,8 +1,8 @@
 """The numpy definition of every tensor format: bytes to float32 and back.
 
 A row is a sequence of blocks; the functions here see all blocks of a tensor at once as (n_block, bytes). Arithmetic is
-float32 in the order of the format's reference, so that results are equal to the bit; the native code of `llamakit._formats`
-is tested against this file. Layouts: ggml's block definitions.
+float32 in the order of the format's reference, so that results are equal to the bit; the native code of
+`llamakit._formats` is tested against this file. Layouts: ggml's block definitions.
 """
 
 from __future__ import annotations

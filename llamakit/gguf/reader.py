@@ -5,6 +5,7 @@ The head is checked by native code before anything is used (`cpp/formats/gguf.cp
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import re
 import struct
@@ -207,10 +208,8 @@ class GGUFFile:
         """Unmap the files. Arrays that still refer to them keep them mapped until they are gone."""
         for part in self._parts:
             del part.view
-            try:
+            with contextlib.suppress(BufferError):  # somebody holds a view: the map closes with it
                 part.map.close()
-            except BufferError:  # somebody holds a view: the map closes with it
-                pass
         self._parts = []
 
     def __enter__(self) -> Self:

@@ -102,8 +102,8 @@ class ReferenceKV(KVCache):
         self.k_values, self.v_values = spec.n_head_kv * spec.head_dim_k, spec.n_head_kv * spec.head_dim_v
         if self.k_values % self.type.block_size or self.v_values % self.type.block_size:
             raise UsageError(
-                f"KV type {spec.type} stores blocks of {self.type.block_size} values; this model has {self.k_values} and"
-                f" {self.v_values} a position: use f16 instead"
+                f"KV type {spec.type} stores blocks of {self.type.block_size} values; this model has"
+                f" {self.k_values} and {self.v_values} a position: use f16 instead"
             )
         self.k_bytes, v_bytes = spec.row_bytes(sizes)
         self.data = np.zeros((spec.n_layer, spec.n_block * spec.block_size, self.k_bytes + v_bytes), np.uint8)

@@ -1,0 +1,5 @@
+"""`python -m llamakit`."""
+
+from llamakit.cli import main
+
+main()

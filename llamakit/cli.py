@@ -1,0 +1,178 @@
+"""The `llamakit` command: finds the commands of the frontends, and turns errors into messages and exit codes.
+
+`--help` imports no plugin: the built-in commands' table is text, and third-party frontends are known from metadata.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from typing import Any
+
+import click
+
+from llamakit import __version__
+
+# Each command: the module that holds it, in the `cli` frontend, and its line in the help.
+SECTIONS: dict[str, dict[str, str]] = {
+    "Use a model": {
+        "chat": "Talk to a model in the terminal.",
+        "generate": "Write text from a prompt; only the text goes to stdout.",
+        "embed": "Turn texts into vectors.",
+        "tokenize": "Show a text as tokens; detokenize goes back.",
+        "detokenize": "Show tokens as text.",
+    },
+    "Make a model": {"quantize": "Make a GGUF smaller."},
+    "Look closer": {
+        "inspect": "Metadata and tensors of a GGUF.",
+        "bench": "How fast a model runs here.",
+        "perplexity": "How well a model predicts a text.",
+        "plugins": "What is installed, and why something is not available.",
+        "config": "Every setting and where it came from.",
+        "doctor": "Check this machine: CPU, memory, backends.",
+        "completion": "Completion for bash, zsh or fish.",
+    },
+}
+HELP = """Run LLaMA-family models in GGUF files.
+
+\b
+Talk to a model:      llamakit chat -m model.gguf
+Write from a prompt:  llamakit generate -m model.gguf -p "Once upon a"
+"""
+INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
+
+
+class LazyGroup(click.Group):
+    """Commands by name, imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return [name for section in SECTIONS.values() for name in section] + sorted(_other_commands())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's frontend."""
+        if any(cmd_name in section for section in SECTIONS.values()):
+            from llamakit.registry import Registry
+
+            frontend: Any = Registry.discover().frontend("cli")
+            command: click.Command = frontend().command(cmd_name)
+            return command
+        return _other_commands().get(cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Say how to use a model file that is given in place of a command."""
+        if args and args[0].endswith(".gguf"):
+            ctx.fail(f"{args[0]} is a model, not a command. To chat with it: llamakit chat -m {args[0]}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table by section, from text alone."""
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(commands.items()), col_max=12)
+        others = _other_frontends()
+        if others:
+            with formatter.section("From other packages"):
+                formatter.write_dl([(name, f"commands of {package}") for name, package in others.items()])
+
+
+def _other_frontends() -> dict[str, str]:
+    """Frontends of other packages, from metadata alone: name -> package."""
+    from importlib.metadata import entry_points
+
+    return {
+        entry.name.partition(".")[2]: entry.dist.name
+        for entry in entry_points(group="llamakit")
+        if entry.name.startswith("frontend.") and entry.dist and entry.dist.name != "llamakit"
+    }
+
+
+def _other_commands() -> dict[str, click.Command]:
+    """Commands of third-party frontends that load."""
+    if not _other_frontends():
+        return {}
+    from llamakit.registry import Registry
+
+    registry = Registry.discover()
+    commands: dict[str, click.Command] = {}
+    for name, frontend in registry.frontends().items():
+        if f"frontend.{name}" in registry.third_party:
+            commands |= {str(command.name): command for command in frontend().commands()}
+    return commands
+
+
+def _normalize(name: str) -> str:
+    """Long options take - and _ alike."""
+    return name.replace("_", "-") if name.startswith("--") else name
+
+
+@click.group(
+    cls=LazyGroup,
+    help=HELP,
+    invoke_without_command=True,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": _normalize,
+        "max_content_width": 100,
+    },
+)
+@click.option("--config", "config_file", type=click.Path(), help="Settings file (default: llamakit.toml here).")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour (default: auto).")
+@click.option("--no-color", is_flag=True, help="The same as --color never.")
+@click.version_option(__version__, message="llamakit %(version)s")
+@click.pass_context
+def llamakit(ctx: click.Context, config_file: str | None, color: str, no_color: bool) -> None:
+    """Entry point; the text above is shown."""
+    ctx.obj = {"config_file": config_file, "color": "never" if no_color else color}
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run, and turn whatever happens into a message and an exit code."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    from llamakit.errors import LlamaKitError
+
+    try:
+        code = llamakit.main(args, prog_name="llamakit", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as exit_:
+        return int(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return int(error.exit_code)
+    except LlamaKitError as error:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True, color=None)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE
+    except Exception:
+        return _internal_error()
+
+
+def _silence_stdout() -> None:
+    """The reader has gone: nothing more can be written, not even when Python flushes at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _internal_error() -> int:
+    """A defect of ours: the traceback goes to a file, its name to the user."""
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="llamakit-error-", suffix=".txt", delete=False) as file:
+        file.write(f"llamakit {__version__}, Python {sys.version}\n{traceback.format_exc()}")
+    last = traceback.format_exc(limit=0).strip().splitlines()[-1]
+    click.echo(f"internal error: {last}\n  report  {file.name} says more; it is worth reporting", err=True)
+    return INTERNAL_ERROR

@@ -1,0 +1,156 @@
+"""Settings, composed from: defaults, `llamakit.toml`, the environment, the command line; the later wins.
+
+Keys are those of `CoreOptions`, `sampling.<option>` for every sampler option, and `<kind>.<name>.<option>` for the
+options of backends and frontends (`backend.cpu.threads`). In the environment `LLAMAKIT_THREADS` sets `threads` and
+`LLAMAKIT_SAMPLING__TOP_K` sets `sampling.top_k`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from llamakit.errors import UsageError
+from llamakit.options import OptionField, Options, build_options, fields_of, near
+
+if TYPE_CHECKING:
+    from llamakit.registry import Registry
+
+FILE_NAME = "llamakit.toml"
+PREFIX = "LLAMAKIT_"
+# Variables of the environment that are no settings.
+NOT_SETTINGS = {"LLAMAKIT_TEST_DATA"}
+
+
+class CoreOptions(Options):
+    """Settings that belong to no plugin."""
+
+    model: Annotated[str, Meta(description="The model: a GGUF file.")] = ""
+    backend: Annotated[str, Meta(description="Backends in order of preference, such as cuda,cpu; or auto.")] = "auto"
+    threads: Annotated[int, Meta(ge=0, le=1024, description="Threads; 0 = as many as there are cores.")] = 0
+    ctx_size: Annotated[
+        int, Meta(ge=0, le=1 << 24, description="Context in tokens; 0 = the model's, as memory allows.")
+    ] = 0
+    batch_size: Annotated[int, Meta(ge=1, le=1 << 16, description="Tokens of a prompt evaluated at once.")] = 512
+    kv_type: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0"], Meta(description="Type of keys and values in the cache.")
+    ] = "f16"
+    seed: Annotated[
+        int, Meta(ge=-1, le=(1 << 63) - 1, description="Seed of random numbers; -1 = a new one each time.")
+    ] = -1
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """A value and where it came from."""
+
+    value: Any
+    origin: str
+
+
+class Config:
+    """The composed settings."""
+
+    def __init__(self, schema: Mapping[str, OptionField]) -> None:
+        self.schema = dict(schema)
+        self.settings = {key: Setting(field.default, "default") for key, field in schema.items()}
+
+    def __getitem__(self, key: str) -> Any:
+        return self.settings[key].value
+
+    def origin(self, key: str) -> str:
+        """Where a value came from."""
+        return self.settings[key].origin
+
+    def changed(self, prefix: str) -> dict[str, Any]:
+        """The values under `prefix.` that are not defaults, by the rest of their keys."""
+        start = f"{prefix}."
+        return {
+            key.removeprefix(start): setting.value
+            for key, setting in self.settings.items()
+            if key.startswith(start) and setting.origin != "default"
+        }
+
+    def set(self, key: str, value: Any, origin: str) -> None:
+        """Override one value; an unknown key or a wrong value is a `UsageError` that names `origin`."""
+        if key not in self.schema:
+            raise UsageError(f"{origin}: unknown setting {key!r}{near(key, self.schema)}")
+        self.settings[key] = Setting(value, origin)
+
+
+def make_schema(registry: Registry | None) -> dict[str, OptionField]:
+    """All keys there are: of the core, and of every plugin that loads."""
+    schema = {field.name: field for field in fields_of(CoreOptions)}
+    if registry is None:
+        return schema
+    for name, sampler in registry.samplers().items():
+        own = f"sampler.{name}" not in registry.third_party
+        for field in fields_of(sampler.Options):
+            schema[f"sampling.{field.name}" if own else f"sampling.{name}.{field.name}"] = field
+    for kind in ("backend", "frontend"):
+        for name in registry.entry_names(kind):
+            for field in _component_fields(registry, kind, name):
+                schema[f"{kind}.{name}.{field.name}"] = field
+    return schema
+
+
+def _component_fields(registry: Registry, kind: str, name: str) -> tuple[OptionField, ...]:
+    from llamakit.errors import PluginError
+
+    try:
+        cls: Any = registry.backend(name) if kind == "backend" else registry.frontends()[name]
+    except (PluginError, KeyError):
+        return ()  # a plugin that does not load has no settings
+    return fields_of(cls.Options)
+
+
+def load_config(
+    registry: Registry | None, *, file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Config:
+    """Compose the settings from defaults, the file (given, or `llamakit.toml` here), and the environment."""
+    config = Config(make_schema(registry))
+    path = file or Path(FILE_NAME)
+    if file is not None or path.exists():
+        for key, value in _flatten(_read(path)).items():
+            config.set(key, value, str(path))
+    for name, text in sorted((environ or {}).items()):
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS:
+            key = name.removeprefix(PREFIX).lower().replace("__", ".")
+            if key not in config.schema:
+                raise UsageError(f"environment: unknown setting {name}{near(key, config.schema)}")
+            config.set(key, config.schema[key].parse(text), f"environment {name}")
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    """Bounds of the core's own values; plugins check theirs when they are made."""
+    for field in fields_of(CoreOptions):
+        setting = config.settings[field.name]
+        build_options(CoreOptions, {field.name: setting.value}, where=setting.origin)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise UsageError(f"no settings file {path}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

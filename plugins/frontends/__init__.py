@@ -1,0 +1,1 @@
+"""Frontends: plugins that contribute commands."""

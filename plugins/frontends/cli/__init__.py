@@ -1,0 +1,53 @@
+"""The `cli` frontend: the commands of `llamakit`, one file each."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from llamakit.frontend import Frontend
+from llamakit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import click
+
+COMMANDS = {
+    "chat": "chat",
+    "generate": "generate",
+    "embed": "embed",
+    "tokenize": "tokenize",
+    "detokenize": "tokenize",
+    "quantize": "quantize",
+    "inspect": "inspect",
+    "bench": "bench",
+    "perplexity": "perplexity",
+    "plugins": "plugins",
+    "config": "config",
+    "doctor": "doctor",
+    "completion": "completion",
+}
+
+
+class CLI(Frontend):
+    """Imports the file of a command when the command is asked for."""
+
+    name = "cli"
+    summary = "the commands of llamakit"
+
+    def commands(self) -> Iterable[click.Command]:
+        """All of them, imported."""
+        return [self.command(name) for name in COMMANDS]
+
+    def command(self, name: str) -> click.Command:
+        """One of them."""
+        module = importlib.import_module(f"llamakit.plugins.frontends.cli.{COMMANDS[name]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+
+@hookimpl
+def llamakit_frontends() -> list[type[Frontend]]:
+    """Give the registry this plugin's frontend."""
+    return [CLI]

@@ -1,0 +1,95 @@
+"""What goes to standard error: notes, progress, timings; and making model output safe for a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DELAY = 0.5  # seconds before progress is shown: short work needs none
+
+
+class Progress:
+    """Counts done out of all; shows a bar on a terminal, and one plain line at the end elsewhere."""
+
+    def __init__(self, label: str, bar: Any, task: Any) -> None:
+        self.label, self._bar, self._task = label, bar, task
+        self._start = time.perf_counter()
+        self.total = 0
+
+    def update(self, done: int, total: int) -> None:
+        """So much is done."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, visible=self.seconds > DELAY)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._start
+
+
+class Console:
+    """Standard error. `quiet` shows errors only; `verbose` adds details."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person watches standard error."""
+        return sys.stderr.isatty()
+
+    def note(self, text: str) -> None:
+        """A line for people."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def detail(self, text: str) -> None:
+        """A line for people who asked for more."""
+        if self.verbose:
+            click.echo(text, err=True)
+
+    @contextmanager
+    def progress(self, label: str, plain: str = "") -> Iterator[Progress]:
+        """Show how far something is; `plain` is the line left at the end where there is no terminal."""
+        if self.quiet or not self.is_terminal:
+            progress = Progress(label, None, None)
+            yield progress
+            if plain and not self.quiet:
+                self.note(plain.format(seconds=progress.seconds))
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (TextColumn("{task.description:9}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with RichProgress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+            yield Progress(label, bar, bar.add_task(label, total=None, visible=False))
+
+
+def safe(text: str) -> str:
+    """Text without control characters but newline and tab: a model must not send escape codes to a terminal."""
+    return "".join(c if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f") else "\ufffd" for c in text)
+
+
+def write(text: str, raw: bool = False) -> None:
+    """Generated text to standard output, flushed; byte-exact unless that is a terminal."""
+    if sys.stdout.isatty() and not raw:
+        text = safe(text)
+    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+    sys.stdout.flush()
+
+
+def gib(n_bytes: float) -> str:
+    """Bytes for people."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.2f} {unit}"
+    return f"{n_bytes:.0f} B"

@@ -1,0 +1,54 @@
+"""`llamakit embed`: texts to vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from llamakit.plugins.frontends.cli.params import Context, common_options, json_option, read_text
+
+
+@click.command()
+@common_options
+@json_option
+@click.option("-f", "--file", metavar="FILE", help="Read texts from a file, one a line; - is standard input.")
+@click.option(
+    "--pooling", type=click.Choice(["mean", "last", "cls"]), default="mean", help="How tokens become one vector. [mean]"
+)
+@click.option("--normalize/--no-normalize", default=True, help="Give vectors length 1. [on]")
+@click.argument("texts", nargs=-1)
+@click.pass_context
+def embed(
+    ctx: click.Context,
+    as_json: bool,
+    file: str | None,
+    pooling: str,
+    normalize: bool,
+    texts: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Turn TEXTS into vectors, one line each.
+
+    \b
+    llamakit embed -m model.gguf "a cat" "a dog"
+    """
+    import msgspec
+
+    from llamakit.errors import UsageError
+
+    lines = [*texts, *(read_text(file).splitlines() if file else ())]
+    if not lines:
+        raise UsageError("nothing to embed: give texts, or -f FILE")
+    context = Context(ctx, options["quiet"], options["verbose"])
+    context.apply({key: options[key] for key in ("model", "backend", "threads", "ctx_size", "batch_size", "kv_type")})
+    with context.session() as session:
+        vectors = [session.embed(line, pooling=pooling, normalize=normalize) for line in lines]
+    if as_json:
+        click.echo(
+            msgspec.json.encode(
+                [{"text": t, "embedding": v.tolist()} for t, v in zip(lines, vectors, strict=True)]
+            ).decode()
+        )
+        return
+    for vector in vectors:
+        click.echo(" ".join(f"{x:.6g}" for x in vector))

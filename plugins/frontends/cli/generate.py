@@ -1,0 +1,164 @@
+"""`llamakit generate`: text from a prompt, streamed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from llamakit.plugins.frontends.cli.console import Console, write
+from llamakit.plugins.frontends.cli.params import Context, SamplingCommand, common_options, read_text, sampler_names
+
+if TYPE_CHECKING:
+    from llamakit import Session
+    from llamakit.engine.request import Result
+
+
+@click.command(cls=SamplingCommand)
+@common_options
+@click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
+@click.option("-f", "--file", metavar="FILE", help="Read the prompt from a file; - is standard input.")
+@click.option(
+    "-n",
+    "--n-predict",
+    type=int,
+    default=-1,
+    metavar="N",
+    help="Tokens to write; -1 until the end, -2 until the context is full. [-1]",
+)
+@click.option("-s", "--seed", type=int, metavar="N", help="Seed of random numbers; -1 = a new one. [-1]")
+@click.option(
+    "-r", "--reverse-prompt", "--stop", "stop", multiple=True, metavar="TEXT", help="Stop before this text. Repeatable."
+)
+@click.option("--samplers", metavar="A;B;C", help="Samplers in order, such as top_k;top_p;temperature.")
+@click.option(
+    "--keep", type=int, default=0, metavar="N", help="Tokens of the prompt that a context shift keeps; -1 all. [0]"
+)
+@click.option("--context-shift", is_flag=True, help="When the context is full, drop its older half and go on.")
+@click.option("--echo", is_flag=True, help="Write the prompt to stdout too.")
+@click.option("--raw", is_flag=True, help="On a terminal, do not replace control characters.")
+@click.option("--prompt-cache", type=click.Path(), metavar="FILE", help="Save and reuse the evaluated prompt.")
+@click.option("--logdir", type=click.Path(), metavar="DIR", help="Write a YAML record of the run.")
+@click.option("--timings/--no-timings", default=None, help="The timing line on stderr. [on]")
+@click.pass_context
+def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> None:
+    """Write text from a prompt; only the text goes to stdout.
+
+    \b
+    llamakit generate -m model.gguf -p "Once upon a time" -n 100
+    llamakit generate -m model.gguf -f prompt.txt --temp 0 --seed 1 > out.txt
+    """
+    context = Context(ctx, options["quiet"], options["verbose"])
+    context.apply(
+        {key: options[key] for key in ("model", "backend", "threads", "ctx_size", "batch_size", "kv_type", "seed")}
+    )
+    samplers = sampler_names(options["samplers"], list(context.registry.samplers()))
+    prompt = _prompt(options)
+    session = context.session()
+    values = context.sampling(sampling)
+    request: dict[str, Any] = {
+        "max_tokens": options["n_predict"], "seed": context.config["seed"], "stop": options["stop"],
+        "samplers": samplers, "keep": options["keep"], "shift": options["context_shift"], **values,
+    }  # fmt: skip
+    if options["echo"]:
+        write(prompt, options["raw"])
+    with session:
+        result, seed, interrupted = _run(session, prompt, request, options, context.console)
+        _finish(session, prompt, request, result, seed, options, context.console)
+    if interrupted:
+        ctx.exit(130)
+
+
+def _prompt(options: dict[str, Any]) -> str:
+    import sys
+
+    if options["file"] is not None:
+        return read_text(options["file"])
+    if options["prompt"] is not None:
+        text: str = options["prompt"]
+        return text
+    return "" if sys.stdin.isatty() else read_text("-")
+
+
+def _run(
+    session: Session, prompt: str, params: dict[str, Any], options: dict[str, Any], console: Console
+) -> tuple[Result, int, bool]:
+    """Stream to stdout; Ctrl-C stops after the current token and keeps what there is."""
+    from llamakit.engine.engine import raise_error
+
+    request = session.request(prompt, **params)
+    past = _load_past(session, options["prompt_cache"], console)
+    engine = session.engine
+    sequence = engine.submit(request, past)
+    interrupted = False
+    try:
+        while sequence.result is None:
+            engine.step()
+            for piece in sequence.take():
+                write(piece.text, options["raw"])
+    except KeyboardInterrupt:
+        interrupted = True
+        engine.cancel(sequence)
+    result = sequence.result
+    assert result is not None
+    write(result.tail, options["raw"])
+    left = engine.retire(sequence)
+    if options["prompt_cache"] and result.error is None:
+        _save_past(session, options["prompt_cache"], left)
+    left.release()
+    raise_error(sequence)
+    return result, request.seed, interrupted
+
+
+def _load_past(session: Session, file: str | None, console: Console) -> Any:
+    from pathlib import Path
+
+    from llamakit.engine import session_file
+
+    if not file or not Path(file).exists():
+        return None
+    past = session_file.load(Path(file), session.engine, session_file.model_key(session.file, session.engine.kv.spec))
+    console.detail(f"prompt cache {file}: {len(past.tokens)} tokens")
+    return past
+
+
+def _save_past(session: Session, file: str, past: Any) -> None:
+    from pathlib import Path
+
+    from llamakit.engine import session_file
+
+    session_file.save(Path(file), past, session_file.model_key(session.file, session.engine.kv.spec))
+
+
+def _finish(
+    session: Session,
+    prompt: str,
+    request: dict[str, Any],
+    result: Result,
+    seed: int,
+    options: dict[str, Any],
+    console: Console,
+) -> None:
+    import sys
+
+    if sys.stdout.isatty():
+        write("\n")
+    if options["timings"] is not False:
+        console.note(timing_line(result, seed))
+    if options["logdir"]:
+        from llamakit.plugins.frontends.cli.run_record import write_record
+
+        console.note(f"wrote {write_record(options['logdir'], session, prompt, request, result, seed)}")
+
+
+def timing_line(result: Result, seed: int) -> str:
+    """One line of counts and rates."""
+    t = result.timings
+    evaluated = t.n_prompt - t.n_cached
+    rate = f"{(t.n_generated - 1) / t.generate_seconds:.3g} tok/s" if t.n_generated > 1 and t.generate_seconds else "-"
+    speed = f", {evaluated / t.prompt_seconds:.3g} tok/s" if t.prompt_seconds else ""
+    cached = f" ({t.n_cached} cached)" if t.n_cached else ""
+    stopped = f"{result.reason}" + (f" {result.stopped_by!r}" if result.stopped_by else "")
+    return (
+        f"{t.n_generated} tokens, {rate}, first after {t.first_seconds:.2f} s;"
+        f" prompt {t.n_prompt}{cached}{speed}; seed {seed}; stopped: {stopped}"
+    )

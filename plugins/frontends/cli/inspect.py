@@ -1,0 +1,86 @@
+"""`llamakit inspect`: what a GGUF file holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from llamakit.plugins.frontends.cli.console import gib
+from llamakit.plugins.frontends.cli.params import json_option
+
+if TYPE_CHECKING:
+    from llamakit.gguf import GGUFFile
+
+SHOWN = 5  # elements of a long array
+
+
+@click.command()
+@json_option
+@click.option("-m", "--model", metavar="FILE", help="The file, if not given as an argument.")
+@click.option("--metadata/--no-metadata", default=True, help="Show metadata. [on]")
+@click.option("--tensors/--no-tensors", default=True, help="Show tensors. [on]")
+@click.argument("file", required=False)
+def inspect(as_json: bool, model: str | None, metadata: bool, tensors: bool, file: str | None) -> None:
+    """Show the metadata and tensors of a GGUF FILE.
+
+    \b
+    llamakit inspect model.gguf
+    llamakit inspect model.gguf --json --no-tensors
+    """
+    import msgspec
+
+    from llamakit.errors import UsageError
+    from llamakit.gguf import open_gguf
+
+    path = file or model
+    if not path:
+        raise UsageError("no file: llamakit inspect FILE")
+    with open_gguf(path) as gguf:
+        if as_json:
+            click.echo(msgspec.json.encode(_record(gguf, metadata, tensors)).decode())
+            return
+        click.echo(f"GGUF v{gguf.version}, {gib(gguf.n_bytes)}, {len(gguf.metadata)} keys, {len(gguf.tensors)} tensors")
+        if metadata:
+            _print_table([(key, _short(gguf.metadata[key])) for key in gguf.metadata])
+        if tensors and gguf.tensors:
+            rows = [(t.name, t.type.name, " x ".join(map(str, t.shape)), gib(t.n_bytes)) for t in gguf.tensors.values()]
+            _print_table([("tensor", "type", "shape", "size"), *rows])
+
+
+def _record(gguf: GGUFFile, metadata: bool, tensors: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {"version": gguf.version, "bytes": gguf.n_bytes, "files": [str(p) for p in gguf.paths]}
+    if metadata:
+        record["metadata"] = {key: _plain(gguf.metadata[key]) for key in gguf.metadata}
+    if tensors:
+        record["tensors"] = [
+            {"name": t.name, "type": t.type.name, "shape": list(t.shape), "offset": t.offset, "bytes": t.n_bytes}
+            for t in gguf.tensors.values()
+        ]
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, (str, int, float, bool)):
+        return value
+    return value.tolist() if hasattr(value, "tolist") else list(value)
+
+
+def _short(value: Any) -> str:
+    """A value on one line."""
+    if isinstance(value, str):
+        return value if len(value) <= 80 else f"{value[:77]!r}..."
+    if isinstance(value, (int, float, bool)):
+        return str(value)
+    first = ", ".join(
+        repr(_plain(value[i]) if not isinstance(value[i], str) else value[i]) for i in range(min(SHOWN, len(value)))
+    )
+    return f"[{first}{', ...' if len(value) > SHOWN else ''}] ({len(value)})"
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    click.echo()
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[-1]]).rstrip())

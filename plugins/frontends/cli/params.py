@@ -1,0 +1,225 @@
+"""Options that several commands share, and the session that they describe.
+
+The options of samplers are made from their `Options` classes, so that an installed sampler brings its own flags.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from llamakit.plugins.frontends.cli.console import Console, gib
+
+from llamakit.config import Config, load_config
+from llamakit.errors import UsageError
+from llamakit.options import OptionField, fields_of, near
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamakit import Session
+
+Command = Any
+ALIASES = {"temperature": "--temp", "tfs_z": "--tfs", "typical_p": "--typical"}
+
+
+class Context:
+    """What a command works with: the registry, the composed settings, the console."""
+
+    def __init__(self, ctx: click.Context, quiet: bool = False, verbose: bool = False) -> None:
+        from llamakit.registry import Registry
+
+        self.console = Console(quiet, verbose)
+        self.registry = Registry.discover()
+        root = ctx.find_root().obj or {}
+        file = root.get("config_file")
+        self.config: Config = load_config(self.registry, file=Path(file) if file else None, environ=os.environ)
+
+    def apply(self, values: dict[str, Any]) -> None:
+        """Put what the command line gave over the settings."""
+        for key, value in values.items():
+            if value is not None and key in self.config.schema:
+                self.config.set(key, value, "command line")
+
+    def sampling(self, values: dict[str, Any]) -> dict[str, object]:
+        """Sampler options that are not defaults, the command line over the settings."""
+        merged = self.config.changed("sampling")
+        merged |= {key: value for key, value in values.items() if value is not None}
+        return merged
+
+    def session(self, *, n_seq: int = 1, show: bool = True) -> Session:
+        """The session that the settings describe, with its weights loaded under a progress line."""
+        from llamakit import Session
+
+        config = self.config
+        if not config["model"]:
+            raise UsageError("no model: name a GGUF file with -m FILE")
+        threads = config["threads"] or None
+        backend = {k.split(".", 1)[1]: v for k, v in config.changed("backend").items() if "." in k}
+        names = ("backend", "ctx_size", "batch_size", "kv_type")
+        path = Path(config["model"])
+        label = f"loaded {path.name} in " + "{seconds:.1f} s"
+        with self.console.progress("loading", label if show else "") as progress:
+            session = Session(
+                path, registry=self.registry, threads=threads, n_seq=n_seq, progress=progress.update,
+                backend_options=backend, **{name: config[name] for name in names},
+            )  # fmt: skip
+            session.n_ctx  # noqa: B018 - loads the weights
+        if show:
+            self._describe(session)
+        return session
+
+    def _describe(self, session: Session) -> None:
+        h, (backend, reason) = session.model.hparams, session.backend
+        kernels = ", ".join(f"{k} {v}" for k, v in session.device.kernels().items())
+        name = session.file.metadata.get("general.name", session.path.stem)
+        size = sum(weight.n_bytes for weight in session.weights.values())
+        millions = f"{session.model.n_parameter / 1e6:,.3g} M"
+        self.console.detail(f"model     {name}, {h.architecture}, {millions}, context {session.n_ctx}")
+        self.console.detail(f"backend   {backend.name} ({reason}){', ' + kernels if kernels else ''}")
+        self.console.detail(f"memory    {gib(size)} weights")
+
+
+def model_option(command: Command) -> Command:
+    """-m FILE."""
+    return click.option("-m", "--model", metavar="FILE", help="The model: a GGUF file.")(command)
+
+
+def json_option(command: Command) -> Command:
+    """--json."""
+    return click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")(command)
+
+
+def output_options(command: Command) -> Command:
+    """-q and -v."""
+    command = click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")(command)
+    return click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr.")(command)
+
+
+def run_options(command: Command) -> Command:
+    """Where and how a model runs."""
+    for decorate in (
+        click.option("--kv-type", metavar="TYPE", help="Type of keys and values: f32, f16, bf16, q8_0. [f16]"),
+        click.option("-b", "--batch-size", type=int, metavar="N", help="Tokens of a prompt evaluated at once. [512]"),
+        click.option(
+            "-c", "--ctx-size", type=int, metavar="N", help="Context in tokens. [as the model and memory allow]"
+        ),
+        click.option("-t", "--threads", type=int, metavar="N", help="Threads. [as many as cores]"),
+        click.option("--backend", metavar="NAMES", help="Backends in order of preference, or auto. [auto]"),
+    ):
+        command = decorate(command)
+    return command
+
+
+class SamplingCommand(click.Command):
+    """A command with an option for every option of every sampler that is installed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own parameters and the samplers'."""
+        return [*super().get_params(ctx)[:-1], *self.sampling_params(), super().get_params(ctx)[-1]]
+
+    def sampling_params(self) -> list[click.Option]:
+        """Made once."""
+        if not hasattr(self, "_sampling"):
+            from llamakit.registry import Registry
+
+            registry = Registry.discover()
+            self._sampling = [
+                _option(field, None if f"sampler.{name}" not in registry.third_party else name)
+                for name, sampler in registry.samplers().items()
+                for field in fields_of(sampler.Options)
+            ]
+        return self._sampling
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command's own options, then the samplers', then those of other packages."""
+        sampling = self.sampling_params()
+        own = [p for p in super().get_params(ctx) if p not in sampling]
+        for title, params in (
+            ("Options", own),
+            ("Sampling", [p for p in sampling if "." not in (p.name or "")]),
+            ("Sampling, from other packages", [p for p in sampling if "." in (p.name or "")]),
+        ):
+            records = [record for p in params if (record := p.get_help_record(ctx)) is not None]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Gather the samplers' values into one dict."""
+        rest = super().parse_args(ctx, args)
+        names = {p.name for p in self.sampling_params()}
+        ctx.params["sampling"] = {key: ctx.params.pop(key) for key in list(ctx.params) if key in names}
+        return rest
+
+
+class FieldType(click.ParamType):
+    """A click type that parses as the option declares."""
+
+    def __init__(self, field: OptionField) -> None:
+        self.field, self.name = field, field.kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse text."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.field.parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _option(field: OptionField, owner: str | None) -> click.Option:
+    flag = "--" + (f"{owner}." if owner else "") + field.name.replace("_", "-")
+    name = f"{owner}.{field.name}" if owner else field.name
+    shown = f"{field.interval}, {field.default}" if field.interval else f"{field.default}"
+    text = f"{field.description} [{shown}]"
+    names = [flag] + ([ALIASES[field.name]] if field.name in ALIASES and not owner else [])
+    if field.kind == "bool":
+        off = f"--no-{flag[2:]}"
+        option = click.Option([f"{flag}/{off}"], default=None, help=text)
+    else:
+        option = click.Option(names, type=FieldType(field), default=None, metavar=field.kind.upper(), help=text)
+    option.name = name
+    return option
+
+
+def sampler_names(text: str | None, known: list[str]) -> tuple[str, ...] | None:
+    """The order that --samplers gives, checked."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(";") if name.strip()]
+    for i, name in enumerate(names):
+        if name not in known:
+            raise UsageError(
+                f"no sampler named {name} (number {i + 1} of --samplers){near(name, known)}"
+                "\n  try     llamakit plugins --kind sampler"
+            )
+    return tuple(names)
+
+
+def read_text(file: str) -> str:
+    """A file's text; - is standard input."""
+    import sys
+
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    return data.decode("utf-8", "replace")
+
+
+def compose(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several decorators as one, the first one's options first in the help."""
+
+    def decorate(command: Command) -> Command:
+        for each in reversed(decorators):
+            command = each(command)
+        return command
+
+    return decorate
+
+
+common_options = compose(model_option, run_options, output_options)

@@ -1,0 +1,54 @@
+"""`llamakit perplexity`: how well a model predicts a text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from llamakit.plugins.frontends.cli.params import Context, common_options, json_option, read_text
+
+
+@click.command()
+@common_options
+@json_option
+@click.option("-f", "--file", metavar="FILE", required=True, help="The text; - is standard input.")
+@click.pass_context
+def perplexity(ctx: click.Context, as_json: bool, file: str, **options: Any) -> None:
+    """Measure how well a model predicts a text: lower is better.
+
+    \b
+    llamakit perplexity -m model.gguf -f book.txt -c 512
+    """
+    import msgspec
+
+    from llamakit.engine.perplexity import measure
+
+    context = Context(ctx, options["quiet"], options["verbose"])
+    context.apply({key: options[key] for key in ("model", "backend", "threads", "ctx_size", "batch_size", "kv_type")})
+    text = read_text(file)
+    result = None
+    interrupted = False
+    with context.session() as session:
+        tokens = session.tokenize(text, add_bos=True)
+        bos = session.tokenizer.bos_id if session.tokenizer.add_bos else None
+        with context.console.progress("perplexity") as progress:
+            try:
+                for result in measure(session.evaluator("logits"), tokens, bos):
+                    progress.update(result.window, result.n_window)
+            except KeyboardInterrupt:
+                interrupted = True
+    if result is None:
+        ctx.exit(130)
+    if as_json:
+        record = {
+            "perplexity": result.perplexity,
+            "error": result.error,
+            "tokens": result.tokens,
+            "partial": interrupted,
+        }
+        click.echo(msgspec.json.encode(record).decode())
+    else:
+        partial = ", partial" if interrupted else ""
+        click.echo(f"perplexity {result.perplexity:.4f} ± {result.error:.4f} over {result.tokens} tokens{partial}")
+    if interrupted:
+        ctx.exit(130)

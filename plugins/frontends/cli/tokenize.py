@@ -1,0 +1,64 @@
+"""`llamakit tokenize` and `llamakit detokenize`: text to token ids and back."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+from llamakit.plugins.frontends.cli.params import json_option, model_option
+
+from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamakit.tokenizer import Tokenizer
+
+
+def _tokenizer(model: str | None) -> Tokenizer:
+    from llamakit.gguf import open_gguf
+    from llamakit.tokenizer import load_tokenizer
+
+    if not model:
+        raise UsageError("no model: name a GGUF file with -m FILE")
+    return load_tokenizer(open_gguf(model).metadata)
+
+
+@click.command()
+@model_option
+@click.option("--add-bos", is_flag=True, help="Add BOS (and EOS) where the model asks for it.")
+@click.option("--parse-special", is_flag=True, help="Read the text of control tokens, such as </s>, as those tokens.")
+@json_option
+@click.argument("text")
+def tokenize(model: str | None, add_bos: bool, parse_special: bool, as_json: bool, text: str) -> None:
+    """Show TEXT as tokens; - takes standard input byte for byte.
+
+    \b
+    llamakit tokenize -m model.gguf "Once upon a time"
+    llamakit tokenize -m model.gguf --json - < book.txt
+    """
+    import msgspec
+
+    tokenizer = _tokenizer(model)
+    data = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
+    tokens = tokenizer.encode(data, add_special=add_bos, parse_special=parse_special)
+    if as_json:
+        click.echo(msgspec.json.encode({"tokens": tokens}).decode())
+        return
+    for token in tokens:
+        click.echo(f"{token:>8}  {tokenizer.piece(token).decode('utf-8', 'replace')!r}")
+
+
+@click.command()
+@model_option
+@json_option
+@click.argument("ids", nargs=-1, type=int, required=True)
+def detokenize(model: str | None, as_json: bool, ids: tuple[int, ...]) -> None:
+    """Show token IDS as text.
+
+    \b
+    llamakit detokenize -m model.gguf 403 407 261 378
+    """
+    import msgspec
+
+    content = _tokenizer(model).decode(list(ids), special=True)
+    click.echo(msgspec.json.encode({"content": content}).decode() if as_json else content)
