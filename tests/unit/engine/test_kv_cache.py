@@ -51,7 +51,9 @@ class Model:
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["extend", "truncate", "fork", "discard", "release"]), st.integers(0, 99), st.integers(0, 99)),
+    st.tuples(
+        st.sampled_from(["extend", "truncate", "fork", "discard", "release"]), st.integers(0, 99), st.integers(0, 99)
+    ),
     max_size=40,
 )
 

@@ -1,0 +1,19 @@
+"""Format the C++ sources, or with --check say which are not formatted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> int:
+    files = sorted(str(p) for p in (ROOT / "cpp").rglob("*") if p.suffix in (".cpp", ".h"))
+    mode = ["--dry-run", "--Werror"] if "--check" in sys.argv else ["-i"]
+    return subprocess.run(["clang-format", *mode, *files], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
