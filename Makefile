@@ -27,7 +27,7 @@ $(STAMP): $(VENV)/.tools $(NATIVE)
 install: $(STAMP)  ## Build and install into .venv
 
 test: install  ## Build and run the tests
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto -m "not soak" $(ARGS)
 
 check: install  ## Lint, types, C++ format, docs current
 	$(BIN)/ruff check .
@@ -44,6 +44,18 @@ fix: install  ## Format everything, repair what can be repaired
 
 docs: install  ## Regenerate the generated pages of docs/
 	$(BIN)/python tools/make_docs.py
+
+fuzz: install  ## Parse 200,000 mutated GGUF files under sanitizers
+	$(BIN)/python tests/fuzz/run.py --count $(or $(COUNT),200000)
+
+soak: install  ## The tests that take minutes
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+bench: install  ## All benchmarks, side by side with what is installed
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script; done
+
+wheel: $(VENV)/.tools  ## Build an installable wheel into dist/
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
 
 # One native module, rebuilt alone into the editable install: `make native M=_text`
 native: $(VENV)/.tools
