@@ -1,0 +1,43 @@
+"""Stop strings in a stream of text: found wherever it is cut, and never shown in part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class StopMatcher:
+    """Holds back text that may become a stop string; the earliest hit ends the text, the hit itself is not given."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._longest = max((len(stop) for stop in self._stops), default=1)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        """(what may be shown now, the stop string that ended the text or None)."""
+        if not self._stops:
+            return text, None
+        self._held += text
+        hits = [(at, -len(stop), stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if hits:
+            at, _, stop = min(hits)
+            shown, self._held = self._held[:at], ""
+            return shown, stop
+        keep = self._tail()
+        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return shown, None
+
+    def flush(self) -> str:
+        """What is held back; there will be no more text."""
+        shown, self._held = self._held, ""
+        return shown
+
+    def _tail(self) -> int:
+        """Length of the longest end of the held text that starts a stop string."""
+        for n in range(min(self._longest - 1, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-n:]) for stop in self._stops):
+                return n
+        return 0
