@@ -18,9 +18,9 @@ inline uint32_t to_bits(float value) {
     return bits;
 }
 
-inline float half_to_float(uint16_t half) {
-    const uint32_t sign = uint32_t(half & 0x8000) << 16;
-    const uint32_t exponent = (half >> 10) & 31, mantissa = half & 1023;
+inline float half_to_float(uint16_t bits) {
+    const uint32_t sign = uint32_t(bits & 0x8000) << 16;
+    const uint32_t exponent = (bits >> 10) & 31, mantissa = bits & 1023;
     if (exponent == 31) return from_bits(sign | 0x7F800000 | (mantissa << 13));  // infinity, NaN
     if (exponent != 0) return from_bits(sign | ((exponent + 112) << 23) | (mantissa << 13));
     const float tiny = float(mantissa) * 0x1p-24f;  // zero and subnormal, exact

@@ -1,0 +1,164 @@
+// llamakit.plugins.backends.cpu._cpu: weights, KV cache, adapters and programs of the CPU backend.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "cpu/dispatch.h"
+#include "cpu/program.h"
+
+PYBIND11_MAKE_OPAQUE(std::vector<float>)
+
+namespace py = pybind11;
+using namespace lk::cpu;
+
+namespace {
+
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using State = std::vector<float>;
+
+KVType kv_type(const std::string& name) {
+    if (name == "f32") return KVType::f32;
+    if (name == "f16") return KVType::f16;
+    if (name == "bf16") return KVType::bf16;
+    if (name == "q8_0") return KVType::q8_0;
+    throw std::invalid_argument("KV type " + name + " is not known; there are: f32 f16 bf16 q8_0");
+}
+
+void append(Weight& weight, const Bytes& bytes) {
+    const uint8_t* data = bytes.data();
+    const size_t n = size_t(bytes.nbytes());
+    py::gil_scoped_release release;
+    weight.append(data, n);
+}
+
+void check_cells(const KVCache& kv, const std::vector<int64_t>& cells, int64_t end) {
+    for (int64_t cell : cells)
+        if (cell < 0 || cell >= end) throw std::invalid_argument("cell or block " + std::to_string(cell) + " is outside 0.." + std::to_string(end - 1));
+}
+
+void copy_blocks(KVCache& kv, const std::vector<int64_t>& source, const std::vector<int64_t>& destination) {
+    check_cells(kv, source, kv.n_block);
+    check_cells(kv, destination, kv.n_block);
+    if (source.size() != destination.size()) throw std::invalid_argument("as many destinations as sources are needed");
+    for (size_t i = 0; i < source.size(); ++i) kv.copy_block(source[i], destination[i]);
+}
+
+void shift(KVCache& kv, const std::string& isa, const std::vector<int64_t>& source, const std::vector<int64_t>& destination,
+           const std::optional<Rope>& rope, double delta) {
+    check_cells(kv, source, kv.n_cell());
+    check_cells(kv, destination, kv.n_cell());
+    if (source.size() != destination.size()) throw std::invalid_argument("as many destinations as sources are needed");
+    kv.shift(kernels(isa), source, destination, rope ? &*rope : nullptr, delta);
+}
+
+Bytes export_cells(const KVCache& kv, const std::vector<int64_t>& cells) {
+    check_cells(kv, cells, kv.n_cell());
+    Bytes out({kv.n_layer, int64_t(cells.size()), kv.canonical_bytes()});
+    uint8_t* at = out.mutable_data();
+    for (int64_t layer = 0; layer < kv.n_layer; ++layer)
+        for (int64_t cell : cells) kv.export_cell(layer, cell, at), at += kv.canonical_bytes();
+    return out;
+}
+
+void restore_cells(KVCache& kv, const std::vector<int64_t>& cells, const Bytes& data) {
+    check_cells(kv, cells, kv.n_cell());
+    const std::vector<int64_t> wanted{kv.n_layer, int64_t(cells.size()), kv.canonical_bytes()};
+    for (size_t i = 0; i < 3; ++i)
+        if (data.ndim() != 3 || data.shape(py::ssize_t(i)) != wanted[i]) throw std::invalid_argument("KV data has another shape than this cache");
+    const uint8_t* at = data.data();
+    for (int64_t layer = 0; layer < kv.n_layer; ++layer)
+        for (int64_t cell : cells) kv.restore_cell(layer, cell, at), at += kv.canonical_bytes();
+}
+
+void set_adapters(AdapterTable& table, int32_t slot, const std::map<std::string, std::tuple<std::optional<Floats>, Floats, float>>& adapters) {
+    std::map<std::string, Adapter> made;
+    for (const auto& [name, parts] : adapters) {
+        const auto& [a, b, scale] = parts;
+        Adapter adapter;
+        adapter.scale = scale;
+        adapter.b.assign(b.data(), b.data() + b.size());
+        if (a) adapter.rank = a->shape(0), adapter.a.assign(a->data(), a->data() + a->size());
+        made.emplace(name, std::move(adapter));
+    }
+    table.set(slot, std::move(made));
+}
+
+// Keeps the packed input block alive with the program that reads it.
+struct PyProgram {
+    py::array_t<int32_t> inputs;
+    Program program;
+};
+
+std::unique_ptr<PyProgram> make_program(std::shared_ptr<Pool> pool, const std::string& isa, std::vector<Step> steps, int64_t arena_floats,
+                                        py::array_t<int32_t> inputs, std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters,
+                                        int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq) {
+    const int32_t* data = inputs.data();
+    return std::unique_ptr<PyProgram>(new PyProgram{std::move(inputs), Program(std::move(pool), kernels(isa), std::move(steps), arena_floats, data,
+                                                                               std::move(kv), std::move(adapters), max_rows, max_seqs, blocks_per_seq)});
+}
+
+py::array output(const py::object& self, const Value& value, const std::vector<int64_t>& shape) {
+    const auto& program = py::cast<const PyProgram&>(self).program;
+    py::array_t<float> view(shape, program.data(value), self);
+    py::detail::array_proxy(view.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+    return view;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "The CPU backend.";
+    m.def("supported_isas", &supported_isas);
+    py::class_<Pool, std::shared_ptr<Pool>>(m, "Pool").def(py::init<int>(), py::arg("n_thread"));
+    py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight")
+        .def(py::init<int, int64_t, int64_t, bool>(), py::arg("type"), py::arg("n_out"), py::arg("n_in"), py::arg("is_vector"))
+        .def("append", &append)
+        .def("finish", &Weight::finish)
+        .def_property_readonly("n_bytes", &Weight::n_bytes)
+        .def_static("packed_bytes", &Weight::packed_bytes);
+    py::class_<Rope>(m, "Rope").def(py::init([](std::vector<double> inv_freq, bool adjacent, double magnitude) {
+        return Rope{std::move(inv_freq), adjacent, magnitude};
+    }));
+    py::class_<KVCache, std::shared_ptr<KVCache>>(m, "KVCache")
+        .def(py::init([](const std::string& type, int64_t n_layer, int64_t n_block, int64_t block_size, int64_t n_head_kv, int64_t dim_k, int64_t dim_v) {
+            return std::make_shared<KVCache>(kv_type(type), n_layer, n_block, block_size, n_head_kv, dim_k, dim_v);
+        }))
+        .def_static("bytes", [](const std::string& type, int64_t n_layer, int64_t n_cell, int64_t k_values, int64_t v_values) {
+            return KVCache::bytes(kv_type(type), n_layer, n_cell, k_values, v_values);
+        })
+        .def("copy", &copy_blocks)
+        .def("shift", &shift)
+        .def("export", &export_cells)
+        .def("restore", &restore_cells);
+    py::class_<AdapterTable, std::shared_ptr<AdapterTable>>(m, "AdapterTable").def(py::init<int32_t>()).def("set", &set_adapters);
+    py::class_<State, std::shared_ptr<State>>(m, "State", py::buffer_protocol())
+        .def(py::init<size_t>())
+        .def_buffer([](State& s) { return py::buffer_info(s.data(), py::ssize_t(s.size())); });
+    py::class_<Value>(m, "Value").def(py::init([](int64_t offset, int rows, int64_t n_fixed, int64_t width, int64_t n_head) {
+        return Value{offset, Rows(rows), n_fixed, width, n_head};
+    }));
+    py::class_<Step>(m, "Step")
+        .def(py::init<>())
+        .def_readwrite("kind", &Step::kind)
+        .def_readwrite("name", &Step::name)
+        .def_readwrite("out", &Step::out)
+        .def_readwrite("inputs", &Step::in)
+        .def_readwrite("ints", &Step::ints)
+        .def_readwrite("weight", &Step::weight)
+        .def_readwrite("bias", &Step::bias)
+        .def_readwrite("target", &Step::target)
+        .def_readwrite("numbers", &Step::numbers)
+        .def_readwrite("rope", &Step::rope)
+        .def_readwrite("state", &Step::state)
+        .def_readwrite("table", &Step::table);
+    py::class_<PyProgram>(m, "Program")
+        .def(py::init(&make_program))
+        .def("run", [](PyProgram& self, int64_t rows, int64_t out_rows, int64_t seqs, int64_t longest) {
+            py::gil_scoped_release release;
+            self.program.run({rows, out_rows, seqs, longest});
+        });
+    m.def("output", &output, "A read-only view of a value, kept alive by the program.");
+}

@@ -1,0 +1,53 @@
+// Weights as the kernels want them: panels of 16 output rows, in memory of our own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cpu/types.h"
+
+namespace lk::cpu {
+
+// Memory aligned to 64 bytes, in huge pages where the system gives them.
+class Arena {
+  public:
+    explicit Arena(size_t n_bytes);
+    ~Arena();
+    Arena(const Arena&) = delete;
+    Arena& operator=(const Arena&) = delete;
+    uint8_t* data() const { return data_; }
+    size_t size() const { return size_; }
+
+  private:
+    uint8_t* data_;
+    size_t size_;
+};
+
+// A matrix in panels, or a vector of float32 (`vector` not empty).
+class Weight {
+  public:
+    // `type` is the GGUF number; a matrix is (n_out, n_in), a vector has n_out 1. Rows are handed to `append` in order.
+    Weight(int type, int64_t n_out, int64_t n_in, bool is_vector);
+
+    static int64_t packed_bytes(int type, int64_t n_out, int64_t n_in, bool is_vector);
+    // The next bytes of the tensor; any number of them.
+    void append(const uint8_t* bytes, size_t n);
+    void finish() const;  // throws if bytes are missing
+
+    int64_t n_bytes() const { return arena_ ? int64_t(arena_->size()) : int64_t(vector.size() * 4); }
+    WeightView view{};
+    std::vector<float> vector;
+
+  private:
+    void pack_row(int64_t row, const uint8_t* bytes);
+
+    int type_;
+    bool is_vector_;
+    int64_t row_ = 0, row_bytes_;
+    std::vector<uint8_t> partial_;  // of a row that is not complete
+    std::unique_ptr<Arena> arena_;
+};
+
+}  // namespace lk::cpu

@@ -1,0 +1,94 @@
+// A compiled graph: a flat list of steps over an arena of float32, run in one call.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cpu/adapters.h"
+#include "cpu/kv_cache.h"
+#include "cpu/pack.h"
+#include "cpu/pool.h"
+#include "cpu/types.h"
+
+namespace lk::cpu {
+
+enum class Rows : int { fixed, rows, out_rows };
+
+// A value in the arena: how many rows it has at each run, and how many floats a row.
+struct Value {
+    int64_t offset = 0;  // in floats
+    Rows rows = Rows::fixed;
+    int64_t n_fixed = 0;
+    int64_t width = 0;
+    int64_t n_head = 1;  // of (rows, n_head, dim)
+};
+
+struct Step {
+    std::string kind, name;
+    Value out;
+    std::vector<Value> in;
+    std::vector<int64_t> ints;  // offsets of integer inputs in the packed block, -1 for missing ones
+    std::shared_ptr<Weight> weight, bias;
+    std::string target;  // name of the weight, for adapters
+    std::vector<double> numbers;
+    Rope rope;
+    std::shared_ptr<std::vector<float>> state;
+    int64_t table = -1;  // which cos/sin table
+};
+
+struct Sizes {
+    int64_t rows, out_rows, seqs, longest;
+};
+
+class Program {
+  public:
+    Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::vector<Step> steps, int64_t arena_floats, const int32_t* inputs,
+            std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters, int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq);
+
+    void run(const Sizes& sizes);
+    const float* data(const Value& value) const { return arena() + value.offset; }
+    int64_t n_rows(const Value& value) const;
+
+  private:
+    float* arena() const { return reinterpret_cast<float*>(arena_->data()); }
+    float* at(const Value& v) const { return arena() + v.offset; }
+    const int32_t* ints(const Step& step, size_t i) const { return step.ints[i] < 0 ? nullptr : inputs_ + step.ints[i]; }
+    void check() const;
+    void check_attention(const Step& step) const;
+    void for_rows(int64_t n, int64_t cost, const std::function<void(int64_t)>& body);
+
+    void embedding(const Step& step);
+    void linear(const Step& step);
+    void quantise(const Step& step);
+    void rms_norm(const Step& step);
+    void rope(const Step& step);
+    void attention(const Step& step);
+    void elementwise(const Step& step);
+    void select_rows(const Step& step);
+    void matmul(const Step& step);
+    void cross_entropy(const Step& step);
+    void state(const Step& step);
+
+    std::shared_ptr<Pool> pool_;
+    const KernelTable& kernels_;
+    std::vector<Step> steps_;
+    std::unique_ptr<Arena> arena_;
+    const int32_t* inputs_;
+    std::shared_ptr<KVCache> kv_;
+    std::shared_ptr<AdapterTable> adapters_;
+    int64_t max_rows_, max_seqs_, blocks_per_seq_;
+    Sizes sizes_{};
+    std::vector<std::vector<uint8_t>> scratch_;  // one a thread
+    std::vector<float> cos_sin_;                 // of the last rope table
+    int64_t cos_sin_table_ = -1;
+    int64_t quantised_ = -1;                     // offset of the value whose int8 form is in act_
+    ActView act_{};
+    std::vector<int8_t> act_values_;
+    std::vector<float> act_scales_;
+    std::vector<int32_t> act_sums_;
+};
+
+}  // namespace lk::cpu

@@ -1,0 +1,198 @@
+// Sixteen lanes of float32 or int32 in as many registers as the instruction set needs, with the few operations
+// that differ between instruction sets. Included only by kernels.cpp, inside its anonymous namespace.
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+constexpr int kParts = 64 / kBytes;
+
+typedef float FloatPart __attribute__((vector_size(kBytes)));
+typedef int32_t IntPart __attribute__((vector_size(kBytes)));
+
+struct Floats {
+    FloatPart p[kParts];
+};
+struct Ints {
+    IntPart p[kParts];
+};
+
+#define LK_PARTS _Pragma("GCC unroll 4") for (int i = 0; i < kParts; ++i)
+#define LK_INLINE static inline __attribute__((always_inline))
+
+LK_INLINE Floats load(const float* x) {
+    Floats r;
+    __builtin_memcpy(&r, x, sizeof r);
+    return r;
+}
+
+LK_INLINE void store(float* y, Floats x) { __builtin_memcpy(y, &x, sizeof x); }
+
+LK_INLINE Floats splat(float x) {
+    Floats r;
+    LK_PARTS r.p[i] = x - FloatPart{};
+    return r;
+}
+
+LK_INLINE Ints splat_int(int32_t x) {
+    Ints r;
+    LK_PARTS r.p[i] = x - IntPart{};
+    return r;
+}
+
+// The first n < 16 values, zeros behind them.
+LK_INLINE Floats load_some(const float* x, int64_t n) {
+    float padded[kLanes] = {};
+    for (int64_t i = 0; i < n; ++i) padded[i] = x[i];
+    return load(padded);
+}
+
+LK_INLINE void store_some(float* y, Floats x, int64_t n) {
+    float padded[kLanes];
+    store(padded, x);
+    for (int64_t i = 0; i < n; ++i) y[i] = padded[i];
+}
+
+LK_INLINE Floats operator+(Floats a, Floats b) {
+    LK_PARTS a.p[i] += b.p[i];
+    return a;
+}
+
+LK_INLINE Floats operator-(Floats a, Floats b) {
+    LK_PARTS a.p[i] -= b.p[i];
+    return a;
+}
+
+LK_INLINE Floats operator*(Floats a, Floats b) {
+    LK_PARTS a.p[i] *= b.p[i];
+    return a;
+}
+
+LK_INLINE Floats operator/(Floats a, Floats b) {
+    LK_PARTS a.p[i] /= b.p[i];
+    return a;
+}
+
+LK_INLINE Floats max(Floats a, Floats b) {
+    LK_PARTS a.p[i] = a.p[i] > b.p[i] ? a.p[i] : b.p[i];
+    return a;
+}
+
+LK_INLINE Floats min(Floats a, Floats b) {
+    LK_PARTS a.p[i] = a.p[i] < b.p[i] ? a.p[i] : b.p[i];
+    return a;
+}
+
+// a * b + c, rounded once where the instruction set can. Explicit, so that it never depends on the surroundings.
+LK_INLINE Floats fma(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+    c.p[0] = (FloatPart)_mm512_fmadd_ps((__m512)a.p[0], (__m512)b.p[0], (__m512)c.p[0]);
+#elif defined(__FMA__)
+    LK_PARTS c.p[i] = (FloatPart)_mm256_fmadd_ps((__m256)a.p[i], (__m256)b.p[i], (__m256)c.p[i]);
+#elif defined(__aarch64__)
+    LK_PARTS c.p[i] = (FloatPart)vfmaq_f32((float32x4_t)c.p[i], (float32x4_t)a.p[i], (float32x4_t)b.p[i]);
+#else
+    LK_PARTS c.p[i] += a.p[i] * b.p[i];
+#endif
+    return c;
+}
+
+LK_INLINE Floats to_floats(Ints a) {
+    Floats r;
+    LK_PARTS r.p[i] = __builtin_convertvector(a.p[i], FloatPart);
+    return r;
+}
+
+// Sums of four products of an unsigned byte of u (at most 127) and a signed byte of a, added to s.
+LK_INLINE IntPart dot_part(IntPart s, IntPart u, IntPart a) {
+#if defined(__AVX512VNNI__)
+    return (IntPart)_mm512_dpbusd_epi32((__m512i)s, (__m512i)u, (__m512i)a);
+#elif defined(__AVX2__)
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)u, (__m256i)a);
+    return s + (IntPart)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(__SSSE3__)
+    const __m128i pairs = _mm_maddubs_epi16((__m128i)u, (__m128i)a);
+    return s + (IntPart)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return (IntPart)vdotq_s32((int32x4_t)s, (int8x16_t)u, (int8x16_t)a);
+#else
+    uint8_t left[kBytes];
+    int8_t right[kBytes];
+    __builtin_memcpy(left, &u, kBytes);
+    __builtin_memcpy(right, &a, kBytes);
+    for (int i = 0; i < kBytes; ++i) s[i / 4] += left[i] * right[i];
+    return s;
+#endif
+}
+
+// u holds 4-bit values: any product sum fits.
+LK_INLINE Ints dot_nibbles(Ints s, Ints u, Ints a) {
+    LK_PARTS s.p[i] = dot_part(s.p[i], u.p[i], a.p[i]);
+    return s;
+}
+
+// u holds bytes up to 255. Without VNNI the pair sums of dot_part would not fit 16 bits, so halves are summed apart.
+LK_INLINE Ints dot_bytes(Ints s, Ints u, Ints a) {
+#if defined(__AVX512VNNI__)
+    return dot_nibbles(s, u, a);
+#else
+    LK_PARTS {
+        const IntPart low = u.p[i] & 0x0f0f0f0f, high = (u.p[i] >> 4) & 0x0f0f0f0f;
+        s.p[i] = dot_part(s.p[i], low, a.p[i]) + (dot_part(IntPart{}, high, a.p[i]) << 4);
+    }
+    return s;
+#endif
+}
+
+LK_INLINE Ints load_bytes(const uint8_t* x) {
+    Ints r;
+    __builtin_memcpy(&r, x, sizeof r);
+    return r;
+}
+
+// The same four bytes in every lane.
+LK_INLINE Ints splat_bytes(const int8_t* x) {
+    int32_t four;
+    __builtin_memcpy(&four, x, 4);
+    return splat_int(four);
+}
+
+// Sum of the lanes, always in the same order.
+LK_INLINE float sum(Floats a) {
+    float x[kLanes];
+    store(x, a);
+    for (int width = kLanes / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) x[i] += x[i + width];
+    return x[0];
+}
+
+LK_INLINE float maximum(Floats a) {
+    float x[kLanes];
+    store(x, a);
+    for (int i = 1; i < kLanes; ++i) x[0] = x[i] > x[0] ? x[i] : x[0];
+    return x[0];
+}
+
+// exp(x) within 2 units in the last place: 2^n times a polynomial on [-ln2/2, ln2/2] (its Taylor series, degree 7).
+// Arguments are held in [-87, 88], where both factors are normal numbers.
+LK_INLINE Floats exp(Floats x) {
+    x = min(max(x, splat(-87.0f)), splat(88.0f));
+    const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    const Floats shifted = fma(x, splat(1.44269504f), magic);
+    const Floats n = shifted - magic;
+    Floats r = fma(n, splat(-0.693359375f), x);  // ln 2 in two parts, the first exact in few bits
+    r = fma(n, splat(2.12194440e-4f), r);
+    Floats y = splat(1.0f / 5040);
+    y = fma(y, r, splat(1.0f / 720));
+    y = fma(y, r, splat(1.0f / 120));
+    y = fma(y, r, splat(1.0f / 24));
+    y = fma(y, r, splat(1.0f / 6));
+    y = fma(y, r, splat(0.5f));
+    y = fma(y, r, splat(1.0f));
+    y = fma(y, r, splat(1.0f));
+    LK_PARTS y.p[i] = (FloatPart)((IntPart)y.p[i] + (__builtin_convertvector(n.p[i], IntPart) << 23));
+    return y;
+}

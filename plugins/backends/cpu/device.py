@@ -1,0 +1,259 @@
+"""The host as a device: what it holds, and its programs."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamakit import system
+from llamakit.backend import (
+    AdapterTable,
+    Device,
+    DeviceInfo,
+    Executable,
+    InputLayout,
+    KVCache,
+    KVSpec,
+    Precision,
+    State,
+)
+from llamakit.errors import BackendError, OutOfMemoryError, UsageError
+from llamakit.gguf import GGMLType
+from llamakit.graph.graph import Dim
+from llamakit.graph.ops import Op
+from llamakit.plugins.backends.cpu import _cpu
+from llamakit.plugins.backends.cpu.lower import Lowering
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llamakit.backend import Adapter, RunSizes, TensorSource, Uses
+    from llamakit.graph.graph import Graph, Node, Value
+    from llamakit.plugins.backends.cpu import CPUOptions
+
+FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Native exceptions as LlamaKit's."""
+    try:
+        yield
+    except ValueError as error:
+        raise BackendError(f"cpu: {error}") from None
+    except MemoryError:
+        raise OutOfMemoryError(f"cpu: not enough memory; {system.free_memory() / 2**30:.2f} GiB are free") from None
+
+
+def _shape(source: TensorSource) -> tuple[int, int, bool]:
+    """(n_out, n_in, whether it is a vector)."""
+    *outer, inner = source.shape
+    return int(np.prod(outer)) if outer else 1, inner, len(source.shape) == 1
+
+
+class CPUWeight:
+    """A packed tensor."""
+
+    def __init__(self, source: TensorSource) -> None:
+        n_out, n_in, vector = _shape(source)
+        self.name, self.shape = source.name, source.shape
+        self.native = _cpu.Weight(int(source.type), n_out, n_in, vector)
+        for _, piece in source.pieces():
+            self.native.append(piece)
+        self.native.finish()
+        self.n_bytes: int = self.native.n_bytes
+
+
+class CPUState(State):
+    """A float32 tensor."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.native = _cpu.State(int(np.prod(shape)))
+        self._view = np.asarray(self.native).reshape(shape)
+
+    def read(self) -> Any:
+        """A copy of the value."""
+        return self._view.copy()
+
+    def write(self, value: Any) -> None:
+        """Replace the value."""
+        self._view[...] = value
+
+
+class CPUKVCache(KVCache):
+    """Keys and values of all layers."""
+
+    def __init__(self, spec: KVSpec, isa: str) -> None:
+        if spec.type == "q8_0" and (spec.n_head_kv * spec.head_dim_k % 32 or spec.n_head_kv * spec.head_dim_v % 32):
+            raise UsageError("KV type q8_0 stores blocks of 32 values; this model's keys are no multiple: use f16")
+        self.spec, self._isa = spec, isa
+        sizes = (spec.n_layer, spec.n_block, spec.block_size, spec.n_head_kv, spec.head_dim_k, spec.head_dim_v)
+        self.native = _cpu.KVCache(spec.type, *sizes)
+        rope = spec.rope
+        self._rope = None if rope is None else _cpu.Rope(list(rope.inv_freq), rope.pairs == "adjacent", rope.magnitude)
+
+    def copy(self, source: Sequence[int], destination: Sequence[int]) -> None:
+        """Copy whole blocks."""
+        with translated():
+            self.native.copy(list(source), list(destination))
+
+    def shift(self, source: Sequence[int], destination: Sequence[int], delta: int) -> None:
+        """Copy cells with their keys rotated."""
+        with translated():
+            self.native.shift(self._isa, list(source), list(destination), self._rope, float(delta))
+
+    def export(self, cells: Sequence[int]) -> Any:
+        """Cells in canonical form."""
+        with translated():
+            return self.native.export(list(cells))
+
+    def restore(self, cells: Sequence[int], data: Any) -> None:
+        """Write cells in canonical form."""
+        with translated():
+            self.native.restore(list(cells), np.ascontiguousarray(data))
+
+
+class CPUAdapters(AdapterTable):
+    """Adapters by slot."""
+
+    def __init__(self, targets: Mapping[str, tuple[int, ...]], n_slot: int) -> None:
+        self.targets, self.n_slot = dict(targets), n_slot
+        self.native = _cpu.AdapterTable(n_slot)
+
+    def set(self, slot: int, adapters: Mapping[str, Adapter]) -> None:
+        """Fill a slot."""
+        if not 1 <= slot <= self.n_slot:
+            raise UsageError(f"adapter slot {slot}: there are slots 1 to {self.n_slot}")
+        for name, adapter in adapters.items():
+            self._check(name, adapter)
+        with translated():
+            self.native.set(slot, {name: (a.A, a.B, a.scale) for name, a in adapters.items()})
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+        self.set(slot, {})
+
+    def _check(self, name: str, adapter: Adapter) -> None:
+        if name not in self.targets:
+            raise UsageError(f"adapter for {name!r}: the model has no such tensor to adapt")
+        shape = self.targets[name]
+        found = np.shape(adapter.B) if adapter.A is None else (np.shape(adapter.B)[0], np.shape(adapter.A)[1])
+        if tuple(found) != tuple(shape) or (adapter.A is not None and np.shape(adapter.A)[0] != np.shape(adapter.B)[1]):
+            raise UsageError(f"adapter for {name!r} makes {tuple(found)}, the tensor is {tuple(shape)}")
+
+
+class CPUBuffer:
+    """An output, where the program left it."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        self.shape: tuple[int, ...] = tuple(data.shape)
+
+    def numpy(self) -> Any:
+        """A read-only view."""
+        return self.data
+
+
+class CPUExecutable(Executable):
+    """A program and its packed input block."""
+
+    def __init__(self, device: CPUDevice, graph: Graph, weights: Any, kv: Any, adapters: Any, states: Any) -> None:
+        layout = InputLayout(graph.inputs)
+        self._block = np.zeros(layout.n_values, np.int32)
+        self.inputs = layout.views(self._block)
+        lowering = Lowering(graph, layout, weights, states)
+        tables = graph.inputs.get("block_tables")
+        blocks = int(tables.shape[1]) if tables is not None else 0
+        sizes = (lowering.maximum("rows"), max(lowering.maximum("seqs"), 1), blocks)
+        parts = (None if kv is None else kv.native, None if adapters is None else adapters.native)
+        isa = device.options.isa
+        self._native = _cpu.Program(device.pool, isa, lowering.steps(), lowering.plan.total, self._block, *parts, *sizes)
+        self._outputs = {name: (value, lowering.value(value)) for name, value in graph.outputs.items()}
+
+    def run(self, sizes: RunSizes) -> dict[str, CPUBuffer]:
+        """One call, the GIL released."""
+        with translated():
+            self._native.run(sizes.rows, sizes.out_rows, sizes.seqs, sizes.longest)
+        actual = {"rows": sizes.rows, "out_rows": sizes.out_rows, "seqs": sizes.seqs}
+        return {
+            name: CPUBuffer(_cpu.output(self._native, place, _cut(value, actual)))
+            for name, (value, place) in self._outputs.items()
+        }
+
+
+def _cut(value: Value, actual: dict[str, int]) -> list[int]:
+    """A value's shape at this run."""
+    return [actual.get(s.name, s.maximum) if isinstance(s, Dim) else s for s in value.shape]
+
+
+class CPUDevice(Device):
+    """Host memory, a pool of threads, and the kernels for this processor."""
+
+    def __init__(self, options: CPUOptions) -> None:
+        known = _cpu.supported_isas()
+        if options.isa and options.isa not in known:
+            raise UsageError(f"backend.cpu.isa is {options.isa!r}; this processor has: {', '.join(known)}")
+        self.options = options
+        self.isa: str = options.isa or known[0]
+        self.n_thread = options.threads or system.cpu_count()
+        self.info = DeviceInfo(system.cpu_name(), "cpu", system.total_memory(), system.free_memory(), tuple(known))
+        self.pool = _cpu.Pool(self.n_thread)
+
+    def kernels(self) -> dict[str, str]:
+        """Instruction set and threads."""
+        return {"isa": self.isa, "threads": str(self.n_thread)}
+
+    def supports(self, node: Node) -> bool:
+        """Every op there is."""
+        return True
+
+    def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
+        """Quantised weights meet activations of eight bits a block of 32; everything else is float32."""
+        if node.op is Op.LINEAR and weight_type is not None and weight_type not in FLOATS:
+            return Precision(operand=1 / 254, accumulator=2.0**-23)
+        return Precision(operand=0.0, accumulator=2.0**-23)
+
+    def packed_size(self, source: TensorSource, uses: Uses) -> int:
+        """Bytes of the panels."""
+        with translated():
+            size: int = _cpu.Weight.packed_bytes(int(source.type), *_shape(source))
+        return size
+
+    def load(self, source: TensorSource, uses: Uses) -> CPUWeight:
+        """Pack a tensor."""
+        with translated():
+            return CPUWeight(source)
+
+    def state(self, shape: tuple[int, ...]) -> CPUState:
+        """A zero tensor."""
+        return CPUState(shape)
+
+    def kv_size(self, spec: KVSpec) -> int:
+        """Bytes of a cache."""
+        k, v = spec.n_head_kv * spec.head_dim_k, spec.n_head_kv * spec.head_dim_v
+        with translated():
+            size: int = _cpu.KVCache.bytes(spec.type, spec.n_layer, spec.n_block * spec.block_size, k, v)
+        return size
+
+    def kv_cache(self, spec: KVSpec) -> CPUKVCache:
+        """A zero cache."""
+        with translated():
+            return CPUKVCache(spec, self.isa)
+
+    def adapter_table(self, targets: Mapping[str, tuple[int, ...]], n_slot: int) -> CPUAdapters:
+        """Empty slots."""
+        return CPUAdapters(targets, n_slot)
+
+    def compile(
+        self, graph: Graph, weights: Mapping[str, Any], *, kv: Any = None, adapters: Any = None, states: Any = None
+    ) -> CPUExecutable:
+        """Lower and plan memory."""
+        with translated():
+            return CPUExecutable(self, graph, weights, kv, adapters, dict(states or {}))
+
+    def reopen(self) -> None:
+        """Nothing is lost on the host; a fresh pool."""
+        self.pool = _cpu.Pool(self.n_thread)
