@@ -27,7 +27,7 @@ PREFIX = "LLAMAKIT_"
 NOT_SETTINGS = {"LLAMAKIT_TEST_DATA"}
 
 
-class CoreOptions(Options):
+class CoreOptions(Options, frozen=True):
     """Settings that belong to no plugin."""
 
     model: Annotated[str, Meta(description="The model: a GGUF file.")] = ""

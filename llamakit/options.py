@@ -74,7 +74,8 @@ def json_schema(cls: type[Options]) -> dict[str, Any]:
     """JSON Schema of the class, with bounds, descriptions and defaults."""
     (schema,), definitions = msgspec.json.schema_components([cls])
     name = schema["$ref"].rsplit("/", 1)[-1]
-    return definitions[name]
+    found: dict[str, Any] = definitions[name]
+    return found
 
 
 def build_options(cls: type[Options], values: Mapping[str, object], *, where: str = "") -> Any:

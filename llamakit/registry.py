@@ -76,7 +76,8 @@ class Registry:
 
     def sampler(self, name: str) -> type[Sampler]:
         """The sampler called `name`."""
-        return self._one("sampler", name)
+        found: type[Sampler] = self._one("sampler", name)
+        return found
 
     def samplers(self) -> dict[str, type[Sampler]]:
         """All samplers that load, by name."""
@@ -88,11 +89,13 @@ class Registry:
 
     def frontend(self, name: str) -> type[Frontend]:
         """The frontend called `name`."""
-        return self._one("frontend", name)
+        found: type[Frontend] = self._one("frontend", name)
+        return found
 
     def backend(self, name: str) -> type[Backend]:
         """The backend called `name`, whether it can run here or not."""
-        return self._one("backend", name)
+        found: type[Backend] = self._one("backend", name)
+        return found
 
     def choose_backend(self, wanted: str) -> tuple[type[Backend], str]:
         """The first usable backend of a list such as "cuda,cpu" or "auto", and why it was chosen."""
@@ -107,7 +110,7 @@ class Registry:
         raise BackendError(f"backend {names[0]} is not available: {first}\n{self._backend_list()}")
 
     def _choose_auto(self) -> tuple[type[Backend], str]:
-        reasons = []
+        reasons: list[str] = []
         for name in AUTO:
             availability = self._probe(name)
             if availability is None:

@@ -131,7 +131,7 @@ class Sampler(ABC):
     stage: ClassVar[Stage] = Stage.TRUNCATE
     replay: ClassVar[Replay] = Replay.NOTHING
 
-    def __init__(self, options: Options, context: SequenceContext) -> None:
+    def __init__(self, options: Any, context: SequenceContext) -> None:
         self.options: Any = options
         self.context = context
 

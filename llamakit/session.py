@@ -243,7 +243,8 @@ class Session:
         states = self._evaluate(tokens, "embeddings").astype(np.float64)
         vector = states.mean(axis=0) if pooling == "mean" else states[-1 if pooling == "last" else 0]
         norm = float(np.linalg.norm(vector)) if normalize else 1.0
-        return (vector / (norm or 1.0)).astype(np.float32)
+        result: npt.NDArray[np.float32] = (vector / (norm or 1.0)).astype(np.float32)
+        return result
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -285,7 +286,8 @@ class Session:
         """One output for every token of one sequence."""
         from llamakit.engine.evaluate import evaluate
 
-        return evaluate(self.evaluator(output), tokens)
+        result: npt.NDArray[np.float32] = evaluate(self.evaluator(output), tokens)
+        return result
 
     def evaluator(self, output: str) -> Any:
         """The program that gives all rows of an output; kept, since it is compiled."""

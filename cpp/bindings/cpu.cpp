@@ -36,7 +36,9 @@ void append(Weight& weight, const Bytes& bytes) {
 
 void check_cells(const KVCache& kv, const std::vector<int64_t>& cells, int64_t end) {
     for (int64_t cell : cells)
-        if (cell < 0 || cell >= end) throw std::invalid_argument("cell or block " + std::to_string(cell) + " is outside 0.." + std::to_string(end - 1));
+        if (cell < 0 || cell >= end)
+            throw std::invalid_argument("cell or block " + std::to_string(cell) + " is outside 0.." +
+                                        std::to_string(end - 1));
 }
 
 void copy_blocks(KVCache& kv, const std::vector<int64_t>& source, const std::vector<int64_t>& destination) {
@@ -46,8 +48,8 @@ void copy_blocks(KVCache& kv, const std::vector<int64_t>& source, const std::vec
     for (size_t i = 0; i < source.size(); ++i) kv.copy_block(source[i], destination[i]);
 }
 
-void shift(KVCache& kv, const std::string& isa, const std::vector<int64_t>& source, const std::vector<int64_t>& destination,
-           const std::optional<Rope>& rope, double delta) {
+void shift(KVCache& kv, const std::string& isa, const std::vector<int64_t>& source,
+           const std::vector<int64_t>& destination, const std::optional<Rope>& rope, double delta) {
     check_cells(kv, source, kv.n_cell());
     check_cells(kv, destination, kv.n_cell());
     if (source.size() != destination.size()) throw std::invalid_argument("as many destinations as sources are needed");
@@ -67,13 +69,15 @@ void restore_cells(KVCache& kv, const std::vector<int64_t>& cells, const Bytes& 
     check_cells(kv, cells, kv.n_cell());
     const std::vector<int64_t> wanted{kv.n_layer, int64_t(cells.size()), kv.canonical_bytes()};
     for (size_t i = 0; i < 3; ++i)
-        if (data.ndim() != 3 || data.shape(py::ssize_t(i)) != wanted[i]) throw std::invalid_argument("KV data has another shape than this cache");
+        if (data.ndim() != 3 || data.shape(py::ssize_t(i)) != wanted[i])
+            throw std::invalid_argument("KV data has another shape than this cache");
     const uint8_t* at = data.data();
     for (int64_t layer = 0; layer < kv.n_layer; ++layer)
         for (int64_t cell : cells) kv.restore_cell(layer, cell, at), at += kv.canonical_bytes();
 }
 
-void set_adapters(AdapterTable& table, int32_t slot, const std::map<std::string, std::tuple<std::optional<Floats>, Floats, float>>& adapters) {
+void set_adapters(AdapterTable& table, int32_t slot,
+                  const std::map<std::string, std::tuple<std::optional<Floats>, Floats, float>>& adapters) {
     std::map<std::string, Adapter> made;
     for (const auto& [name, parts] : adapters) {
         const auto& [a, b, scale] = parts;
@@ -92,12 +96,14 @@ struct PyProgram {
     Program program;
 };
 
-std::unique_ptr<PyProgram> make_program(std::shared_ptr<Pool> pool, const std::string& isa, std::vector<Step> steps, int64_t arena_floats,
-                                        py::array_t<int32_t> inputs, std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters,
-                                        int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq) {
+std::unique_ptr<PyProgram> make_program(std::shared_ptr<Pool> pool, const std::string& isa, std::vector<Step> steps,
+                                        int64_t arena_floats, py::array_t<int32_t> inputs, std::shared_ptr<KVCache> kv,
+                                        std::shared_ptr<AdapterTable> adapters, int64_t max_rows, int64_t max_seqs,
+                                        int64_t blocks_per_seq) {
     const int32_t* data = inputs.data();
-    return std::unique_ptr<PyProgram>(new PyProgram{std::move(inputs), Program(std::move(pool), kernels(isa), std::move(steps), arena_floats, data,
-                                                                               std::move(kv), std::move(adapters), max_rows, max_seqs, blocks_per_seq)});
+    return std::unique_ptr<PyProgram>(new PyProgram{
+        std::move(inputs), Program(std::move(pool), kernels(isa), std::move(steps), arena_floats, data, std::move(kv),
+                                   std::move(adapters), max_rows, max_seqs, blocks_per_seq)});
 }
 
 py::array output(const py::object& self, const Value& value, const std::vector<int64_t>& shape) {
@@ -114,7 +120,8 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("supported_isas", &supported_isas);
     py::class_<Pool, std::shared_ptr<Pool>>(m, "Pool").def(py::init<int>(), py::arg("n_thread"));
     py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight")
-        .def(py::init<int, int64_t, int64_t, bool>(), py::arg("type"), py::arg("n_out"), py::arg("n_in"), py::arg("is_vector"))
+        .def(py::init<int, int64_t, int64_t, bool>(), py::arg("type"), py::arg("n_out"), py::arg("n_in"),
+             py::arg("is_vector"))
         .def("append", &append)
         .def("finish", &Weight::finish)
         .def_property_readonly("n_bytes", &Weight::n_bytes)
@@ -123,23 +130,28 @@ PYBIND11_MODULE(_cpu, m) {
         return Rope{std::move(inv_freq), adjacent, magnitude};
     }));
     py::class_<KVCache, std::shared_ptr<KVCache>>(m, "KVCache")
-        .def(py::init([](const std::string& type, int64_t n_layer, int64_t n_block, int64_t block_size, int64_t n_head_kv, int64_t dim_k, int64_t dim_v) {
+        .def(py::init([](const std::string& type, int64_t n_layer, int64_t n_block, int64_t block_size,
+                         int64_t n_head_kv, int64_t dim_k, int64_t dim_v) {
             return std::make_shared<KVCache>(kv_type(type), n_layer, n_block, block_size, n_head_kv, dim_k, dim_v);
         }))
-        .def_static("bytes", [](const std::string& type, int64_t n_layer, int64_t n_cell, int64_t k_values, int64_t v_values) {
-            return KVCache::bytes(kv_type(type), n_layer, n_cell, k_values, v_values);
-        })
+        .def_static("bytes",
+                    [](const std::string& type, int64_t n_layer, int64_t n_cell, int64_t k_values, int64_t v_values) {
+                        return KVCache::bytes(kv_type(type), n_layer, n_cell, k_values, v_values);
+                    })
         .def("copy", &copy_blocks)
         .def("shift", &shift)
         .def("export", &export_cells)
         .def("restore", &restore_cells);
-    py::class_<AdapterTable, std::shared_ptr<AdapterTable>>(m, "AdapterTable").def(py::init<int32_t>()).def("set", &set_adapters);
+    py::class_<AdapterTable, std::shared_ptr<AdapterTable>>(m, "AdapterTable")
+        .def(py::init<int32_t>())
+        .def("set", &set_adapters);
     py::class_<State, std::shared_ptr<State>>(m, "State", py::buffer_protocol())
         .def(py::init<size_t>())
         .def_buffer([](State& s) { return py::buffer_info(s.data(), py::ssize_t(s.size())); });
-    py::class_<Value>(m, "Value").def(py::init([](int64_t offset, int rows, int64_t n_fixed, int64_t width, int64_t n_head) {
-        return Value{offset, Rows(rows), n_fixed, width, n_head};
-    }));
+    py::class_<Value>(m, "Value")
+        .def(py::init([](int64_t offset, int rows, int64_t n_fixed, int64_t width, int64_t n_head) {
+            return Value{offset, Rows(rows), n_fixed, width, n_head};
+        }));
     py::class_<Step>(m, "Step")
         .def(py::init<>())
         .def_readwrite("kind", &Step::kind)

@@ -7,9 +7,15 @@
 namespace lk::cpu {
 namespace {
 
-int64_t size_of(KVType type) { return type == KVType::f32 ? 4 : type == KVType::q8_0 ? 1 : 2; }
-int64_t align64(int64_t n) { return (n + 63) / 64 * 64; }
-int64_t groups(int64_t n_cell) { return (n_cell + kLanes - 1) / kLanes * kLanes; }
+int64_t size_of(KVType type) {
+    return type == KVType::f32 ? 4 : type == KVType::q8_0 ? 1 : 2;
+}
+int64_t align64(int64_t n) {
+    return (n + 63) / 64 * 64;
+}
+int64_t groups(int64_t n_cell) {
+    return (n_cell + kLanes - 1) / kLanes * kLanes;
+}
 
 struct Sizes {
     int64_t k, v, k_scales, v_scales;
@@ -33,7 +39,9 @@ int64_t KV::n_bytes(KVType type, int64_t n_layer, int64_t n_cell, int64_t k_valu
 }
 
 KV::KV(KVType type, int64_t n_layer, int64_t n_block, int32_t block_size, int64_t k_values, int64_t v_values)
-    : type_(type), n_block_(n_block), block_size_(block_size),
+    : type_(type),
+      n_block_(n_block),
+      block_size_(block_size),
       arena_(size_t(n_bytes(type, n_layer, n_block * block_size, k_values, v_values))) {
     const Sizes s = sizes(type, n_cell(), k_values, v_values);
     uint8_t* at = arena_.data();

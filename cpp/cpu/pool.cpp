@@ -7,7 +7,7 @@
 namespace lk::cpu {
 namespace {
 
-constexpr int kSpins = 4000;   // some 50 microseconds: longer than the gaps inside a step
+constexpr int kSpins = 4000;  // some 50 microseconds: longer than the gaps inside a step
 constexpr int kYields = 200;  // then let others run; then sleep, since waking costs 20 microseconds
 
 inline void pause() {

@@ -99,34 +99,56 @@ void unpack_blocks(int type, const uint8_t* source, int64_t n, Unpacked o) {
 
 PanelFormat format_of(int type) {
     switch (type) {
-        case Q4_0: return {false, 32, true, false, 8};
-        case Q4_1: return {false, 32, true, true, 0};
-        case Q5_0: return {true, 32, true, false, 16};
-        case Q5_1: return {true, 32, true, true, 0};
-        case Q8_0: return {true, 32, true, false, 128};
-        case Q2_K: return {false, 16, false, true, 0};
-        case Q3_K: return {false, 16, false, false, 4};
-        case Q4_K: return {false, 32, false, true, 0};
-        case Q5_K: return {true, 32, false, true, 0};
-        case Q6_K: return {true, 16, false, false, 32};
-        case Q8_K: return {true, 32, false, false, 128};
+        case Q4_0:
+            return {false, 32, true, false, 8};
+        case Q4_1:
+            return {false, 32, true, true, 0};
+        case Q5_0:
+            return {true, 32, true, false, 16};
+        case Q5_1:
+            return {true, 32, true, true, 0};
+        case Q8_0:
+            return {true, 32, true, false, 128};
+        case Q2_K:
+            return {false, 16, false, true, 0};
+        case Q3_K:
+            return {false, 16, false, false, 4};
+        case Q4_K:
+            return {false, 32, false, true, 0};
+        case Q5_K:
+            return {true, 32, false, true, 0};
+        case Q6_K:
+            return {true, 16, false, false, 32};
+        case Q8_K:
+            return {true, 32, false, false, 128};
     }
     throw std::invalid_argument("tensor type " + std::to_string(type) + " is not supported by the cpu backend");
 }
 
 void unpack_row(int type, const uint8_t* source, int64_t n, Unpacked o) {
     switch (type) {
-        case Q4_0: return unpack_blocks<BlockQ4_0>(type, source, n, o);
-        case Q4_1: return unpack_blocks<BlockQ4_1>(type, source, n, o);
-        case Q5_0: return unpack_blocks<BlockQ5_0>(type, source, n, o);
-        case Q5_1: return unpack_blocks<BlockQ5_1>(type, source, n, o);
-        case Q8_0: return unpack_blocks<BlockQ8_0>(type, source, n, o);
-        case Q2_K: return unpack_blocks<BlockQ2_K>(type, source, n, o);
-        case Q3_K: return unpack_blocks<BlockQ3_K>(type, source, n, o);
-        case Q4_K: return unpack_blocks<BlockQ4_K>(type, source, n, o);
-        case Q5_K: return unpack_blocks<BlockQ5_K>(type, source, n, o);
-        case Q6_K: return unpack_blocks<BlockQ6_K>(type, source, n, o);
-        case Q8_K: return unpack_blocks<BlockQ8_K>(type, source, n, o);
+        case Q4_0:
+            return unpack_blocks<BlockQ4_0>(type, source, n, o);
+        case Q4_1:
+            return unpack_blocks<BlockQ4_1>(type, source, n, o);
+        case Q5_0:
+            return unpack_blocks<BlockQ5_0>(type, source, n, o);
+        case Q5_1:
+            return unpack_blocks<BlockQ5_1>(type, source, n, o);
+        case Q8_0:
+            return unpack_blocks<BlockQ8_0>(type, source, n, o);
+        case Q2_K:
+            return unpack_blocks<BlockQ2_K>(type, source, n, o);
+        case Q3_K:
+            return unpack_blocks<BlockQ3_K>(type, source, n, o);
+        case Q4_K:
+            return unpack_blocks<BlockQ4_K>(type, source, n, o);
+        case Q5_K:
+            return unpack_blocks<BlockQ5_K>(type, source, n, o);
+        case Q6_K:
+            return unpack_blocks<BlockQ6_K>(type, source, n, o);
+        case Q8_K:
+            return unpack_blocks<BlockQ8_K>(type, source, n, o);
     }
 }
 

@@ -7,9 +7,9 @@
 namespace lk::cpu {
 
 struct Unpacked {
-    uint8_t* u;      // n values
-    float* scales;   // n / block
-    float* mins;     // n / block, untouched without mins
+    uint8_t* u;     // n values
+    float* scales;  // n / block
+    float* mins;    // n / block, untouched without mins
 };
 
 // The format a quantised GGUF type is packed to; throws std::invalid_argument for other types.

@@ -12,7 +12,9 @@
 namespace lk::cpu {
 namespace {
 
-int64_t align64(int64_t n) { return (n + 63) / 64 * 64; }
+int64_t align64(int64_t n) {
+    return (n + 63) / 64 * 64;
+}
 
 void put_scale(const PanelFormat& f, uint8_t* at, int64_t i, float value) {
     if (f.half_scale) {
@@ -43,10 +45,14 @@ WeightView layout(int type, int64_t n_out, int64_t n_in) {
     return v;
 }
 
-int64_t packed_bytes(const WeightView& v) { return (v.n_out + kLanes - 1) / kLanes * v.panel_bytes; }
+int64_t packed_bytes(const WeightView& v) {
+    return (v.n_out + kLanes - 1) / kLanes * v.panel_bytes;
+}
 
 Weight::Weight(int type, int64_t n_out, int64_t n_in)
-    : type_(type), view_(layout(type, n_out, n_in)), row_bytes_(formats::row_bytes(type, n_in)),
+    : type_(type),
+      view_(layout(type, n_out, n_in)),
+      row_bytes_(formats::row_bytes(type, n_in)),
       arena_(size_t(packed_bytes(view_))) {
     view_.data = arena_.data();
 }

@@ -7,7 +7,8 @@
 
 namespace lk::cpu {
 
-// The layout of a tensor of that GGUF type, without data. Throws std::invalid_argument for types and sizes it cannot do.
+// The layout of a tensor of that GGUF type, without data. Throws std::invalid_argument for types and sizes it cannot
+// do.
 WeightView layout(int type, int64_t n_out, int64_t n_in);
 int64_t packed_bytes(const WeightView& view);
 

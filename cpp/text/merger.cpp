@@ -62,7 +62,9 @@ std::string byte_character(uint8_t byte) {
     return {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
 }
 
-int byte_of_character(uint32_t code_point) { return code_point < 0x180 ? alphabet().byte[code_point] : -1; }
+int byte_of_character(uint32_t code_point) {
+    return code_point < 0x180 ? alphabet().byte[code_point] : -1;
+}
 
 template <class Find>
 void Merger::merge(MergeScratch& scratch, const Find& find) {
@@ -127,7 +129,8 @@ BpeMerger::BpeMerger(Vocabulary& vocabulary, std::string_view buffer, std::span<
         const char single = static_cast<char>(byte);
         byte_symbol_[byte] = vocabulary.find(byte_character(static_cast<uint8_t>(byte)));
         const int32_t token = vocabulary.find(options.raw ? byte_name(byte) : std::string(1, single));
-        const bool usable = token < vocabulary.n_tokens() && (options.raw || is_printable(byte)) && (options.raw || byte < 0x80);
+        const bool usable =
+            token < vocabulary.n_tokens() && (options.raw || is_printable(byte)) && (options.raw || byte < 0x80);
         byte_fallback_[byte] = usable ? token : -1;
     }
 }

@@ -53,8 +53,7 @@ constexpr std::string_view kHanKana = R"([\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{3
 constexpr std::string_view kAsciiWord = R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|)";
 constexpr std::string_view kDeepseekWord = R"([^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+)";
 constexpr std::string_view kSpaceTail = R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kBloom =
-    R"( ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{0964}\x{06D4}\x{060C})]+)";
+constexpr std::string_view kBloom = R"( ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{0964}\x{06D4}\x{060C})]+)";
 constexpr std::string_view kExaoneMoe =
     R"((?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|)"
     R"([^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|)"
@@ -108,8 +107,7 @@ std::map<std::string_view, Maker> word_families() {
         {"ufakzeka", [] { return std::vector<Pass>{words({.digits = 1, .contractions = false})}; }},
         {"seed-coder", [] { return std::vector<Pass>{words({.digits = 1, .newlines_after = false})}; }},
         {"laguna", [] { return std::vector<Pass>{split_lines, words({.digits = 1})}; }},
-        {"minicpm5",
-         [] { return std::vector<Pass>{matches(R"(\p{N}{1,3})"), words({.digits = UINT32_MAX})}; }},
+        {"minicpm5", [] { return std::vector<Pass>{matches(R"(\p{N}{1,3})"), words({.digits = UINT32_MAX})}; }},
         {"kimi", [] { return std::vector<Pass>{split_kimi}; }},
         {"tekken", [] { return std::vector<Pass>{cases({.digits = 1, .contractions = false})}; }},
         {"gpt4o", [] { return std::vector<Pass>{cases({})}; }},
@@ -128,14 +126,16 @@ std::map<std::string_view, Maker> other_families() {
                                       matches("[0-9][0-9][0-9]")};
          }},
         {"falcon",
-         [] {
-             return std::vector<Pass>{matches(R"([\p{P}$+<=>^~|`]+)"), split_gpt2, matches("[0-9][0-9][0-9]")};
-         }},
+         [] { return std::vector<Pass>{matches(R"([\p{P}$+<=>^~|`]+)"), split_gpt2, matches("[0-9][0-9][0-9]")}; }},
         {"deepseek-llm",
          [] {
-             return std::vector<Pass>{matches(R"([\r\n])"), matches(kDeepseekLetters),
-                                      matches(R"(\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+)"),
-                                      split_trailing_space, matches(kChinese), matches(R"(\p{N}+)")};
+             return std::vector<Pass>{
+                 matches(R"([\r\n])"),
+                 matches(kDeepseekLetters),
+                 matches(R"(\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+)"),
+                 split_trailing_space,
+                 matches(kChinese),
+                 matches(R"(\p{N}+)")};
          }},
         {"deepseek-coder",
          [] {
@@ -158,12 +158,9 @@ std::map<std::string_view, Maker> other_families() {
         {"viking", [] { return std::vector<Pass>{matches(kBloom), matches(R"(\p{N})")}; }},
         {"chameleon",
          [] {
-             return std::vector<Pass>{matches("<sentinel:[0-9]+>"),
-                                      matches("IMGIMG[A-I]{1,4}Z"),
-                                      matches(R"([\t\n]|    |  )"),
-                                      matches(R"(\p{N})"),
-                                      matches(R"([\p{P}!-/:-@\[-`{-~])"),
-                                      split_gpt2};
+             return std::vector<Pass>{matches("<sentinel:[0-9]+>"),       matches("IMGIMG[A-I]{1,4}Z"),
+                                      matches(R"([\t\n]|    |  )"),       matches(R"(\p{N})"),
+                                      matches(R"([\p{P}!-/:-@\[-`{-~])"), split_gpt2};
          }},
         {"superbpe", [] { return std::vector<Pass>{matches(R"(\p{N}+)"), split_thousands}; }},
         {"exaone-moe", [] { return std::vector<Pass>{matches(kExaoneMoe)}; }},

@@ -168,9 +168,7 @@ struct Cases {
 
     bool upper(uint32_t at) const { return cursor.has(at, word) && !(split && between(at, 'a', 'z')); }
     bool lower(uint32_t at) const { return cursor.has(at, word) && !(split && between(at, 'A', 'Z')); }
-    bool between(uint32_t at, char low, char high) const {
-        return cursor.kind(at) >= low && cursor.kind(at) <= high;
-    }
+    bool between(uint32_t at, char low, char high) const { return cursor.kind(at) >= low && cursor.kind(at) <= high; }
 
     // Where A*B+ from `first` ends; `first` for no match.
     uint32_t lower_word(uint32_t first) const {

@@ -16,11 +16,11 @@ void split_gpt2(const CodePoints& text, uint32_t start, uint32_t end, Ends& ends
 
 // What the patterns that descend from GPT-4's differ in.
 struct WordRules {
-    uint32_t digits = 3;             // longest run of digits in one piece
-    bool contractions = true;        // 's 't 're 've 'm 'll 'd in either case are pieces
-    bool marks = false;              // marks count as letters
-    bool newlines_after = true;      // line ends stay with the punctuation before them
-    bool halving_spaces = false;     // white space in pieces of 512, 256, ..., 4, 2 or 1, 1
+    uint32_t digits = 3;          // longest run of digits in one piece
+    bool contractions = true;     // 's 't 're 've 'm 'll 'd in either case are pieces
+    bool marks = false;           // marks count as letters
+    bool newlines_after = true;   // line ends stay with the punctuation before them
+    bool halving_spaces = false;  // white space in pieces of 512, 256, ..., 4, 2 or 1, 1
 };
 
 // (?i:'s|...)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+   (LLaMA 3)
@@ -34,8 +34,8 @@ void split_kimi(const CodePoints& text, uint32_t start, uint32_t end, Ends& ends
 struct CaseRules {
     uint32_t digits = 3;
     bool contractions = true;
-    bool marks = false;     // marks count as letters
-    bool cases = true;      // false: A and B are all letters and marks
+    bool marks = false;  // marks count as letters
+    bool cases = true;   // false: A and B are all letters and marks
 };
 void split_cases(const CodePoints& text, uint32_t start, uint32_t end, const CaseRules& rules, Ends& ends);
 

@@ -30,11 +30,15 @@ const std::vector<Class>& table() {
     return classes;
 }
 
-bool is_continuation(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) == 0x80; }
+bool is_continuation(char byte) {
+    return (static_cast<uint8_t>(byte) & 0xC0) == 0x80;
+}
 
 }  // namespace
 
-Class class_of(uint32_t code_point) { return code_point < kCodePoints ? table()[code_point] : Other; }
+Class class_of(uint32_t code_point) {
+    return code_point < kCodePoints ? table()[code_point] : Other;
+}
 
 Decoded decode_utf8(std::string_view text) {
     const auto lead = static_cast<uint8_t>(text[0]);

@@ -15,7 +15,9 @@ enum Class : uint8_t { Other, Number, Letter, Punctuation, Mark, Symbol, Space }
 Class class_of(uint32_t code_point);
 
 // Bytes that a lead byte announces, 1 for continuation bytes.
-inline size_t utf8_length(uint8_t lead) { return lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4; }
+inline size_t utf8_length(uint8_t lead) {
+    return lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+}
 
 // A code point decoded at the start of `text` and the bytes it took. A byte that starts no well-formed sequence
 // counts as U+FFFD of one byte.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llamakit.backend import Buffer, Device, Executable, TensorSource, Weight
     from llamakit.engine.kv_cache import BlockTable
     from llamakit.gguf import GGMLType, GGUFFile
-    from llamakit.models import Model
+    from llamakit.models import LoadedModel
 
 BLOCK_SIZE = 32  # positions a block: small enough to share short prefixes, large enough for long inner loops
 
@@ -40,7 +40,7 @@ class FileTensor:
 
 
 def load_weights(
-    device: Device, model: Model, file: GGUFFile, progress: Callable[[int, int], None] | None = None
+    device: Device, model: LoadedModel, file: GGUFFile, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Weight]:
     """Every tensor of the model on the device; `progress(bytes done, bytes in all)` after each."""
     from llamakit.models import GraphSizes
@@ -89,7 +89,7 @@ class Runner:
         return self.program.run(RunSizes(rows=n, out_rows=len(out), seqs=len(tables), longest=longest))
 
 
-def kv_spec(model: Model, n_ctx: int, n_seq: int, kv_type: str) -> KVSpec:
+def kv_spec(model: LoadedModel, n_ctx: int, n_seq: int, kv_type: str) -> KVSpec:
     """The KV cache for `n_seq` sequences of up to `n_ctx` positions; two more blocks let a context shift work."""
     h = model.hparams
     return KVSpec(

@@ -24,8 +24,14 @@ if TYPE_CHECKING:
         """What is needed of an opened file (`gguf.GGUFFile`)."""
 
         path: Any
-        metadata: Mapping[str, object]
-        tensors: Mapping[str, Any]
+
+        @property
+        def metadata(self) -> Mapping[str, object]:
+            """Values by key."""
+
+        @property
+        def tensors(self) -> Mapping[str, Any]:
+            """Records with `shape`, by name."""
 
         def tensor(self, name: str) -> npt.NDArray[np.float32]:
             """A tensor as float32."""

@@ -1,6 +1,7 @@
-"""Tokenizers: text to token ids and back."""
+"""Text to tokens and back: SPM and BPE vocabularies of GGUF files, stop strings, chat templates."""
 
 from llamakit.tokenizer.detokenizer import Detokenizer
-from llamakit.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from llamakit.tokenizer.load import load_tokenizer
+from llamakit.tokenizer.tokenizer import Tokenizer, TokenType
 
-__all__ = ["Detokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = ["Detokenizer", "TokenType", "Tokenizer", "load_tokenizer"]

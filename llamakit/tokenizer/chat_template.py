@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 MAX_OUTPUT = 64 << 20  # characters; far above any real prompt
 # Used where a file has no template: roles as words, which models without a chat format follow best.
 FALLBACK = (
-    "{% for m in messages %}{{ {'system': '', 'user': 'User: ', 'assistant': 'Assistant: '}.get(m.role, m.role ~ ': ') }}"
-    "{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    "{% set names = {'system': '', 'user': 'User: ', 'assistant': 'Assistant: '} %}"
+    "{% for m in messages %}{{ names.get(m.role, m.role ~ ': ') }}{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 
 
@@ -38,11 +39,15 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except TemplateSyntaxError as error:
-            raise ModelFileError(f"the model's chat template has an error in line {error.lineno}: {error.message}") from None
+            raise ModelFileError(
+                f"the model's chat template has an error in line {error.lineno}: {error.message}"
+            ) from None
         self.writes_bos = bool(bos) and "bos_token" in source
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, object], tokenizer: Tokenizer, name: str | None = None) -> ChatTemplate:
+    def from_metadata(
+        cls, metadata: Mapping[str, object], tokenizer: Tokenizer, name: str | None = None
+    ) -> ChatTemplate:
         """The file's template (or the one called `name`), else a plain one."""
         key = "tokenizer.chat_template" + (f".{name}" if name else "")
         source = metadata.get(key)

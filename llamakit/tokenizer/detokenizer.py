@@ -1,39 +1,56 @@
-"""Token ids to text one by one, never cutting a character."""
+"""Tokens to text, one at a time: never a broken character, and the same text as decoding all at once."""
 
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-    class Pieces(Protocol):
-        """What a detokenizer needs of a tokenizer."""
+    from llamakit.tokenizer.tokenizer import Tokenizer
 
-        def piece(self, token_id: int, *, special: bool = True) -> bytes:
-            """The bytes of a token."""
+
+class PieceJoiner:
+    """Drops the space that encoding put before a text: at the start, and after a special token that is shown.
+
+    It is what makes decoding the inverse of encoding for vocabularies with a space prefix.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, special: bool) -> None:
+        self._tokenizer = tokenizer
+        self._special = special
+        self._drop_space = tokenizer.add_space_prefix
+
+    def push(self, token: int) -> bytes:
+        """Bytes that the token adds."""
+        piece = self._tokenizer.piece(token, special=self._special)
+        if not piece:
+            return piece
+        if self._tokenizer.is_special(token):
+            self._drop_space = self._tokenizer.add_space_prefix
+        elif self._drop_space:
+            self._drop_space = False
+            return piece.removeprefix(b" ")
+        return piece
 
 
 class Detokenizer:
-    """Gives the text of each token as soon as its characters are complete; what it gives adds up to `decode`."""
+    """Turns a stream of tokens into text. The pieces together are `Tokenizer.decode` of all the tokens.
 
-    def __init__(self, pieces: Pieces, strip_space: bool) -> None:
-        self._pieces, self._strip_space = pieces, strip_space
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    `prompt_ids` are tokens that came before and whose text has been shown; only what follows is returned.
+    """
 
-    @property
-    def pending(self) -> bool:
-        """Whether bytes of an incomplete character are held back."""
-        return bool(self._decoder.getstate()[0])
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Iterable[int] = (), *, special: bool = False) -> None:
+        self._joiner = PieceJoiner(tokenizer, special=special)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for token in prompt_ids:
+            self._joiner.push(token)
 
-    def push(self, token_id: int) -> str:
-        """The text that `token_id` completes."""
-        piece = self._pieces.piece(token_id, special=False)
-        if self._strip_space and piece:
-            piece = piece.removeprefix(b" ")
-            self._strip_space = False
-        return self._decoder.decode(piece)
+    def push(self, token: int) -> str:
+        """Text that is complete with this token; an unfinished character waits for the next."""
+        return self._decoder.decode(self._joiner.push(token))
 
     def flush(self) -> str:
-        """What is held back, as U+FFFD; there will be no more tokens."""
+        """What is left at the end: U+FFFD for an unfinished character, else nothing."""
         return self._decoder.decode(b"", final=True)

@@ -18,7 +18,7 @@ import numpy as np
 from llamakit.gguf import GGMLType, GGUFWriter, ValueType, quants
 
 ROOT = Path(__file__).parents[2]
-FLAGS = "-std=c++20 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -ffp-contract=off".split()
+FLAGS = ["-std=c++20", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"]
 
 
 def build(folder: Path) -> Path:

@@ -40,7 +40,9 @@ class CPUBackend(Backend):
             return Availability(available=False, reason=f"its native module was not built or does not load: {error}")
         from llamakit import system
 
-        info = DeviceInfo(system.cpu_name(), "cpu", system.total_memory(), system.free_memory(), tuple(_cpu.supported_isas()))
+        info = DeviceInfo(
+            system.cpu_name(), "cpu", system.total_memory(), system.free_memory(), tuple(_cpu.supported_isas())
+        )
         return Availability(available=True, reason=f"kernels for {', '.join(_cpu.supported_isas())}", devices=(info,))
 
     def open(self, index: int = 0) -> Device:

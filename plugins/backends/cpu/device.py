@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llamakit.plugins.backends.cpu import _cpu
+from llamakit.plugins.backends.cpu.lower import Lowering
 
 from llamakit import system
 from llamakit.backend import (
@@ -23,15 +25,14 @@ from llamakit.errors import BackendError, OutOfMemoryError, UsageError
 from llamakit.gguf import GGMLType
 from llamakit.graph.graph import Dim
 from llamakit.graph.ops import Op
-from llamakit.plugins.backends.cpu import _cpu
-from llamakit.plugins.backends.cpu.lower import Lowering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from llamakit.plugins.backends.cpu import CPUOptions
+
     from llamakit.backend import Adapter, RunSizes, TensorSource, Uses
     from llamakit.graph.graph import Graph, Node, Value
-    from llamakit.plugins.backends.cpu import CPUOptions
 
 FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
@@ -170,7 +171,9 @@ class CPUExecutable(Executable):
         sizes = (lowering.maximum("rows"), max(lowering.maximum("seqs"), 1), blocks)
         parts = (None if kv is None else kv.native, None if adapters is None else adapters.native)
         isa = device.options.isa
-        self._native = _cpu.Program(device.pool, isa, lowering.steps(), lowering.plan.total, self._block, *parts, *sizes)
+        self._native = _cpu.Program(
+            device.pool, isa, lowering.steps(), lowering.plan.total, self._block, *parts, *sizes
+        )
         self._outputs = {name: (value, lowering.value(value)) for name, value in graph.outputs.items()}
 
     def run(self, sizes: RunSizes) -> dict[str, CPUBuffer]:

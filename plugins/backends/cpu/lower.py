@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from llamakit.plugins.backends.cpu import _cpu
+
 from llamakit.errors import BackendError
 from llamakit.graph.graph import Dim
 from llamakit.graph.ops import SPECS, Op
 from llamakit.passes.memory import plan
-from llamakit.plugins.backends.cpu import _cpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,9 @@ ROWS = {"rows": 1, "out_rows": 2}
 class Lowering:
     """Makes the steps of one graph."""
 
-    def __init__(self, graph: Graph, layout: InputLayout, weights: Mapping[str, Any], states: Mapping[str, Any]) -> None:
+    def __init__(
+        self, graph: Graph, layout: InputLayout, weights: Mapping[str, Any], states: Mapping[str, Any]
+    ) -> None:
         self.graph, self.layout, self.weights, self.states = graph, layout, weights, states
         self.plan = plan(graph)
         self.inputs = {value.id: name for name, value in graph.inputs.items()}

@@ -148,7 +148,7 @@ def test_a_split_model_opens_from_any_part(tmp_path):
 def test_a_missing_part_is_named(tmp_path):
     paths = write_split(tmp_path)
     paths[1].unlink()
-    with pytest.raises(ModelFileError, match="missing beside it: m-00002-of-00003.gguf"):
+    with pytest.raises(ModelFileError, match=r"missing beside it: m-00002-of-00003\.gguf"):
         open_gguf(paths[0])
 
 
@@ -178,7 +178,7 @@ def test_duplicate_keys_are_refused(sample, tmp_path):
     path = tmp_path / "twice.gguf"
     data = sample.read_bytes().replace(b"a.bool", b"a.text")
     path.write_bytes(data)
-    with pytest.raises(ModelFileError, match='metadata key "a.text" occurs twice'):
+    with pytest.raises(ModelFileError, match=r'metadata key "a\.text" occurs twice'):
         open_gguf(path)
 
 
