@@ -9,6 +9,7 @@ import click
 
 from llamakit.cli import SECTIONS, llamakit
 from llamakit.config import make_schema
+from llamakit.engine.sampling import DEFAULT_CHAIN
 from llamakit.options import OptionField, fields_of
 from llamakit.registry import Registry
 
@@ -28,8 +29,8 @@ def option_row(key: str, field: OptionField) -> str:
 
 
 def samplers(registry: Registry) -> str:
-    text = "# Samplers\n\nThe default chain runs them in this order: `logit_bias`, `penalties`, `top_k`, `tfs_z`, `typical_p`, "
-    text += "`top_p`, `min_p`, `temperature`, `dist`.\n"
+    chain = ", ".join(f"`{name}`" for name in DEFAULT_CHAIN)
+    text = f"# Samplers\n\nThe default chain runs them in this order: {chain}.\n"
     for name, cls in sorted(registry.samplers().items()):
         text += f"\n## {name}\n\n{cls.__doc__.strip()}\n"
         fields = fields_of(cls.Options)
@@ -40,7 +41,10 @@ def samplers(registry: Registry) -> str:
 
 
 def settings(registry: Registry) -> str:
-    text = "# Settings\n\nKeys of `llamakit.toml`; in the environment `LLAMAKIT_` and the key in capitals, with `__` for a dot.\n\n"
+    text = (
+        "# Settings\n\nKeys of `llamakit.toml`; in the environment `LLAMAKIT_` and the key in capitals, with `__` for"
+    )
+    text += " a dot.\n\n"
     text += "| key | meaning | possible | default |\n|---|---|---|---|\n"
     return text + "".join(option_row(key, field) for key, field in make_schema(registry).items())
 

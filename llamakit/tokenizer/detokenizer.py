@@ -47,6 +47,11 @@ class Detokenizer:
         for token in prompt_ids:
             self._joiner.push(token)
 
+    @property
+    def pending(self) -> bool:
+        """Whether bytes of an unfinished character wait for the next token."""
+        return bool(self._decoder.getstate()[0])
+
     def push(self, token: int) -> str:
         """Text that is complete with this token; an unfinished character waits for the next."""
         return self._decoder.decode(self._joiner.push(token))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamakit.errors import ModelFileError
 from llamakit.tokenizer.roles import find_roles
@@ -119,7 +119,7 @@ def _strings(values: object, key: str) -> tuple[object, NDArray[np.uint64]]:
     return b"".join(texts), spans
 
 
-def _numbers(metadata: Mapping[str, object], key: str, count: int, dtype: str, default: float) -> NDArray[np.generic]:
+def _numbers(metadata: Mapping[str, object], key: str, count: int, dtype: str, default: float) -> Any:
     """One number per token as a new array (count,); the default where the file has none."""
     import numpy as np
 
