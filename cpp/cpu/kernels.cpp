@@ -16,23 +16,21 @@
 
 namespace lk::cpu {
 namespace {
-#include "cpu/attention-inl.h"
-#include "cpu/half-inl.h"
-#include "cpu/kv-inl.h"
-#include "cpu/linear_float-inl.h"
-#include "cpu/linear_int-inl.h"
-#include "cpu/rows-inl.h"
 #include "cpu/simd-inl.h"
+#include "cpu/half-inl.h"
+#include "cpu/linear_int-inl.h"
+#include "cpu/linear_float-inl.h"
+#include "cpu/rows-inl.h"
+#include "cpu/kv-inl.h"
+#include "cpu/attention-inl.h"
 
 const KernelTable table = {
-    LK_TEXT(LK_ISA), kFloatTile, kIntTile, quantise,  linear_int, linear_float, weight_row,
-    rms_norm,        rope,       add,      mul,       scale,      axpy,         dot,
-    gated,           maximum_of, exp_sum,  exp_scale, kv_write,   kv_read,      attend,
+    LK_TEXT(LK_ISA), kFloatTile, kIntTile, quantise,  linear_int, linear_float, weight_row, rms_norm,
+    rope,            add,        mul,      scale,     axpy,       dot,          gated,      maximum_of,
+    exp_sum,         exp_scale,  kv_write, kv_read,   attend,
 };
 }  // namespace
 
-const KernelTable* LK_JOIN(kernels_, LK_ISA)() {
-    return &table;
-}
+const KernelTable* LK_JOIN(kernels_, LK_ISA)() { return &table; }
 
 }  // namespace lk::cpu

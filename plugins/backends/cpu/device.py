@@ -168,7 +168,8 @@ class CPUExecutable(Executable):
         lowering = Lowering(graph, layout, weights, states)
         tables = graph.inputs.get("block_tables")
         blocks = int(tables.shape[1]) if tables is not None else 0
-        sizes = (lowering.maximum("rows"), max(lowering.maximum("seqs"), 1), blocks)
+        most = lowering.maximum("seqs") or lowering.maximum("rows")  # without block tables, any number
+        sizes = (lowering.maximum("rows"), most, blocks)
         parts = (None if kv is None else kv.native, None if adapters is None else adapters.native)
         isa = device.options.isa
         self._native = _cpu.Program(
@@ -214,9 +215,12 @@ class CPUDevice(Device):
         return True
 
     def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
-        """Quantised weights meet activations of eight bits a block of 32; everything else is float32."""
+        """Quantised weights meet activations of eight bits a block of 32; everything else is float32.
+
+        Rounding to 1/254 of a block's largest value is about 1/127 of its root mean square.
+        """
         if node.op is Op.LINEAR and weight_type is not None and weight_type not in FLOATS:
-            return Precision(operand=1 / 254, accumulator=2.0**-23)
+            return Precision(operand=1 / 127, accumulator=2.0**-23)
         return Precision(operand=0.0, accumulator=2.0**-23)
 
     def packed_size(self, source: TensorSource, uses: Uses) -> int:

@@ -1,0 +1,304 @@
+"""The conformance suite of backends: every op, tensor type and remainder of shapes, against the reference.
+
+    from llamakit.testing.conformance import cases, check
+
+    @pytest.mark.parametrize("case", cases(), ids=str)
+    def test_my_backend(case):
+        check(case, my_device, reference_device)
+
+Tolerances follow from the operands' norms and the precision that the device declares for the node; a failure names the
+worst cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamakit.backend import Adapter, KVSpec, RunSizes
+from llamakit.gguf import GGMLType, native, quants
+from llamakit.graph.graph import Dim, DType, Graph, GraphBuilder
+from llamakit.graph.ops import (
+    AttentionAttrs,
+    GatedAttrs,
+    MatmulAttrs,
+    Op,
+    ReshapeAttrs,
+    RMSNormAttrs,
+    RopeAttrs,
+    ScaleAttrs,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from llamakit.backend import Device
+
+MAX_ROWS = 32
+N_VOCAB = 37
+BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op with its sizes. `type` is that of the weight, `kv_type` that of the cache."""
+
+    op: str
+    rows: int = 3
+    n_in: int = 64
+    n_out: int = 48
+    type: GGMLType = GGMLType.F32
+    kv_type: str = "f32"
+    n_head: int = 4
+    n_head_kv: int = 2
+    head_dim: int = 16
+    window: int | None = None
+    pairs: str = "adjacent"
+    bias: bool = False
+    adapters: bool = False
+    past: int = 0
+
+    def __str__(self) -> str:
+        default = Case(self.op)
+        changed = [f"{k}={v}" for k, v in self.__dict__.items() if k != "op" and v != getattr(default, k)]
+        return "-".join([self.op, *changed])
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    found = [Case("linear", rows=rows, n_out=n_out) for rows in (*range(1, 10), 17) for n_out in (1, 16, 33)]
+    for type_ in quants.supported():
+        for rows in (1, 2, 5, 8, 9):
+            found.append(Case("linear", rows=rows, n_in=512, n_out=35, type=type_))
+        found.append(Case("embedding", n_in=512, type=type_))
+    found += [Case("linear", n_in=n_in) for n_in in (1, 3, 31, 65)]
+    found += [
+        Case("linear", bias=True),
+        Case("linear", rows=6, adapters=True),
+        Case("linear", n_in=512, type=GGMLType.Q8_0, adapters=True),
+    ]
+    found += [Case("rms_norm", n_in=n, adapters=a) for n in (1, 7, 64, 129) for a in (False, True)]
+    found += [Case("embedding", adapters=True)]
+    found += [Case("rope", head_dim=d, pairs=p) for d in (2, 16, 18) for p in ("adjacent", "halves")]
+    for kv_type in ("f32", "f16", "bf16", "q8_0"):
+        for heads, kv in ((4, 4), (4, 2), (8, 1)):
+            found.append(Case("attention", rows=5, n_head=heads, n_head_kv=kv, head_dim=32, kv_type=kv_type, past=11))
+    found += [Case("attention", rows=r, past=p) for r in (1, 20) for p in (0, 40, 300)]
+    found += [Case("attention", rows=9, past=30, window=w) for w in (1, 8, 100)]
+    found += [Case("step_attention", rows=12), Case("select_rows"), Case("reshape")]
+    found += [
+        Case(op, n_in=n)
+        for op in ("add", "mul", "scale", "silu", "gelu", "cross_entropy", "cross_entropy_grad")
+        for n in (1, 16, 47)
+    ]
+    found += [Case(f"matmul{t}", n_in=13) for t in ("", "_a", "_b", "_ab")]
+    return found
+
+
+class Source:
+    """A tensor for `Device.load`."""
+
+    def __init__(self, name: str, type: GGMLType, values: npt.NDArray[np.float32]) -> None:
+        self.name, self.type, self.shape = name, type, tuple(values.shape)
+        self._raw = native.quantize(type, values)
+        self.n_bytes = self._raw.nbytes
+
+    def pieces(self, size: int = 1000) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """Odd pieces, on purpose."""
+        for offset in range(0, self.n_bytes, size):
+            yield offset, self._raw[offset : offset + size]
+
+
+class Setup:
+    """A case's graph, weights and inputs: floats come in as an embedding of the row number in F32."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.rng = case, np.random.default_rng(7)
+        self.g = GraphBuilder(case.op)
+        self.rows = Dim("rows", MAX_ROWS)
+        self.weights: dict[str, Source] = {}
+        self.inputs: dict[str, Any] = {}
+        self.adapters: dict[int, dict[str, Adapter]] = {}
+        self.kv: KVSpec | None = None
+        self.magnitude = 1.0
+
+    def floats(self, name: str, *sizes: int) -> Any:
+        """A value of random floats, (rows, *sizes)."""
+        width = int(np.prod(sizes))
+        self.weight(name, GGMLType.F32, (MAX_ROWS, width))
+        if "rows_of_inputs" not in self.g.inputs:
+            self.integers("rows_of_inputs", np.arange(MAX_ROWS))
+        value = self.g.add(Op.EMBEDDING, name, (self.g.inputs["rows_of_inputs"],), weights=(name,))
+        return (
+            value if len(sizes) == 1 else self.g.add(Op.RESHAPE, f"{name}.shape", (value,), attrs=ReshapeAttrs(sizes))
+        )
+
+    def integers(self, name: str, values: Any, *sizes: int | Dim) -> Any:
+        """An integer input, (rows,) or of the given sizes."""
+        self.inputs[name] = np.asarray(values)
+        return self.g.input(name, sizes or (self.rows,), DType.I32)
+
+    def weight(self, name: str, type: GGMLType, shape: tuple[int, ...]) -> str:
+        """A random tensor."""
+        self.weights[name] = Source(name, type, self.rng.normal(size=shape).astype(np.float32))
+        return self.g.parameter(name, shape)
+
+    def slots(self, name: str, shape: tuple[int, ...]) -> Any:
+        """Adapter slots that differ by row: none, one, two; both adapters for the tensor `name`."""
+        if not self.case.adapters:
+            return None
+        for slot, rank in ((1, 3), (2, 8)):
+            normal = lambda *s: self.rng.normal(size=s).astype(np.float32)  # noqa: E731
+            pair = (None, normal(shape[0])) if len(shape) == 1 else (normal(rank, shape[1]), normal(shape[0], rank))
+            self.adapters[slot] = {name: Adapter(*pair, scale=0.5 * slot)}
+        return self.integers("slots", np.arange(MAX_ROWS) % 3)
+
+    def build(self) -> Graph:
+        """The graph of the case."""
+        c = self.case
+        makers = {
+            "linear": self._linear,
+            "embedding": self._embedding,
+            "rms_norm": self._rms_norm,
+            "rope": self._rope,
+            "attention": self._attention,
+            "step_attention": self._step_attention,
+        }
+        return self.g.build(out=makers.get(c.op, self._other)())
+
+    def _linear(self) -> Any:
+        c = self.case
+        x, weight = self.floats("x", c.n_in), self.weight("w", c.type, (c.n_out, c.n_in))
+        bias = self.weight("b", GGMLType.F32, (c.n_out,)) if c.bias else None
+        self.magnitude = np.sqrt(c.n_in)
+        return self.g.add(Op.LINEAR, "node", (x, self.slots("w", (c.n_out, c.n_in))), weights=(weight, bias))
+
+    def _embedding(self) -> Any:
+        c = self.case
+        tokens = self.integers("tokens", np.arange(MAX_ROWS) * 5 % N_VOCAB)
+        weight = self.weight("w", c.type, (N_VOCAB, c.n_in))
+        return self.g.add(Op.EMBEDDING, "node", (tokens, self.slots("w", (N_VOCAB, c.n_in))), weights=(weight,))
+
+    def _rms_norm(self) -> Any:
+        c = self.case
+        weight = self.weight("w", GGMLType.F32, (c.n_in,))
+        inputs = (self.floats("x", c.n_in), self.slots("w", (c.n_in,)))
+        return self.g.add(Op.RMS_NORM, "node", inputs, weights=(weight,), attrs=RMSNormAttrs(1e-5))
+
+    def _rope(self) -> Any:
+        c = self.case
+        positions = self.integers("positions", np.arange(MAX_ROWS) * 1001)
+        attrs = RopeAttrs(tuple(10000.0 ** -np.linspace(0, 1, c.head_dim // 2)), c.pairs, 1.25)
+        return self.g.add(Op.ROPE, "node", (self.floats("x", c.n_head, c.head_dim), positions), attrs=attrs)
+
+    def _attention(self) -> Any:
+        c = self.case
+        n_block = -(-(c.past + MAX_ROWS) // BLOCK)
+        table = self.rng.permutation(n_block)
+        self.kv = KVSpec(
+            n_layer=1, n_block=n_block, block_size=BLOCK, n_head_kv=c.n_head_kv, head_dim_k=c.head_dim,
+            head_dim_v=c.head_dim, type=c.kv_type,
+        )  # fmt: skip
+        positions = c.past + np.arange(MAX_ROWS)
+        paged = (
+            self.integers("cells", table[positions // BLOCK] * BLOCK + positions % BLOCK),
+            self.integers("block_tables", table[None], Dim("seqs", 1), n_block),
+        )
+        return self._attend(AttentionAttrs(c.head_dim**-0.5, 0, c.window), positions, np.zeros(MAX_ROWS), paged)
+
+    def _step_attention(self) -> Any:
+        c = self.case
+        sequences = (np.arange(MAX_ROWS) >= c.rows // 2).astype(int)
+        positions = np.concatenate([np.arange(c.rows // 2), np.arange(MAX_ROWS)])[:MAX_ROWS]
+        return self._attend(AttentionAttrs(c.head_dim**-0.5), positions, sequences, ())
+
+    def _attend(self, attrs: AttentionAttrs, positions: Any, sequences: Any, paged: tuple[Any, ...]) -> Any:
+        c = self.case
+        q, k, v = (self.floats(n, h, c.head_dim) for n, h in (("q", c.n_head), ("k", c.n_head_kv), ("v", c.n_head_kv)))
+        where = (self.integers("positions", positions), self.integers("sequences", sequences))
+        return self.g.add(Op.ATTENTION, "node", (q, k, v, *where, *paged), attrs=attrs)
+
+    def _other(self) -> Any:
+        c, x = self.case, self.floats("x", self.case.n_in)
+        if c.op == "select_rows":
+            chosen = self.integers("chosen", [2, 0], Dim("out_rows", 2))
+            return self.g.add(Op.SELECT_ROWS, "node", (x, chosen))
+        if c.op == "reshape":
+            return self.g.add(Op.RESHAPE, "node", (x,), attrs=ReshapeAttrs((8, 8)))
+        if c.op == "scale":
+            return self.g.add(Op.SCALE, "node", (x,), attrs=ScaleAttrs(-0.3))
+        if c.op.startswith("cross_entropy"):
+            targets = self.integers("targets", np.arange(MAX_ROWS) % c.n_in)
+            return self.g.add(Op(c.op), "node", (x, targets))
+        if c.op.startswith("matmul"):
+            return self._matmul(c.op.partition("_")[2])
+        y = self.floats("y", c.n_in)
+        if c.op in ("silu", "gelu"):
+            return self.g.add(Op.GATED, "node", (x, y), attrs=GatedAttrs(c.op))
+        return self.g.add(Op(c.op), "node", (x, y))
+
+    def _matmul(self, transposed: str) -> Any:
+        shapes = {"a": (5, 6), "b": (6, 5)}
+        a, b = (self.g.state(n, shapes[n][:: -1 if n in transposed else 1]) for n in "ab")
+        attrs = MatmulAttrs("a" in transposed, "b" in transposed)
+        return self.g.add(Op.MATMUL, "node", (a, b), attrs=attrs)
+
+
+def run(case: Case, device: Device) -> npt.NDArray[np.float32]:
+    """The case's output on a device."""
+    setup = Setup(case)
+    graph = setup.build()
+    uses = graph.uses()
+    weights = {name: device.load(source, uses[name]) for name, source in setup.weights.items()}
+    states = {}
+    for name, value in graph.states.items():
+        states[name] = device.state(tuple(int(s) for s in value.shape))
+        states[name].write(setup.rng.normal(size=states[name].shape).astype(np.float32))
+    kv = device.kv_cache(setup.kv) if setup.kv is not None else None
+    table = None
+    if setup.adapters:
+        table = device.adapter_table({name: setup.weights[name].shape for name in setup.adapters[1]}, 2)
+        for slot, adapters in setup.adapters.items():
+            table.set(slot, adapters)
+    if kv is not None and case.past:
+        _fill(kv, setup)
+    program = device.compile(graph, weights, kv=kv, adapters=table, states=states)
+    for name, values in setup.inputs.items():
+        program.inputs[name][...] = values
+    sizes = RunSizes(rows=case.rows, out_rows=2, seqs=1 if kv is not None else 2, longest=case.past + case.rows)
+    return np.array(program.run(sizes)["out"].numpy())
+
+
+def _fill(kv: Any, setup: Setup) -> None:
+    """Put a past into the cache, through its canonical form."""
+    spec, table = kv.spec, setup.inputs["block_tables"][0]
+    positions = np.arange(setup.case.past)
+    type_ = GGMLType[spec.type.upper()]
+    rows = setup.rng.normal(size=(len(positions), 2 * spec.n_head_kv * spec.head_dim_k)).astype(np.float32)
+    data = native.quantize(type_, rows).reshape(1, len(positions), -1)
+    kv.restore((table[positions // BLOCK] * BLOCK + positions % BLOCK).tolist(), data)
+
+
+def check(case: Case, device: Device, reference: Device) -> None:
+    """Compare with the reference; AssertionError names the worst cell."""
+    expected, found = run(case, reference), run(case, device)
+    setup = Setup(case)
+    node = next(n for n in setup.build().nodes if n.name == "node")
+    precision = device.precision(node, case.type if case.op == "linear" else None)
+    if found.shape != expected.shape:
+        raise AssertionError(f"{case}: shape {found.shape}, the reference has {expected.shape}")
+    # Rounding errors add up like a random walk over the terms of a sum: sqrt(n) of them, at most 4 deviations.
+    terms = max(case.n_in, case.past + case.rows, case.head_dim)
+    scale = float(np.sqrt(np.mean(expected.astype(np.float64) ** 2))) + 1e-3
+    tolerance = scale * (4 * precision.operand + 8 * np.sqrt(terms) * precision.accumulator + 1e-6)
+    error = np.abs(found.astype(np.float64) - expected)
+    worst = np.unravel_index(error.argmax(), error.shape)
+    if not error[worst] <= tolerance:
+        raise AssertionError(
+            f"{case}: cell {tuple(map(int, worst))} is {found[worst]!r}, the reference has {expected[worst]!r};"
+            f" the error {error[worst]:.3g} is above {tolerance:.3g}"
+        )

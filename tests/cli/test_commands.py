@@ -1,0 +1,165 @@
+"""The command line as programs use it: what goes to stdout, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def run(*args: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("LLAMAKIT_")} | environment
+    command = [sys.executable, "-m", "llamakit", *map(str, args)]
+    return subprocess.run(command, input=stdin, capture_output=True, env=env, check=False, timeout=100)
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy():
+    help_ = run("--help")
+    assert help_.returncode == 0
+    for name in (b"generate", b"chat", b"tokenize", b"doctor"):
+        assert name in help_.stdout
+    trace = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "llamakit", "--help"], capture_output=True, check=True
+    )
+    imported = {line.rsplit(b"|", 1)[-1].strip() for line in trace.stderr.splitlines()}
+    assert not imported & {b"numpy", b"jinja2", b"rich", b"msgspec", b"pluggy", b"asyncio"}
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_generate_writes_the_text_and_nothing_else(stories260k, test_data, backend):
+    expected = (test_data / "models" / "stories260K.expected.txt").read_bytes()
+    out = run("generate", "-m", stories260k, "-p", "", "--temp", "0", "-n", "200", "--backend", backend, "-t", "2")
+    assert out.returncode == 0
+    assert out.stdout.strip() == expected.strip()
+    assert b"200 tokens" in out.stderr
+
+
+def test_generate_options(stories260k, tmp_path):
+    base = ("generate", "-m", stories260k, "-n", "12", "-p", "Once upon", "--seed", "3")
+    first = run(*base)
+    assert run(*base).stdout == first.stdout
+    assert run(*base, "--echo").stdout == b"Once upon" + first.stdout
+    assert b"Lily" not in run(*base, "-n", "40", "--stop", "Lily").stdout
+    assert run(*base, "-q").stderr == b""
+    record = run(*base, "--logdir", tmp_path / "log")
+    assert record.returncode == 0
+    assert len(list((tmp_path / "log").glob("*.yml"))) == 1
+    cache = tmp_path / "prompt.cache"
+    run(*base, "--prompt-cache", cache)
+    again = run(*base, "--prompt-cache", cache)
+    assert b"cached" in again.stderr
+    assert again.stdout == first.stdout
+
+
+def test_tokenize_and_detokenize(stories260k):
+    text = "Lily ate \u00fc\u4e2d \U0001f600 cake"
+    tokens = json.loads(run("tokenize", "-m", stories260k, "--json", "-", stdin=text.encode()).stdout)["tokens"]
+    assert json.loads(run("tokenize", "-m", stories260k, "--json", text).stdout)["tokens"] == tokens
+    content = json.loads(run("detokenize", "-m", stories260k, "--json", *map(str, tokens)).stdout)["content"]
+    assert content == text
+    assert json.loads(run("tokenize", "-m", stories260k, "--json", "--add-bos", "a").stdout)["tokens"][0] == 1
+
+
+def test_json_outputs(stories260k, tmp_path):
+    bench = json.loads(run("bench", "-m", stories260k, "-p", "8", "-n", "4", "-b", "1,2", "-r", "1", "--json").stdout)
+    assert [(m["test"], m["batch"]) for m in bench] == [("pp8", 1), ("tg4", 1), ("tg4x2", 2)]
+    assert {"test", "n_prompt", "n_gen", "depth", "batch", "tokens_per_second"} <= set(bench[0])
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time, there was a little girl named Lily. " * 80)
+    found = [
+        json.loads(run("perplexity", "-m", stories260k, "-f", text, "--backend", b, "--json").stdout)
+        for b in ("reference", "cpu")
+    ]
+    assert found[0]["perplexity"] == pytest.approx(found[1]["perplexity"], rel=5e-5)
+    assert found[0]["tokens"] > 200
+    plugins = json.loads(run("plugins", "--json").stdout)
+    assert {"name", "kind", "package", "available", "reason"} <= set(plugins[0])
+    vectors = json.loads(run("embed", "-m", stories260k, "--json", "a cat", "a dog").stdout)
+    assert len(vectors) == 2
+    assert sum(x * x for x in vectors[0]["embedding"]) == pytest.approx(1, abs=1e-4)
+    assert len(json.loads(run("inspect", stories260k, "--json").stdout)["tensors"]) == 48
+
+
+def test_quantize_and_use_the_result(stories260k, tmp_path):
+    out = tmp_path / "q.gguf"
+    done = run("quantize", stories260k, out, "q8_0")
+    assert done.returncode == 0
+    assert b"ffn_down" in done.stderr
+    assert run("generate", "-m", out, "-p", "Once", "-n", "5").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["generate", "-p", "x"], 2, b"no model"),
+        (["generate", "-m", "nowhere.gguf", "-p", "x"], 3, b"no file nowhere.gguf"),
+        (["generate", "-m", "MODEL", "-p", "x", "--top-p", "1.5"], 2, b"0..1"),
+        (["generate", "-m", "MODEL", "-p", "x", "--samplers", "top_k;typcal_p"], 2, b"typical_p is near"),
+        (["generate", "-m", "MODEL", "-p", "x", "--backend", "cud"], 2, b"no backend named 'cud'"),
+        (["generate", "-m", "MODEL", "-p", "many words " * 600], 6, b"the context holds 512"),
+        (["generate", "-m", "MODEL", "-p", "x", "--kv-type", "f8"], 2, b"kv_type"),
+        (["generat"], 2, b"generat"),
+        (["model.gguf"], 2, b"llamakit chat -m model.gguf"),
+        (["detokenize", "-m", "MODEL", "99999"], 2, b"99999"),
+        (["quantize", "MODEL", "out.gguf", "Q4_KM"], 2, b"Q4_K"),
+    ],
+)
+def test_errors_say_what_is_wrong(stories260k, args, code, message):
+    result = run(*[str(stories260k) if a == "MODEL" else a for a in args])
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert b"Traceback" not in result.stderr
+    assert result.stdout == b""
+
+
+def test_settings_come_from_file_environment_and_command_line(tmp_path, stories260k):
+    file = tmp_path / "llamakit.toml"
+    file.write_text(f'model = "{stories260k}"\nseed = 5\n[sampling]\ntop_k = 7\ntemperature = 0.5\n')
+    shown = json.loads(run("--config", file, "config", "--json", LLAMAKIT_SAMPLING__TOP_K="9").stdout)
+    assert shown["sampling.top_k"] == {"value": 9, "origin": "environment LLAMAKIT_SAMPLING__TOP_K"}
+    assert shown["sampling.temperature"] == {"value": 0.5, "origin": str(file)}
+    assert shown["threads"]["origin"] == "default"
+    assert run("--config", file, "generate", "-p", "x", "-n", "3").returncode == 0
+    file.write_text("[sampling]\ntemprature = 1\n")
+    wrong = run("--config", file, "config")
+    assert wrong.returncode == 2
+    assert b"unknown setting 'sampling.temprature'" in wrong.stderr
+    assert b"sampling.temperature is near" in wrong.stderr
+
+
+def test_a_reader_that_leaves_ends_it_quietly(stories260k):
+    command = f'"{sys.executable}" -m llamakit generate -m "{stories260k}" -p "" -n 400 --ignore-eos | head -c 5'
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr
+
+
+def test_chat_answers_from_a_pipe(stories260k):
+    done = run("chat", "-m", stories260k, "-n", "8", "--temp", "0", stdin=b"Hello\n/undo\n/nonsense\n/exit\n")
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    assert b"no command /nonsense" in done.stderr
+
+
+def test_doctor_tells_the_kernels(stories260k):
+    report = json.loads(run("doctor", "--json").stdout)
+    backends = {b["name"]: b for b in report["backends"]}
+    assert backends["cpu"]["available"]
+    assert backends["cpu"]["kernels"]["isa"]
+
+
+def test_start_up_is_quick(stories260k):
+    def seconds(*args: str) -> float:
+        best = 9.0
+        for _ in range(5):
+            start = time.perf_counter()
+            run(*args)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    assert seconds("--help") < 0.3  # 0.15 on an idle machine; tests run beside others
+    assert seconds("tokenize", "-m", str(stories260k), "x") < 0.8  # 0.4 on an idle machine

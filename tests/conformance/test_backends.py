@@ -1,0 +1,51 @@
+"""The cpu backend, on every instruction set that this machine has, against the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llamakit.registry import Registry
+from llamakit.testing.conformance import Case, cases, check, run
+
+REGISTRY = Registry.discover()
+
+
+def isas() -> list[str]:
+    probe = REGISTRY.backend("cpu").probe()
+    return list(probe.devices[0].details) if probe.available else []
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return REGISTRY.backend("reference")().open()
+
+
+@pytest.fixture(scope="module", params=isas())
+def device(request):
+    cls = REGISTRY.backend("cpu")
+    return cls(cls.Options(isa=request.param, threads=2)).open()
+
+
+def test_there_are_kernels():
+    assert "generic" in isas()
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_conformance(case, device, reference):
+    check(case, device, reference)
+
+
+@pytest.mark.parametrize("case", [c for c in cases() if c.op in ("linear", "attention") and c.rows > 1], ids=str)
+def test_a_row_does_not_depend_on_the_others(case, device):
+    """The same bits for the first row alone and among others."""
+    alone = run(Case(**(case.__dict__ | {"rows": 1})), device)
+    assert np.array_equal(alone[0], run(case, device)[0])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_number_of_threads_changes_nothing(threads):
+    cls = REGISTRY.backend("cpu")
+    few, two = (cls(cls.Options(threads=n)).open() for n in (threads, 2))
+    for case in (Case("linear", rows=9, n_in=512, n_out=700), Case("attention", rows=20, past=300)):
+        assert np.array_equal(run(case, few), run(case, two))
