@@ -1,5 +1,6 @@
-// Which kernels this processor can run.
+// The kernels for this processor.
 #pragma once
+
 #include <string>
 #include <vector>
 
@@ -7,10 +8,9 @@
 
 namespace lk::cpu {
 
-// Tables that run here, the fastest first.
-std::vector<const KernelTable*> supported();
-
-// The table of that name, or the fastest if it is empty or "auto". Throws std::invalid_argument with what there is.
-const KernelTable* choose(const std::string& isa);
+// Names of the instruction sets that were compiled and that this processor has, the best first.
+std::vector<std::string> supported_isas();
+// The kernels of one of them, or of the best for ""; throws std::invalid_argument.
+const KernelTable& kernels(const std::string& isa);
 
 }  // namespace lk::cpu

@@ -16,13 +16,15 @@
 
 namespace lk::cpu {
 namespace {
-#include "cpu/attention-inl.h"
-#include "cpu/half-inl.h"
-#include "cpu/kv-inl.h"
-#include "cpu/linear_float-inl.h"
-#include "cpu/linear_int-inl.h"
-#include "cpu/rows-inl.h"
+// clang-format off: each builds on those before it
 #include "cpu/simd-inl.h"
+#include "cpu/half-inl.h"
+#include "cpu/linear_int-inl.h"
+#include "cpu/linear_float-inl.h"
+#include "cpu/rows-inl.h"
+#include "cpu/kv-inl.h"
+#include "cpu/attention-inl.h"
+// clang-format on
 
 const KernelTable table = {
     LK_TEXT(LK_ISA), kFloatTile, kIntTile, quantise,  linear_int, linear_float, weight_row,

@@ -7,66 +7,57 @@
 namespace lk::cpu {
 namespace {
 
-constexpr int kSpins = 4000;  // some 50 microseconds: longer than the gaps inside a step
-constexpr int kYields = 200;  // then let others run; then sleep, since waking costs 20 microseconds
+// How often to look before sleeping: about 50 microseconds. Waking a sleeper costs as much.
+constexpr int kSpins = 2000;
 
-inline void pause() {
+void pause_briefly(int i) {
+    if (i % 256 == 255) return std::this_thread::yield();  // somebody else may need this core
 #if defined(__x86_64__)
     _mm_pause();
 #endif
 }
 
-void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
-    for (int i = 0; i < kSpins; ++i) {
-        if (value.load(std::memory_order_acquire) != old) return;
-        pause();
-    }
-    for (int i = 0; i < kYields; ++i) {
-        if (value.load(std::memory_order_acquire) != old) return;
-        std::this_thread::yield();
-    }
-    value.wait(old, std::memory_order_acquire);
-}
-
 }  // namespace
 
-void Barrier::wait() {
-    if (n_ == 1) return;
-    const uint32_t round = round_.load(std::memory_order_acquire);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_ - 1) {
-        arrived_.store(0, std::memory_order_relaxed);
-        round_.store(round + 1, std::memory_order_release);
-        round_.notify_all();
-    } else {
-        wait_while(round_, round);
-    }
-}
-
-Pool::Pool(int n_thread) : n_thread_(n_thread), inner_(n_thread), done_(n_thread) {
-    for (int i = 1; i < n_thread; ++i) threads_.emplace_back([this, i] { serve(i); });
+Pool::Pool(int n_thread) : n_thread_(n_thread) {
+    for (int i = 1; i < n_thread; ++i) threads_.emplace_back([this, i] { work(i); });
 }
 
 Pool::~Pool() {
-    stopping_.store(true);
-    started_.fetch_add(1);
-    started_.notify_all();
+    stop_ = true;
+    ++epoch_;
+    epoch_.notify_all();
     for (auto& thread : threads_) thread.join();
 }
 
-void Pool::run(const std::function<void(int)>& work) {
-    work_ = &work;
-    started_.fetch_add(1, std::memory_order_release);
-    started_.notify_all();
-    work(0);
-    done_.wait();
+void Pool::run(int64_t n, const std::function<void(int64_t, int)>& body) {
+    if (n_thread_ == 1 || n <= 1) {
+        for (int64_t i = 0; i < n; ++i) body(i, 0);
+        return;
+    }
+    body_ = &body;
+    n_ = n;
+    next_ = 0;
+    busy_ = n_thread_ - 1;
+    ++epoch_;
+    epoch_.notify_all();
+    take(0);
+    for (int i = 0; busy_.load(std::memory_order_acquire) > 0; ++i) pause_briefly(i);
 }
 
-void Pool::serve(int thread) {
-    for (uint32_t seen = 0;; ++seen) {
-        wait_while(started_, seen);
-        if (stopping_.load()) return;
-        (*work_)(thread);
-        done_.wait();
+void Pool::take(int thread) {
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) (*body_)(i, thread);
+}
+
+void Pool::work(int thread) {
+    uint32_t seen = 0;
+    for (;;) {
+        for (int i = 0; i < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++i) pause_briefly(i);
+        epoch_.wait(seen, std::memory_order_acquire);
+        seen = epoch_.load(std::memory_order_acquire);
+        if (stop_) return;
+        take(thread);
+        busy_.fetch_sub(1, std::memory_order_release);
     }
 }
 

@@ -1,5 +1,6 @@
-// Threads that stay, the caller being the first of them.
+// Threads that wait for work together. The caller is one of them.
 #pragma once
+
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -8,40 +9,27 @@
 
 namespace lk::cpu {
 
-// Spins for a moment, then gives its time slice away, then sleeps: right also when there are more threads than cores.
-class Barrier {
-  public:
-    explicit Barrier(int n) : n_(n) {}
-    void wait();
-
-  private:
-    const int n_;
-    std::atomic<int> arrived_{0};
-    std::atomic<uint32_t> round_{0};
-};
-
 class Pool {
   public:
     explicit Pool(int n_thread);
     ~Pool();
-    Pool(const Pool&) = delete;
-    Pool& operator=(const Pool&) = delete;
+    int n_thread() const { return n_thread_; }
 
-    int size() const { return n_thread_; }
-    // Calls work(thread) on every thread and returns when all are done. `work` must not throw.
-    void run(const std::function<void(int)>& work);
-    // Between the threads of one run.
-    void barrier() { inner_.wait(); }
+    // Call body(chunk, thread) for every chunk below n; chunks are taken by whoever is free. Returns when all are done.
+    void run(int64_t n, const std::function<void(int64_t, int)>& body);
 
   private:
-    void serve(int thread);
+    void work(int thread);
+    void take(int thread);
 
-    const int n_thread_;
-    Barrier inner_, done_;
-    const std::function<void(int)>* work_ = nullptr;
-    std::atomic<uint32_t> started_{0};
-    std::atomic<bool> stopping_{false};
+    int n_thread_;
     std::vector<std::thread> threads_;
+    const std::function<void(int64_t, int)>* body_ = nullptr;
+    std::atomic<int64_t> next_{0};
+    int64_t n_ = 0;
+    std::atomic<uint32_t> epoch_{0};
+    std::atomic<int> busy_{0};
+    std::atomic<bool> stop_{false};
 };
 
 }  // namespace lk::cpu

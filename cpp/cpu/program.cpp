@@ -1,58 +1,346 @@
 #include "cpu/program.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <stdexcept>
 
 namespace lk::cpu {
+namespace {
 
-int64_t Operand::elements(const Run& run) const {
-    int64_t n = 1;
-    for (const Size& size : shape) n *= run.resolve(size);
-    return n;
+constexpr int64_t kPanelsPerChunk = 8;
+constexpr int64_t kSerialCost = 1 << 15;  // multiplications below which waking threads costs more than it gives
+constexpr int64_t kAttendRows = 16;       // query rows that share one reading of the keys
+
+[[noreturn]] void fail(const Step& step, const std::string& message) {
+    throw std::invalid_argument("node " + step.name + ": " + message);
 }
 
-void check_range(const std::string& what, const int32_t* values, int64_t n, int64_t limit) {
+void check_range(const Step& step, const char* what, const int32_t* values, int64_t n, int64_t end) {
     for (int64_t i = 0; i < n; ++i)
-        if (values[i] < 0 || values[i] >= limit)
-            throw std::invalid_argument(what + " " + std::to_string(values[i]) + " of row " + std::to_string(i) +
-                                        " is outside 0.." + std::to_string(limit - 1));
+        if (values[i] < 0 || values[i] >= end)
+            fail(step,
+                 std::string(what) + " " + std::to_string(values[i]) + " is outside 0.." + std::to_string(end - 1));
 }
 
-Program::Program(std::shared_ptr<Pool> pool, const KernelTable* kernels, int64_t n_inputs, int64_t arena_bytes)
-    : pool_(std::move(pool)), kernels_(kernels), inputs_(size_t(n_inputs) * 4), arena_(size_t(arena_bytes)) {}
-
-void Program::add(std::unique_ptr<Step> step, bool sync) {
-    step->sync = sync;
-    scratch_bytes_ = std::max(scratch_bytes_, (step->scratch_bytes() + 4095) / 4096 * 4096);
-    steps_.push_back(std::move(step));
-    next_ = std::make_unique<std::atomic<int64_t>[]>(steps_.size());
-    n_tasks_.resize(steps_.size());
+int tile_at(int64_t left, int largest) {
+    while (largest > left) largest /= 2;
+    return largest;
 }
 
-void Program::run(int64_t rows, int64_t out_rows, int64_t seqs) {
-    const size_t needed = size_t(scratch_bytes_) * size_t(pool_->size());
-    if (scratch_.size() < needed) scratch_ = Arena(needed);
-    const Run run = {kernels_, inputs(), arena_.data(), {0, rows, out_rows, seqs}, pool_->size()};
-    for (const auto& step : steps_) {
-        try {
-            step->check(run);
-        } catch (const std::invalid_argument& error) {
-            throw std::invalid_argument("node " + step->name + ": " + error.what());
+}  // namespace
+
+Program::Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::vector<Step> steps, int64_t arena_floats,
+                 const int32_t* inputs, std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters,
+                 int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq)
+    : pool_(std::move(pool)),
+      kernels_(kernels),
+      steps_(std::move(steps)),
+      inputs_(inputs),
+      kv_(std::move(kv)),
+      adapters_(std::move(adapters)),
+      max_rows_(max_rows),
+      max_seqs_(max_seqs),
+      blocks_per_seq_(blocks_per_seq) {
+    arena_ = std::make_unique<Arena>(size_t(std::max<int64_t>(arena_floats, 16)) * 4);
+    scratch_.resize(size_t(pool_->n_thread()));
+}
+
+int64_t Program::n_rows(const Value& v) const {
+    return v.rows == Rows::rows ? sizes_.rows : v.rows == Rows::out_rows ? sizes_.out_rows : v.n_fixed;
+}
+
+// Rows in parallel where that is worth it. A row is always computed whole by one thread.
+void Program::for_rows(int64_t n, int64_t cost, const std::function<void(int64_t)>& body) {
+    if (n * cost < kSerialCost) {
+        for (int64_t i = 0; i < n; ++i) body(i);
+        return;
+    }
+    const int64_t chunk = std::max<int64_t>(1, n / (4 * pool_->n_thread()));
+    pool_->run((n + chunk - 1) / chunk, [&](int64_t c, int) {
+        for (int64_t i = c * chunk; i < std::min(n, (c + 1) * chunk); ++i) body(i);
+    });
+}
+
+void Program::run(const Sizes& sizes) {
+    sizes_ = sizes;
+    check();
+    cos_sin_table_ = quantised_ = -1;
+    for (const Step& step : steps_) {
+        if (step.out.offset == quantised_) quantised_ = -1;  // the memory gets another value
+        if (step.kind == "linear")
+            linear(step);
+        else if (step.kind == "embedding")
+            embedding(step);
+        else if (step.kind == "rms_norm")
+            rms_norm(step);
+        else if (step.kind == "rope")
+            rope(step);
+        else if (step.kind == "attention")
+            attention(step);
+        else if (step.kind == "select_rows")
+            select_rows(step);
+        else if (step.kind == "matmul")
+            matmul(step);
+        else if (step.kind == "cross_entropy" || step.kind == "cross_entropy_grad")
+            cross_entropy(step);
+        else if (step.kind == "read_state" || step.kind == "write_state")
+            state(step);
+        else
+            elementwise(step);
+    }
+}
+
+// Every index that a step reads from the inputs, before anything runs.
+void Program::check() const {
+    if (sizes_.rows < 0 || sizes_.rows > max_rows_ || sizes_.seqs < 0 || sizes_.seqs > max_seqs_)
+        throw std::invalid_argument("more rows or sequences than the program was compiled for");
+    for (const Step& step : steps_) {
+        const int64_t n = step.kind == "embedding" ? n_rows(step.out) : step.in.empty() ? 0 : n_rows(step.in[0]);
+        if (step.kind == "embedding") check_range(step, "token", ints(step, 0), n, step.weight->view.n_out);
+        if (step.kind == "select_rows") check_range(step, "row", ints(step, 0), n_rows(step.out), n);
+        if (step.kind.starts_with("cross_entropy")) check_range(step, "target", ints(step, 0), n, step.in[0].width);
+        if (step.kind == "attention") check_attention(step);
+        const bool adapted = step.kind == "linear" || step.kind == "rms_norm" || step.kind == "embedding";
+        if (adapted && ints(step, step.ints.size() - 1) && adapters_)
+            check_range(step, "adapter slot", ints(step, step.ints.size() - 1), n, adapters_->n_slot + 1);
+    }
+}
+
+void Program::check_attention(const Step& step) const {
+    const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
+                  *tables = ints(step, 3);
+    check_range(step, "sequence", sequences, sizes_.rows, std::max<int64_t>(sizes_.seqs, 1));
+    if (step.numbers[1] < 0) return check_range(step, "position", positions, sizes_.rows, INT32_MAX);
+    check_range(step, "position", positions, sizes_.rows, blocks_per_seq_ * kv_->block_size);
+    check_range(step, "cell", cells, sizes_.rows, kv_->n_cell());
+    for (int64_t r = 0; r < sizes_.rows; ++r)
+        if (r + 1 == sizes_.rows || sequences[r + 1] != sequences[r])
+            check_range(step, "block", tables + sequences[r] * blocks_per_seq_, positions[r] / kv_->block_size + 1,
+                        kv_->n_block);
+}
+
+void Program::embedding(const Step& step) {
+    const int32_t *tokens = ints(step, 0), *slots = ints(step, 1);
+    const int64_t width = step.out.width;
+    for_rows(n_rows(step.out), width, [&](int64_t r) {
+        float* y = at(step.out) + r * width;
+        kernels_.weight_row(step.weight->view, tokens[r], y);
+        const Adapter* adapter = slots && adapters_ ? adapters_->find(slots[r], step.target) : nullptr;
+        if (adapter) apply_embedding(kernels_, *adapter, tokens[r], width, y);
+    });
+}
+
+// The int8 form of a linear's input; several linears with the same input share it.
+void Program::quantise(const Step& step) {
+    const Value& x = step.in[0];
+    if (quantised_ == x.offset) return;
+    const int64_t n = n_rows(x), width = x.width;
+    act_values_.resize(size_t(n * width));
+    act_scales_.resize(size_t(n * width / kActBlock));
+    act_sums_.resize(size_t(n * width / 16));
+    act_ = {n, width, act_values_.data(), act_scales_.data(), act_sums_.data()};
+    std::vector<std::pair<int64_t, int>> tiles;
+    for (int64_t row = 0; row < n; row += tiles.back().second)
+        tiles.emplace_back(row, tile_at(n - row, kernels_.int_tile));
+    for_rows(int64_t(tiles.size()), width * 8, [&](int64_t i) {
+        const auto [row, tile] = tiles[size_t(i)];
+        kernels_.quantise(at(x) + row * width, width, tile, width, act_.values + row * width,
+                          act_.scales + row * (width / kActBlock), act_.sums + row * (width / 16));
+    });
+    quantised_ = x.offset;
+}
+
+void Program::linear(const Step& step) {
+    const Value &in = step.in[0], &out = step.out;
+    const WeightView& w = step.weight->view;
+    const int64_t n = n_rows(in), n_panel = (w.n_out + kLanes - 1) / kLanes;
+    if (n == 0) return;
+    const bool integer = w.kind == WeightKind::quantised;
+    if (integer) quantise(step);
+    const size_t scratch = size_t(w.n_in) * size_t(std::max(kernels_.float_tile, kernels_.int_tile)) * 4 + 256;
+    const auto chunk = [&](int64_t c, int thread) {
+        auto& memory = scratch_[size_t(thread)];
+        if (memory.size() < scratch) memory.resize(scratch);
+        const int64_t begin = c * kPanelsPerChunk, end = std::min(n_panel, begin + kPanelsPerChunk);
+        if (integer)
+            kernels_.linear_int(w, act_, begin, end, at(out), out.width, memory.data());
+        else
+            kernels_.linear_float(w, at(in), in.width, n, begin, end, at(out), out.width, memory.data());
+    };
+    const int64_t n_chunk = (n_panel + kPanelsPerChunk - 1) / kPanelsPerChunk;
+    if (n * w.n_in * w.n_out < kSerialCost)
+        for (int64_t c = 0; c < n_chunk; ++c) chunk(c, 0);
+    else
+        pool_->run(n_chunk, chunk);
+    const int32_t* slots = adapters_ ? ints(step, 0) : nullptr;
+    if (!step.bias && !slots) return;
+    for_rows(n, w.n_out, [&](int64_t r) {
+        float* y = at(out) + r * out.width;
+        if (step.bias) kernels_.add(y, step.bias->vector.data(), w.n_out, y);
+        const Adapter* adapter = slots ? adapters_->find(slots[r], step.target) : nullptr;
+        std::vector<float> middle;
+        if (adapter) apply_linear(kernels_, *adapter, at(in) + r * in.width, w.n_in, w.n_out, y, middle);
+    });
+}
+
+void Program::rms_norm(const Step& step) {
+    const Value& in = step.in[0];
+    const int64_t dim = in.width / in.n_head;
+    const int32_t* slots = adapters_ ? ints(step, 0) : nullptr;
+    for_rows(n_rows(in), in.width, [&](int64_t r) {
+        const Adapter* adapter = slots ? adapters_->find(slots[r], step.target) : nullptr;
+        for (int64_t h = 0; h < in.n_head; ++h) {
+            const int64_t from = r * in.width + h * dim;
+            kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->b.data() : nullptr,
+                              adapter ? adapter->scale : 0.0f, float(step.numbers[0]), dim, at(step.out) + from);
         }
-    }
-    for (size_t i = 0; i < steps_.size(); ++i) {
-        n_tasks_[i] = steps_[i]->tasks(run);
-        next_[i].store(0, std::memory_order_relaxed);
-    }
-    pool_->run([&](int thread) { work(run, thread); });
+    });
 }
 
-void Program::work(const Run& run, int thread) {
-    uint8_t* scratch = scratch_.data() + thread * scratch_bytes_;
-    for (size_t i = 0; i < steps_.size(); ++i) {
-        if (steps_[i]->sync && i > 0) pool_->barrier();
-        for (int64_t task; (task = next_[i].fetch_add(1, std::memory_order_relaxed)) < n_tasks_[i];)
-            steps_[i]->work(run, task, scratch);
+void Program::rope(const Step& step) {
+    const Value& in = step.in[0];
+    const int32_t* positions = ints(step, 0);
+    const int64_t n = n_rows(in), n_rot = int64_t(step.rope.inv_freq.size()) * 2;
+    if (cos_sin_table_ != step.table) {  // the ropes of all layers share one table
+        cos_sin_.resize(size_t(n * n_rot));
+        for_rows(n, n_rot * 32, [&](int64_t r) {
+            fill_cos_sin(step.rope, positions[r], step.rope.magnitude, &cos_sin_[size_t(r * n_rot)]);
+        });
+        cos_sin_table_ = step.table;
+    }
+    for_rows(n, in.width, [&](int64_t r) {
+        kernels_.rope(at(in) + r * in.width, &cos_sin_[size_t(r * n_rot)], in.n_head, in.width / in.n_head, n_rot,
+                      step.rope.adjacent, at(step.out) + r * in.width);
+    });
+}
+
+void Program::attention(const Step& step) {
+    const Value &q = step.in[0], &k = step.in[1], &v = step.in[2];
+    const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
+                  *tables = ints(step, 3);
+    const int64_t n = sizes_.rows, layer = int64_t(step.numbers[1]), window = int64_t(step.numbers[2]);
+    const bool cached = layer >= 0;
+    if (cached)
+        for_rows(n, k.width + v.width, [&](int64_t r) {
+            kernels_.kv_write(kv_->layers[size_t(layer)], cells[r], at(k) + r * k.width, at(v) + r * v.width);
+        });
+    // Rows of one sequence, in order; without a cache they are each other's keys.
+    std::map<int32_t, std::vector<int32_t>> of_sequence;
+    for (int64_t r = 0; r < n; ++r) of_sequence[sequences[r]].push_back(int32_t(r));
+    struct Tile {
+        const std::vector<int32_t>* rows;
+        int64_t from, count;
+        int32_t sequence;
+    };
+    std::vector<Tile> tiles;
+    for (const auto& [sequence, rows] : of_sequence)
+        for (int64_t from = 0; from < int64_t(rows.size()); from += kAttendRows)
+            tiles.push_back({&rows, from, std::min<int64_t>(kAttendRows, int64_t(rows.size()) - from), sequence});
+    const int64_t n_head_kv = k.n_head, dim_k = k.width / k.n_head, dim_v = v.width / v.n_head,
+                  group = q.n_head / k.n_head;
+    const size_t scratch = size_t(kSplit * (dim_k + dim_v + 1) + dim_v + kAttendRows * group * (dim_v + 2) + 64) * 4;
+    const auto task = [&](int64_t i, int thread) {
+        auto& memory = scratch_[size_t(thread)];
+        if (memory.size() < scratch) memory.resize(scratch);
+        const Tile& tile = tiles[size_t(i / n_head_kv)];
+        const float* queries[kAttendRows];
+        float* outputs[kAttendRows];
+        int32_t first[kAttendRows], last[kAttendRows];
+        for (int64_t j = 0; j < tile.count; ++j) {
+            const int32_t row = (*tile.rows)[size_t(tile.from + j)];
+            queries[j] = at(q) + row * q.width;
+            outputs[j] = at(step.out) + row * step.out.width;
+            last[j] = cached ? positions[row] + 1 : int32_t(tile.from + j) + 1;
+            first[j] = window > 0 ? std::max<int32_t>(0, last[j] - int32_t(window)) : 0;
+        }
+        AttendTask a{};
+        a.keys = {cached ? &kv_->layers[size_t(layer)] : nullptr,
+                  cached ? tables + tile.sequence * blocks_per_seq_ : nullptr,
+                  cached ? int32_t(kv_->block_size) : 0,
+                  tile.rows->data(),
+                  at(k),
+                  at(v)};
+        a.n_rows = int(tile.count), a.group = int(group), a.n_head = int(q.n_head), a.n_head_kv = int(n_head_kv),
+        a.head_kv = int(i % n_head_kv);
+        a.dim_k = int(dim_k), a.dim_v = int(dim_v), a.scale = float(step.numbers[0]);
+        a.q = queries, a.out = outputs, a.first = first, a.last = last;
+        kernels_.attend(a, reinterpret_cast<float*>(memory.data()));
+    };
+    const int64_t n_task = int64_t(tiles.size()) * n_head_kv;
+    if (n * q.width * std::max<int64_t>(sizes_.longest, 1) < kSerialCost)
+        for (int64_t i = 0; i < n_task; ++i) task(i, 0);
+    else
+        pool_->run(n_task, task);
+}
+
+void Program::elementwise(const Step& step) {
+    const int64_t width = step.out.width;
+    const float *a = at(step.in[0]), *b = step.in.size() > 1 ? at(step.in[1]) : nullptr;
+    float* y = at(step.out);
+    for_rows(n_rows(step.out), width, [&](int64_t r) {
+        const int64_t from = r * width;
+        if (step.kind == "add")
+            kernels_.add(a + from, b + from, width, y + from);
+        else if (step.kind == "mul")
+            kernels_.mul(a + from, b + from, width, y + from);
+        else if (step.kind == "scale")
+            kernels_.scale(a + from, float(step.numbers[0]), width, y + from);
+        else if (step.kind == "gated")
+            kernels_.gated(a + from, b + from, step.numbers[0] != 0, width, y + from);
+        else
+            fail(step, "op " + step.kind + " is not known");
+    });
+}
+
+void Program::select_rows(const Step& step) {
+    const int32_t* rows = ints(step, 0);
+    const int64_t width = step.out.width;
+    for (int64_t r = 0; r < n_rows(step.out); ++r)
+        std::memcpy(at(step.out) + r * width, at(step.in[0]) + rows[r] * width, size_t(width) * 4);
+}
+
+// Plain products of activations: training's; each output is one sum in order.
+void Program::matmul(const Step& step) {
+    const bool ta = step.numbers[0] != 0, tb = step.numbers[1] != 0;
+    const Value &a = step.in[0], &b = step.in[1];
+    const int64_t m = n_rows(step.out), n = step.out.width, inner = ta ? n_rows(a) : a.width;
+    for_rows(m, n * inner, [&](int64_t i) {
+        float* y = at(step.out) + i * n;
+        std::fill_n(y, n, 0.0f);
+        for (int64_t k = 0; k < inner; ++k) {
+            const float x = ta ? at(a)[k * a.width + i] : at(a)[i * a.width + k];
+            if (!tb)
+                kernels_.axpy(x, at(b) + k * b.width, n, y);
+            else
+                for (int64_t j = 0; j < n; ++j) y[j] += x * at(b)[j * b.width + k];
+        }
+    });
+}
+
+void Program::cross_entropy(const Step& step) {
+    const int32_t* targets = ints(step, 0);
+    const Value& in = step.in[0];
+    for_rows(n_rows(in), in.width * 4, [&](int64_t r) {
+        const float* x = at(in) + r * in.width;
+        const float top = kernels_.maximum(x, in.width), sum = kernels_.exp_sum(x, top, in.width);
+        if (step.kind == "cross_entropy") {
+            at(step.out)[r] = top + std::log(sum) - x[targets[r]];
+        } else {
+            float* y = at(step.out) + r * in.width;
+            kernels_.exp_scale(x, top, 1.0f / sum, in.width, y);
+            y[targets[r]] -= 1.0f;
+        }
+    });
+}
+
+void Program::state(const Step& step) {
+    const size_t n = step.state->size();
+    if (step.kind == "read_state") {
+        std::memcpy(at(step.out), step.state->data(), n * 4);
+    } else {
+        std::memcpy(step.state->data(), at(step.in[0]), n * 4);
+        std::memcpy(at(step.out), at(step.in[0]), n * 4);
     }
 }
 

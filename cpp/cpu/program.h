@@ -1,89 +1,97 @@
-// A compiled graph: a list of steps, each a parallel loop over tasks, run in one call.
+// A compiled graph: a flat list of steps over an arena of float32, run in one call.
 #pragma once
-#include <atomic>
+
+#include <cstdint>
+#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
-#include "cpu/arena.h"
+#include "cpu/adapters.h"
+#include "cpu/kv_cache.h"
+#include "cpu/pack.h"
 #include "cpu/pool.h"
 #include "cpu/types.h"
 
 namespace lk::cpu {
 
-// A size of a run: fixed, or one of the run's counts.
-enum class Count : int { fixed, rows, out_rows, seqs };
+enum class Rows : int { fixed, rows, out_rows };
 
-struct Size {
-    Count count;
-    int64_t maximum;
+// A value in the arena: how many rows it has at each run, and how many floats a row.
+struct Value {
+    int64_t offset = 0;  // in floats
+    Rows rows = Rows::fixed;
+    int64_t n_fixed = 0;
+    int64_t width = 0;
+    int64_t n_head = 1;  // of (rows, n_head, dim)
 };
 
-// One run as its steps see it.
-struct Run {
-    const KernelTable* kernels;
-    const int32_t* inputs;
-    uint8_t* arena;
-    int64_t counts[4];  // by Count; the first is unused
-    int n_thread;
-
-    int64_t resolve(const Size& size) const {
-        return size.count == Count::fixed ? size.maximum : counts[int(size.count)];
-    }
+struct Step {
+    std::string kind, name;
+    Value out;
+    std::vector<Value> in;
+    std::vector<int64_t> ints;  // offsets of integer inputs in the packed block, -1 for missing ones
+    std::shared_ptr<Weight> weight, bias;
+    std::string target;  // name of the weight, for adapters
+    std::vector<double> numbers;
+    Rope rope;
+    std::shared_ptr<std::vector<float>> state;
+    int64_t table = -1;  // which cos/sin table
 };
 
-// A value: where it lies (a byte offset in the arena, an index in the input block) and its shape, cut for a run.
-struct Operand {
-    int64_t offset;
-    std::vector<Size> shape;
-
-    int64_t first(const Run& run) const { return shape.empty() ? 1 : run.resolve(shape.front()); }
-    int64_t last(const Run& run) const { return shape.empty() ? 1 : run.resolve(shape.back()); }
-    int64_t elements(const Run& run) const;
-    float* floats(const Run& run) const { return reinterpret_cast<float*>(run.arena + offset); }
-    const int32_t* ints(const Run& run) const { return run.inputs + offset; }
-};
-
-class Step {
-  public:
-    explicit Step(std::string name) : name(std::move(name)) {}
-    virtual ~Step() = default;
-    // Throws std::invalid_argument for inputs that point outside of what they index. Called before anything runs.
-    virtual void check(const Run&) const {}
-    // Prepares the run on one thread; gives the number of tasks.
-    virtual int64_t tasks(const Run& run) = 0;
-    // One task; `scratch` is private to the thread.
-    virtual void work(const Run& run, int64_t task, uint8_t* scratch) = 0;
-    virtual int64_t scratch_bytes() const { return 0; }
-
-    const std::string name;
-    bool sync = true;  // wait for all earlier steps first
+struct Sizes {
+    int64_t rows, out_rows, seqs, longest;
 };
 
 class Program {
   public:
-    Program(std::shared_ptr<Pool> pool, const KernelTable* kernels, int64_t n_inputs, int64_t arena_bytes);
-    void add(std::unique_ptr<Step> step, bool sync);
-    int32_t* inputs() { return reinterpret_cast<int32_t*>(inputs_.data()); }
-    uint8_t* arena() { return arena_.data(); }
-    int64_t arena_bytes() const { return int64_t(arena_.size()); }
-    // Throws std::invalid_argument, with the step's name, before anything has been written.
-    void run(int64_t rows, int64_t out_rows, int64_t seqs);
+    Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::vector<Step> steps, int64_t arena_floats,
+            const int32_t* inputs, std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters,
+            int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq);
+
+    void run(const Sizes& sizes);
+    const float* data(const Value& value) const { return arena() + value.offset; }
+    int64_t n_rows(const Value& value) const;
 
   private:
-    void work(const Run& run, int thread);
+    float* arena() const { return reinterpret_cast<float*>(arena_->data()); }
+    float* at(const Value& v) const { return arena() + v.offset; }
+    const int32_t* ints(const Step& step, size_t i) const {
+        return step.ints[i] < 0 ? nullptr : inputs_ + step.ints[i];
+    }
+    void check() const;
+    void check_attention(const Step& step) const;
+    void for_rows(int64_t n, int64_t cost, const std::function<void(int64_t)>& body);
+
+    void embedding(const Step& step);
+    void linear(const Step& step);
+    void quantise(const Step& step);
+    void rms_norm(const Step& step);
+    void rope(const Step& step);
+    void attention(const Step& step);
+    void elementwise(const Step& step);
+    void select_rows(const Step& step);
+    void matmul(const Step& step);
+    void cross_entropy(const Step& step);
+    void state(const Step& step);
 
     std::shared_ptr<Pool> pool_;
-    const KernelTable* kernels_;
-    Arena inputs_, arena_, scratch_;
-    int64_t scratch_bytes_ = 0;
-    std::vector<std::unique_ptr<Step>> steps_;
-    std::vector<int64_t> n_tasks_;
-    std::unique_ptr<std::atomic<int64_t>[]> next_;
+    const KernelTable& kernels_;
+    std::vector<Step> steps_;
+    std::unique_ptr<Arena> arena_;
+    const int32_t* inputs_;
+    std::shared_ptr<KVCache> kv_;
+    std::shared_ptr<AdapterTable> adapters_;
+    int64_t max_rows_, max_seqs_, blocks_per_seq_;
+    Sizes sizes_{};
+    std::vector<std::vector<uint8_t>> scratch_;  // one a thread
+    std::vector<float> cos_sin_;                 // of the last rope table
+    int64_t cos_sin_table_ = -1;
+    int64_t quantised_ = -1;  // offset of the value whose int8 form is in act_
+    ActView act_{};
+    std::vector<int8_t> act_values_;
+    std::vector<float> act_scales_;
+    std::vector<int32_t> act_sums_;
 };
-
-// Throws std::invalid_argument unless all values are in [0, limit).
-void check_range(const std::string& what, const int32_t* values, int64_t n, int64_t limit);
 
 }  // namespace lk::cpu
