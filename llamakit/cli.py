@@ -136,7 +136,7 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    from llamakit.errors import LlamaKitError
+    from llamakit.errors import LlamaKitError, ReaderGone
 
     try:
         code = llamakit.main(args, prog_name="llamakit", standalone_mode=False)
@@ -153,7 +153,7 @@ def run(args: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo(err=True)
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         _silence_stdout()
         return BROKEN_PIPE
     except Exception:

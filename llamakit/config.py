@@ -76,9 +76,14 @@ class Config:
         }
 
     def set(self, key: str, value: Any, origin: str) -> None:
-        """Override one value; an unknown key or a wrong value is a `UsageError` that names `origin`."""
+        """Override one value; an unknown key or a wrong value is a `UsageError` that names `origin`.
+
+        Values of plugins are checked when the plugins are made.
+        """
         if key not in self.schema:
             raise UsageError(f"{origin}: unknown setting {key!r}{near(key, self.schema)}")
+        if key in CoreOptions.__struct_fields__:
+            build_options(CoreOptions, {key: value}, where=origin)
         self.settings[key] = Setting(value, origin)
 
 
@@ -123,15 +128,7 @@ def load_config(
             if key not in config.schema:
                 raise UsageError(f"environment: unknown setting {name}{near(key, config.schema)}")
             config.set(key, config.schema[key].parse(text), f"environment {name}")
-    _check(config)
     return config
-
-
-def _check(config: Config) -> None:
-    """Bounds of the core's own values; plugins check theirs when they are made."""
-    for field in fields_of(CoreOptions):
-        setting = config.settings[field.name]
-        build_options(CoreOptions, {field.name: setting.value}, where=setting.origin)
 
 
 def _read(path: Path) -> dict[str, Any]:

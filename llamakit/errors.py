@@ -14,6 +14,10 @@ class LlamaKitError(Exception):
     exit_code = 6
 
 
+class ReaderGone(Exception):  # noqa: N818 - no error of anybody's
+    """Whoever read standard output has closed it: stop, quietly."""
+
+
 class UsageError(LlamaKitError):
     """A wrong option, name or value: the request itself is at fault."""
 

@@ -100,7 +100,7 @@ def build_options(cls: type[Options], values: Mapping[str, object], *, where: st
 def near(name: str, known: Iterable[str]) -> str:
     """A hint with the names nearest to a misspelt one, or nothing."""
     found = difflib.get_close_matches(name, list(known), 3, 0.6)
-    return f"\n  found   {', '.join(found)} is near" if found else ""
+    return f"\n  near    {', '.join(found)}" if found else ""
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

@@ -30,8 +30,8 @@ class AdapterTable {
 };
 
 // y += scale * (x A^T) B^T for one row. `middle` has room for `rank` values.
-void apply_linear(const KernelTable& kernels, const Adapter& adapter, const float* x, int64_t n_in, int64_t n_out, float* y,
-                  std::vector<float>& middle);
+void apply_linear(const KernelTable& kernels, const Adapter& adapter, const float* x, int64_t n_in, int64_t n_out,
+                  float* y, std::vector<float>& middle);
 // y += scale * B[token] A.
 void apply_embedding(const KernelTable& kernels, const Adapter& adapter, int64_t token, int64_t n_embd, float* y);
 

@@ -15,9 +15,9 @@ LK_INLINE float float_of(uint32_t u) {
 
 LK_INLINE float from_half(uint16_t h) {
     const uint32_t sign = uint32_t(h & 0x8000) << 16, rest = h & 0x7fff;
-    if (rest >= 0x7c00) return float_of(sign | 0x7f800000 | (rest & 0x3ff) << 13);   // infinity, NaN
+    if (rest >= 0x7c00) return float_of(sign | 0x7f800000 | (rest & 0x3ff) << 13);       // infinity, NaN
     if (rest >= 0x0400) return float_of(sign | ((rest << 13) + (uint32_t(112) << 23)));  // exponent bias 15 -> 127
-    const float small = float(rest) * 5.9604644775390625e-8f;                        // subnormal: times 2^-24
+    const float small = float(rest) * 5.9604644775390625e-8f;                            // subnormal: times 2^-24
     return float_of(sign | bits_of(small));
 }
 
@@ -32,7 +32,9 @@ LK_INLINE uint16_t to_half(float x) {
     return uint16_t(sign | ((rest - (uint32_t(112) << 23) + 0xfff + ((rest >> 13) & 1)) >> 13));
 }
 
-LK_INLINE float from_bf16(uint16_t h) { return float_of(uint32_t(h) << 16); }
+LK_INLINE float from_bf16(uint16_t h) {
+    return float_of(uint32_t(h) << 16);
+}
 
 LK_INLINE uint16_t to_bf16(float x) {
     const uint32_t u = bits_of(x);

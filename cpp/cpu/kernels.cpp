@@ -25,12 +25,14 @@ namespace {
 #include "cpu/attention-inl.h"
 
 const KernelTable table = {
-    LK_TEXT(LK_ISA), kFloatTile, kIntTile, quantise,  linear_int, linear_float, weight_row, rms_norm,
-    rope,            add,        mul,      scale,     axpy,       dot,          gated,      maximum_of,
-    exp_sum,         exp_scale,  kv_write, kv_read,   attend,
+    LK_TEXT(LK_ISA), kFloatTile, kIntTile, quantise,  linear_int, linear_float, weight_row,
+    rms_norm,        rope,       add,      mul,       scale,      axpy,         dot,
+    gated,           maximum_of, exp_sum,  exp_scale, kv_write,   kv_read,      attend,
 };
 }  // namespace
 
-const KernelTable* LK_JOIN(kernels_, LK_ISA)() { return &table; }
+const KernelTable* LK_JOIN(kernels_, LK_ISA)() {
+    return &table;
+}
 
 }  // namespace lk::cpu

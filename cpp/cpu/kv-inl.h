@@ -31,7 +31,9 @@ LK_INLINE void encode_q8(const float* x, int64_t n, int64_t stride, int8_t* q, u
     }
 }
 
-LK_INLINE int64_t size_of(KVType type) { return type == KVType::f32 ? 4 : type == KVType::q8_0 ? 1 : 2; }
+LK_INLINE int64_t size_of(KVType type) {
+    return type == KVType::f32 ? 4 : type == KVType::q8_0 ? 1 : 2;
+}
 
 LK_INLINE uint8_t* k_group(const KVLayer& l, int64_t cell) {
     return l.k + cell / kLanes * kLanes * l.k_values * size_of(l.type);
@@ -97,7 +99,8 @@ LK_INLINE void read_v_row(const KVLayer& l, int64_t cell, int64_t from, int64_t 
     if (from % kLanes == 0) {
         for (; i + kLanes <= n; i += kLanes) {
             Floats x = load_kv(l.type, l.v, base + i);
-            if (l.type == KVType::q8_0) x = x * splat(from_half(l.v_scales[cell * (l.v_values / 32) + (from + i) / 32]));
+            if (l.type == KVType::q8_0)
+                x = x * splat(from_half(l.v_scales[cell * (l.v_values / 32) + (from + i) / 32]));
             store(y + i, x);
         }
     }

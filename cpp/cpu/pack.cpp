@@ -22,8 +22,8 @@ constexpr size_t kHugePage = size_t(2) << 20;
 
 // Values of a row as unsigned codes, with a scale and a minimum for each block of the panel format.
 struct Codes {
-    uint8_t* u;     // n_in
-    float* scale;   // n_in / block
+    uint8_t* u;    // n_in
+    float* scale;  // n_in / block
     float* minimum;
 };
 
@@ -41,17 +41,28 @@ void each_block(const uint8_t* bytes, int64_t n, int size, Fill fill) {
 
 PanelFormat format_of(int type) {
     switch (type) {
-        case Q4_0: return {false, 32, true, false, 8};
-        case Q4_1: return {false, 32, true, true, 0};
-        case Q5_0: return {true, 32, true, false, 16};
-        case Q5_1: return {true, 32, true, true, 0};
-        case Q8_0: return {true, 32, true, false, 128};
-        case Q2_K: return {false, 16, false, true, 0};
-        case Q3_K: return {false, 16, false, false, 4};
-        case Q4_K: return {false, 32, false, true, 0};
-        case Q5_K: return {true, 32, false, true, 0};
-        case Q6_K: return {true, 16, false, false, 32};
-        default: return {true, 32, false, false, 128};  // Q8_K
+        case Q4_0:
+            return {false, 32, true, false, 8};
+        case Q4_1:
+            return {false, 32, true, true, 0};
+        case Q5_0:
+            return {true, 32, true, false, 16};
+        case Q5_1:
+            return {true, 32, true, true, 0};
+        case Q8_0:
+            return {true, 32, true, false, 128};
+        case Q2_K:
+            return {false, 16, false, true, 0};
+        case Q3_K:
+            return {false, 16, false, false, 4};
+        case Q4_K:
+            return {false, 32, false, true, 0};
+        case Q5_K:
+            return {true, 32, false, true, 0};
+        case Q6_K:
+            return {true, 16, false, false, 32};
+        default:
+            return {true, 32, false, false, 128};  // Q8_K
     }
 }
 
@@ -149,7 +160,10 @@ void unpack_row(int type, const uint8_t* bytes, int64_t n, Codes c) {
 WeightView layout(int type, int64_t n_out, int64_t n_in) {
     WeightView v{};
     v.n_out = n_out, v.n_in = n_in;
-    v.kind = type == F32 ? WeightKind::f32 : type == F16 ? WeightKind::f16 : type == BF16 ? WeightKind::bf16 : WeightKind::quantised;
+    v.kind = type == F32    ? WeightKind::f32
+             : type == F16  ? WeightKind::f16
+             : type == BF16 ? WeightKind::bf16
+                            : WeightKind::quantised;
     if (v.kind != WeightKind::quantised) {
         v.panel_bytes = n_in * kLanes * (v.kind == WeightKind::f32 ? 4 : 2);
     } else {
@@ -163,7 +177,9 @@ WeightView layout(int type, int64_t n_out, int64_t n_in) {
     return v;
 }
 
-int64_t panels(int64_t n_out) { return (n_out + kLanes - 1) / kLanes; }
+int64_t panels(int64_t n_out) {
+    return (n_out + kLanes - 1) / kLanes;
+}
 
 }  // namespace
 
@@ -218,7 +234,8 @@ void Weight::append(const uint8_t* bytes, size_t n) {
 }
 
 void Weight::finish() const {
-    if (row_ != view.n_out || !partial_.empty()) throw std::invalid_argument("a tensor has fewer bytes than its shape takes");
+    if (row_ != view.n_out || !partial_.empty())
+        throw std::invalid_argument("a tensor has fewer bytes than its shape takes");
 }
 
 void Weight::pack_row(int64_t row, const uint8_t* bytes) {

@@ -19,7 +19,8 @@ constexpr int64_t kAttendRows = 16;       // query rows that share one reading o
 void check_range(const Step& step, const char* what, const int32_t* values, int64_t n, int64_t end) {
     for (int64_t i = 0; i < n; ++i)
         if (values[i] < 0 || values[i] >= end)
-            fail(step, std::string(what) + " " + std::to_string(values[i]) + " is outside 0.." + std::to_string(end - 1));
+            fail(step,
+                 std::string(what) + " " + std::to_string(values[i]) + " is outside 0.." + std::to_string(end - 1));
 }
 
 int tile_at(int64_t left, int largest) {
@@ -29,10 +30,18 @@ int tile_at(int64_t left, int largest) {
 
 }  // namespace
 
-Program::Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::vector<Step> steps, int64_t arena_floats, const int32_t* inputs,
-                 std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters, int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq)
-    : pool_(std::move(pool)), kernels_(kernels), steps_(std::move(steps)), inputs_(inputs), kv_(std::move(kv)), adapters_(std::move(adapters)),
-      max_rows_(max_rows), max_seqs_(max_seqs), blocks_per_seq_(blocks_per_seq) {
+Program::Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::vector<Step> steps, int64_t arena_floats,
+                 const int32_t* inputs, std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters,
+                 int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq)
+    : pool_(std::move(pool)),
+      kernels_(kernels),
+      steps_(std::move(steps)),
+      inputs_(inputs),
+      kv_(std::move(kv)),
+      adapters_(std::move(adapters)),
+      max_rows_(max_rows),
+      max_seqs_(max_seqs),
+      blocks_per_seq_(blocks_per_seq) {
     arena_ = std::make_unique<Arena>(size_t(std::max<int64_t>(arena_floats, 16)) * 4);
     scratch_.resize(size_t(pool_->n_thread()));
 }
@@ -59,16 +68,26 @@ void Program::run(const Sizes& sizes) {
     cos_sin_table_ = quantised_ = -1;
     for (const Step& step : steps_) {
         if (step.out.offset == quantised_) quantised_ = -1;  // the memory gets another value
-        if (step.kind == "linear") linear(step);
-        else if (step.kind == "embedding") embedding(step);
-        else if (step.kind == "rms_norm") rms_norm(step);
-        else if (step.kind == "rope") rope(step);
-        else if (step.kind == "attention") attention(step);
-        else if (step.kind == "select_rows") select_rows(step);
-        else if (step.kind == "matmul") matmul(step);
-        else if (step.kind == "cross_entropy" || step.kind == "cross_entropy_grad") cross_entropy(step);
-        else if (step.kind == "read_state" || step.kind == "write_state") state(step);
-        else elementwise(step);
+        if (step.kind == "linear")
+            linear(step);
+        else if (step.kind == "embedding")
+            embedding(step);
+        else if (step.kind == "rms_norm")
+            rms_norm(step);
+        else if (step.kind == "rope")
+            rope(step);
+        else if (step.kind == "attention")
+            attention(step);
+        else if (step.kind == "select_rows")
+            select_rows(step);
+        else if (step.kind == "matmul")
+            matmul(step);
+        else if (step.kind == "cross_entropy" || step.kind == "cross_entropy_grad")
+            cross_entropy(step);
+        else if (step.kind == "read_state" || step.kind == "write_state")
+            state(step);
+        else
+            elementwise(step);
     }
 }
 
@@ -89,14 +108,16 @@ void Program::check() const {
 }
 
 void Program::check_attention(const Step& step) const {
-    const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2), *tables = ints(step, 3);
+    const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
+                  *tables = ints(step, 3);
     check_range(step, "sequence", sequences, sizes_.rows, std::max<int64_t>(sizes_.seqs, 1));
     if (step.numbers[1] < 0) return check_range(step, "position", positions, sizes_.rows, INT32_MAX);
     check_range(step, "position", positions, sizes_.rows, blocks_per_seq_ * kv_->block_size);
     check_range(step, "cell", cells, sizes_.rows, kv_->n_cell());
     for (int64_t r = 0; r < sizes_.rows; ++r)
         if (r + 1 == sizes_.rows || sequences[r + 1] != sequences[r])
-            check_range(step, "block", tables + sequences[r] * blocks_per_seq_, positions[r] / kv_->block_size + 1, kv_->n_block);
+            check_range(step, "block", tables + sequences[r] * blocks_per_seq_, positions[r] / kv_->block_size + 1,
+                        kv_->n_block);
 }
 
 void Program::embedding(const Step& step) {
@@ -120,11 +141,12 @@ void Program::quantise(const Step& step) {
     act_sums_.resize(size_t(n * width / 16));
     act_ = {n, width, act_values_.data(), act_scales_.data(), act_sums_.data()};
     std::vector<std::pair<int64_t, int>> tiles;
-    for (int64_t row = 0; row < n; row += tiles.back().second) tiles.emplace_back(row, tile_at(n - row, kernels_.int_tile));
+    for (int64_t row = 0; row < n; row += tiles.back().second)
+        tiles.emplace_back(row, tile_at(n - row, kernels_.int_tile));
     for_rows(int64_t(tiles.size()), width * 8, [&](int64_t i) {
         const auto [row, tile] = tiles[size_t(i)];
-        kernels_.quantise(at(x) + row * width, width, tile, width, act_.values + row * width, act_.scales + row * (width / kActBlock),
-                          act_.sums + row * (width / 16));
+        kernels_.quantise(at(x) + row * width, width, tile, width, act_.values + row * width,
+                          act_.scales + row * (width / kActBlock), act_.sums + row * (width / 16));
     });
     quantised_ = x.offset;
 }
@@ -170,8 +192,8 @@ void Program::rms_norm(const Step& step) {
         const Adapter* adapter = slots ? adapters_->find(slots[r], step.target) : nullptr;
         for (int64_t h = 0; h < in.n_head; ++h) {
             const int64_t from = r * in.width + h * dim;
-            kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->b.data() : nullptr, adapter ? adapter->scale : 0.0f,
-                              float(step.numbers[0]), dim, at(step.out) + from);
+            kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->b.data() : nullptr,
+                              adapter ? adapter->scale : 0.0f, float(step.numbers[0]), dim, at(step.out) + from);
         }
     });
 }
@@ -182,18 +204,21 @@ void Program::rope(const Step& step) {
     const int64_t n = n_rows(in), n_rot = int64_t(step.rope.inv_freq.size()) * 2;
     if (cos_sin_table_ != step.table) {  // the ropes of all layers share one table
         cos_sin_.resize(size_t(n * n_rot));
-        for_rows(n, n_rot * 32, [&](int64_t r) { fill_cos_sin(step.rope, positions[r], step.rope.magnitude, &cos_sin_[size_t(r * n_rot)]); });
+        for_rows(n, n_rot * 32, [&](int64_t r) {
+            fill_cos_sin(step.rope, positions[r], step.rope.magnitude, &cos_sin_[size_t(r * n_rot)]);
+        });
         cos_sin_table_ = step.table;
     }
     for_rows(n, in.width, [&](int64_t r) {
-        kernels_.rope(at(in) + r * in.width, &cos_sin_[size_t(r * n_rot)], in.n_head, in.width / in.n_head, n_rot, step.rope.adjacent,
-                      at(step.out) + r * in.width);
+        kernels_.rope(at(in) + r * in.width, &cos_sin_[size_t(r * n_rot)], in.n_head, in.width / in.n_head, n_rot,
+                      step.rope.adjacent, at(step.out) + r * in.width);
     });
 }
 
 void Program::attention(const Step& step) {
     const Value &q = step.in[0], &k = step.in[1], &v = step.in[2];
-    const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2), *tables = ints(step, 3);
+    const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
+                  *tables = ints(step, 3);
     const int64_t n = sizes_.rows, layer = int64_t(step.numbers[1]), window = int64_t(step.numbers[2]);
     const bool cached = layer >= 0;
     if (cached)
@@ -212,7 +237,8 @@ void Program::attention(const Step& step) {
     for (const auto& [sequence, rows] : of_sequence)
         for (int64_t from = 0; from < int64_t(rows.size()); from += kAttendRows)
             tiles.push_back({&rows, from, std::min<int64_t>(kAttendRows, int64_t(rows.size()) - from), sequence});
-    const int64_t n_head_kv = k.n_head, dim_k = k.width / k.n_head, dim_v = v.width / v.n_head, group = q.n_head / k.n_head;
+    const int64_t n_head_kv = k.n_head, dim_k = k.width / k.n_head, dim_v = v.width / v.n_head,
+                  group = q.n_head / k.n_head;
     const size_t scratch = size_t(kSplit * (dim_k + dim_v + 1) + dim_v + kAttendRows * group * (dim_v + 2) + 64) * 4;
     const auto task = [&](int64_t i, int thread) {
         auto& memory = scratch_[size_t(thread)];
@@ -229,9 +255,14 @@ void Program::attention(const Step& step) {
             first[j] = window > 0 ? std::max<int32_t>(0, last[j] - int32_t(window)) : 0;
         }
         AttendTask a{};
-        a.keys = {cached ? &kv_->layers[size_t(layer)] : nullptr, cached ? tables + tile.sequence * blocks_per_seq_ : nullptr,
-                  cached ? int32_t(kv_->block_size) : 0, tile.rows->data(), at(k), at(v)};
-        a.n_rows = int(tile.count), a.group = int(group), a.n_head = int(q.n_head), a.n_head_kv = int(n_head_kv), a.head_kv = int(i % n_head_kv);
+        a.keys = {cached ? &kv_->layers[size_t(layer)] : nullptr,
+                  cached ? tables + tile.sequence * blocks_per_seq_ : nullptr,
+                  cached ? int32_t(kv_->block_size) : 0,
+                  tile.rows->data(),
+                  at(k),
+                  at(v)};
+        a.n_rows = int(tile.count), a.group = int(group), a.n_head = int(q.n_head), a.n_head_kv = int(n_head_kv),
+        a.head_kv = int(i % n_head_kv);
         a.dim_k = int(dim_k), a.dim_v = int(dim_v), a.scale = float(step.numbers[0]);
         a.q = queries, a.out = outputs, a.first = first, a.last = last;
         kernels_.attend(a, reinterpret_cast<float*>(memory.data()));
@@ -249,11 +280,16 @@ void Program::elementwise(const Step& step) {
     float* y = at(step.out);
     for_rows(n_rows(step.out), width, [&](int64_t r) {
         const int64_t from = r * width;
-        if (step.kind == "add") kernels_.add(a + from, b + from, width, y + from);
-        else if (step.kind == "mul") kernels_.mul(a + from, b + from, width, y + from);
-        else if (step.kind == "scale") kernels_.scale(a + from, float(step.numbers[0]), width, y + from);
-        else if (step.kind == "gated") kernels_.gated(a + from, b + from, step.numbers[0] != 0, width, y + from);
-        else fail(step, "op " + step.kind + " is not known");
+        if (step.kind == "add")
+            kernels_.add(a + from, b + from, width, y + from);
+        else if (step.kind == "mul")
+            kernels_.mul(a + from, b + from, width, y + from);
+        else if (step.kind == "scale")
+            kernels_.scale(a + from, float(step.numbers[0]), width, y + from);
+        else if (step.kind == "gated")
+            kernels_.gated(a + from, b + from, step.numbers[0] != 0, width, y + from);
+        else
+            fail(step, "op " + step.kind + " is not known");
     });
 }
 
@@ -274,7 +310,8 @@ void Program::matmul(const Step& step) {
         std::fill_n(y, n, 0.0f);
         for (int64_t k = 0; k < inner; ++k) {
             const float x = ta ? at(a)[k * a.width + i] : at(a)[i * a.width + k];
-            if (!tb) kernels_.axpy(x, at(b) + k * b.width, n, y);
+            if (!tb)
+                kernels_.axpy(x, at(b) + k * b.width, n, y);
             else
                 for (int64_t j = 0; j < n; ++j) y[j] += x * at(b)[j * b.width + k];
         }

@@ -45,8 +45,9 @@ struct Sizes {
 
 class Program {
   public:
-    Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::vector<Step> steps, int64_t arena_floats, const int32_t* inputs,
-            std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters, int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq);
+    Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::vector<Step> steps, int64_t arena_floats,
+            const int32_t* inputs, std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters,
+            int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq);
 
     void run(const Sizes& sizes);
     const float* data(const Value& value) const { return arena() + value.offset; }
@@ -55,7 +56,9 @@ class Program {
   private:
     float* arena() const { return reinterpret_cast<float*>(arena_->data()); }
     float* at(const Value& v) const { return arena() + v.offset; }
-    const int32_t* ints(const Step& step, size_t i) const { return step.ints[i] < 0 ? nullptr : inputs_ + step.ints[i]; }
+    const int32_t* ints(const Step& step, size_t i) const {
+        return step.ints[i] < 0 ? nullptr : inputs_ + step.ints[i];
+    }
     void check() const;
     void check_attention(const Step& step) const;
     void for_rows(int64_t n, int64_t cost, const std::function<void(int64_t)>& body);
@@ -84,7 +87,7 @@ class Program {
     std::vector<std::vector<uint8_t>> scratch_;  // one a thread
     std::vector<float> cos_sin_;                 // of the last rope table
     int64_t cos_sin_table_ = -1;
-    int64_t quantised_ = -1;                     // offset of the value whose int8 form is in act_
+    int64_t quantised_ = -1;  // offset of the value whose int8 form is in act_
     ActView act_{};
     std::vector<int8_t> act_values_;
     std::vector<float> act_scales_;

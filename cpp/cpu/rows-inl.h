@@ -8,7 +8,9 @@ LK_INLINE void each(int64_t n, Body body) {
     if (i < n) body(i, n - i);
 }
 
-LK_INLINE Floats take(const float* x, int64_t n) { return n == kLanes ? load(x) : load_some(x, n); }
+LK_INLINE Floats take(const float* x, int64_t n) {
+    return n == kLanes ? load(x) : load_some(x, n);
+}
 
 LK_INLINE void put(float* y, Floats x, int64_t n) {
     if (n == kLanes)
@@ -98,7 +100,5 @@ float exp_sum(const float* x, float top, int64_t n) {
 }
 
 void exp_scale(const float* x, float top, float factor, int64_t n, float* y) {
-    each(n, [&](int64_t i, int64_t m) LK_LAMBDA {
-        put(y + i, exp(take(x + i, m) - splat(top)) * splat(factor), m);
-    });
+    each(n, [&](int64_t i, int64_t m) LK_LAMBDA { put(y + i, exp(take(x + i, m) - splat(top)) * splat(factor), m); });
 }

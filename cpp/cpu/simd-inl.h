@@ -29,7 +29,9 @@ LK_INLINE Floats load(const float* x) {
     return r;
 }
 
-LK_INLINE void store(float* y, Floats x) { __builtin_memcpy(y, &x, sizeof x); }
+LK_INLINE void store(float* y, Floats x) {
+    __builtin_memcpy(y, &x, sizeof x);
+}
 
 LK_INLINE Floats splat(float x) {
     Floats r;

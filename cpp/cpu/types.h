@@ -57,25 +57,25 @@ struct KVLayer {
 
 // The keys that rows of one sequence see: cells of a paged cache, or rows of the step itself.
 struct Keys {
-    const KVLayer* layer;      // null: keys and values are rows of the step
-    const int32_t* blocks;     // block table of the sequence
+    const KVLayer* layer;   // null: keys and values are rows of the step
+    const int32_t* blocks;  // block table of the sequence
     int32_t block_size;
-    const int32_t* rows;       // step rows of the sequence, in order (without a cache)
-    const float* k;            // (rows, n_head_kv, dim_k)
-    const float* v;            // (rows, n_head_kv, dim_v)
+    const int32_t* rows;  // step rows of the sequence, in order (without a cache)
+    const float* k;       // (rows, n_head_kv, dim_k)
+    const float* v;       // (rows, n_head_kv, dim_v)
 };
 
 // Attention of a few query rows of one sequence with one KV head.
 struct AttendTask {
     Keys keys;
-    int n_rows, group;                 // rows of the tile, query heads per KV head
-    int n_head, n_head_kv, head_kv;    // head_kv: which KV head
+    int n_rows, group;               // rows of the tile, query heads per KV head
+    int n_head, n_head_kv, head_kv;  // head_kv: which KV head
     int dim_k, dim_v;
     float scale;
-    const float* const* q;             // n_rows rows of (n_head, dim_k)
-    float* const* out;                 // n_rows rows of (n_head, dim_v)
-    const int32_t* first;              // first key that each row sees
-    const int32_t* last;               // one past the last
+    const float* const* q;  // n_rows rows of (n_head, dim_k)
+    float* const* out;      // n_rows rows of (n_head, dim_v)
+    const int32_t* first;   // first key that each row sees
+    const int32_t* last;    // one past the last
 };
 
 struct KernelTable {
@@ -101,7 +101,7 @@ struct KernelTable {
     float (*dot)(const float* a, const float* b, int64_t n);
     void (*gated)(const float* gate, const float* up, bool gelu, int64_t n, float* y);
     float (*maximum)(const float* x, int64_t n);
-    float (*exp_sum)(const float* x, float top, int64_t n);               // sum of exp(x - top)
+    float (*exp_sum)(const float* x, float top, int64_t n);                           // sum of exp(x - top)
     void (*exp_scale)(const float* x, float top, float factor, int64_t n, float* y);  // factor * exp(x - top)
 
     void (*kv_write)(const KVLayer& layer, int64_t cell, const float* k, const float* v);

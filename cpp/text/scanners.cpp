@@ -110,7 +110,7 @@ class Cursor {
 void emit_digits(Cursor& cursor, uint32_t most) {
     const uint32_t run = cursor.skip(cursor.at(), kNumber);
     while (cursor.at() < run) {
-        cursor.emit(std::min(run, cursor.at() + most));
+        cursor.emit(cursor.at() + std::min(run - cursor.at(), most));
     }
 }
 

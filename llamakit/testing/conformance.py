@@ -147,14 +147,18 @@ class Setup:
         self.weights[name] = Source(name, type, self.rng.normal(size=shape).astype(np.float32))
         return self.g.parameter(name, shape)
 
+    def normal(self, *shape: int) -> npt.NDArray[np.float32]:
+        """Random numbers."""
+        return self.rng.normal(size=shape).astype(np.float32)
+
     def slots(self, name: str, shape: tuple[int, ...]) -> Any:
         """Adapter slots that differ by row: none, one, two; both adapters for the tensor `name`."""
         if not self.case.adapters:
             return None
         for slot, rank in ((1, 3), (2, 8)):
-            normal = lambda *s: self.rng.normal(size=s).astype(np.float32)  # noqa: E731
-            pair = (None, normal(shape[0])) if len(shape) == 1 else (normal(rank, shape[1]), normal(shape[0], rank))
-            self.adapters[slot] = {name: Adapter(*pair, scale=0.5 * slot)}
+            a = self.normal(rank, shape[1]) if len(shape) == 2 else None
+            b = self.normal(shape[0], rank) if len(shape) == 2 else self.normal(shape[0])
+            self.adapters[slot] = {name: Adapter(A=a, B=b, scale=0.5 * slot)}
         return self.integers("slots", np.arange(MAX_ROWS) % 3)
 
     def build(self) -> Graph:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llamakit.errors import ReaderGone
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -83,8 +85,11 @@ def write(text: str, raw: bool = False) -> None:
     """Generated text to standard output, flushed; byte-exact unless that is a terminal."""
     if sys.stdout.isatty() and not raw:
         text = safe(text)
-    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
-    sys.stdout.flush()
+    try:
+        sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGone from None  # click would turn the original into exit code 1
 
 
 def gib(n_bytes: float) -> str:
