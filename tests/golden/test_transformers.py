@@ -23,6 +23,7 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 VARIANTS: dict[str, tuple[str, str, dict[str, object]]] = {
     "llama-1": ("Llama", "llama", {"num_key_value_heads": 4}),
     "llama-2-gqa": ("Llama", "llama", {}),
@@ -31,7 +32,7 @@ VARIANTS: dict[str, tuple[str, str, dict[str, object]]] = {
     "linear": ("Llama", "llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
     "yarn": (
         "Llama", "llama",
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}},
+        {"rope_parameters": YARN},
     ),
     "llama-3.1": ("Llama", "llama", {"rope_parameters": LLAMA3}),
     "biases": ("Llama", "llama", {"attention_bias": True, "mlp_bias": True}),
@@ -40,9 +41,11 @@ VARIANTS: dict[str, tuple[str, str, dict[str, object]]] = {
     "qwen3": ("Qwen3", "qwen3", {"head_dim": 24}),
 }  # fmt: skip
 NAMES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
 
 
