@@ -216,11 +216,11 @@ class Registry:
         """Import the plugin, check its hooks, call the one of its kind."""
         module = self._entries[key].load()
         manager = self._new_manager()
-        manager.register(module, name=key)
+        known = [name for name in vars(manager.hook) if name.startswith("llamakit_")]
         for name in dir(module):
-            hook = name.startswith("llamakit_") and getattr(getattr(module, name), "llamakit_impl", None)
-            if hook and not hasattr(manager.hook, name):
-                raise PluginError(f"unknown hook {name!r}{near(name, vars(manager.hook))}")
+            if name not in known and getattr(getattr(module, name), "llamakit_impl", None):
+                raise PluginError(f"unknown hook {name!r}{near(name, known)}")
+        manager.register(module, name=key)
         manager.check_pending()
         hook_name = f"llamakit_{key.partition('.')[0]}s"
         if not hasattr(manager.hook, hook_name):

@@ -176,11 +176,11 @@ def _option(field: OptionField, owner: str | None) -> click.Option:
     name = f"{owner}.{field.name}" if owner else field.name
     shown = f"{field.interval}, {field.default}" if field.interval else f"{field.default}"
     text = f"{field.description} [{shown}]"
-    names = [flag] + ([ALIASES[field.name]] if field.name in ALIASES and not owner else [])
+    identifier = name.replace(".", "__")  # click wants a Python name; the real one is set below
     if field.kind == "bool":
-        off = f"--no-{flag[2:]}"
-        option = click.Option([f"{flag}/{off}"], default=None, help=text)
+        option = click.Option([identifier, f"{flag}/--no-{flag[2:]}"], default=None, help=text)
     else:
+        names = [identifier, flag] + ([ALIASES[field.name]] if field.name in ALIASES and not owner else [])
         option = click.Option(names, type=FieldType(field), default=None, metavar=field.kind.upper(), help=text)
     option.name = name
     return option
