@@ -274,12 +274,13 @@ class Session:
         """A KV cache, and the model's graph compiled to use it."""
         from llamakit.engine.runner import BLOCK_SIZE, kv_spec
         from llamakit.models import GraphSizes
+        from llamakit.passes.pipeline import prepare
 
         kv = self.device.kv_cache(kv_spec(self.model, n_ctx, n_seq, self.settings.kv_type))
         sizes = GraphSizes(
             rows=self.settings.batch_size, out_rows=n_out, seqs=n_seq, blocks_per_seq=-(-n_ctx // BLOCK_SIZE) + 1
         )
-        graph = self.model.build(sizes, outputs=outputs)
+        graph = prepare(self.model.build(sizes, outputs=outputs))
         return kv, self.device.compile(graph, self.weights, kv=kv)
 
     def _evaluate(self, tokens: list[int], output: str) -> npt.NDArray[np.float32]:

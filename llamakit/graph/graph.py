@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from llamakit.graph.ops import SPECS, GraphError, NoAttrs, Op
+from llamakit.graph.ops import SPECS, GraphError, Op
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -154,7 +154,7 @@ class GraphBuilder:
     ) -> Value:
         """Append a node and return its result."""
         spec = SPECS[op]
-        attrs = NoAttrs() if attrs is None else attrs
+        attrs = spec.attrs() if attrs is None else attrs
         inputs += (None,) * (len(spec.inputs) - len(inputs))
         weights += (None,) * (len(spec.weights) - len(weights))
         weight_shapes: list[Shape] = [self.parameters[w].shape for w in weights if w is not None]

@@ -1,1 +1,1 @@
-"""."""
+"""Passes over graphs: pure functions, each tested by its invariant."""
