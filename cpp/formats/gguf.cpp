@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -12,6 +13,9 @@ constexpr uint64_t kMaxKeyBytes = 65535;     // the specification's limit for ke
 constexpr uint64_t kMaxNameBytes = 4096;     // the specification says 64; real files go above it
 constexpr uint64_t kMaxAlignment = 1 << 20;  // far above any in use
 constexpr uint32_t kMaxDims = 4;
+// Records take more memory than the file needs to describe them, so their number is bounded: together they stay under
+// 20 MiB. Large models have some thousands of tensors and some hundreds of keys.
+constexpr uint64_t kMaxRecords = 1 << 16;
 
 [[noreturn]] void fail(uint64_t offset, const std::string& message) {
     throw ParseError("at byte " + std::to_string(offset) + ": " + message);
@@ -95,6 +99,10 @@ uint32_t scalar_bytes(uint32_t type) {
 void read_string_array(Cursor& cursor, uint32_t length_bytes, MetadataRecord* record) {
     const uint64_t base = cursor.at() + length_bytes;  // where the first text starts
     record->offset = base;
+    if (record->count > cursor.left() / length_bytes)
+        fail(cursor.at(), "array " + quoted(record->key) + " claims " + std::to_string(record->count) +
+                              " strings, the file ends after " + std::to_string(cursor.left()) + " bytes");
+    record->starts.reserve(size_t(record->count) + 1);
     for (uint64_t i = 0; i < record->count; ++i) {
         const uint64_t start = cursor.at() + length_bytes - base;
         if (start > std::numeric_limits<uint32_t>::max()) fail(cursor.at(), "array of strings larger than 4 GiB");
@@ -188,36 +196,47 @@ uint64_t read_alignment(const Header& header, const uint8_t* data) {
     return 32;
 }
 
+// Where in the file a name lies.
+uint64_t place_of(std::string_view name, const uint8_t* data) {
+    return uint64_t(reinterpret_cast<const uint8_t*>(name.data()) - data);
+}
+
 // Names must differ. Sorting views needs no memory beyond one pointer a name.
 template <class Record, class Name>
-void refuse_duplicates(const std::vector<Record>& records, Name name, const char* what) {
+void refuse_duplicates(const std::vector<Record>& records, Name name, const char* what, const uint8_t* data) {
     std::vector<std::string_view> names;
+    names.reserve(records.size());
     for (const Record& record : records) names.push_back(name(record));
     std::sort(names.begin(), names.end());
     const auto twice = std::adjacent_find(names.begin(), names.end());
-    if (twice != names.end()) throw ParseError(std::string(what) + " " + quoted(*twice) + " occurs twice");
+    if (twice == names.end()) return;
+    const uint64_t place = std::max(place_of(*twice, data), place_of(*std::next(twice), data));
+    fail(place, std::string(what) + " " + quoted(*twice) + " occurs twice");
 }
 
-void place_tensors(Header* header, uint64_t size) {
+void place_tensors(Header* header, const uint8_t* data, uint64_t size) {
     std::vector<std::pair<uint64_t, const TensorRecord*>> order;
+    order.reserve(header->tensors.size());
     for (TensorRecord& tensor : header->tensors) {
         const std::string name = "tensor " + quoted(tensor.name);
         if (tensor.offset % header->alignment != 0)
-            throw ParseError(name + " starts at offset " + std::to_string(tensor.offset) +
-                             ", no multiple of the alignment " + std::to_string(header->alignment));
+            fail(place_of(tensor.name, data), name + " starts at offset " + std::to_string(tensor.offset) +
+                                                  ", no multiple of the alignment " +
+                                                  std::to_string(header->alignment));
         const uint64_t room = size > header->data_offset ? size - header->data_offset : 0;
         if (tensor.offset > room || tensor.n_bytes > room - tensor.offset)
-            throw ParseError(name + " needs " + std::to_string(tensor.n_bytes) + " bytes at byte " +
-                             std::to_string(header->data_offset) + " + " + std::to_string(tensor.offset) +
-                             ", the file has " + std::to_string(size) + " bytes");
+            fail(place_of(tensor.name, data), name + " needs " + std::to_string(tensor.n_bytes) + " bytes at byte " +
+                                                  std::to_string(header->data_offset) + " + " +
+                                                  std::to_string(tensor.offset) + ", the file has " +
+                                                  std::to_string(size) + " bytes");
         tensor.offset += header->data_offset;
         order.emplace_back(tensor.offset, &tensor);
     }
     std::sort(order.begin(), order.end());
     for (size_t i = 1; i < order.size(); ++i)
         if (order[i - 1].first + order[i - 1].second->n_bytes > order[i].first)
-            throw ParseError("tensors " + quoted(order[i - 1].second->name) + " and " + quoted(order[i].second->name) +
-                             " overlap at byte " + std::to_string(order[i].first));
+            fail(order[i].first,
+                 "tensors " + quoted(order[i - 1].second->name) + " and " + quoted(order[i].second->name) + " overlap");
 }
 
 }  // namespace
@@ -301,14 +320,17 @@ Header parse_gguf(const uint8_t* data, size_t size) {
     header.length_bytes = header.version == 1 ? 4 : 8;
     const uint64_t n_tensor = cursor.read_count(header.length_bytes, "number of tensors");
     const uint64_t n_metadata = cursor.read_count(header.length_bytes, "number of metadata entries");
+    if (n_tensor > kMaxRecords || n_metadata > kMaxRecords)
+        fail(8, "the file claims " + std::to_string(n_tensor) + " tensors and " + std::to_string(n_metadata) +
+                    " metadata entries; at most " + std::to_string(kMaxRecords) + " of each can be read");
     for (uint64_t i = 0; i < n_metadata; ++i) header.metadata.push_back(read_metadata(cursor, header.length_bytes));
     for (uint64_t i = 0; i < n_tensor; ++i)
         header.tensors.push_back(read_tensor(cursor, header.version, header.length_bytes));
-    refuse_duplicates(header.metadata, [](const MetadataRecord& r) { return r.key; }, "metadata key");
-    refuse_duplicates(header.tensors, [](const TensorRecord& r) { return r.name; }, "tensor");
+    refuse_duplicates(header.metadata, [](const MetadataRecord& r) { return r.key; }, "metadata key", data);
+    refuse_duplicates(header.tensors, [](const TensorRecord& r) { return r.name; }, "tensor", data);
     header.alignment = read_alignment(header, data);
     header.data_offset = (cursor.at() + header.alignment - 1) / header.alignment * header.alignment;
-    place_tensors(&header, size);
+    place_tensors(&header, data, size);
     return header;
 }
 

@@ -1,7 +1,8 @@
 // Reading the head of a GGUF file: metadata and tensor records, every number checked before it is used.
 //
-// Nothing is copied but names' places: results are offsets into the file. Memory grows with what has really been
-// read, never with a count that the file claims.
+// Nothing is copied but names' places: results are offsets into the file. A count that the file claims is checked
+// against the bytes left before memory is taken for it; all memory together stays below the size of the file plus
+// 20 MiB for the records.
 #pragma once
 
 #include <cstddef>

@@ -10,6 +10,12 @@ from enum import IntEnum
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
 
+# Limits that reader (cpp/formats/gguf.cpp) and writer keep.
+MAX_ALIGNMENT = 1 << 20
+MAX_KEY_BYTES = 65535
+MAX_NAME_BYTES = 4096
+MAX_DIMS = 4
+
 
 class ValueType(IntEnum):
     """Types of metadata values."""

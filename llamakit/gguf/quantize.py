@@ -192,7 +192,8 @@ def copy_metadata(file: GGUFFile, writer: GGUFWriter) -> None:
     for key in file.metadata:
         if key != "general.alignment" and not key.startswith("split."):
             type_, element = file.metadata.value_type(key)
-            writer.add(key, file.metadata[key], type_, element)
+            value = file.metadata.text(key) if type_ == ValueType.STRING else file.metadata[key]
+            writer.add(key, value, type_, element)
 
 
 def _convert(file: GGUFFile, info: TensorInfo, type: GGMLType, pool: ThreadPoolExecutor) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import re
+import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,8 @@ class _Part:
 
 def _map(path: Path) -> mmap.mmap:
     try:
+        if stat.S_ISFIFO(path.stat().st_mode) or stat.S_ISCHR(path.stat().st_mode):
+            raise ModelFileError(f"{path} is a pipe or a device; a GGUF file is mapped into memory, so name a file")
         with path.open("rb") as file:
             if file.seek(0, 2) == 0:
                 raise ModelFileError(f"{path} is empty")
@@ -136,18 +139,31 @@ class Metadata(Mapping[str, object]):
     def __getitem__(self, key: str) -> object:
         type_, element, count, offset, starts = self._records[key]
         if type_ == ValueType.STRING:
-            return bytes(self._part.map[offset : offset + count]).decode("utf-8", "replace")
+            return self.text(key).decode("utf-8", "replace")
+        buffer = self._open_map()
         if type_ != ValueType.ARRAY:
-            return struct.unpack_from(SCALARS[ValueType(type_)], self._part.map, offset)[0]
+            return struct.unpack_from(SCALARS[ValueType(type_)], buffer, offset)[0]
         if element == ValueType.STRING:
-            return StringArray(memoryview(self._part.map), offset, starts, self._part.head["length_bytes"])
+            return StringArray(memoryview(buffer), offset, starts, self._part.head["length_bytes"])
         dtype = np.dtype(SCALARS[ValueType(element)])
-        return np.frombuffer(self._part.map, dtype, count, offset)
+        return np.frombuffer(buffer, dtype, count, offset)
 
     def value_type(self, key: str) -> tuple[ValueType, ValueType | None]:
         """The type of a value in the file, and of its elements if it is an array."""
         type_, element = self._records[key][:2]
         return ValueType(type_), ValueType(element) if type_ == ValueType.ARRAY else None
+
+    def text(self, key: str) -> bytes:
+        """The bytes of a text, undecoded: what a copy must keep."""
+        type_, _, count, offset, _ = self._records[key]
+        if type_ != ValueType.STRING:
+            raise ModelFileError(f"{self._part.path}: {key} is a {ValueType(type_).name}, not a STRING")
+        return bytes(self._open_map()[offset : offset + count])
+
+    def _open_map(self) -> mmap.mmap:
+        if self._part.map.closed:
+            raise ModelFileError(f"{self._part.path} is closed: read it before close() or the end of its `with` block")
+        return self._part.map
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
@@ -173,6 +189,10 @@ class GGUFFile:
                     raise ModelFileError(f"{part.path}: tensor {info.name!r} is in two parts")
                 self.tensors[info.name] = info
 
+    def value_type(self, key: str) -> tuple[ValueType, ValueType | None]:
+        """The type of a metadata value in the file, and of its elements if it is an array."""
+        return self.metadata.value_type(key)
+
     @property
     def paths(self) -> list[Path]:
         """All files of the model."""
@@ -196,6 +216,8 @@ class GGUFFile:
         return dequantize(info.type, self.raw(name), info.shape)
 
     def _info(self, name: str) -> TensorInfo:
+        if not self._parts:
+            raise ModelFileError(f"{self.path} is closed: read it before close() or the end of its `with` block")
         if name not in self.tensors:
             import difflib
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import tempfile
@@ -12,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from llamakit.errors import UsageError
-from llamakit.gguf.constants import DEFAULT_ALIGNMENT, GGMLType, ValueType
+from llamakit.gguf.constants import (
+    DEFAULT_ALIGNMENT,
+    MAX_ALIGNMENT,
+    MAX_DIMS,
+    MAX_KEY_BYTES,
+    MAX_NAME_BYTES,
+    GGMLType,
+    ValueType,
+)
 from llamakit.gguf.reader import SCALARS, StringArray
 
 if TYPE_CHECKING:
@@ -20,6 +29,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+INTEGERS = {
+    ValueType.UINT8, ValueType.INT8, ValueType.UINT16, ValueType.INT16,
+    ValueType.UINT32, ValueType.INT32, ValueType.UINT64, ValueType.INT64,
+}  # fmt: skip
 NUMPY_TYPES = {np.dtype(code).newbyteorder("=").name: value for value, code in SCALARS.items()}
 
 
@@ -34,6 +47,8 @@ class GGUFWriter:
     """
 
     def __init__(self, path: str | Path, alignment: int = DEFAULT_ALIGNMENT) -> None:
+        if alignment < 1 or alignment & (alignment - 1) or alignment > MAX_ALIGNMENT:
+            raise UsageError(f"alignment {alignment}: it is a power of two, at most {MAX_ALIGNMENT}")
         self.path, self.alignment = Path(path), alignment
         self._metadata: dict[str, bytes] = {}
         self._tensors: dict[str, tuple[GGMLType, tuple[int, ...], int, Callable[[], Any]]] = {}
@@ -48,7 +63,13 @@ class GGUFWriter:
             self._metadata.pop(key, None)
             return
         type_, element = _types(key, value, type, element_type)
-        self._metadata[key] = struct.pack("<I", type_) + _encode(value, type_, element)
+        if not 0 < len(key.encode("utf-8", "surrogateescape")) <= MAX_KEY_BYTES:
+            raise UsageError(f"metadata key {key[:40]!r}: a key has 1 to {MAX_KEY_BYTES} bytes")
+        try:
+            self._metadata[key] = struct.pack("<I", type_) + _encode(value, type_, element)
+        except (struct.error, OverflowError, TypeError, ValueError, AttributeError) as error:
+            kind = type_.name if element is None else f"{type_.name} of {element.name}"
+            raise UsageError(f"metadata {key!r}: the value is no {kind}: {error}") from None
 
     def add_tensor(
         self,
@@ -66,12 +87,12 @@ class GGUFWriter:
         if callable(data):
             if type is None or shape is None:
                 raise UsageError(f"tensor {name!r}: a function needs its type and shape given")
-            self._tensors[name] = (type, shape, type.n_bytes(int(np.prod(shape))), data)
+            self._tensors[name] = (type, shape, _tensor_bytes(name, type, shape), data)
             return
         array = np.ascontiguousarray(data)
         type = GGMLType.F32 if type is None else type
         shape = tuple(array.shape) if shape is None else shape
-        n_bytes = type.n_bytes(int(np.prod(shape)))
+        n_bytes = _tensor_bytes(name, type, shape)
         if array.nbytes != n_bytes:
             raise UsageError(f"tensor {name!r}: {shape} in {type.name} takes {n_bytes} bytes, {array.nbytes} are given")
         self._tensors[name] = (type, shape, n_bytes, lambda: array)
@@ -123,10 +144,25 @@ def _string(text: str | bytes) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
+def _tensor_bytes(name: str, type: GGMLType, shape: tuple[int, ...]) -> int:
+    """Size of a tensor, once its name and shape are known to be what the format can hold."""
+    if not 0 < len(name.encode("utf-8", "surrogateescape")) <= MAX_NAME_BYTES:
+        raise UsageError(f"tensor {name[:40]!r}: a name has 1 to {MAX_NAME_BYTES} bytes")
+    if not 1 <= len(shape) <= MAX_DIMS or min(shape) < 1:
+        raise UsageError(f"tensor {name!r}: shape {shape}; 1 to {MAX_DIMS} sizes of at least 1 are possible")
+    if shape[-1] % type.block_size:
+        raise UsageError(
+            f"tensor {name!r}: rows of {shape[-1]} values are no multiple of {type.name}'s {type.block_size}"
+        )
+    return type.n_bytes(math.prod(shape))
+
+
 def _types(
     key: str, value: object, type_: ValueType | None, element: ValueType | None
 ) -> tuple[ValueType, ValueType | None]:
     if isinstance(value, (str, bytes)):
+        if type_ not in (None, ValueType.STRING):
+            raise UsageError(f"metadata {key!r}: a text cannot be stored as {type_.name}")
         return ValueType.STRING, None
     if isinstance(value, np.ndarray):
         if element is None and value.dtype.name not in NUMPY_TYPES:
@@ -134,17 +170,60 @@ def _types(
         return ValueType.ARRAY, NUMPY_TYPES[value.dtype.name] if element is None else element
     if isinstance(value, Sequence):
         if element is None:
-            element = _types(key, value[0], None, None)[0] if value else ValueType.UINT32
+            element = _element_type(key, value)
         return ValueType.ARRAY, element
     if type_ is not None:
         return type_, None
     if isinstance(value, (bool, np.bool_)):
         return ValueType.BOOL, None
     if isinstance(value, (int, np.integer)):
-        return (ValueType.UINT32 if 0 <= value < 1 << 32 else ValueType.INT64), None
+        return _integer_type(int(value), int(value)), None
     if isinstance(value, (float, np.floating)):
         return ValueType.FLOAT32, None
     raise UsageError(f"metadata {key!r}: a {type(value).__name__} has no GGUF type")
+
+
+def _integer_type(low: int, high: int) -> ValueType:
+    if low >= 0:
+        return ValueType.UINT32 if high < 1 << 32 else ValueType.UINT64 if high >= 1 << 63 else ValueType.INT64
+    return ValueType.INT64
+
+
+def _element_type(key: str, values: Sequence[object]) -> ValueType:
+    """The one type that holds all elements."""
+    if isinstance(values, StringArray):
+        return ValueType.STRING
+    kinds = {_types(key, value, None, None)[0] for value in values}
+    if not kinds:
+        return ValueType.UINT32
+    if len(kinds) == 1 and kinds != {ValueType.ARRAY}:
+        return kinds.pop()
+    if kinds <= INTEGERS:
+        numbers = [int(value) for value in values]  # type: ignore[call-overload]
+        return _integer_type(min(numbers), max(numbers))
+    if kinds <= INTEGERS | {ValueType.FLOAT32}:
+        return ValueType.FLOAT32
+    names = ", ".join(sorted(kind.name for kind in kinds))
+    raise UsageError(f"metadata {key!r}: an array holds elements of one type, not {names}")
+
+
+def _numbers(values: Any, element: ValueType) -> bytes:
+    """Encode the elements; a number that the type cannot hold is refused, never wrapped."""
+    dtype = np.dtype(SCALARS[element])
+    if isinstance(values, np.ndarray):
+        integers, array = values.dtype.kind in "iub", values
+    else:
+        integers = all(isinstance(value, (int, np.integer, np.bool_)) for value in values)
+        array = np.array(values, object)  # keeps integers of any size exact
+    if array.ndim != 1:
+        raise ValueError(f"arrays have one dimension, not {array.ndim}")
+    if dtype.kind in "iu" and array.size:
+        if not integers:
+            raise ValueError("not all elements are integers")
+        limits = np.iinfo(dtype)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise ValueError(f"elements lie in {limits.min} to {limits.max}")
+    return array.astype(dtype).tobytes()
 
 
 def _encode(value: Any, type_: ValueType, element: ValueType | None) -> bytes:
@@ -152,11 +231,12 @@ def _encode(value: Any, type_: ValueType, element: ValueType | None) -> bytes:
         return _string(value)
     if type_ != ValueType.ARRAY:
         return struct.pack(SCALARS[type_], value)
-    assert element is not None
+    if element not in SCALARS and element != ValueType.STRING:
+        raise ValueError("only numbers, booleans and texts can be in an array")
     head = struct.pack("<IQ", element, len(value))
     if element == ValueType.STRING:
         return head + b"".join(_string(text) for text in _texts(value))
-    return head + np.asarray(value).astype(SCALARS[element]).tobytes()
+    return head + _numbers(value, element)
 
 
 def _texts(value: Iterable[str]) -> Iterable[str | bytes]:

@@ -2,12 +2,15 @@
 //
 //   gguf_harness COUNT SEED FILE...
 //
-// It counts what was accepted and refused, and checks that memory grows with what a file really holds: no single
-// allocation is larger than four times the file plus 64 KiB (a record takes up to four times its bytes in the file),
-// whatever count the file claims.
+// It counts what was accepted and refused, and checks that all memory held while parsing stays below the size of the
+// file plus 64 KiB for records, whatever counts the file claims. Each file lies in memory of exactly its size, so that
+// reading one byte past its end is seen.
+#include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -21,23 +24,31 @@
 
 namespace {
 size_t allocation_limit = SIZE_MAX;
-size_t largest_allocation = 0;
+size_t held = 0;                                       // bytes allocated by operator new and not yet freed
+constexpr size_t kPrefix = alignof(std::max_align_t);  // before each allocation: its size
 }  // namespace
 
 void* operator new(size_t n) {
-    if (n > largest_allocation) largest_allocation = n;
-    if (n > allocation_limit) {
-        std::fprintf(stderr, "allocation of %zu bytes, the limit is %zu\n", n, allocation_limit);
+    if (n > allocation_limit || held > allocation_limit - n) {
+        std::fprintf(stderr, "%zu bytes more than the %zu held, the limit is %zu\n", n, held, allocation_limit);
         std::abort();
     }
-    if (void* p = std::malloc(n ? n : 1)) return p;
-    throw std::bad_alloc();
+    auto* p = static_cast<uint8_t*>(std::malloc(n + kPrefix));
+    if (p == nullptr) throw std::bad_alloc();
+    std::memcpy(p, &n, sizeof n);
+    held += n;
+    return p + kPrefix;
 }
 void operator delete(void* p) noexcept {
-    std::free(p);
+    if (p == nullptr) return;
+    auto* start = static_cast<uint8_t*>(p) - kPrefix;
+    size_t n;
+    std::memcpy(&n, start, sizeof n);
+    held -= n;
+    std::free(start);
 }
 void operator delete(void* p, size_t) noexcept {
-    std::free(p);
+    operator delete(p);
 }
 
 namespace {
@@ -112,9 +123,9 @@ Bytes mutate(const Bytes& seed, const std::vector<size_t>& places, Random& rando
 }
 
 // Parse, and touch every byte that the result says is there.
-bool accept(const Bytes& data) {
+bool accept(const uint8_t* data, size_t size) {
     try {
-        const auto header = lk::formats::parse_gguf(data.data(), data.size());
+        const auto header = lk::formats::parse_gguf(data, size);
         volatile uint8_t sum = 0;
         for (const auto& r : header.metadata) {
             for (char c : r.key) sum = uint8_t(sum + uint8_t(c));
@@ -127,7 +138,7 @@ bool accept(const Bytes& data) {
             sum = uint8_t(sum + data[t.offset] + data[t.offset + t.n_bytes - 1]);
             if (const auto* traits = lk::formats::traits(int(t.type))) {
                 std::vector<float> values(size_t(traits->block_size));
-                lk::formats::dequantize_row(int(t.type), data.data() + t.offset, values.data(), traits->block_size);
+                lk::formats::dequantize_row(int(t.type), data + t.offset, values.data(), traits->block_size);
             }
         }
         return true;
@@ -155,11 +166,15 @@ int main(int argc, char** argv) {
     for (long i = 0; i < count; ++i) {
         const size_t which = random() % seeds.size();
         const Bytes data = mutate(seeds[which], places[which], random);
-        allocation_limit = 4 * data.size() + (64 << 10);
+        auto* exact = static_cast<uint8_t*>(std::malloc(data.size()));
+        if (exact == nullptr) return std::fprintf(stderr, "no memory\n"), 2;
+        std::memcpy(exact, data.data(), data.size());
+        allocation_limit = held + data.size() + (64 << 10);
         const auto start = std::chrono::steady_clock::now();
-        accepted += accept(data);
+        accepted += accept(exact, data.size());
         slowest = std::max(slowest, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         allocation_limit = SIZE_MAX;
+        std::free(exact);
     }
     std::printf("%ld files, %ld accepted, %ld refused, slowest %.3f s\n", count, accepted, count - accepted, slowest);
     return slowest > 1 ? 1 : 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf import GGMLType, GGUFWriter, ValueType, open_gguf
-from llamakit.gguf.quantize import quantize_file
+from llamakit.gguf.quantize import copy_metadata, quantize_file
 
 VALUES = {
     "general.architecture": "llama",
@@ -79,6 +80,110 @@ def test_we_read_what_the_gguf_package_writes(tmp_path):
         assert list(file.metadata["a.texts"]) == ["x", "yz"]
         assert file.metadata["a.big"] == 1 << 40
         assert file.tensor("w").shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("values", "element"),
+    [
+        ([1, -1], ValueType.INT64),
+        ([1, 0.5], ValueType.FLOAT32),
+        ([1, 1 << 40], ValueType.INT64),
+        ([1, 1 << 63], ValueType.UINT64),
+        ([True, False], ValueType.BOOL),
+        ([], ValueType.UINT32),
+    ],
+)
+def test_the_type_of_an_array_holds_all_of_it(tmp_path, values, element):
+    path = tmp_path / "a.gguf"
+    with GGUFWriter(path) as writer:
+        writer.add("k", values)
+    with open_gguf(path) as file:
+        assert file.value_type("k") == (ValueType.ARRAY, element)
+        assert list(file.metadata["k"]) == values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("k", 300, ValueType.UINT8), "no UINT8"),
+        (("k", [300], ValueType.ARRAY, ValueType.UINT8), "0 to 255"),
+        (("k", ["a", 1]), "of one type, not STRING, UINT32"),
+        (("k", [[1], [2]]), "of one type"),
+        (("k", "x", ValueType.UINT8), "a text cannot be stored as UINT8"),
+        (("", 1), "1 to 65535 bytes"),
+        (("k", [1.5], ValueType.ARRAY, ValueType.INT32), "not all elements are integers"),
+        (("k", object()), "has no GGUF type"),
+    ],
+)
+def test_a_value_that_its_type_cannot_hold_is_refused(tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=message), GGUFWriter(tmp_path / "a.gguf") as writer:
+        writer.add(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("type_", "shape", "n", "message"),
+    [
+        (GGMLType.Q8_0, (1, 40), 34, "no multiple of Q8_0's 32"),
+        (GGMLType.F32, (1, 1, 1, 1, 1), 4, "1 to 4 sizes"),
+        (GGMLType.F32, (0, 4), 0, "at least 1"),
+        (GGMLType.F32, (4,), 20, "takes 16 bytes, 20 are given"),
+    ],
+)
+def test_a_tensor_that_the_format_cannot_hold_is_refused(tmp_path, type_, shape, n, message):
+    writer = GGUFWriter(tmp_path / "a.gguf")
+    with pytest.raises(UsageError, match=message):
+        writer.add_tensor("x", np.zeros(n, np.uint8), type_, shape)
+
+
+def test_an_impossible_alignment_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="power of two"):
+        GGUFWriter(tmp_path / "a.gguf", alignment=3)
+
+
+def test_a_copy_of_metadata_is_equal_to_the_byte(sample, tmp_path):
+    odd, copy = tmp_path / "odd.gguf", tmp_path / "copy.gguf"
+    with open_gguf(sample) as file, GGUFWriter(odd) as writer:
+        copy_metadata(file, writer)
+        writer.add("broken.text", b"\xff\xfe")
+        writer.add("broken.texts", [b"\xff", b"ok"])
+    with open_gguf(odd) as file, GGUFWriter(copy) as writer:
+        copy_metadata(file, writer)
+    assert odd.read_bytes() == copy.read_bytes()
+
+
+def test_a_closed_file_says_so(sample):
+    file = open_gguf(sample)
+    file.close()
+    with pytest.raises(ModelFileError, match="is closed"):
+        file.tensor("x")
+    with pytest.raises(ModelFileError, match="is closed"):
+        file.metadata["a.text"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelFileError, match="pipe or a device"):
+        open_gguf(tmp_path / "pipe")
+
+
+def test_many_tiny_records_are_refused_before_they_take_memory(tmp_path):
+    n = 70_000
+    records = b"".join(struct.pack("<I5sIB", 5, b"%05d" % i, 0, 1) for i in range(n))
+    path = tmp_path / "many.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<III", 1, 0, n) + records)
+    with pytest.raises(ModelFileError, match=r"at byte 8: .*70000 metadata entries; at most 65536"):
+        open_gguf(path)
+
+
+def test_overlapping_tensors_are_refused(sample, tmp_path):
+    path = tmp_path / "overlap.gguf"
+    data = sample.read_bytes()
+    place = data.index(b"q" + struct.pack("<IQQIQ", 2, 32, 2, 8, 32)) + 1 + 4 + 16 + 4
+    path.write_bytes(data[:place] + struct.pack("<Q", 0) + data[place + 8 :])
+    with pytest.raises(ModelFileError, match=r'at byte \d+: tensors "[qx]" and "[qx]" overlap'):
+        open_gguf(path)
 
 
 def test_a_failure_leaves_nothing_and_spares_the_old_file(tmp_path):
@@ -160,8 +265,11 @@ def test_a_missing_part_is_named(tmp_path):
         (lambda d: d[:4] + struct.pack(">I", 3) + d[8:], "big-endian"),
         (lambda d: d[:4] + struct.pack("<I", 9) + d[8:], "version 9"),
         (lambda d: d[:10], "number of tensors needs 8 bytes"),
-        (lambda d: d[:8] + struct.pack("<Q", 1 << 60) + d[16:], "at byte"),
-        (lambda d: d[:16] + struct.pack("<Q", 1 << 60) + d[24:], "at byte"),
+        (
+            lambda d: d[:8] + struct.pack("<Q", 1 << 60) + d[16:],
+            "at byte 8: the file claims 1152921504606846976 tensors",
+        ),
+        (lambda d: d[:16] + struct.pack("<Q", 1 << 60) + d[24:], "at byte 8: .* and 1152921504606846976 metadata"),
         (lambda d: d[:-64], "the file has"),
         (lambda d: d.replace(b"a.float\x06", b"a.float\x63"), "unknown type 99"),
     ],
@@ -178,7 +286,7 @@ def test_duplicate_keys_are_refused(sample, tmp_path):
     path = tmp_path / "twice.gguf"
     data = sample.read_bytes().replace(b"a.bool", b"a.text")
     path.write_bytes(data)
-    with pytest.raises(ModelFileError, match=r'metadata key "a\.text" occurs twice'):
+    with pytest.raises(ModelFileError, match=r'at byte \d+: metadata key "a\.text" occurs twice'):
         open_gguf(path)
 
 
