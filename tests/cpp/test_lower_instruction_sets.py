@@ -1,0 +1,69 @@
+"""The kernels on older processors: under emulation, with the real interpreter, and the symbols that could leak."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="emulates x86-64 processors"),
+]
+SCRIPT = """
+import json, os, sys
+sys.path[:0] = json.loads(os.environ["LK_PATH"])
+import site
+for folder in list(sys.path):
+    if folder.endswith("site-packages"):
+        site.addsitedir(folder)
+from llamakit.registry import Registry
+from llamakit.testing.conformance import Case, check
+from llamakit.gguf import GGMLType
+registry = Registry.discover()
+cls = registry.backend("cpu")
+device, reference = cls(cls.Options(threads=1)).open(), registry.backend("reference")().open()
+print(device.isa)
+for type_ in (GGMLType.F32, GGMLType.F16, GGMLType.BF16, GGMLType.Q4_0, GGMLType.Q8_0, GGMLType.Q4_K, GGMLType.Q6_K):
+    check(Case("linear", rows=5, n_in=256, n_out=20, type=type_), device, reference)
+for kv_type in ("f16", "q8_0"):
+    check(Case("attention", rows=3, past=9, head_dim=32, kv_type=kv_type), device, reference)
+for op in ("rms_norm", "rope", "silu", "cross_entropy"):
+    check(Case(op), device, reference)
+print("passed")
+"""
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("cpu", "isa"), [("Nehalem", "generic"), ("Haswell", "avx2")])
+def test_kernels_under_emulation(cpu, isa):
+    qemu = shutil.which("qemu-x86_64")
+    if qemu is None:
+        pytest.skip("qemu-x86_64 is not installed")
+    python = Path(sys.executable).resolve()
+    path = [sysconfig.get_path("purelib")]
+    env = os.environ | {"LK_PATH": json.dumps(path), "OPENBLAS_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [qemu, "-cpu", cpu, python, "-c", SCRIPT], capture_output=True, text=True, env=env, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.split() == [isa, "passed"]
+
+
+def test_kernel_objects_export_one_symbol():
+    """Anything weak in an AVX-512 object could become everybody's copy."""
+    objects = sorted((Path(__file__).parents[2] / "build").rglob("lk_kernels_*.dir/kernels.cpp.o"))
+    if not objects or shutil.which("nm") is None:
+        pytest.skip("no objects of a build here, or no nm")
+    for path in objects:
+        lines = subprocess.check_output(["nm", "-C", "--defined-only", path], text=True).splitlines()
+        kinds = [line.split()[1] for line in lines if len(line.split()) > 2]
+        assert not {"W", "V", "u"} & set(kinds), path
+        assert kinds.count("T") == 1, path
