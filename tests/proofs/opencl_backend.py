@@ -1,4 +1,4 @@
-"""`linear` and `rms_norm` on OpenCL, through the backend contract: proof that it carries a device with its own memory."""
+"""`linear` and `rms_norm` on OpenCL through the backend contract: it carries a device with its own memory."""
 
 from __future__ import annotations
 
