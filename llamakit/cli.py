@@ -63,8 +63,17 @@ class LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Say how to use a model file that is given in place of a command."""
         if args and args[0].endswith(".gguf"):
-            ctx.fail(f"{args[0]} is a model, not a command. To chat with it: llamakit chat -m {args[0]}")
-        return super().resolve_command(ctx, args)
+            from llamakit.errors import UsageError
+
+            raise UsageError(f"{args[0]} is a model, not a command", hint=f"llamakit chat -m {args[0]}")
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from llamakit.errors import UsageError
+            from llamakit.options import near
+
+            found = near(args[0], self.list_commands(ctx))
+            raise UsageError(f"no command {args[0]!r}", found=found, hint="llamakit -h") from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table by section, from text alone."""
@@ -145,11 +154,9 @@ def run(args: list[str] | None = None) -> int:
     except click.exceptions.Exit as exit_:
         return int(exit_.exit_code)
     except click.ClickException as error:
-        error.show()
-        return int(error.exit_code)
+        return _show(_from_click(error), args)
     except LlamaKitError as error:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True, color=None)
-        return error.exit_code
+        return _show(error, args)
     except (click.Abort, KeyboardInterrupt):
         click.echo(err=True)
         return INTERRUPTED
@@ -158,6 +165,34 @@ def run(args: list[str] | None = None) -> int:
         return BROKEN_PIPE
     except Exception:
         return _internal_error()
+
+
+def _show(error: Any, args: list[str] | None) -> int:
+    """Write an error to standard error: for people, or for programs if the command line says --json."""
+    given = sys.argv[1:] if args is None else args
+    if "--json" in given:
+        import json
+
+        click.echo(json.dumps({"error": error.record()}), err=True)
+    else:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        if "-v" in given or "--verbose" in given:
+            import traceback
+
+            click.echo("".join(traceback.format_exception(error)), err=True)
+    return int(error.exit_code)
+
+
+def _from_click(error: click.ClickException) -> Any:
+    """Click's own errors in our shape."""
+    from llamakit.errors import UsageError
+
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    param = getattr(getattr(error, "param", None), "name", None) or getattr(error, "option_name", None) or ""
+    help_ = f"{context.command_path} -h" if context is not None else "llamakit -h"
+    shown = UsageError(message[:1].lower() + message[1:].rstrip("."), hint=help_, param=param)
+    return shown.with_traceback(error.__traceback__)
 
 
 def _silence_stdout() -> None:

@@ -81,10 +81,21 @@ class Config:
         Values of plugins are checked when the plugins are made.
         """
         if key not in self.schema:
-            raise UsageError(f"{origin}: unknown setting {key!r}{near(key, self.schema)}")
+            raise _unknown(origin, key, key, self.schema)
         if key in CoreOptions.__struct_fields__:
             build_options(CoreOptions, {key: value}, where=origin)
         self.settings[key] = Setting(value, origin)
+
+
+def _unknown(origin: str, name: str, key: str, schema: Mapping[str, OptionField]) -> UsageError:
+    """The error for a key that no plugin has declared."""
+    section = key.rpartition(".")[0]
+    return UsageError(
+        f"{origin}: unknown setting {name!r}",
+        found=near(key, schema),
+        hint=f"llamakit config --keys {section}".strip(),
+        param=key,
+    )
 
 
 def make_schema(registry: Registry | None) -> dict[str, OptionField]:
@@ -126,7 +137,7 @@ def load_config(
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:
             key = name.removeprefix(PREFIX).lower().replace("__", ".")
             if key not in config.schema:
-                raise UsageError(f"environment: unknown setting {name}{near(key, config.schema)}")
+                raise _unknown("environment", name, key, config.schema)
             config.set(key, config.schema[key].parse(text), f"environment {name}")
     return config
 

@@ -1,8 +1,9 @@
 """The errors of LlamaKit.
 
 `LlamaKitError` is the one class for what the person at the keyboard can put right. The command line and the
-server catch it at their edge and print its message without a traceback; anything else is a defect of ours
-and keeps its traceback. A message says what was asked, what was found and what would work.
+server catch it at their edge and show it without a traceback; anything else is a defect of ours and keeps its
+traceback. An error says what was asked and why not (`message`), what was found instead (`found`) and what would
+work (`hint`); `param` names the option or field at fault.
 """
 
 from __future__ import annotations
@@ -11,7 +12,26 @@ from __future__ import annotations
 class LlamaKitError(Exception):
     """Something the user can put right."""
 
+    code = "cannot_be_met"
     exit_code = 6
+
+    def __init__(self, message: str, *, found: str = "", hint: str = "", param: str = "") -> None:
+        super().__init__(message)
+        self.message, self.found, self.hint, self.param = message, found, hint, param
+
+    def __str__(self) -> str:
+        """All of it, a line or more for each part."""
+        lines = [self.message]
+        for label, text in (("found", self.found), ("try", self.hint)):
+            if text:
+                lines.append(f"  {label:<8}" + text.replace("\n", "\n" + " " * 10))
+        return "\n".join(lines)
+
+    def record(self) -> dict[str, str]:
+        """The same for programs: `--json` on standard error, bodies of the server."""
+        return {
+            "code": self.code, "message": self.message, "param": self.param, "found": self.found, "hint": self.hint
+        }  # fmt: skip
 
 
 class ReaderGone(Exception):  # noqa: N818 - no error of anybody's
@@ -21,34 +41,40 @@ class ReaderGone(Exception):  # noqa: N818 - no error of anybody's
 class UsageError(LlamaKitError):
     """A wrong option, name or value: the request itself is at fault."""
 
+    code = "wrong_usage"
     exit_code = 2
 
 
 class ModelFileError(LlamaKitError):
     """A model file that is missing, damaged or of a kind that is not supported."""
 
+    code = "model_file"
     exit_code = 3
 
 
 class PluginError(LlamaKitError):
     """A plugin that is missing, broken, or in conflict with another."""
 
+    code = "plugin"
     exit_code = 2
 
 
 class BackendError(LlamaKitError):
     """A backend that is unavailable, or that failed while running."""
 
+    code = "backend"
     exit_code = 5
 
 
 class OutOfMemoryError(LlamaKitError):
     """What was asked for does not fit into the memory there is."""
 
+    code = "out_of_memory"
     exit_code = 4
 
 
 class ContextLengthError(LlamaKitError):
     """A prompt that does not fit into the context."""
 
+    code = "context_length"
     exit_code = 6

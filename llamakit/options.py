@@ -18,6 +18,8 @@ import msgspec
 
 from llamakit.errors import UsageError
 
+MOST_NAMES = 40  # longer lists are not shown whole
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base class of every component's options. Every field has a type with bounds, a description, a default."""
@@ -45,7 +47,7 @@ class OptionField(msgspec.Struct, frozen=True, kw_only=True):
             return msgspec.json.decode(text) if self.kind == "json" else text
         except (ValueError, KeyError, StopIteration, msgspec.DecodeError):
             wanted = self.interval or {"bool": "true or false", "json": "JSON"}.get(self.kind, self.kind)
-            raise UsageError(f"option {self.name}: {text!r} is not possible; give {wanted}") from None
+            raise UsageError(f"{self.name} cannot be {text!r}; possible: {wanted}", param=self.name) from None
 
 
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
@@ -84,7 +86,7 @@ def build_options(cls: type[Options], values: Mapping[str, object], *, where: st
     prefix = f"{where}: " if where else ""
     for name in values:
         if name not in fields:
-            raise UsageError(f"{prefix}no option {name!r}{near(name, fields)}")
+            raise UsageError(f"{prefix}no option {name!r}", found=near(name, fields), param=name)
     try:
         return msgspec.convert(dict(values), cls, strict=True)
     except msgspec.ValidationError as error:
@@ -93,14 +95,17 @@ def build_options(cls: type[Options], values: Mapping[str, object], *, where: st
                 msgspec.convert({name: value}, cls, strict=True)
             except msgspec.ValidationError:
                 wanted = fields[name].interval or fields[name].kind
-                raise UsageError(f"{prefix}{name} is {value!r}; possible: {wanted}") from None
+                raise UsageError(f"{prefix}{name} is {value!r}; possible: {wanted}", param=name) from None
         raise UsageError(f"{prefix}{error}") from None
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A hint with the names nearest to a misspelt one, or nothing."""
-    found = difflib.get_close_matches(name, list(known), 3, 0.6)
-    return f"\n  near    {', '.join(found)}" if found else ""
+    """What was found for a misspelt name: the names nearest to it, else all of them."""
+    names = list(known)
+    found = difflib.get_close_matches(name, names, 3, 0.6)
+    if found:
+        return f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} nearest"
+    return f"there are: {', '.join(names)}" if len(names) <= MOST_NAMES else ""
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

@@ -62,7 +62,8 @@ class Registry:
         if "backend.reference" not in found._entries:
             raise PluginError(
                 "LlamaKit's own plugins are not found: the package is not installed, or a source folder hides the"
-                " installed one\n  try     pip install -e .  (or run from another folder)"
+                " installed one",
+                hint="pip install -e .  (or run from another folder)",
             )
         return found
 
@@ -107,7 +108,7 @@ class Registry:
             if cls.probe().available:
                 return cls, f"asked for {wanted}"
         first = self.backend(names[0]).probe().reason
-        raise BackendError(f"backend {names[0]} is not available: {first}\n{self._backend_list()}")
+        raise self._no_backend(f"backend {names[0]} is not available: {first}")
 
     def _choose_auto(self) -> tuple[type[Backend], str]:
         reasons: list[str] = []
@@ -119,7 +120,7 @@ class Registry:
             if availability.available and usable:
                 return self.backend(name), "auto" + (f": {'; '.join(reasons)}" if reasons else "")
             reasons.append(f"{name}: {availability.reason}" if usable else f"{name}: no GPU")
-        raise BackendError(f"no backend is available\n{self._backend_list()}")
+        raise self._no_backend("no backend is available")
 
     def _probe(self, name: str) -> Availability | None:
         """What a backend says of itself; None if there is none of that name that loads."""
@@ -127,12 +128,12 @@ class Registry:
             return None
         return self.backend(name).probe()
 
-    def _backend_list(self) -> str:
-        lines = []
-        for info in self.plugins("backend"):
-            state = "available" if info.available else "not available"
-            lines.append(f"{info.name}: {state}; {info.reason}")
-        return "  found   " + "\n          ".join(lines)
+    def _no_backend(self, message: str) -> BackendError:
+        """An error that lists the backends there are."""
+        infos = self.plugins("backend")
+        found = [f"{i.name}: {'available' if i.available else 'not available'} ({i.reason})" for i in infos]
+        usable = next((i.name for i in infos if i.available and i.name in AUTO), "reference")
+        return BackendError(message, found="\n".join(found), hint=f"--backend {usable}", param="backend")
 
     def plugins(self, kind: str | None = None) -> list[PluginInfo]:
         """Every plugin, loaded and probed."""
@@ -173,7 +174,8 @@ class Registry:
         key = f"{kind}.{name}"
         if key not in self._entries:
             known = self.entry_names(kind)
-            raise PluginError(f"no {kind} named {name!r}{near(name, known)}\n  there are: {', '.join(known)}")
+            hint = f"llamakit plugins --kind {kind}"
+            raise PluginError(f"no {kind} named {name!r}", found=near(name, known), hint=hint, param=kind)
         classes = self._load(key)
         if classes is None:
             raise PluginError(
@@ -219,7 +221,7 @@ class Registry:
         known = [name for name in vars(manager.hook) if name.startswith("llamakit_")]
         for name in dir(module):
             if name not in known and getattr(getattr(module, name), "llamakit_impl", None):
-                raise PluginError(f"unknown hook {name!r}{near(name, known)}")
+                raise PluginError(f"unknown hook {name!r}", found=near(name, known))
         manager.register(module, name=key)
         manager.check_pending()
         hook_name = f"llamakit_{key.partition('.')[0]}s"

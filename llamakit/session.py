@@ -149,11 +149,7 @@ class Session:
         free = int(free_memory() * MEMORY_SHARE)
         if asked:
             if size(asked) > free:
-                raise OutOfMemoryError(
-                    f"a context of {asked} tokens needs {size(asked) / 2**30:.2f} GiB for its KV cache beside"
-                    f" {weights / 2**30:.2f} GiB of weights; {free / 2**30:.2f} GiB may be used."
-                    " Use a smaller context (-c) or a smaller type (--kv-type q8_0)"
-                )
+                raise self._too_large(asked, size(asked), weights, free)
             return asked
         n_ctx = trained
         while n_ctx > BLOCK_SIZE and size(n_ctx) > free:
@@ -269,6 +265,20 @@ class Session:
         self.close()
 
     # -- how ----------------------------------------------------------------------------------------------------
+
+    def _too_large(self, n_ctx: int, kv: int, weights: int, free: int) -> OutOfMemoryError:
+        """The error for a KV cache that does not fit; says what each setting would save."""
+        half = f"-c {n_ctx // 2} saves {kv / 2 / 2**30:.1f} GiB"
+        smaller = {"f32": ("f16", 0.5), "f16": ("q8_0", 0.47), "bf16": ("q8_0", 0.47)}.get(self.settings.kv_type)
+        other = f"\n--kv-type {smaller[0]} saves {kv * smaller[1] / 2**30:.1f} GiB" if smaller else ""
+        return OutOfMemoryError(
+            f"not enough memory: a context of {n_ctx:,} tokens needs {kv / 2**30:.1f} GiB,"
+            f" {free / 2**30:.1f} GiB may be taken",
+            found=f"weights {weights / 2**30:.1f} GiB, KV {kv / 2**30:.1f} GiB ({self.settings.n_seq} x {n_ctx:,},"
+            f" {self.settings.kv_type})",
+            hint=half + other,
+            param="ctx_size",
+        )
 
     def _program(self, n_ctx: int, n_seq: int, n_out: int, outputs: tuple[str, ...]) -> tuple[KVCache, Executable]:
         """A KV cache, and the model's graph compiled to use it."""

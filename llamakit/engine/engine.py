@@ -92,7 +92,10 @@ class Engine:
             raise UsageError("the prompt is empty and the model adds no BOS token: give at least one token")
         if n > self.n_ctx:
             raise ContextLengthError(
-                f"the prompt has {n} tokens, the context holds {self.n_ctx}: shorten it, or use a larger context (-c)"
+                f"the prompt does not fit: it has {n:,} tokens, the context holds {self.n_ctx:,}",
+                found=f"{n - self.n_ctx:,} tokens too many",
+                hint="a shorter text, or a larger context (-c)",
+                param="prompt",
             )
         if request.max_tokens < UNTIL_CONTEXT_FULL:
             raise UsageError(

@@ -6,13 +6,12 @@ one with a Python sampler runs stage by stage, and only pays for a copy of its r
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from llamakit.errors import LlamaKitError, PluginError, UsageError
-from llamakit.options import build_options
+from llamakit.options import build_options, near
 from llamakit.sampler import Sampler, SequenceContext, Stage
 
 if TYPE_CHECKING:
@@ -103,10 +102,8 @@ def _names(classes: Mapping[str, type[Sampler]], order: Sequence[str] | None, op
     named = list(TRUNCATION if order is None else order)
     for i, name in enumerate(named):
         if name not in classes:
-            near = difflib.get_close_matches(name, classes, 3, 0.6)
-            hint = f"; near: {', '.join(near)}" if near else ""
             raise UsageError(
-                f"no sampler named {name!r} (number {i + 1} of samplers){hint}\n  there are: {' '.join(classes)}"
+                f"no sampler named {name!r} (number {i + 1} of samplers)", found=near(name, classes), param="samplers"
             )
     if len(set(named)) < len(named):
         raise UsageError(f"a sampler is named twice: {'; '.join(named)}")
@@ -137,9 +134,7 @@ def _options(classes: Mapping[str, type[Sampler]], values: Mapping[str, object])
         elif key in owners:
             parts[owners[key]][key] = value
         else:
-            known = sorted(owners)
-            near = difflib.get_close_matches(key, known, 3, 0.6)
-            raise UsageError(f"no sampler option {key!r}" + (f"; near: {', '.join(near)}" if near else ""))
+            raise UsageError(f"no sampler option {key!r}", found=near(key, sorted(owners)), param=key)
     return {name: build_options(cls.Options, parts[name]) for name, cls in classes.items()}
 
 

@@ -104,8 +104,8 @@ def find_recipe(name: str) -> Recipe:
     recipe = RECIPES.get(name.upper())
     if recipe is None:
         near = difflib.get_close_matches(name.upper(), RECIPES, 3)
-        hint = f"; near: {', '.join(near)}" if near else ""
-        raise UsageError(f"no tensor type {name!r}{hint}\n  there are: {' '.join(RECIPES)}")
+        found = f"{', '.join(near)} {'is' if len(near) == 1 else 'are'} nearest" if near else ""
+        raise UsageError(f"no tensor type {name!r}", found=found, hint=f"one of {' '.join(RECIPES)}", param="type")
     return recipe
 
 

@@ -6,6 +6,7 @@ The head is checked by native code before anything is used (`cpp/formats/gguf.cp
 from __future__ import annotations
 
 import contextlib
+import difflib
 import mmap
 import re
 import stat
@@ -100,7 +101,7 @@ class _Part:
             self.head: dict[str, Any] = _formats.parse(self.map)
         except _formats.ParseError as error:
             self.map.close()
-            raise ModelFileError(f"{path} is damaged or no GGUF file: {error}") from None
+            raise _unreadable(path, str(error)) from None
         self.view: npt.NDArray[np.uint8] = np.frombuffer(self.map, np.uint8)
 
 
@@ -113,20 +114,34 @@ def _map(path: Path) -> mmap.mmap:
                 raise ModelFileError(f"{path} is empty")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
-        raise ModelFileError(f"no file {path}{_neighbours(path)}") from None
+        raise _named_wrongly(f"no file {path}", path.parent) from None
     except IsADirectoryError:
-        raise ModelFileError(f"{path} is a folder: name a GGUF file{_neighbours(path / 'x')}") from None
+        raise _named_wrongly(f"{path} is a folder", path) from None
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _neighbours(path: Path) -> str:
-    """A line that names GGUF files beside `path`, if there are any."""
+def _named_wrongly(message: str, folder: Path) -> ModelFileError:
+    """The error for a path that is no file, with the GGUF files of `folder` and the one that may be meant."""
     try:
-        names = sorted(str(p) for p in path.parent.glob("*.gguf"))[:4]
+        paths = sorted(folder.glob("*.gguf"))
+        found = ", ".join(f"{path} ({path.stat().st_size / 2**20:,.1f} MiB)" for path in paths[:4])
     except OSError:
-        names = []
-    return f"\n  found   {', '.join(names)}" if names else ""
+        paths, found = [], ""
+    meant = difflib.get_close_matches(message.removeprefix("no file "), map(str, paths), 1, 0.6) or map(str, paths[:1])
+    return ModelFileError(message, found=found, hint="".join(f"-m {path}" for path in meant) or "name a GGUF file")
+
+
+def _unreadable(path: Path, fault: str) -> ModelFileError:
+    """The error for a file that the parser refused, at the byte and for the reason that `fault` gives."""
+    if "does not start with the letters GGUF" in fault:
+        return ModelFileError(f"{path} is no GGUF file: it does not start with the letters GGUF")
+    cut_off = "the file has" in fault or "the file ends" in fault
+    return ModelFileError(
+        f"{path} is damaged: {fault}",
+        found="probably a download or a copy that stopped early" if cut_off else "",
+        hint="fetch the file again",
+    )
 
 
 class Metadata(Mapping[str, object]):

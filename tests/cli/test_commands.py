@@ -98,7 +98,7 @@ def test_quantize_and_use_the_result(stories260k, tmp_path):
         (["generate", "-p", "x"], 2, b"no model"),
         (["generate", "-m", "nowhere.gguf", "-p", "x"], 3, b"no file nowhere.gguf"),
         (["generate", "-m", "MODEL", "-p", "x", "--top-p", "1.5"], 2, b"0..1"),
-        (["generate", "-m", "MODEL", "-p", "x", "--samplers", "top_k;typcal_p"], 2, b"near    typical_p"),
+        (["generate", "-m", "MODEL", "-p", "x", "--samplers", "top_k;typcal_p"], 2, b"typical_p, top_p are nearest"),
         (["generate", "-m", "MODEL", "-p", "x", "--backend", "cud"], 2, b"no backend named 'cud'"),
         (["generate", "-m", "MODEL", "-p", "many words " * 600], 6, b"the context holds 512"),
         (["generate", "-m", "MODEL", "-p", "x", "--kv-type", "f8"], 2, b"kv_type"),
@@ -116,6 +116,38 @@ def test_errors_say_what_is_wrong(stories260k, args, code, message):
     assert result.stdout == b""
 
 
+def test_errors_for_programs_are_json_on_stderr():
+    result = run("inspect", "--json", "nowhere.gguf")
+    assert (result.returncode, result.stdout) == (3, b"")
+    error = json.loads(result.stderr)["error"]
+    assert error["code"] == "model_file"
+    assert error["message"] == "no file nowhere.gguf"
+    assert set(error) == {"code", "message", "param", "found", "hint"}
+
+
+def test_an_error_has_its_traceback_with_verbose_only():
+    assert b"Traceback" not in run("generate", "-m", "nowhere.gguf", "-p", "x").stderr
+    assert b"Traceback" in run("generate", "-m", "nowhere.gguf", "-p", "x", "-v").stderr
+
+
+def test_inspect_check_finds_values_that_are_no_numbers(stories260k, tmp_path):
+    assert run("inspect", "--check", stories260k).returncode == 0
+    data = bytearray(stories260k.read_bytes())
+    data[-4:] = b"\x00\x00\xc0\x7f"  # a NaN in the last float32
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(data)
+    result = run("inspect", "--check", "--json", damaged)
+    assert result.returncode == 1
+    assert len(json.loads(result.stdout)["faults"]) == 1
+
+
+def test_config_keys_describe_the_settings():
+    keys = json.loads(run("config", "--keys", "--json", "sampling").stdout)
+    assert keys["sampling.top_k"]["description"]
+    assert all(key.startswith("sampling.") for key in keys)
+    assert run("config", "samplin").returncode == 2
+
+
 def test_settings_come_from_file_environment_and_command_line(tmp_path, stories260k):
     file = tmp_path / "llamakit.toml"
     file.write_text(f'model = "{stories260k}"\nseed = 5\n[sampling]\ntop_k = 7\ntemperature = 0.5\n')
@@ -128,7 +160,7 @@ def test_settings_come_from_file_environment_and_command_line(tmp_path, stories2
     wrong = run("--config", file, "config")
     assert wrong.returncode == 2
     assert b"unknown setting 'sampling.temprature'" in wrong.stderr
-    assert b"near    sampling.temperature" in wrong.stderr
+    assert b"found   sampling.temperature" in wrong.stderr
 
 
 def test_a_reader_that_leaves_ends_it_quietly(stories260k):

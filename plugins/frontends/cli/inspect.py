@@ -19,8 +19,12 @@ SHOWN = 5  # elements of a long array
 @click.option("-m", "--model", metavar="FILE", help="The file, if not given as an argument.")
 @click.option("--metadata/--no-metadata", default=True, help="Show metadata. [on]")
 @click.option("--tensors/--no-tensors", default=True, help="Show tensors. [on]")
+@click.option("--check", is_flag=True, help="Read every tensor and look for damage; exit code 1 if there is any.")
 @click.argument("file", required=False)
-def inspect(as_json: bool, model: str | None, metadata: bool, tensors: bool, file: str | None) -> None:
+@click.pass_context
+def inspect(
+    ctx: click.Context, as_json: bool, model: str | None, metadata: bool, tensors: bool, check: bool, file: str | None
+) -> None:
     """Show the metadata and tensors of a GGUF FILE.
 
     \b
@@ -36,6 +40,8 @@ def inspect(as_json: bool, model: str | None, metadata: bool, tensors: bool, fil
     if not path:
         raise UsageError("no file: llamakit inspect FILE")
     with open_gguf(path) as gguf:
+        if check:
+            ctx.exit(1 if _check(gguf, as_json) else 0)
         if as_json:
             click.echo(msgspec.json.encode(_record(gguf, metadata, tensors)).decode())
             return
@@ -45,6 +51,34 @@ def inspect(as_json: bool, model: str | None, metadata: bool, tensors: bool, fil
         if tensors and gguf.tensors:
             rows = [(t.name, t.type.name, " x ".join(map(str, t.shape)), gib(t.n_bytes)) for t in gguf.tensors.values()]
             _print_table([("tensor", "type", "shape", "size"), *rows])
+
+
+def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
+    """Decode all tensors; report those that hold values that are no numbers."""
+    import msgspec
+    import numpy as np
+    from llamakit.plugins.frontends.cli.console import Console
+
+    from llamakit.errors import LlamaKitError
+
+    faults = []
+    with Console().progress("check") as progress:
+        for i, info in enumerate(gguf.tensors.values()):
+            progress.update(i, len(gguf.tensors))
+            try:
+                bad = int(np.count_nonzero(~np.isfinite(gguf.tensor(info.name))))
+                fault = f"{bad:,} of its values are infinite or no numbers" if bad else ""
+            except LlamaKitError as error:
+                fault = error.message
+            if fault:
+                faults.append({"tensor": info.name, "fault": fault})
+    if as_json:
+        click.echo(msgspec.json.encode({"tensors": len(gguf.tensors), "faults": faults}).decode())
+        return faults
+    for each in faults:
+        click.echo(f"{each['tensor']}: {each['fault']}")
+    click.echo(f"{len(gguf.tensors)} tensors read, {len(faults) or 'none'} damaged")
+    return faults
 
 
 def _record(gguf: GGUFFile, metadata: bool, tensors: bool) -> dict[str, Any]:

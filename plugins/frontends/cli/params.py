@@ -5,6 +5,7 @@ The options of samplers are made from their `Options` classes, so that an instal
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +169,8 @@ class FieldType(click.ParamType):
         try:
             return self.field.parse(value)
         except UsageError as error:
-            self.fail(str(error), param, ctx)
+            flag = param.opts[-1] if param is not None else self.field.name
+            raise UsageError(f"{flag}{error.message.removeprefix(self.field.name)}", param=self.field.name) from None
 
 
 def _option(field: OptionField, owner: str | None) -> click.Option:
@@ -193,10 +195,13 @@ def sampler_names(text: str | None, known: list[str]) -> tuple[str, ...] | None:
     names = [name.strip() for name in text.split(";") if name.strip()]
     for i, name in enumerate(names):
         if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1, 0.6)
+            order = ";".join([*names[:i], *nearest, *names[i + 1 :]])
+            hint = f'--samplers "{order}"   (all names: llamakit plugins --kind sampler)'
             raise UsageError(
-                f"no sampler named {name} (number {i + 1} of --samplers){near(name, known)}"
-                "\n  try     llamakit plugins --kind sampler"
-            )
+                f"no sampler named {name} (number {i + 1} of --samplers)", found=near(name, known), hint=hint,
+                param="samplers",
+            )  # fmt: skip
     return tuple(names)
 
 

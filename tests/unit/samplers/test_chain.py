@@ -91,10 +91,10 @@ def test_order(order, values, names):
 @pytest.mark.parametrize(
     ("order", "values", "message"),
     [
-        (["top_k", "typcal_p"], {}, r"no sampler named 'typcal_p' \(number 2 of samplers\); near: typical_p"),
+        (["top_k", "typcal_p"], {}, r"no sampler named .typcal_p. \(number 2 of samplers\)\n  found   typical_p"),
         (["dist", "top_k"], {}, "must be the only chooser and the last"),
         (["top_k", "top_k"], {}, "named twice"),
-        (None, {"temprature": 1.0}, "no sampler option 'temprature'; near: temperature"),
+        (None, {"temprature": 1.0}, r"no sampler option .temprature.\n  found   temperature is nearest"),
         (None, {"top_p": 1.5}, r"top_p is 1.5; possible: 0(\.0)?..1"),
         (None, {"top_k": "many"}, "top_k is 'many'"),
         (None, {"logit_bias": [(5000, 1.0)]}, "token 5000 is outside the vocabulary"),
