@@ -1,6 +1,6 @@
 """Chat templates: messages to a prompt, by the Jinja template that a model's file carries.
 
-Templates come from strangers, so they run in jinja2's sandbox, with a limit on what they may produce.
+Templates come from strangers, so they run in `template_sandbox`, with limits on time and size.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
         from jinja2 import TemplateSyntaxError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        from llamakit.tokenizer.template_sandbox import TemplateSandbox
 
         self.source, self._bos, self._eos = source, bos, eos
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = self._sandbox = TemplateSandbox()
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
@@ -69,6 +70,7 @@ class ChatTemplate:
 
         values = {"bos_token": self._bos, "eos_token": self._eos, "tools": tools, **variables}
         parts, length = [], 0
+        self._sandbox.start()
         try:
             for part in self._template.generate(
                 messages=list(messages), add_generation_prompt=add_generation_prompt, **values
@@ -76,8 +78,8 @@ class ChatTemplate:
                 parts.append(part)
                 length += len(part)
                 if length > MAX_OUTPUT:
-                    raise ModelFileError(f"the model's chat template wrote more than {MAX_OUTPUT} characters")
-        except (TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
+                    raise ModelFileError(f"the model's chat template wrote more than {MAX_OUTPUT:,} characters")
+        except (TemplateError, TypeError, ValueError, RecursionError, MemoryError, ArithmeticError) as error:
             raise ModelFileError(f"the model's chat template refuses these messages: {error}") from None
         return "".join(parts)
 
