@@ -102,10 +102,14 @@ def build_options(cls: type[Options], values: Mapping[str, object], *, where: st
 def near(name: str, known: Iterable[str]) -> str:
     """What was found for a misspelt name: the names nearest to it, else all of them."""
     names = list(known)
-    found = difflib.get_close_matches(name, names, 3, 0.6)
-    if found:
-        return f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} nearest"
-    return f"there are: {', '.join(names)}" if len(names) <= MOST_NAMES else ""
+    every = f"there are: {', '.join(names)}" if len(names) <= MOST_NAMES else ""
+    return nearest(name, names) or every
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The names nearest to a misspelt one as a phrase, or nothing."""
+    found = difflib.get_close_matches(name, list(known), 3, 0.6)
+    return f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} nearest" if found else ""
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ most, as in llama.cpp, more bits: half of the layers' `attn_v` and `ffn_down`, a
 
 from __future__ import annotations
 
-import difflib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from llamakit.gguf.constants import GGMLType, ValueType
 from llamakit.gguf.native import dequantize, quantize
 from llamakit.gguf.reader import GGUFFile, open_gguf
 from llamakit.gguf.writer import GGUFWriter
+from llamakit.options import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,8 +103,7 @@ def find_recipe(name: str) -> Recipe:
     """The recipe called `name`, in any case."""
     recipe = RECIPES.get(name.upper())
     if recipe is None:
-        near = difflib.get_close_matches(name.upper(), RECIPES, 3)
-        found = f"{', '.join(near)} {'is' if len(near) == 1 else 'are'} nearest" if near else ""
+        found = nearest(name.upper(), RECIPES)
         raise UsageError(f"no tensor type {name!r}", found=found, hint=f"one of {' '.join(RECIPES)}", param="type")
     return recipe
 

@@ -114,22 +114,23 @@ def _map(path: Path) -> mmap.mmap:
                 raise ModelFileError(f"{path} is empty")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
-        raise _named_wrongly(f"no file {path}", path.parent) from None
+        raise _named_wrongly(f"no file {path}", path, path.parent) from None
     except IsADirectoryError:
-        raise _named_wrongly(f"{path} is a folder", path) from None
+        raise _named_wrongly(f"{path} is a folder", path, path) from None
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _named_wrongly(message: str, folder: Path) -> ModelFileError:
+def _named_wrongly(message: str, path: Path, folder: Path) -> ModelFileError:
     """The error for a path that is no file, with the GGUF files of `folder` and the one that may be meant."""
     try:
-        paths = sorted(folder.glob("*.gguf"))
-        found = ", ".join(f"{path} ({path.stat().st_size / 2**20:,.1f} MiB)" for path in paths[:4])
+        others = sorted(folder.glob("*.gguf"))
+        found = ", ".join(f"{other} ({other.stat().st_size / 2**20:,.1f} MiB)" for other in others[:4])
     except OSError:
-        paths, found = [], ""
-    meant = difflib.get_close_matches(message.removeprefix("no file "), map(str, paths), 1, 0.6) or map(str, paths[:1])
-    return ModelFileError(message, found=found, hint="".join(f"-m {path}" for path in meant) or "name a GGUF file")
+        others, found = [], ""
+    names = [str(other) for other in others]
+    meant = difflib.get_close_matches(str(path), names, 1, 0.6) or names[:1]
+    return ModelFileError(message, found=found, hint=f"-m {meant[0]}" if meant else "name a GGUF file")
 
 
 def _unreadable(path: Path, fault: str) -> ModelFileError:
@@ -234,8 +235,6 @@ class GGUFFile:
         if not self._parts:
             raise ModelFileError(f"{self.path} is closed: read it before close() or the end of its `with` block")
         if name not in self.tensors:
-            import difflib
-
             near = difflib.get_close_matches(name, self.tensors, 3)
             hint = f"; near: {', '.join(near)}" if near else ""
             raise ModelFileError(f"{self.path} has no tensor {name!r}{hint}")

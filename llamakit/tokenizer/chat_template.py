@@ -15,7 +15,6 @@ from llamakit.errors import ModelFileError
 if TYPE_CHECKING:
     from llamakit.tokenizer.tokenizer import Tokenizer
 
-MAX_OUTPUT = 64 << 20  # characters; far above any real prompt
 # Used where a file has no template: roles as words, which models without a chat format follow best.
 FALLBACK = (
     "{% set names = {'system': '', 'user': 'User: ', 'assistant': 'Assistant: '} %}"
@@ -68,6 +67,8 @@ class ChatTemplate:
         """The prompt for `messages`, each with `role` and `content`."""
         from jinja2 import TemplateError
 
+        from llamakit.tokenizer.template_sandbox import bound
+
         values = {"bos_token": self._bos, "eos_token": self._eos, "tools": tools, **variables}
         parts, length = [], 0
         self._sandbox.start()
@@ -77,8 +78,7 @@ class ChatTemplate:
             ):
                 parts.append(part)
                 length += len(part)
-                if length > MAX_OUTPUT:
-                    raise ModelFileError(f"the model's chat template wrote more than {MAX_OUTPUT:,} characters")
+                bound(length)
         except (TemplateError, TypeError, ValueError, RecursionError, MemoryError, ArithmeticError) as error:
             raise ModelFileError(f"the model's chat template refuses these messages: {error}") from None
         return "".join(parts)

@@ -54,7 +54,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def join_texts(self, *parts: Any) -> str:
         """The `~` of templates, within bounds."""
         texts = [str(part) for part in parts]
-        _bound(sum(map(len, texts)))
+        bound(sum(map(len, texts)))
         return "".join(texts)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -62,9 +62,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         if operator == "*":
             for value, times in ((left, right), (right, left)):
                 if isinstance(value, (str, list, tuple)) and isinstance(times, int):
-                    _bound(len(value) * max(times, 0))
+                    bound(len(value) * max(times, 0))
         elif operator == "+" and isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple)):
-            _bound(len(left) + len(right))
+            bound(len(left) + len(right))
         elif operator == "**" and not (abs(left) <= LARGEST_POWER and abs(right) <= LARGEST_POWER.bit_length()):
             raise TemplateError("it computes a power that is too large")
         elif operator == "%" and isinstance(left, str) and any(len(part) > 6 for part in _digits(left)):
@@ -105,7 +105,8 @@ def _call(name: str, args: list[Any], line: int) -> nodes.Call:
     return nodes.Call(function, args, [], None, None, lineno=line)
 
 
-def _bound(length: int) -> None:
+def bound(length: int) -> None:
+    """Refuse a text, or a list, of so many parts."""
     if length > LONGEST:
         raise TemplateError(f"it makes a text of {length:,} characters; {LONGEST:,} are possible")
 

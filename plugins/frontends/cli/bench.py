@@ -48,7 +48,7 @@ def bench(ctx: click.Context, as_json: bool, **options: Any) -> None:
     prompts, gens = _numbers(options["n_prompt"], 0), _numbers(options["n_gen"], 0)
     depths, batches = _numbers(options["depth"], 0), _numbers(options["batch"], 1)
     context = Context(ctx, options["quiet"], options["verbose"])
-    context.apply({key: options[key] for key in ("model", "backend", "threads", "kv_type")})
+    context.apply(options)
     context.apply({"ctx_size": max(depths) + max(*prompts, *gens) + 1, "batch_size": 512})
     found = []
     with context.session(n_seq=max(batches)) as session:

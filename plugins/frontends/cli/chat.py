@@ -42,9 +42,7 @@ def chat(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> None:
     llamakit chat -m model.gguf -p "Why is the sky blue?"
     """
     context = Context(ctx, options["quiet"], options["verbose"])
-    context.apply(
-        {key: options[key] for key in ("model", "backend", "threads", "ctx_size", "batch_size", "kv_type", "seed")}
-    )
+    context.apply(options)
     params: dict[str, Any] = {
         "max_tokens": options["n_predict"], "seed": context.config["seed"], "shift": False,
         "samplers": sampler_names(options["samplers"], list(context.registry.samplers())), **context.sampling(sampling),

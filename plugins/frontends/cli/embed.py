@@ -40,7 +40,7 @@ def embed(
     if not lines:
         raise UsageError("nothing to embed: give texts, or -f FILE")
     context = Context(ctx, options["quiet"], options["verbose"])
-    context.apply({key: options[key] for key in ("model", "backend", "threads", "ctx_size", "batch_size", "kv_type")})
+    context.apply(options)
     with context.session() as session:
         vectors = [session.embed(line, pooling=pooling, normalize=normalize) for line in lines]
     if as_json:

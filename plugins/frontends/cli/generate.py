@@ -48,9 +48,7 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
     llamakit generate -m model.gguf -f prompt.txt --temp 0 --seed 1 > out.txt
     """
     context = Context(ctx, options["quiet"], options["verbose"])
-    context.apply(
-        {key: options[key] for key in ("model", "backend", "threads", "ctx_size", "batch_size", "kv_type", "seed")}
-    )
+    context.apply(options)
     samplers = sampler_names(options["samplers"], list(context.registry.samplers()))
     prompt = _prompt(options)
     session = context.session()

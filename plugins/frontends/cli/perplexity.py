@@ -24,7 +24,7 @@ def perplexity(ctx: click.Context, as_json: bool, file: str, **options: Any) -> 
     from llamakit.engine.perplexity import measure
 
     context = Context(ctx, options["quiet"], options["verbose"])
-    context.apply({key: options[key] for key in ("model", "backend", "threads", "ctx_size", "batch_size", "kv_type")})
+    context.apply(options)
     text = read_text(file)
     result = None
     interrupted = False
