@@ -78,3 +78,29 @@ class ContextLengthError(LlamaKitError):
 
     code = "context_length"
     exit_code = 6
+
+
+class QueueFullError(LlamaKitError):
+    """Too many requests wait already. `retry_after`: seconds until trying again makes sense."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after: int = 1, found: str = "", hint: str = "", param: str = "") -> None:
+        super().__init__(message, found=found, hint=hint, param=param)
+        self.retry_after = retry_after
+
+
+class UnavailableError(LlamaKitError):
+    """It cannot be done now: the server shuts down, a model is loading, a backend is stuck."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after: int = 5, found: str = "", hint: str = "", param: str = "") -> None:
+        super().__init__(message, found=found, hint=hint, param=param)
+        self.retry_after = retry_after
+
+
+class NotFoundError(LlamaKitError):
+    """Something that was named is not there."""
+
+    code = "not_found"

@@ -1,0 +1,135 @@
+"""A request on its way: what the engine thread tells of it, and how those who wait for it listen.
+
+The engine calls `emit`; any thread reads. Everything that a request leads to comes as an event, in order, and the last
+event is always `Finished` of its last answer (or of the whole, if an error ended it).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llamakit.engine.request import Piece, Result
+from llamakit.errors import LlamaKitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from llamakit.engine.request import Request
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """The request waits; so many are before it."""
+
+    ahead: int
+
+
+class PromptProgress(msgspec.Struct, frozen=True):
+    """Of `total` tokens of the prompt `processed` are evaluated, the `cached` ones among them, after `seconds`."""
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+
+class Token(msgspec.Struct, frozen=True):
+    """One more token of answer number `choice`."""
+
+    choice: int
+    piece: Piece
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """Answer number `choice` is complete; nothing more comes of it."""
+
+    choice: int
+    result: Result
+
+
+Event = Queued | PromptProgress | Token | Finished
+
+
+class Job:
+    """One request and its events. `gone` tells whether whoever asked has left; the engine asks it every step."""
+
+    def __init__(self, request: Request, *, id: str = "", gone: Callable[[], bool] | None = None) -> None:
+        self.request, self.id, self.gone = request, id, gone
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._open = set(range(request.n))  # answers not finished yet
+        self._cancelled = threading.Event()
+        self._read_left = request.n  # the same, as far as events were read
+
+    # -- for the engine -----------------------------------------------------------------------------------------
+
+    def emit(self, event: Event) -> None:
+        """Tell something. Never blocks. What comes after an answer's end is dropped."""
+        if isinstance(event, (Token, Finished)) and event.choice not in self._open:
+            return
+        self._events.put(event)
+        if type(event) is Finished:
+            self._open.discard(event.choice)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every answer is complete."""
+        return not self._open
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether it was cancelled, or nobody waits for it any more."""
+        return self._cancelled.is_set() or (self.gone is not None and self.gone())
+
+    # -- for those who wait -------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Ask the engine to end it: seen before the next step, in the queue, the prompt or the answer."""
+        self._cancelled.set()
+
+    @property
+    def read_all(self) -> bool:
+        """Whether the last event was read."""
+        return self._read_left <= 0
+
+    def read(self, timeout: float | None = None) -> list[Event]:
+        """All events there are, at least one unless `timeout` seconds pass; an empty list after the last one."""
+        if self.read_all:
+            return []
+        try:
+            events = [self._events.get(timeout=timeout)]
+        except queue.Empty:
+            return []
+        return self.drain(events)
+
+    def drain(self, events: list[Event] | None = None) -> list[Event]:
+        """All events there are now, without waiting, after those in `events`."""
+        events = [] if events is None else events
+        try:
+            while True:
+                events.append(self._events.get_nowait())
+        except queue.Empty:
+            pass
+        self._read_left -= sum(type(event) is Finished for event in events)
+        return events
+
+    def __iter__(self) -> Iterator[Event]:
+        """Every event, until all answers are complete."""
+        while not self.read_all:
+            yield from self.read()
+
+    def results(self) -> list[Result]:
+        """Wait for all answers, in order of `choice`; raises what ended one of them, if an error did."""
+        found = [event.result for event in self if type(event) is Finished]
+        for result in found:
+            raise_error(result)
+        return sorted(found, key=lambda result: result.choice)
+
+
+def raise_error(result: Result) -> None:
+    """Raise what ended an answer, if an error did."""
+    error = result.error
+    if error is not None:
+        raise error if isinstance(error, LlamaKitError) else LlamaKitError(str(error)) from error

@@ -1,0 +1,261 @@
+"""The engine's thread: it alone uses the device; everybody else hands it requests and listens to their jobs.
+
+    service = Service(engine)
+    job = service.submit(request)           # from any thread; QueueFullError, ContextLengthError, UsageError
+    for event in job: ...
+    service.close(grace=10)                 # finish what runs, up to 10 seconds, then cut
+
+Between steps the thread also runs functions that others hand to it with `call`, so that whatever touches the device
+(saving a session, filling an adapter slot) happens there.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from llamakit.engine.job import Finished, Job
+from llamakit.engine.request import FinishReason, Result, Timings
+from llamakit.errors import BackendError, QueueFullError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamakit.engine.engine import Engine
+    from llamakit.engine.request import Embed, Request, Vectors
+
+T = TypeVar("T")
+log = logging.getLogger("llamakit.engine")
+IDLE_SECONDS = 0.25  # how often an idle engine looks whether clients of waiting requests have gone
+
+
+class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`max_queue`: requests that may wait; `stall_seconds`: a step that takes longer is reported as stuck."""
+
+    max_queue: int = 256
+    stall_seconds: float = 300.0
+
+
+class _Call:
+    """A function for the engine's thread, and its outcome."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function, self.done = function, threading.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.value = self.function()
+        except BaseException as error:  # the caller's thread raises it
+            self.error = error
+        self.done.set()
+
+    def fail(self, error: BaseException) -> None:
+        self.error = error
+        self.done.set()
+
+
+class Service:
+    """Owns an engine and the thread that steps it."""
+
+    def __init__(self, engine: Engine, options: ServiceOptions | None = None) -> None:
+        self.engine, self.options = engine, options or ServiceOptions()
+        self._inbox: deque[Job | _Call] = deque()
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._cut = threading.Event()
+        self._step_began = 0.0  # 0: not in a step
+        self._stuck = False
+        self._jobs: dict[str, Job] = {}  # those not finished
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="llamakit-engine", daemon=True)
+        self._watch = threading.Thread(target=self._watchdog, name="llamakit-watchdog", daemon=True)
+        self._thread.start()
+        self._watch.start()
+
+    # -- from any thread ----------------------------------------------------------------------------------------
+
+    def submit(self, request: Request, *, id: str = "", gone: Callable[[], bool] | None = None) -> Job:
+        """Queue a request. What is wrong with it is raised here; what happens later comes as an event.
+
+        `id` names it for `cancel`; a random one is made if it is empty or in use. `gone` tells whether the client left.
+        """
+        self._check_open()
+        self.engine.check(request)
+        with self._lock:
+            if self.n_waiting >= self.options.max_queue:
+                raise QueueFullError(
+                    f"too many requests wait: {self.n_waiting} of at most {self.options.max_queue}",
+                    hint="try again later", retry_after=self._retry_after(),
+                )  # fmt: skip
+            job = Job(request, id=self._free_id(id), gone=gone)
+            self._jobs[job.id] = job
+            self._inbox.append(job)
+        self._wake.set()
+        return job
+
+    def embed(self, embed: Embed) -> Vectors:
+        """Vectors for texts; waits for them. Generation goes on meanwhile, a batch in turn."""
+        self._check_open()
+        return self.engine.embedder.wait(embed, self._wake.set)
+
+    def cancel(self, id: str) -> bool:
+        """Cancel a request by its id; False if there is none (any more)."""
+        job = self._jobs.get(id)
+        if job is None:
+            return False
+        job.cancel()
+        self._wake.set()
+        return True
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function on the engine's thread, between two steps, and return what it returns."""
+        self._check_open()
+        if threading.current_thread() is self._thread:
+            return function()
+        call = _Call(function)
+        self._inbox.append(call)
+        self._wake.set()
+        call.done.wait()
+        if call.error is not None:
+            raise call.error
+        value: T = call.value
+        return value
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests that are not being worked on yet."""
+        return len(self._inbox) + self.engine.n_waiting
+
+    @property
+    def n_running(self) -> int:
+        """Requests that are being worked on."""
+        return self.engine.n_running
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self._jobs)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the backend does not come back from a step."""
+        return self._stuck
+
+    def close(self, grace: float = 0.0) -> None:
+        """Take nothing new; let what runs finish for `grace` seconds, then cut it; end the thread."""
+        self._closing.set()
+        self._wake.set()
+        end = time.monotonic() + grace
+        while self._jobs and time.monotonic() < end and self._thread.is_alive():
+            time.sleep(0.02)
+        self._cut.set()
+        self._wake.set()
+        self._thread.join(timeout=None if not self._stuck else 1.0)
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._cut.is_set():
+            try:
+                self._turn()
+            except Exception as error:  # a defect or a backend's failure: this step's requests end, the thread lives
+                log.exception("a step of the engine ended with an error")
+                self._recover(error)
+        self._fail_all(UnavailableError("the server shuts down", hint="send the request again later"))
+
+    def _turn(self) -> None:
+        self._take_inbox()
+        self._step_began = time.monotonic()
+        worked = self.engine.step()
+        self._step_began = 0.0
+        if self._stuck:
+            self._stuck = False
+            log.warning("the backend came back")
+        self._forget_finished()
+        if not worked and not self._inbox:
+            self._wake.wait(IDLE_SECONDS)
+            self._wake.clear()
+
+    def _take_inbox(self) -> None:
+        while self._inbox:
+            item = self._inbox.popleft()
+            if isinstance(item, _Call):
+                item.run()
+            else:
+                self.engine.submit(item)
+
+    def _forget_finished(self) -> None:
+        if self._jobs:
+            with self._lock:
+                for id in [id for id, job in self._jobs.items() if job.finished]:
+                    del self._jobs[id]
+
+    def _recover(self, error: BaseException) -> None:
+        """Give up everything that was in the engine, and start anew with an empty cache."""
+        self._step_began = 0.0
+        self._fail_all(BackendError(f"the backend ended with an error: {error}", hint="send the request again"))
+        try:
+            self.engine.reset()
+        except Exception:
+            log.exception("the engine could not be reset")
+
+    def _fail_all(self, error: BaseException) -> None:
+        while self._inbox:
+            item = self._inbox.popleft()
+            if isinstance(item, _Call):
+                item.fail(error)
+        with self._lock:
+            jobs, self._jobs = list(self._jobs.values()), {}
+        self.engine.abandon(error)
+        for job in jobs:
+            fail(job, error)
+
+    def _watchdog(self) -> None:
+        """A step that does not return turns its requests into errors; the thread itself cannot be stopped."""
+        period = min(1.0, self.options.stall_seconds / 4)
+        while not self._cut.wait(period):
+            began = self._step_began
+            if began and not self._stuck and time.monotonic() - began > self.options.stall_seconds:
+                self._stuck = True
+                log.error("the backend is stuck in a step for more than %g s", self.options.stall_seconds)
+                error = BackendError(f"the backend does not answer for {self.options.stall_seconds:g} seconds")
+                with self._lock:
+                    jobs = list(self._jobs.values())
+                for job in jobs:
+                    job.cancel()
+                    fail(job, error)
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise UnavailableError("the server shuts down", hint="send the request again later")
+        if self._stuck:
+            raise UnavailableError("the backend does not answer", hint="restart the server", retry_after=30)
+
+    def _free_id(self, id: str) -> str:
+        while not id or id in self._jobs:
+            id = secrets.token_hex(12)
+        return id
+
+    def _retry_after(self) -> int:
+        """Seconds until the queue may have room: a rough guess from how long answers take."""
+        return max(1, min(60, round(self.engine.mean_seconds * self.n_waiting / max(1, self.n_running))))
+
+
+def fail(job: Job, error: BaseException) -> None:
+    """End whatever is open of a job with an error."""
+    timings = Timings(n_prompt=len(job.request.prompt))
+    for choice in range(job.request.n):
+        if job.finished:
+            return
+        result = Result(
+            tokens=[], text="", tail="", reason=FinishReason.ERROR, timings=timings, choice=choice, error=error
+        )
+        job.emit(Finished(choice, result))

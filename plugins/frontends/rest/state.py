@@ -1,0 +1,23 @@
+"""What every part of the server can reach: settings, plugins, models, and whether it shuts down."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamakit.plugins.frontends.rest.metrics import Metrics
+    from llamakit.plugins.frontends.rest.options import ServeOptions
+
+    from llamakit.pool import ModelPool
+    from llamakit.registry import Registry
+
+
+class ServerState:
+    """One server. `pool.lease(name)` gives the session of a model; `draining` is set when it shuts down."""
+
+    def __init__(self, options: ServeOptions, registry: Registry, pool: ModelPool, metrics: Metrics) -> None:
+        self.options, self.registry, self.pool, self.metrics = options, registry, pool, metrics
+        self.draining = threading.Event()
+        self.started = time.time()
