@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
+from llamakit.adapter import Adapter as Adapter  # noqa: PLC0414  (part of this contract)
 from llamakit.options import Options
 
 if TYPE_CHECKING:
@@ -127,18 +128,6 @@ class KVCache(ABC):
 
     def close(self) -> None:
         """Give the memory back."""
-
-
-class Adapter(msgspec.Struct, frozen=True):
-    """One LoRA adapter for one tensor: delta = scale * B A. A is (rank, n_in), B is (n_out, rank), float32.
-
-    For a norm weight, A is None and B is (n,): the delta itself, times scale. For an embedding weight
-    (n_vocab, n_embd), B is (n_vocab, rank) and A is (rank, n_embd): row t gets scale * B[t] A.
-    """
-
-    A: Any
-    B: Any
-    scale: float = 1.0
 
 
 class AdapterTable(ABC):
