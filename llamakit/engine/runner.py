@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llamakit.backend import KVSpec, RunSizes
+from llamakit.errors import ModelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,15 +41,22 @@ class FileTensor:
 
 
 def load_weights(
-    device: Device, model: LoadedModel, file: GGUFFile, progress: Callable[[int, int], None] | None = None
+    device: Device,
+    model: LoadedModel,
+    file: GGUFFile,
+    progress: Callable[[int, int], None] | None = None,
+    overrides: Mapping[str, GGUFFile] | None = None,
 ) -> dict[str, Weight]:
-    """Every tensor of the model on the device; `progress(bytes done, bytes in all)` after each."""
+    """Every tensor of the model on the device; `progress(bytes done, bytes in all)` after each.
+
+    `overrides`: other files that tensors are read from, by name, as for `--lora-base`.
+    """
     from llamakit.models import GraphSizes
 
     uses = model.build(
         GraphSizes(rows=1, out_rows=1, seqs=1, blocks_per_seq=1), outputs=("logits", "embeddings")
     ).uses()
-    sources: list[TensorSource] = [FileTensor(file, name) for name in uses]
+    sources: list[TensorSource] = [_source(file, name, overrides or {}) for name in uses]
     total, done = sum(source.n_bytes for source in sources), 0
     weights: dict[str, Weight] = {}
     for source in sources:
@@ -66,6 +74,17 @@ class Row(msgspec.Struct, frozen=True):
     position: int
     sequence: int  # index into the tables of this step
     output: bool
+
+
+def _source(file: GGUFFile, name: str, overrides: Mapping[str, GGUFFile]) -> FileTensor:
+    """The tensor, from the file that `overrides` names for it, which must hold it in the model's shape."""
+    other = overrides.get(name, file)
+    if name not in other.tensors:
+        raise ModelFileError(f"{other.path} has no tensor {name!r}, which is to be read from it")
+    found, shape = other.tensors[name].shape, file.tensors[name].shape
+    if found != shape:
+        raise ModelFileError(f"{other.path}: tensor {name!r} has shape {found}, the model's has {shape}")
+    return FileTensor(other, name)
 
 
 class Runner:
