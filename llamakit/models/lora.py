@@ -98,6 +98,7 @@ class Pairs:
         self.made[name] = Adapter(None, _frozen(delta), scale)
 
     def check_values(self, name: str, part: str, x: Any, scale: float) -> None:
+        """Refuse what is not finite, and what is so large that sums might not be."""
         low, high = float(x.min()), float(x.max())  # NaN if there is one
         if not math.isfinite(low) or not math.isfinite(high):
             raise self.wrong(name, f"{part} holds a NaN or an infinity")
