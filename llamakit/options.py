@@ -11,7 +11,9 @@ the reference page of the docs are all made from that one declaration.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -53,12 +55,14 @@ class OptionField(msgspec.Struct, frozen=True, kw_only=True):
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
-def fields_of(cls: type[Options]) -> tuple[OptionField, ...]:
+@lru_cache(maxsize=512)
+@functools.cache
+def fields_of(cls: type[msgspec.Struct]) -> tuple[OptionField, ...]:
     """The options that a class declares, in order."""
     schema = json_schema(cls)["properties"]
     fields = []
     for field in msgspec.structs.fields(cls):
-        part = schema[field.name]
+        part = _without_null(schema[field.encode_name])
         fields.append(
             OptionField(
                 name=field.name,
@@ -72,7 +76,7 @@ def fields_of(cls: type[Options]) -> tuple[OptionField, ...]:
     return tuple(fields)
 
 
-def json_schema(cls: type[Options]) -> dict[str, Any]:
+def json_schema(cls: type[msgspec.Struct]) -> dict[str, Any]:
     """JSON Schema of the class, with bounds, descriptions and defaults."""
     (schema,), definitions = msgspec.json.schema_components([cls])
     name = schema["$ref"].rsplit("/", 1)[-1]
@@ -110,6 +114,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The names nearest to a misspelt one as a phrase, or nothing."""
     found = difflib.get_close_matches(name, list(known), 3, 0.6)
     return f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} nearest" if found else ""
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of `T | None` as that of T."""
+    parts = [part for part in schema.get("anyOf", ()) if part.get("type") != "null"]
+    return schema | parts[0] if len(parts) == 1 else schema
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

@@ -62,6 +62,7 @@ class Job:
         self._open = set(range(request.n))  # answers not finished yet
         self._cancelled = threading.Event()
         self._read_left = request.n  # the same, as far as events were read
+        self.observer: Callable[[list[Event]], None] | None = None  # sees what is read, such as to measure it
 
     # -- for the engine -----------------------------------------------------------------------------------------
 
@@ -113,6 +114,8 @@ class Job:
         except queue.Empty:
             pass
         self._read_left -= sum(type(event) is Finished for event in events)
+        if self.observer is not None:
+            self.observer(events)
         return events
 
     def __iter__(self) -> Iterator[Event]:

@@ -1,0 +1,255 @@
+"""Reading the JSON body of a request: bounds first, then names, types and ranges, with errors that name the field."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+from llamakit.plugins.frontends.rest.errors import TooLargeError
+
+from llamakit.errors import UsageError
+from llamakit.options import OptionField, fields_of, near
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import falcon
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.options import Options
+    from llamakit.sampler import Sampler
+
+T = TypeVar("T", bound=msgspec.Struct)
+DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
+LONGEST_HEADER = 1000  # characters of X-Ignored-Fields
+PLACE = re.compile(r" - at `\$(?:\.([^`.\[]+))?([^`]*)`")
+MISSING = re.compile(r"missing required field `([^`]+)`$")
+INT64 = 1 << 63
+
+
+class Body(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """What a body says.
+
+    `fields`: an instance of the asked class; `sampling`: sampler options by flat name, checked against their classes;
+    `ignored`: names that mean nothing here; `given`: the names that were there with a value other than null.
+    """
+
+    fields: T
+    sampling: dict[str, object] = {}
+    ignored: tuple[str, ...] = ()
+    given: frozenset[str] = frozenset()
+
+
+class SamplerOption(msgspec.Struct, frozen=True):
+    """Where a sampler option belongs: the key for the engine, its class, its field."""
+
+    key: str
+    cls: Any
+    field: OptionField
+
+
+def read(
+    req: falcon.Request,
+    cls: type[T],
+    state: ServerState,
+    *,
+    rewrite: Callable[[dict[str, Any]], None] | None = None,
+    sampling: bool = True,
+) -> Body[T]:
+    """The body of a request as `cls` and sampler options; UsageError or TooLargeError if it is not right.
+
+    `null` counts as absent. `rewrite` may change the decoded object before anything in it is checked, for spellings of
+    one API. With `sampling` off, sampler options are ignored like any unknown name. `"strict": true` in the body makes
+    unknown names an error.
+    """
+    values = decode_object(_read_all(req, state))
+    if rewrite is not None:
+        rewrite(values)
+    return check(values, cls, sampler_options(state) if sampling else {})
+
+
+def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOption]) -> Body[T]:
+    """The same for an object that is decoded already."""
+    known = _field_table(cls)
+    strict = values.pop("strict", None)
+    own: dict[str, Any] = {}
+    sampling: dict[str, object] = {}
+    ignored: list[str] = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        if name in known:
+            own[name] = _whole(value, known[name])
+        elif name in options:
+            option = options[name]
+            sampling[option.key] = _checked(name, _whole(value, option.field), option)
+        else:
+            ignored.append(name)
+    if ignored and _is_strict(strict):
+        names = [*known, *options]
+        raise UsageError(
+            f"unknown field {_short(ignored[0])}", found=near(ignored[0][:100], names), param=ignored[0][:100]
+        )
+    try:
+        fields = msgspec.convert(own, cls, strict=True)
+    except msgspec.ValidationError as error:
+        raise _wrong_value(str(error), own, known) from None
+    except RecursionError:
+        raise _too_deep() from None
+    return Body(fields=fields, sampling=sampling, ignored=tuple(ignored), given=frozenset(own) | frozenset(sampling))
+
+
+def tell_ignored(resp: falcon.Response, names: Iterable[str]) -> None:
+    """Name the fields that were ignored in the header `X-Ignored-Fields`, ASCII and of bounded length."""
+    text = ", ".join(re.sub(r"[^!-+\--~]", "?", name[:64]) for name in names)
+    if text:
+        resp.set_header("X-Ignored-Fields", text[:LONGEST_HEADER])
+
+
+def decode_object(data: bytes) -> dict[str, Any]:
+    """A JSON object, with bounded nesting and nothing but finite numbers."""
+    if not data.strip():
+        raise UsageError("the body is empty", hint="a JSON object, such as {}")
+    if b"\0" in data[:4] or data[:3] == b"\xef\xbb\xbf":
+        raise UsageError("the body is not JSON in UTF-8", hint="UTF-8 without a byte order mark")
+    try:
+        value = msgspec.json.decode(data)
+    except UnicodeDecodeError as error:
+        raise UsageError("the body is not valid UTF-8", found=f"byte 0x{error.object[error.start]:02x}") from None
+    except msgspec.DecodeError as error:
+        raise UsageError("the body is not JSON", found=_lower(PLACE.sub("", str(error)))) from None
+    except RecursionError:
+        raise _too_deep() from None
+    if not isinstance(value, dict):
+        raise UsageError("the body is not a JSON object", found=f"it is {_kind(value)}")
+    _check_depth(value, data)
+    return value
+
+
+def sampler_options(state: ServerState) -> dict[str, SamplerOption]:
+    """Every sampler option by the name it has in a body: `top_k`; `<sampler>.<option>` where it is not our own."""
+    registry: Any = state.registry
+    found: dict[str, SamplerOption] | None = getattr(registry, "_rest_sampler_options", None)
+    if found is None:
+        found = _sampler_options(registry.samplers(), registry.third_party)
+        registry._rest_sampler_options = found
+    return found
+
+
+def _sampler_options(samplers: Mapping[str, type[Sampler]], third_party: set[str]) -> dict[str, SamplerOption]:
+    found: dict[str, SamplerOption] = {}
+    for name, sampler in samplers.items():
+        own = f"sampler.{name}" not in third_party
+        for field in fields_of(sampler.Options):
+            key = field.name if own else f"{name}.{field.name}"
+            found[key] = SamplerOption(key, sampler.Options, field)
+    return found
+
+
+def wrong(name: str, value: object, possible: str) -> UsageError:
+    """The error for a field whose value cannot be."""
+    return UsageError(f"{name} is {_short(value)}", hint=f"possible: {possible}", param=name)
+
+
+# -- how ---------------------------------------------------------------------------------------------------------------
+
+
+def _read_all(req: falcon.Request, state: ServerState) -> bytes:
+    """The bytes of the body; the server's limit counts also where no middleware looked at the length."""
+    limit: int = getattr(state.options, "body_limit", 32 << 20)
+    if (req.content_length or 0) > limit:
+        raise TooLargeError(f"the body has {req.content_length:,} bytes; {limit:,} are possible")
+    data: bytes = req.bounded_stream.read()
+    return data
+
+
+@lru_cache(maxsize=256)
+def _field_table(cls: type[Any]) -> dict[str, OptionField]:
+    """The fields of a Struct by their names in JSON."""
+    names = {field.name: field.encode_name for field in msgspec.structs.fields(cls)}
+    return {names[field.name]: field for field in fields_of(cls)}
+
+
+def _checked(name: str, value: object, option: SamplerOption) -> object:
+    """A sampler option's value, in range."""
+    try:
+        made: Options = msgspec.convert({option.field.name: value}, option.cls, strict=True)
+    except msgspec.ValidationError as error:
+        raise _wrong_value(str(error), {option.field.name: value}, {option.field.name: option.field}, name) from None
+    return getattr(made, option.field.name)
+
+
+def _wrong_value(text: str, values: Mapping[str, Any], known: Mapping[str, OptionField], shown: str = "") -> UsageError:
+    """msgspec's error as ours: the field, its value, what is possible."""
+    missing = MISSING.search(text)
+    if missing:
+        return UsageError(f"{missing[1]} is missing", param=missing[1])
+    place = PLACE.search(text)
+    what = _lower(PLACE.sub("", text)).replace("`", "")
+    name = place[1] if place and place[1] else ""
+    if name not in values:
+        return UsageError(f"the body does not fit: {what}", param=name)
+    inner = place[2] if place else ""
+    field, param = known[name], shown or name
+    if inner or not field.interval:
+        return UsageError(
+            f"{param}{inner} does not fit: {what}", found=f"{param} is {_short(values[name])}", param=param
+        )
+    word = {"int": "a whole number ", "float": "a number "}.get(field.kind, "")
+    return wrong(param, values[name], f"{word}{field.interval}")
+
+
+def _whole(value: Any, field: OptionField) -> Any:
+    """A number without a fraction where a whole one is wanted: some JSON writers put `1.0` for 1."""
+    return int(value) if type(value) is float and field.kind == "int" and value.is_integer() else value
+
+
+def _is_strict(value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise wrong("strict", value, "true or false")
+
+
+def _check_depth(value: Any, data: bytes) -> None:
+    """Refuse deep nesting; it only walks what has enough brackets to be deep."""
+    if data.count(b"[") + data.count(b"{") <= DEEPEST:
+        return
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            item
+            for part in level
+            for item in (part.values() if type(part) is dict else part)
+            if type(item) is list or type(item) is dict
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> UsageError:
+    return UsageError(f"the body nests deeper than {DEEPEST} levels")
+
+
+def _kind(value: object) -> str:
+    names = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _short(value: object) -> str:
+    """A value for a message, at most a line long."""
+    if isinstance(value, (list, dict)) and len(value) > 8:
+        return f"{'an array' if isinstance(value, list) else 'an object'} of {len(value)}"
+    if isinstance(value, int) and not isinstance(value, bool) and not -INT64 <= value < 2 * INT64:
+        return "a number of more than 64 bits"
+    try:
+        text = msgspec.json.encode(value).decode()
+    except (RecursionError, OverflowError, ValueError, TypeError):
+        return "a value that cannot be shown"
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _lower(text: str) -> str:
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
