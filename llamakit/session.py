@@ -17,30 +17,43 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from llamakit.errors import OutOfMemoryError, UsageError
+from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
 
-    from llamakit.backend import Backend, Device, Executable, KVCache, Weight
+    from llamakit.backend import Backend, Device, KVCache, Weight
+    from llamakit.engine.adapters import AdapterStore
     from llamakit.engine.engine import Engine
-    from llamakit.engine.request import Piece, Result
-    from llamakit.engine.sequence import Past
+    from llamakit.engine.kv_plan import KVPlan
+    from llamakit.engine.request import Piece, Request, Result
+    from llamakit.engine.runner import Runner
+    from llamakit.engine.service import Service
+    from llamakit.engine.speculation import Drafter
     from llamakit.gguf import GGUFFile
     from llamakit.models import LoadedModel
+    from llamakit.models.lora import LoadedAdapter
     from llamakit.registry import Registry
     from llamakit.tokenizer import Tokenizer
     from llamakit.tokenizer.chat_template import ChatTemplate
 
-REQUEST_FIELDS = ("max_tokens", "samplers", "stop", "ignore_eos", "keep", "shift", "logprobs")
 MEMORY_SHARE = 0.8  # of the free memory that the KV cache may take when nobody asked for a context size
+LEAST_OUTPUTS = 64  # rows of a step that may have logits: 64 x 128k x 4 bytes are 32 MB
+DEFAULT_SLOTS = 4
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session is made from. Sizes count tokens; 0 means: decide from the model or the machine."""
+    """What a session is made from. Sizes count tokens; 0 means: decide from the model or the machine.
+
+    `n_seq`: sequences in a step; `kv_memory`: bytes for keys and values (0: n_seq contexts, as far as memory goes);
+    `max_predict`: most tokens of any answer (0: 8 contexts); `lora`: (file, scale) of adapters loaded at the start,
+    `adapter_slots`: different selections of adapters in a step (0: 4 if `lora` names any); `lora_base`: a file with
+    more exact values of the tensors that adapters change; `draft_model`: a small model that guesses ahead; `draft`: most
+    tokens guessed ahead (-1: as many as pay, 0: none); `max_queue`, `stall_seconds`: see `engine.service.ServiceOptions`.
+    """
 
     backend: str = "auto"
     backend_options: dict[str, object] = {}
@@ -48,11 +61,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int = 512
     kv_type: str = "f16"
     n_seq: int = 1
+    kv_memory: int = 0
+    max_predict: int = 0
     rope: Any = None  # RopeOverrides | None
+    lora: list[tuple[str, float]] = []
+    lora_base: str = ""
+    adapter_slots: int = 0
+    draft_model: str = ""
+    draft: int = -1
+    max_queue: int = 256
+    stall_seconds: float = 300.0
 
 
 class Session:
-    """A model, a backend and an engine. Not for use by several threads at once."""
+    """A model, a backend and an engine.
+
+    Used by one thread, until `service` is asked for: from then on the engine has a thread of its own, and `generate`,
+    `stream`, `embed` and `service` may be used by any number of threads.
+    """
 
     def __init__(
         self,
@@ -80,6 +106,7 @@ class Session:
         self._threads = threads
         self._progress = progress
         self._registry = registry
+        self._owns_device = True
 
     # -- what is opened on first use, in this order -------------------------------------------------------------
 
@@ -132,40 +159,52 @@ class Session:
         """All tensors on the device: one store for every graph of the model."""
         from llamakit.engine.runner import load_weights
 
-        return load_weights(self.device, self.model, self.file, self._progress)
+        return load_weights(self.device, self.model, self.file, self._progress, self._overrides())
 
     @cached_property
     def n_ctx(self) -> int:
         """Positions a sequence may have: as asked, else the model's context as far as memory goes."""
-        from llamakit.engine.runner import BLOCK_SIZE, kv_spec
-        from llamakit.system import free_memory
+        return self._kv_plan.n_ctx
 
-        asked, trained = self.settings.ctx_size, self.model.hparams.n_ctx_train
+    @cached_property
+    def kv_bytes(self) -> int:
+        """Size of the KV cache in bytes."""
+        return self._kv_size(self._kv_plan.n_block)
 
-        def size(n_ctx: int) -> int:
-            return self.device.kv_size(kv_spec(self.model, n_ctx, self.settings.n_seq, self.settings.kv_type))
+    @cached_property
+    def adapters(self) -> AdapterStore | None:
+        """The LoRA adapters that requests may choose; None if the session was made without slots for them."""
+        from llamakit.engine.adapters import AdapterStore
+        from llamakit.models.lora import adapter_targets
 
-        weights = sum(weight.n_bytes for weight in self.weights.values())
-        free = int(free_memory() * MEMORY_SHARE)
-        if asked:
-            if size(asked) > free:
-                raise self._too_large(asked, size(asked), weights, free)
-            return asked
-        n_ctx = trained
-        while n_ctx > BLOCK_SIZE and size(n_ctx) > free:
-            n_ctx = max(BLOCK_SIZE, n_ctx * 3 // 4 // BLOCK_SIZE * BLOCK_SIZE)
-        return n_ctx
+        slots = self.settings.adapter_slots or (DEFAULT_SLOTS if self.settings.lora else 0)
+        if not slots:
+            return None
+        store = AdapterStore(self.device.adapter_table(adapter_targets(self.model), slots), slots)
+        for adapter, (_, scale) in zip(self._first_adapters, self.settings.lora, strict=True):
+            store.add(adapter, scale)
+        return store
 
     @cached_property
     def engine(self) -> Engine:
         """The engine, with its KV cache and its compiled program."""
+        from llamakit.engine.embedder import Embedder
         from llamakit.engine.engine import Engine
-        from llamakit.engine.runner import Runner
 
-        kv, program = self._program(self.n_ctx, self.settings.n_seq, min(64, self.settings.batch_size), ("logits",))
-        n_out = min(64, self.settings.batch_size)
-        runner = Runner(program, self.settings.batch_size, n_out, self.settings.n_seq)
-        return Engine(runner, kv, self.tokenizer, self.registry.samplers(), self.n_ctx)
+        settings, kv = self.settings, self._kv
+        return Engine(
+            self._runner(LEAST_OUTPUTS, ("logits",)), kv, self.tokenizer, self.registry.samplers(), self.n_ctx,
+            max_predict=settings.max_predict, adapters=self.adapters,
+            embedder=Embedder(lambda: self._runner(settings.batch_size, ("embeddings",))), drafter=self._drafter(),
+        )  # fmt: skip
+
+    @cached_property
+    def service(self) -> Service:
+        """The engine's thread, started now: see `engine.service.Service`."""
+        from llamakit.engine.service import Service, ServiceOptions
+
+        options = ServiceOptions(max_queue=self.settings.max_queue, stall_seconds=self.settings.stall_seconds)
+        return Service(self.engine, options)
 
     # -- what a person does with it -----------------------------------------------------------------------------
 
@@ -190,30 +229,39 @@ class Session:
     def stream(self, prompt: str | Sequence[int], **params: Any) -> Generator[Piece, None, Result]:
         """Generate, yielding a `Piece` for each token; the generator's return value is the `Result`.
 
-        `params`: `max_tokens`, `stop`, `seed`, `samplers`, `ignore_eos`, `keep`, `shift`, `logprobs`
-        (see `engine.request.Request`), `past`, and every sampler option by its flat name (`temperature`, `top_k`, ...).
+        `params`: every field of `engine.request.Request` (`max_tokens`, `stop`, `seed`, `samplers`, `adapters`, ...), and
+        every sampler option by its flat name (`temperature`, `top_k`, ...). Only the first answer is streamed.
+        Closing the generator cancels the request.
         """
-        from llamakit.engine.engine import raise_error
+        from llamakit.engine.job import Finished, Token, raise_error
 
-        past: Past | None = params.pop("past", None)
-        keep_past: Callable[[Past], None] = params.pop("keep_past", None) or (lambda past: past.release())
-        engine = self.engine
-        sequence = engine.submit(self.request(prompt, **params), past)
-        try:
-            yield from engine.stream(sequence)
-        finally:
-            keep_past(engine.retire(sequence))
-        raise_error(sequence)
-        assert sequence.result is not None  # the stream ends when there is a result
-        return sequence.result
+        result: Result | None = None
+        for event in self._events(self.request(prompt, **params)):
+            if isinstance(event, Token) and event.choice == 0:
+                yield event.piece
+            elif isinstance(event, Finished) and event.choice == 0:
+                result = event.result
+        assert result is not None  # every answer ends with one
+        raise_error(result)
+        return result
 
-    def request(self, prompt: str | Sequence[int], **params: Any) -> Any:
+    def answers(self, prompt: str | Sequence[int], **params: Any) -> list[Result]:
+        """All answers (`n`) to a prompt; parameters as for `stream`."""
+        from llamakit.engine.job import Finished, raise_error
+
+        found = [event.result for event in self._events(self.request(prompt, **params)) if isinstance(event, Finished)]
+        for result in found:
+            raise_error(result)
+        return sorted(found, key=lambda result: result.choice)
+
+    def request(self, prompt: str | Sequence[int], **params: Any) -> Request:
         """The engine's `Request` for a prompt and flat parameters."""
         from llamakit.engine.request import Request
 
         tokens = self.tokenize(prompt, add_bos=True, parse_special=True) if isinstance(prompt, str) else list(prompt)
-        fields = {name: params.pop(name) for name in REQUEST_FIELDS if name in params}
-        seed = params.pop("seed", None)
+        names = set(Request.__struct_fields__) - {"prompt", "options"}
+        fields = {name: params.pop(name) for name in list(params) if name in names}
+        seed = fields.pop("seed", None)
         fields["seed"] = secrets.randbits(32) if seed is None or seed < 0 else seed
         for name in ("stop", "samplers"):
             if fields.get(name) is not None:
@@ -228,19 +276,42 @@ class Session:
     def embed(
         self, text: str | Sequence[int], *, pooling: str = "mean", normalize: bool = True
     ) -> npt.NDArray[np.float32]:
-        """A vector (n_embd,) for a text. `pooling`: "mean", "last" or "cls" (first token)."""
-        import numpy as np
+        """A vector (n_embd,) for a text. `pooling`: "mean", "last", "cls" (first token), or "none": (n_tokens, n_embd)."""
+        from llamakit.engine.request import Embed
 
-        if pooling not in ("mean", "last", "cls"):
-            raise UsageError(f"pooling {pooling!r}: use mean, last or cls")
         tokens = self.tokenize(text, add_bos=True) if isinstance(text, str) else list(text)
-        if not tokens:
-            raise UsageError("there is nothing to embed: the text gives no tokens")
-        states = self._evaluate(tokens, "embeddings").astype(np.float64)
-        vector = states.mean(axis=0) if pooling == "mean" else states[-1 if pooling == "last" else 0]
-        norm = float(np.linalg.norm(vector)) if normalize else 1.0
-        result: npt.NDArray[np.float32] = (vector / (norm or 1.0)).astype(np.float32)
+        embed = Embed(prompts=[tokens], pooling=pooling, normalize=normalize)
+        if "service" in self.__dict__:
+            vectors = self.service.embed(embed)
+        else:
+            assert self.engine.embedder is not None  # a session's engine has one
+            vectors = self.engine.embedder.wait(self.engine, embed)
+        result: npt.NDArray[np.float32] = vectors.values[0]
         return result
+
+    def load_adapter(self, path: str | Path, name: str | None = None, scale: float = 1.0) -> LoadedAdapter:
+        """Load a LoRA adapter while the engine runs; requests may choose it by name from now on."""
+        from llamakit.models.lora import load_adapter
+
+        if self.adapters is None:
+            raise UsageError("this session has no slots for adapters", hint="adapter_slots=4", param="adapter_slots")
+        adapter = load_adapter(path, self.model, name=name)
+        self.adapters.add(adapter, scale)
+        return adapter
+
+    def save_prefix(self, path: str | Path, tokens: Sequence[int]) -> int:
+        """Save the evaluated beginning of `tokens` to a file; returns how many tokens it has."""
+        from llamakit.engine import session_file
+
+        key = session_file.model_key(self.file, self.engine.kv.spec)
+        return self._on_engine(lambda: session_file.save(Path(path), self.engine, tokens, key))
+
+    def load_prefix(self, path: str | Path) -> list[int]:
+        """Load what `save_prefix` wrote into the cache, where requests that begin so find it; returns its tokens."""
+        from llamakit.engine import session_file
+
+        key = session_file.model_key(self.file, self.engine.kv.spec)
+        return self._on_engine(lambda: session_file.load(Path(path), self.engine, key))
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -250,11 +321,15 @@ class Session:
         return ChatTemplate.from_metadata(self.file.metadata, self.tokenizer)
 
     def close(self) -> None:
-        """Give memory and the file back."""
-        for name in ("engine", "weights"):
+        """End the engine's thread, if there is one; give memory and the file back."""
+        if "service" in self.__dict__:
+            self.__dict__.pop("service").close()
+        for name in ("engine", "weights", "adapters", "_kv", "_evaluators"):
             self.__dict__.pop(name, None)
         if "device" in self.__dict__:
-            self.__dict__.pop("device").close()
+            device = self.__dict__.pop("device")
+            if self._owns_device:
+                device.close()
         if "file" in self.__dict__:
             self.__dict__.pop("file").close()
 
@@ -266,32 +341,96 @@ class Session:
 
     # -- how ----------------------------------------------------------------------------------------------------
 
-    def _too_large(self, n_ctx: int, kv: int, weights: int, free: int) -> OutOfMemoryError:
-        """The error for a KV cache that does not fit; says what each setting would save."""
-        half = f"-c {n_ctx // 2} saves {kv / 2 / 2**30:.1f} GiB"
-        smaller = {"f32": ("f16", 0.5), "f16": ("q8_0", 0.47), "bf16": ("q8_0", 0.47)}.get(self.settings.kv_type)
-        other = f"\n--kv-type {smaller[0]} saves {kv * smaller[1] / 2**30:.1f} GiB" if smaller else ""
-        return OutOfMemoryError(
-            f"not enough memory: a context of {n_ctx:,} tokens needs {kv / 2**30:.1f} GiB,"
-            f" {free / 2**30:.1f} GiB may be taken",
-            found=f"weights {weights / 2**30:.1f} GiB, KV {kv / 2**30:.1f} GiB ({self.settings.n_seq} x {n_ctx:,},"
-            f" {self.settings.kv_type})",
-            hint=half + other,
-            param="ctx_size",
-        )
+    def _events(self, request: Request) -> Iterator[Any]:
+        """The events of a request, whether the engine has a thread of its own or not; ending early cancels it."""
+        from llamakit.engine.job import Job
 
-    def _program(self, n_ctx: int, n_seq: int, n_out: int, outputs: tuple[str, ...]) -> tuple[KVCache, Executable]:
-        """A KV cache, and the model's graph compiled to use it."""
-        from llamakit.engine.runner import BLOCK_SIZE, kv_spec
+        if "service" not in self.__dict__:
+            yield from self.engine.run(Job(request))
+            return
+        job = self.service.submit(request)
+        try:
+            yield from job
+        finally:
+            job.cancel()
+
+    def _on_engine(self, function: Callable[[], Any]) -> Any:
+        return self.service.call(function) if "service" in self.__dict__ else function()
+
+    @cached_property
+    def _kv_plan(self) -> KVPlan:
+        """How the memory for keys and values is shared out; asks for the weights first, so that they count as taken."""
+        from llamakit.engine.kv_plan import plan_kv
+
+        weights = sum(weight.n_bytes for weight in self.weights.values())
+        return plan_kv(self.settings, self.model.hparams.n_ctx_train, self._kv_size, weights)
+
+    def _kv_size(self, n_block: int) -> int:
+        from llamakit.engine.runner import kv_spec
+
+        return self.device.kv_size(kv_spec(self.model, n_block, self.settings.kv_type))
+
+    @cached_property
+    def _kv(self) -> KVCache:
+        from llamakit.engine.runner import kv_spec
+
+        return self.device.kv_cache(kv_spec(self.model, self._kv_plan.n_block, self.settings.kv_type))
+
+    def _runner(self, n_out: int, outputs: tuple[str, ...], n_seq: int | None = None) -> Runner:
+        """The model's graph, compiled to use the KV cache."""
+        from llamakit.engine.runner import Runner, blocks_for
         from llamakit.models import GraphSizes
         from llamakit.passes.pipeline import prepare
 
-        kv = self.device.kv_cache(kv_spec(self.model, n_ctx, n_seq, self.settings.kv_type))
-        sizes = GraphSizes(
-            rows=self.settings.batch_size, out_rows=n_out, seqs=n_seq, blocks_per_seq=-(-n_ctx // BLOCK_SIZE) + 1
-        )
-        graph = prepare(self.model.build(sizes, outputs=outputs))
-        return kv, self.device.compile(graph, self.weights, kv=kv)
+        n_row, n_seq = self.settings.batch_size, n_seq or self.settings.n_seq
+        n_out = min(n_out, n_row)
+        sizes = GraphSizes(rows=n_row, out_rows=n_out, seqs=n_seq, blocks_per_seq=blocks_for(self.n_ctx) + 1)
+        store = self.adapters
+        graph = prepare(self.model.build(sizes, outputs=outputs, adapters=store is not None))
+        table = None if store is None else store.table
+        program = self.device.compile(graph, self.weights, kv=self._kv, adapters=table)
+        return Runner(program, n_row, n_out, n_seq)
+
+    @cached_property
+    def _first_adapters(self) -> list[LoadedAdapter]:
+        from llamakit.models.lora import load_adapter
+
+        return [load_adapter(path, self.model) for path, _ in self.settings.lora]
+
+    def _overrides(self) -> dict[str, GGUFFile]:
+        """Tensors that come from the `lora_base` file: those that adapters change."""
+        from llamakit.gguf import open_gguf
+        from llamakit.models.lora import changed_tensors
+
+        if not self.settings.lora_base:
+            return {}
+        base = open_gguf(self.settings.lora_base)
+        return {name: base for name in changed_tensors(self._first_adapters) if name in base.tensors}
+
+    def _drafter(self) -> Drafter | None:
+        from llamakit.engine.speculation import MOST_DRAFTED, NGramDrafter
+
+        most = MOST_DRAFTED if self.settings.draft < 0 else self.settings.draft
+        if not most:
+            return None
+        if not self.settings.draft_model:
+            return NGramDrafter(most)
+        from llamakit.engine.draft_model import ModelDrafter, check_vocabulary
+
+        draft = self._draft_session()
+        check_vocabulary(self.tokenizer, draft.tokenizer)
+        return ModelDrafter(draft._runner(LEAST_OUTPUTS, ("logits",)), draft._kv, draft.n_ctx, most)
+
+    def _draft_session(self) -> Session:
+        """The draft model, on this session's device."""
+        settings = self.settings
+        draft = Session(
+            settings.draft_model, registry=self.registry, ctx_size=self.n_ctx, batch_size=settings.batch_size,
+            kv_type=settings.kv_type, n_seq=settings.n_seq, kv_memory=settings.kv_memory, draft=0,
+        )  # fmt: skip
+        draft.__dict__["backend"], draft.__dict__["device"] = self.backend, self.device
+        draft._owns_device = False
+        return draft
 
     def _evaluate(self, tokens: list[int], output: str) -> npt.NDArray[np.float32]:
         """One output for every token of one sequence."""
@@ -305,8 +444,8 @@ class Session:
         from llamakit.engine.evaluate import Evaluator
 
         if output not in self._evaluators:
-            kv, program = self._program(self.n_ctx, 1, self.settings.batch_size, (output,))
-            self._evaluators[output] = Evaluator(program, kv, self.n_ctx, self.settings.batch_size, output)
+            runner = self._runner(self.settings.batch_size, (output,), 1)
+            self._evaluators[output] = Evaluator(runner, self.engine, output)
         return self._evaluators[output]
 
     @cached_property

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llamakit.engine.batch import Batch
 from llamakit.engine.kv_cache import BlockPool, BlockTable
-from llamakit.engine.runner import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,14 +74,15 @@ class Bench:
         runner = self.engine.runner
         for start in range(0, n, runner.n_row):
             count, base = min(runner.n_row, n - start), table.length
-            last = start + count == n
-            rows = [Row(self._token(base + i), base + i, 0, last and i == count - 1) for i in range(count)]
-            runner.run(rows, table.extend(count), [table])
+            batch = Batch()
+            batch.add([self._token(base + i) for i in range(count)], table, n_output=int(start + count == n))
+            runner.run(batch)
 
     def _decode(self, tables: list[BlockTable]) -> None:
-        rows = [Row(self._token(table.length + i), table.length, i, True) for i, table in enumerate(tables)]
-        cells = [table.extend(1)[0] for table in tables]
-        self.engine.runner.run(rows, cells, tables)
+        batch = Batch()
+        for i, table in enumerate(tables):
+            batch.add([self._token(table.length + i)], table)
+        self.engine.runner.run(batch)
 
     def _token(self, i: int) -> int:
         return (i * 7919 + 1) % self.engine.tokenizer.n_vocab

@@ -1,20 +1,27 @@
 """The engine: requests in, tokens out, many at a time.
 
-`step()` is the whole of it: schedule, run, sample, accept. One thread calls it.
+`step()` is the whole of it: admit, schedule, run, sample, remember. One thread calls it; `prepare` may be called by any.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from bisect import insort
+from typing import TYPE_CHECKING, Any
 
+from llamakit.engine.batch import Batch
+from llamakit.engine.job import PromptProgress, Queued
 from llamakit.engine.kv_cache import BlockPool, BlockTable
-from llamakit.engine.request import UNTIL_CONTEXT_FULL, FinishReason, Piece, Request, TokenLogprob
-from llamakit.engine.runner import Row, Runner
-from llamakit.engine.sampling import make_chain, probabilities, sample_rows
-from llamakit.engine.scheduler import Chunk, schedule
-from llamakit.engine.sequence import Past, Sequence
-from llamakit.errors import ContextLengthError, LlamaKitError, OutOfMemoryError, UsageError
-from llamakit.sampler import SequenceContext
+from llamakit.engine.prefix_tree import PrefixTree
+from llamakit.engine.prepare import make_group, prepare
+from llamakit.engine.request import FinishReason, PromptToken
+from llamakit.engine.sampling import details, probabilities, sample_rows
+from llamakit.engine.scheduler import Chunk, Limits, schedule
+from llamakit.engine.sequence import Sequence
+from llamakit.engine.speculation import draft_lengths
+from llamakit.engine.stats import Counters, SlotInfo, slot_info
+from llamakit.engine.step_cost import StepCost
+from llamakit.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,173 +30,463 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llamakit.backend import KVCache
+    from llamakit.engine.adapters import AdapterStore
+    from llamakit.engine.embedder import Embedder
+    from llamakit.engine.group import Group, Prepared
+    from llamakit.engine.job import Job
+    from llamakit.engine.request import Request
+    from llamakit.engine.runner import Runner
+    from llamakit.engine.sequence import Track
+    from llamakit.engine.speculation import Drafter
     from llamakit.sampler import Sampler
     from llamakit.tokenizer import Tokenizer
 
-MAX_CONTEXTS = 8  # an "endless" generation with context shift ends after this many contexts of tokens
+STEP_SECONDS = 0.25  # a step with running answers takes prompts only up to about this time
+LEAST_PROMPT_ROWS = 16  # but never fewer rows, so that prompts get on
+PROGRESS_SECONDS = 0.2  # between two reports of progress to one request
 
 
 class Engine:
     """Generates for any number of sequences at once, batched."""
 
     def __init__(
-        self, runner: Runner, kv: KVCache, tokenizer: Tokenizer, samplers: Mapping[str, type[Sampler]], n_ctx: int
+        self,
+        runner: Runner,
+        kv: KVCache,
+        tokenizer: Tokenizer,
+        samplers: Mapping[str, type[Sampler]],
+        n_ctx: int,
+        *,
+        max_predict: int = 0,
+        adapters: AdapterStore | None = None,
+        embedder: Embedder | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.runner, self.kv, self.tokenizer, self.samplers, self.n_ctx = runner, kv, tokenizer, samplers, n_ctx
+        self.max_predict = max_predict or 8 * n_ctx
+        self.adapters, self.embedder, self.drafter = adapters, embedder, drafter
         self.pool = BlockPool(kv.spec.n_block)
-        self.sequences: list[Sequence] = []
+        self.tree = PrefixTree(self.pool, kv.spec.block_size)
+        self.cost, self.counters = StepCost(), Counters()
+        self.waiting: list[Group] = []
+        self.running: list[Group] = []
+        self.mean_seconds = 1.0  # that requests took, lately
+        self._number = 0
 
-    def submit(self, request: Request, past: Past | None = None) -> Sequence:
-        """Queue a request. `past`, if given, is used up: what it has in common with the prompt is not run again."""
-        self._check(request)
-        chain = make_chain(self.samplers, self._options(request), request.samplers, self._context(request))
-        chain.accept_many(request.prompt)
-        sequence = Sequence(request, self.tokenizer, chain, self._table(request, past))
-        self.sequences.append(sequence)
-        return sequence
+    # -- for any thread -----------------------------------------------------------------------------------------
+
+    def prepare(self, request: Request) -> Prepared:
+        """Check a request and do the work on it that needs no device. Raises what is wrong with it."""
+        return prepare(self, request)
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self.waiting)
+
+    @property
+    def n_running(self) -> int:
+        """Requests that are being worked on."""
+        return len(self.running)
+
+    def slots(self) -> list[SlotInfo]:
+        """What runs and what waits."""
+        return [slot_info(group, "queued") for group in list(self.waiting)] + [
+            slot_info(group, "prompt" if group.in_prefill else "generating") for group in list(self.running)
+        ]
+
+    # -- for the engine's thread --------------------------------------------------------------------------------
+
+    def submit(self, job: Job, prepared: Prepared | None = None) -> Group:
+        """Queue a request."""
+        self._number += 1
+        group = make_group(job, prepared or self.prepare(job.request), self.tokenizer, self._number)
+        group.start(self.new_table)
+        insort(self.waiting, group, key=lambda each: each.order)
+        if job.request.progress:
+            self._tell_places()
+        return group
+
+    def cancel(self, job: Job) -> None:
+        """End a request now."""
+        job.cancel()
+        self._end_unwanted(time.perf_counter())
 
     def step(self) -> bool:
         """Evaluate one batch and sample from it; False when there was nothing to do."""
-        self.sequences = [s for s in self.sequences if s.result is None]
-        for sequence in self.sequences:
-            self._make_room(sequence)
-        runner = self.runner
-        chunks = schedule((s for s in self.sequences if s.result is None), runner.n_row, runner.n_out, runner.n_seq)
-        chunks = [chunk for chunk in chunks if self._reserve(chunk)]
-        if not chunks:
-            return any(s.result is None for s in self.sequences)
-        rows = [row for i, chunk in enumerate(chunks) for row in _rows(chunk, i)]
-        cells = [cell for chunk in chunks for cell in chunk.sequence.table.extend(chunk.n)]
-        outputs = runner.run(rows, cells, [chunk.sequence.table for chunk in chunks])
-        sampled = [chunk.sequence for chunk in chunks if chunk.last]
-        if sampled:
-            self._sample(sampled, outputs["logits"].numpy())
+        now = time.perf_counter()
+        self._end_unwanted(now)
+        self._admit(now)
+        for group in self.running:
+            self._make_room(group)
+        self._draft()
+        chunks, batch = self._fill(schedule(self.running, self._limits()))
+        if chunks:
+            self._run(chunks, batch)
+        self._retire()
+        embedded = self.embedder is not None and self.embedder.turn(self)
+        return bool(chunks) or embedded or bool(self.running)
+
+    def run(self, job: Job) -> Iterator[Any]:
+        """Step until a job is finished, yielding its events: for those who have no engine thread."""
+        self.submit(job)
+        try:
+            while not job.read_all:
+                self.step()
+                yield from job.drain()
+        finally:
+            self.cancel(job)
+
+    def abandon(self, error: BaseException) -> None:
+        """End every request with an error."""
+        for group in [*self.waiting, *self.running]:
+            group.finish(FinishReason.ERROR, error)
+        self.waiting.clear()
+        if self.embedder is not None:
+            self.embedder.abandon(error)
+
+    def reset(self) -> None:
+        """After a failure: nothing runs, nothing is remembered."""
+        for group in self.running:
+            self._leave(group)
+        self.running, self.waiting = [], []
+        self.pool = BlockPool(self.kv.spec.n_block)
+        self.tree = PrefixTree(self.pool, self.kv.spec.block_size)
+        if self.drafter is not None:
+            self.drafter.reset()
+
+    def new_table(self) -> BlockTable:
+        """A table without blocks."""
+        return BlockTable(self.pool, self.kv)
+
+    def find_room(self, n_block: int) -> bool:
+        """Whether so many blocks are free, after forgetting old prefixes if need be."""
+        if self.pool.n_free < n_block:
+            self.tree.evict(n_block)
+        return self.pool.n_free >= n_block
+
+    # -- who runs -----------------------------------------------------------------------------------------------
+
+    def _end_unwanted(self, now: float) -> None:
+        """Requests whose client left, that were cancelled, or whose time is up."""
+        for group in [*self.waiting, *self.running]:
+            if group.job.unwanted:
+                group.finish(FinishReason.CANCELLED)
+            elif group.request.deadline is not None and now - group.submitted > group.request.deadline:
+                group.finish(FinishReason.DEADLINE)
+        if any(group.done for group in self.waiting):
+            for group in self.waiting:
+                if group.done:
+                    self._count_finished(group)
+            self.waiting = [group for group in self.waiting if not group.done]
+            self._tell_places()
+        self._retire()
+
+    def _admit(self, now: float) -> None:
+        """Let waiting requests in while there are places, adapter slots and blocks for them."""
+        places = self.runner.n_seq - sum(group.width for group in self.running)
+        admitted: list[Group] = []
+        for group in self.waiting:
+            if self._follows(group):
+                continue
+            if group.width > places or not self._enter(group, now):
+                break  # no one overtakes, so nobody waits for ever
+            places -= group.width
+            admitted.append(group)
+            insort(self.running, group, key=lambda each: each.order)
+        if admitted:
+            self.waiting = [group for group in self.waiting if group not in admitted]
+            self._tell_places()
+
+    def _follows(self, group: Group) -> bool:
+        """Whether a running prompt begins like this one and is further than what is known: then that is waited for."""
+        if not group.request.cache or group.request.prompt_logprobs is not None:
+            return False
+        if group.leader is not None:
+            if group.leader.in_prefill and not group.leader.done:
+                return True
+            group.leader = None
+        tokens, size = group.sequences[0].tokens, self.kv.spec.block_size
+        leaders = [g for g in self.running if g.in_prefill and g.key == group.key and g.request.cache]
+        if leaders and len(tokens) > size:
+            known = self.tree.match(group.key, tokens[:-1])[1] // size * size
+            begin = tokens[: known + size]
+            group.leader = next((g for g in leaders if g.sequences[0].tokens[: known + size] == begin), None)
+            if len(begin) == len(tokens):  # its last token must be evaluated anyway
+                group.leader = None
+        return group.leader is not None
+
+    def _enter(self, group: Group, now: float) -> bool:
+        """Take what a group needs to run: an adapter slot, the known part of its prompt, room for the rest."""
+        if self.adapters is not None:
+            slot = self.adapters.acquire(group.selection)
+            if slot is None:
+                return False
+            group.slot = slot
+        for track in group.tracks:
+            self._recall(group, track)
+        need = sum(track.table.missing(track.n_pending) for track in group.tracks)
+        need += sum(group.width for group in self.running)  # they will grow
+        if not self.find_room(min(need, self.kv.spec.n_block)) and self.running:
+            self._leave(group)
+            return False
+        if not group.admitted:
+            group.admitted, group.began = True, now
+            group.timings.queue_seconds = now - group.submitted
+            group.timings.n_cached = group.tracks[0].table.length
+            self.counters.n_cached += group.timings.n_cached
         return True
 
-    def stream(self, sequence: Sequence) -> Iterator[Piece]:
-        """Step until `sequence` is finished, yielding its pieces; ending early cancels it."""
-        try:
-            while sequence.result is None:
-                self.step()
-                yield from sequence.take()
-        finally:
-            self.cancel(sequence)
-
-    def cancel(self, sequence: Sequence) -> None:
-        """End a request now; its blocks stay with it until `retire`."""
-        if sequence.result is None:
-            sequence.finish(FinishReason.CANCELLED)
-        self.sequences = [s for s in self.sequences if s is not sequence]
-
-    def retire(self, sequence: Sequence) -> Past:
-        """Take the evaluated past out of a finished sequence, for the next request or for `Past.release`."""
-        self.cancel(sequence)
-        return Past(sequence.tokens[: sequence.table.length], sequence.table)
-
-    def _check(self, request: Request) -> None:
-        n = len(request.prompt)
-        if n == 0:
-            raise UsageError("the prompt is empty and the model adds no BOS token: give at least one token")
-        if n > self.n_ctx:
-            raise ContextLengthError(
-                f"the prompt does not fit: it has {n:,} tokens, the context holds {self.n_ctx:,}",
-                found=f"{n - self.n_ctx:,} tokens too many",
-                hint="a shorter text, or a larger context (-c)",
-                param="prompt",
-            )
-        if request.max_tokens < UNTIL_CONTEXT_FULL:
-            raise UsageError(
-                f"max_tokens is {request.max_tokens}: use a count, -1 (until the end) or -2 (context full)"
-            )
-        bad = [token for token in request.prompt if not 0 <= token < self.tokenizer.n_vocab]
-        if bad:
-            raise UsageError(f"token {bad[0]} is outside the vocabulary, 0..{self.tokenizer.n_vocab - 1}")
-
-    def _options(self, request: Request) -> dict[str, object]:
-        options = dict(request.options)
-        if request.ignore_eos:
-            options["ignore_eos"] = True
-        return options
-
-    def _context(self, request: Request) -> SequenceContext:
-        return SequenceContext(
-            n_vocab=self.tokenizer.n_vocab,
-            n_ctx=self.n_ctx,
-            seed=request.seed,
-            newline_id=self.tokenizer.nl_id,
-            eog_ids=self.tokenizer.eog_ids,
-        )
-
-    def _table(self, request: Request, past: Past | None) -> BlockTable:
-        if past is None:
-            return BlockTable(self.pool, self.kv)
-        past.table.truncate(past.common(request.prompt))
-        return past.table
-
-    def _make_room(self, sequence: Sequence) -> None:
-        """Finish or shift a sequence whose next token does not fit into the context."""
-        if len(sequence.tokens) <= self.n_ctx:
+    def _recall(self, group: Group, track: Track) -> None:
+        """Give a track the blocks of the longest beginning that is known; at least one token stays to be evaluated."""
+        track.table.release()
+        if not group.request.cache:
             return
-        request = sequence.request
-        budget = MAX_CONTEXTS * self.n_ctx if request.max_tokens < 0 else request.max_tokens
-        if not request.shift or request.max_tokens == UNTIL_CONTEXT_FULL:
-            sequence.finish(FinishReason.CONTEXT)
-        elif len(sequence.generated) >= budget:
-            sequence.finish(FinishReason.LENGTH)
-        else:
-            self._shift(sequence)
+        track.node, track.n_known = self.tree.root(group.key), 0
+        if group.request.prompt_logprobs is not None and group.in_prefill:
+            return  # logits are wanted for all of it
+        path, length = self.tree.match(group.key, track.tokens[:-1])
+        track.table.share([node.block for node in path], length)
+        whole = [node for node in path if len(node.tokens) == self.tree.size]
+        n_whole = min(len(whole), length // self.tree.size)
+        if n_whole:
+            track.node, track.n_known = path[n_whole - 1], n_whole
+
+    def _leave(self, group: Group) -> None:
+        """Give back what a group holds."""
+        for track in {*group.tracks, *group.sequences}:
+            track.release()
+        if self.adapters is not None and group.slot >= 0:
+            self.adapters.release(group.slot)
+            group.slot = -1
+
+    def _preempt(self, group: Group) -> None:
+        """Back into the queue: its tokens stay, its blocks are evaluated again later."""
+        self._leave(group)
+        self.running.remove(group)
+        insort(self.waiting, group, key=lambda each: each.order)
+        self.counters.n_preempted += 1
+
+    def _retire(self) -> None:
+        """Finished sequences leave their blocks to the prefix tree, finished groups their places."""
+        for group in self.running:
+            for sequence in group.sequences:
+                if sequence.result is not None and sequence.table.blocks:
+                    self._remember(group, sequence, whole=False)
+                    sequence.release()
+                    if self.drafter is not None:
+                        self.drafter.forget(sequence)
+        if any(group.done for group in self.running):
+            for group in self.running:
+                if group.done:
+                    self._leave(group)
+                    self._count_finished(group)
+            self.running = [group for group in self.running if not group.done]
+
+    def _count_finished(self, group: Group) -> None:
+        self.counters.finished(group)
+        self.mean_seconds += 0.1 * (group.now() - group.submitted - self.mean_seconds)
+
+    def _tell_places(self) -> None:
+        """Tell those who asked how many are before them."""
+        for ahead, group in enumerate(self.waiting):
+            if group.request.progress and group.place != ahead:
+                group.place = ahead
+                group.job.emit(Queued(ahead))
+
+    # -- one step -----------------------------------------------------------------------------------------------
+
+    @property
+    def prompt_rows(self) -> int:
+        """Rows of prompts that a step may have, so that running answers do not wait long."""
+        n_decode = sum(len(group.tracks) for group in self.running if not group.in_prefill)
+        if not n_decode:
+            return self.runner.n_row
+        return max(LEAST_PROMPT_ROWS, self.cost.rows_within(STEP_SECONDS, n_decode))
+
+    def _limits(self) -> Limits:
+        return Limits(self.runner.n_row, self.runner.n_out, self.runner.n_seq, self.prompt_rows)
+
+    def _make_room(self, group: Group) -> None:
+        """Finish or shift a sequence whose next token does not fit into the context."""
+        for track in group.tracks:
+            if len(track.tokens) <= self.n_ctx:
+                continue
+            if isinstance(track, Sequence) and group.request.shift and not group.lockstep:
+                self._shift(track)
+            else:
+                group.context_full(track)
 
     def _shift(self, sequence: Sequence) -> None:
         """Drop the older half of what follows the kept tokens (and the BOS), as the 2023 server did."""
-        n_past, keep = sequence.table.length, sequence.keep + 1
-        n = (n_past - keep) // 2
-        if n < 1:
+        request, n_prompt = sequence.group.request, len(sequence.group.prepared.tokens)
+        keep = (n_prompt if request.keep < 0 else min(request.keep, n_prompt)) + 1
+        n = (sequence.table.length - keep) // 2
+        if n < 1 or not self.find_room(2):
             sequence.finish(FinishReason.CONTEXT)
             return
         sequence.table.discard(keep, n)
         del sequence.tokens[keep : keep + n]
-        sequence.shifted = True
+        sequence.shifted, sequence.node = True, None
         sequence.timings.n_shifted += n
+        if self.drafter is not None:
+            self.drafter.forget(sequence)
 
-    def _reserve(self, chunk: Chunk) -> bool:
-        if chunk.sequence.table.missing(chunk.n) <= self.pool.n_free:
-            return True
-        if len(self.sequences) == 1:
-            chunk.sequence.finish(FinishReason.ERROR, error=OutOfMemoryError("the KV cache has no free blocks left"))
-        return False  # waits for another sequence to finish
+    def _draft(self) -> None:
+        """Let the drafter guess how the answers go on, as far as that pays."""
+        if self.drafter is None:
+            return
+        wanted = draft_lengths(self.running, self.cost, self.drafter, self.n_ctx)
+        if wanted:
+            self.drafter.propose(wanted)
 
-    def _sample(self, sequences: list[Sequence], logits: npt.NDArray[np.float32]) -> None:
-        wanted = [(row, s) for row, s in enumerate(sequences) if s.request.max_tokens != 0]
-        for sequence in sequences:
-            if sequence.request.max_tokens == 0:  # only the prompt was to be evaluated
-                sequence.finish(FinishReason.LENGTH)
-        choices = sample_rows(logits, [row for row, _ in wanted], [s.chain for _, s in wanted])
-        for (row, sequence), choice in zip(wanted, choices, strict=True):
+    def _fill(self, planned: list[Chunk]) -> tuple[list[Chunk], Batch]:
+        """The batch of a plan, with blocks for every row; requests go back into the queue where there are too few."""
+        batch, chunks = Batch(), []
+        held: set[int] = set()  # groups with rows in the batch keep their blocks
+        for chunk in planned:
+            group, track = chunk.group, chunk.track
+            if group not in self.running or group.done:
+                continue
+            if not self._find_blocks(chunk, held):
+                continue
+            chunk.first_output = batch.add(
+                chunk.tokens, track.table, n_output=chunk.n_output, adapter=max(group.slot, 0)
+            )
+            held.add(id(group))
+            chunks.append(chunk)
+        return chunks, batch
+
+    def _find_blocks(self, chunk: Chunk, held: set[int]) -> bool:
+        group, table = chunk.group, chunk.track.table
+        while not self.find_room(table.missing(chunk.n)):
+            if chunk.track.draft:
+                chunk.track.draft.clear()
+                chunk.n = chunk.n_output = 1
+                continue
+            victim = next((g for g in reversed(self.running) if id(g) not in held and g is not group), None)
+            if victim is None:
+                if len(self.running) == 1:
+                    group.finish(FinishReason.ERROR, self._no_blocks())
+                elif id(group) not in held:
+                    self._preempt(group)
+                return False
+            self._preempt(victim)
+        return True
+
+    def _no_blocks(self) -> OutOfMemoryError:
+        n = self.kv.spec.n_block * self.kv.spec.block_size
+        return OutOfMemoryError(
+            f"the KV cache is full: one request needs more than the {n:,} positions that there are",
+            hint="more memory for it (--kv-memory), or a shorter context (-c)",
+        )
+
+    def _run(self, chunks: list[Chunk], batch: Batch) -> None:
+        began = time.perf_counter()
+        outputs = self.runner.run(batch)
+        seconds = time.perf_counter() - began
+        self.cost.observe(len(batch), seconds)
+        self.counters.step(len(batch), seconds)
+        if batch.outputs:
+            self._sample(chunks, outputs["logits"].numpy())
+        for chunk in chunks:
+            track = chunk.track
+            if track.draft:
+                self._keep_right_guesses(chunk)
+            if chunk.group.request.progress and track.table.length <= len(chunk.group.prepared.tokens):
+                self._tell_progress(chunk.group, track.table.length)
+            self._remember(chunk.group, track)
+
+    def _sample(self, chunks: list[Chunk], logits: npt.NDArray[np.float32]) -> None:
+        """Choose the next tokens; sequences whose guessed token was chosen go on with the row after it."""
+        turns: list[tuple[Sequence, int, int]] = []  # sequence, row, guessed tokens found right
+        locked: dict[Group, dict[Track, int]] = {}
+        for chunk in chunks:
+            if not chunk.n_output:
+                continue
+            group, track = chunk.group, chunk.track
+            if group.request.prompt_logprobs is not None and group.in_prefill and isinstance(track, Sequence):
+                _score_prompt(track, chunk, logits)
+                if track.n_pending:
+                    continue  # more of the prompt is to come
+            last = chunk.first_output + (0 if track.draft else chunk.n_output - 1)
+            if group.prepared.max_tokens == 0:
+                group.finish(FinishReason.LENGTH)
+            elif group.lockstep:
+                locked.setdefault(group, {})[track] = last
+            elif group.forked:
+                turns.append((track, last, 0))  # type: ignore[arg-type]
+            else:
+                turns += [(sequence, last, 0) for sequence in group.fork()]
+        for group, rows in locked.items():
+            group.advance(rows, logits)
+        while turns:
+            turns = self._choose(turns, logits)
+
+    def _choose(
+        self, turns: list[tuple[Sequence, int, int]], logits: npt.NDArray[np.float32]
+    ) -> list[tuple[Sequence, int, int]]:
+        """One token for each turn; returns those that may go on with the next row."""
+        choices = sample_rows(logits, [row for _, row, _ in turns], [sequence.chain for sequence, _, _ in turns])
+        further = []
+        for (sequence, row, right), choice in zip(turns, choices, strict=True):
             if choice.error is not None:
                 sequence.finish(FinishReason.ERROR, error=choice.error)
                 continue
-            piece = Piece(token_id=choice.token_id, text="")
-            if sequence.request.logprobs is not None:
-                piece = _with_logprobs(logits[row], choice.token_id, sequence.request.logprobs)
-            sequence.chain.accept(choice.token_id)
-            sequence.accept(choice.token_id, piece)
+            token_id = choice.token_id
+            found = details(logits[row], token_id, sequence.group.request, sequence)
+            sequence.chain.accept(token_id)
+            draft = sequence.draft
+            sequence.accept(token_id, found)
+            if right < len(draft) and draft[right] == token_id:
+                sequence.n_right += 1
+                sequence.timings.n_accepted += 1
+                if sequence.result is None:
+                    further.append((sequence, row + 1, right + 1))
+        return further
+
+    def _keep_right_guesses(self, chunk: Chunk) -> None:
+        """Rewind a track behind the guessed tokens that were not chosen."""
+        track = chunk.track
+        assert isinstance(track, Sequence)
+        n_draft, right = len(track.draft), track.n_right
+        track.draft, track.n_right = [], 0
+        start = track.table.length - chunk.n
+        track.table.truncate(min(start + 1 + right, len(track.tokens)))
+        track.timings.n_drafted += n_draft
+        track.accept_rate += 0.2 * (right / n_draft - track.accept_rate)
+        self.counters.n_drafted += n_draft
+        self.counters.n_accepted += right
+
+    def _remember(self, group: Group, track: Track, *, whole: bool = True) -> None:
+        """Put the blocks that are complete into the prefix tree; at the end, also the part of the last one."""
+        if track.node is None:
+            return
+        size, table = self.tree.size, track.table
+        while (track.n_known + 1) * size <= table.length:
+            start = track.n_known * size
+            node = self.tree.insert(track.node, track.tokens[start : start + size], table.blocks[track.n_known])
+            table.adopt(track.n_known, node.block)
+            track.node, track.n_known = node, track.n_known + 1
+        rest = track.tokens[track.n_known * size : table.length]
+        if not whole and rest:
+            self.tree.insert(track.node, rest, table.blocks[track.n_known])
+
+    def _tell_progress(self, group: Group, done: int) -> None:
+        now, total = group.now(), len(group.prepared.tokens)
+        if now - group.told >= PROGRESS_SECONDS or done == total:
+            group.told = now
+            group.job.emit(PromptProgress(total, group.timings.n_cached, done, now - group.began))
 
 
-def _rows(chunk: Chunk, index: int) -> list[Row]:
-    """The rows of a chunk, before its table is extended."""
-    start, tokens = chunk.sequence.table.length, chunk.sequence.tokens
-    stop = start + chunk.n
-    return [Row(tokens[p], p, index, chunk.last and p == stop - 1) for p in range(start, stop)]
-
-
-def _with_logprobs(logits: npt.NDArray[np.float32], token_id: int, n: int) -> Piece:
-    logprob, top = probabilities(logits, token_id, n)
-    likeliest = tuple(TokenLogprob(int(i), float(p)) for i, p in top)
-    return Piece(token_id=token_id, text="", logprob=float(logprob), top=likeliest)
-
-
-def raise_error(sequence: Sequence) -> None:
-    """Raise what ended the sequence, if an error did."""
-    if sequence.result is not None and sequence.result.error is not None:
-        error = sequence.result.error
-        raise error if isinstance(error, LlamaKitError) else LlamaKitError(str(error)) from error
+def _score_prompt(sequence: Sequence, chunk: Chunk, logits: npt.NDArray[np.float32]) -> None:
+    """Log-probabilities of the prompt's tokens that follow a chunk's rows."""
+    tokens, n = sequence.tokens, sequence.group.request.prompt_logprobs or 0
+    start = sequence.table.length - chunk.n
+    if start == 0:
+        sequence.prompt.append(PromptToken(tokens[0], None))
+    for i in range(chunk.n):
+        if start + i + 1 < len(tokens):
+            token_id = tokens[start + i + 1]
+            logprob, top = probabilities(logits[chunk.first_output + i], token_id, n)
+            sequence.prompt.append(PromptToken(token_id, logprob, top))

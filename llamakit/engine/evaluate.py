@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llamakit.engine.kv_cache import BlockPool, BlockTable
-from llamakit.engine.runner import Row, Runner
+from llamakit.engine.batch import Batch
 from llamakit.errors import ContextLengthError
 
 if TYPE_CHECKING:
@@ -14,15 +13,16 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from llamakit.backend import Executable, KVCache
+    from llamakit.engine.engine import Engine
+    from llamakit.engine.runner import Runner
 
 
 class Evaluator:
-    """A program whose every row has an output called `output`."""
+    """A program whose every row has an output called `output`; it shares the engine's cache."""
 
-    def __init__(self, program: Executable, kv: KVCache, n_ctx: int, n_row: int, output: str) -> None:
-        self.runner = Runner(program, n_row, n_row, 1)
-        self.kv, self.n_ctx, self.output = kv, n_ctx, output
+    def __init__(self, runner: Runner, engine: Engine, output: str) -> None:
+        self.runner, self.engine, self.output = runner, engine, output
+        self.n_ctx = engine.n_ctx
 
     def chunks(self, tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
         """The output, (n, width), for each chunk of tokens in turn; valid until the next one."""
@@ -30,11 +30,16 @@ class Evaluator:
             raise ContextLengthError(
                 f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: give less text, or a larger -c"
             )
-        table = BlockTable(BlockPool(self.kv.spec.n_block), self.kv)
-        for start in range(0, len(tokens), self.runner.n_row):
-            part = tokens[start : start + self.runner.n_row]
-            rows = [Row(token, start + i, 0, True) for i, token in enumerate(part)]
-            yield self.runner.run(rows, table.extend(len(part)), [table])[self.output].numpy()
+        table = self.engine.new_table()
+        try:
+            for start in range(0, len(tokens), self.runner.n_row):
+                part = tokens[start : start + self.runner.n_row]
+                batch = Batch()
+                self.engine.find_room(table.missing(len(part)))
+                batch.add(part, table, n_output=len(part))
+                yield self.runner.run(batch)[self.output].numpy()
+        finally:
+            table.release()
 
 
 def evaluate(evaluator: Evaluator, tokens: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llamakit.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
 
     from llamakit.backend import KVCache
 
@@ -49,6 +53,10 @@ class BlockPool:
         if self._count[block] == 0:
             self._free.append(block)
 
+    def holders(self, block: int) -> int:
+        """How many hold the block."""
+        return self._count[block]
+
     def is_shared(self, block: int) -> bool:
         """Whether somebody else holds the block too."""
         return self._count[block] > 1
@@ -62,6 +70,27 @@ class BlockTable:
         self.size = kv.spec.block_size
         self.blocks: list[int] = []
         self.length = 0
+        self._array: npt.NDArray[np.int32] | None = None  # of `blocks`, made when it is asked for
+
+    def array(self) -> npt.NDArray[np.int32]:
+        """The blocks as an array."""
+        if self._array is None or len(self._array) != len(self.blocks):
+            self._array = np.array(self.blocks, np.int32)
+        return self._array
+
+    def adopt(self, index: int, block: int) -> None:
+        """Hold `block`, which has the same content, in place of our own at `index`."""
+        if block != self.blocks[index]:
+            self.pool.retain(block)
+            self.pool.release(self.blocks[index])
+            self.blocks[index] = block
+            self._array = None
+
+    def share(self, blocks: Sequence[int], length: int) -> None:
+        """Start, empty, with blocks of somebody else that hold the first `length` positions."""
+        for block in blocks:
+            self.pool.retain(block)
+        self.blocks, self.length, self._array = list(blocks), length, None
 
     def cell(self, position: int) -> int:
         """Where a position lies."""
@@ -84,16 +113,18 @@ class BlockTable:
             self.kv.copy([shared], [private])
             self.pool.release(shared)
             self.blocks[-1] = private
+            self._array = None
         while len(self.blocks) * self.size < self.length + n:
             self.blocks.append(self.pool.allocate())
         start, self.length = self.length, self.length + n
-        return self.cells(start, self.length)
+        return [self.cell(start)] if n == 1 else self.cells(start, self.length)
 
     def truncate(self, length: int) -> None:
         """Rewind: forget all positions from `length` on."""
         keep = -(-length // self.size)
         self._release(self.blocks[keep:])
         del self.blocks[keep:]
+        self._array = None
         self.length = length
 
     def fork(self) -> BlockTable:
@@ -112,7 +143,7 @@ class BlockTable:
         """
         old, first = list(self.blocks), start // self.size
         new_length = self.length - n
-        self.blocks = old[:first]
+        self.blocks, self._array = old[:first], None
         gone = first  # old blocks before this one are kept or already released
         for block_start in range(first * self.size, new_length, self.size):
             fresh = self.pool.allocate()
@@ -129,7 +160,7 @@ class BlockTable:
     def release(self) -> None:
         """Give all blocks back."""
         self._release(self.blocks)
-        self.blocks, self.length = [], 0
+        self.blocks, self.length, self._array = [], 0, None
 
     def _move(self, old: list[int], fresh: int, positions: range, n: int) -> None:
         """Copy the cells that will hold `positions` from where they lie now, `n` positions later."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from llamakit.backend import KVSpec, RunSizes
 from llamakit.errors import ModelFileError
 
@@ -16,11 +14,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llamakit.backend import Buffer, Device, Executable, TensorSource, Weight
-    from llamakit.engine.kv_cache import BlockTable
+    from llamakit.engine.batch import Batch
     from llamakit.gguf import GGMLType, GGUFFile
     from llamakit.models import LoadedModel
 
 BLOCK_SIZE = 32  # positions a block: small enough to share short prefixes, large enough for long inner loops
+SPARE_BLOCKS = 2
 
 
 class FileTensor:
@@ -67,15 +66,6 @@ def load_weights(
     return weights
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One token to evaluate: its position, the sequence it belongs to, and whether its output is wanted."""
-
-    token: int
-    position: int
-    sequence: int  # index into the tables of this step
-    output: bool
-
-
 def _source(file: GGUFFile, name: str, overrides: Mapping[str, GGUFFile]) -> FileTensor:
     """The tensor, from the file that `overrides` names for it, which must hold it in the model's shape."""
     other = overrides.get(name, file)
@@ -88,32 +78,40 @@ def _source(file: GGUFFile, name: str, overrides: Mapping[str, GGUFFile]) -> Fil
 
 
 class Runner:
-    """One compiled program for a model on a device, with its KV cache."""
+    """One compiled program for a model on a device; `n_row`, `n_out` and `n_seq` are the most that a step may have."""
 
     def __init__(self, program: Executable, n_row: int, n_out: int, n_seq: int) -> None:
         self.program, self.n_row, self.n_out, self.n_seq = program, n_row, n_out, n_seq
 
-    def run(self, rows: list[Row], cells: list[int], tables: list[BlockTable]) -> Mapping[str, Buffer]:
-        """Evaluate `rows` (cells[i] is where row i goes); outputs have one row for each row that wants one."""
-        inputs, n = self.program.inputs, len(rows)
-        inputs["tokens"][:n] = [row.token for row in rows]
-        inputs["positions"][:n] = [row.position for row in rows]
-        inputs["sequences"][:n] = [row.sequence for row in rows]
-        inputs["cells"][:n] = cells
-        out = [i for i, row in enumerate(rows) if row.output]
-        inputs["out_rows"][: len(out)] = out
-        for i, table in enumerate(tables):
-            inputs["block_tables"][i, : len(table.blocks)] = table.blocks
-        longest = max(row.position for row in rows) + 1
-        return self.program.run(RunSizes(rows=n, out_rows=len(out), seqs=len(tables), longest=longest))
+    def run(self, batch: Batch) -> Mapping[str, Buffer]:
+        """Evaluate a batch; the outputs have one row for each of `batch.outputs`."""
+        inputs, n, m = self.program.inputs, len(batch), len(batch.outputs)
+        inputs["tokens"][:n] = batch.tokens
+        inputs["positions"][:n] = batch.positions
+        inputs["sequences"][:n] = batch.sequences
+        inputs["cells"][:n] = batch.cells
+        inputs["out_rows"][:m] = batch.outputs
+        if "adapters" in inputs:
+            inputs["adapters"][:n] = batch.adapters
+            inputs["out_adapters"][:m] = [batch.adapters[row] for row in batch.outputs]
+        tables = inputs["block_tables"]
+        for i, table in enumerate(batch.tables):
+            blocks = table.array()
+            tables[i, : len(blocks)] = blocks
+        return self.program.run(RunSizes(rows=n, out_rows=m, seqs=len(batch.tables), longest=batch.longest))
 
 
-def kv_spec(model: LoadedModel, n_ctx: int, n_seq: int, kv_type: str) -> KVSpec:
-    """The KV cache for `n_seq` sequences of up to `n_ctx` positions; two more blocks let a context shift work."""
+def blocks_for(n_token: int) -> int:
+    """Blocks that so many positions of one sequence take."""
+    return -(-n_token // BLOCK_SIZE)
+
+
+def kv_spec(model: LoadedModel, n_block: int, kv_type: str) -> KVSpec:
+    """A KV cache of `n_block` blocks, and two more that let a context shift work when all are taken."""
     h = model.hparams
     return KVSpec(
         n_layer=h.n_layer,
-        n_block=n_seq * (-(-n_ctx // BLOCK_SIZE)) + 2,
+        n_block=n_block + SPARE_BLOCKS,
         block_size=BLOCK_SIZE,
         n_head_kv=h.n_head_kv,
         head_dim_k=h.head_dim_k,

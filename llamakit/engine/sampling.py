@@ -6,10 +6,12 @@ one with a Python sampler runs stage by stage, and only pays for a copy of its r
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llamakit.engine.request import TokenLogprob
 from llamakit.errors import LlamaKitError, PluginError, UsageError
 from llamakit.options import build_options, near
 from llamakit.sampler import Sampler, SequenceContext, Stage
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+
+    from llamakit.engine.request import Request
+    from llamakit.engine.sequence import Details
+    from llamakit.engine.sequence import Sequence as Sequence_
 
 FIRST = ("logit_bias", "penalties")  # run before all others unless the order names them
 TRUNCATION = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
@@ -172,13 +178,39 @@ def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
     return Choice(candidates.chosen)
 
 
-def probabilities(logits: npt.NDArray[np.float32], token_id: int, n: int) -> tuple[float, list[tuple[int, float]]]:
-    """Log-probability of a token before any sampler, and the `n` likeliest (token, log-probability) pairs."""
+def probabilities(logits: npt.NDArray[np.float32], token_id: int, n: int) -> tuple[float, tuple[TokenLogprob, ...]]:
+    """Log-probability of a token before any sampler, and the `n` likeliest tokens with theirs."""
     from llamakit import _sampling
 
     ids, values, _, log_sum = _sampling.Candidates(logits).top_parts(max(n, 1))
-    pairs = [(int(i), float(v) - log_sum) for i, v in zip(ids, values, strict=True)][:n]
-    return float(logits[token_id]) - log_sum, pairs
+    top = tuple(TokenLogprob(i, v - log_sum) for i, v in zip(ids[:n].tolist(), values[:n].tolist(), strict=True))
+    return float(logits[token_id]) - log_sum, top
+
+
+def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n: int) -> tuple[tuple[int, float], ...]:
+    """The `n` likeliest of the tokens that the chain leaves to its last sampler, with their probabilities."""
+    candidates = NativeCandidates(logits)
+    for sampler in chain.samplers[:-1]:
+        stage = sampler.native()
+        if stage is None:
+            sampler.apply(candidates)
+        else:
+            stage.apply(candidates.handle)
+    top = candidates.top(min(n, len(candidates)))
+    return tuple((int(i), math.exp(v - top.log_sum_exp)) for i, v in zip(top.ids, top.logits.tolist(), strict=True))
+
+
+def details(logits: npt.NDArray[np.float32], token_id: int, request: Request, sequence: Sequence_) -> Details | None:
+    """What the request wants to know of a chosen token, before the chain accepts it; adds to the sequence's score."""
+    scored = sequence.group.scored
+    if request.logprobs is None and not scored and not request.probs_after:
+        return None
+    logprob, top = None, ()
+    if request.logprobs is not None or scored:
+        logprob, top = probabilities(logits, token_id, request.logprobs or 0)
+        sequence.score += logprob
+    after = probabilities_after(logits, sequence.chain, request.probs_after) if request.probs_after else ()
+    return (None if request.logprobs is None else logprob), top, after
 
 
 class NativeCandidates:

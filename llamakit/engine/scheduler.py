@@ -1,7 +1,8 @@
 """Which tokens are evaluated in the next step.
 
-Sequences that generate come first, one row each, so that they never wait for a long prompt; what is left of the
-step's rows goes to prompts, in order of arrival, cut into chunks.
+Answers that are being written come first, one row each and one for each guessed token, so that they never wait for a
+long prompt. What is left of the step's rows goes to prompts, by priority and then arrival, cut into chunks; beside
+running answers these are kept so small that the step does not take long.
 """
 
 from __future__ import annotations
@@ -10,30 +11,94 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llamakit.engine.sequence import Sequence
+from llamakit.engine.sequence import Track
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
+
+    from llamakit.engine.group import Group
 
 
-class Chunk(msgspec.Struct, frozen=True):
-    """Evaluate the next `n` tokens of a sequence; `last`: they are all it has, so its output is wanted."""
+class Limits(msgspec.Struct, frozen=True):
+    """The most that a step may have; `prompt_rows`: rows of prompts beside running answers."""
 
-    sequence: Sequence
+    rows: int
+    outputs: int
+    sequences: int
+    prompt_rows: int
+
+
+class Chunk(msgspec.Struct):
+    """Evaluate the next `n` tokens of a track; `n_output` rows at its end give logits."""
+
+    group: Group
+    track: Track
     n: int
-    last: bool
+    n_output: int
+    first_output: int = -1  # where they are, once the step ran
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens, guessed ones last."""
+        track, start = self.track, self.track.table.length
+        known = track.tokens[start : start + self.n]
+        return known + track.draft[: self.n - len(known)]
 
 
-def schedule(sequences: Iterable[Sequence], n_row: int, n_out: int, n_seq: int) -> list[Chunk]:
-    """Fill a step of at most `n_row` rows, `n_out` outputs and `n_seq` sequences."""
-    ready = sorted((s for s in sequences if s.n_pending), key=lambda s: s.n_pending > 1)  # stable: by arrival
-    chunks: list[Chunk] = []
-    rows = outputs = 0
-    for sequence in ready[:n_seq]:
-        n = min(sequence.n_pending, n_row - rows)
-        last = n == sequence.n_pending
-        if n == 0 or (last and outputs == n_out):
-            break
-        chunks.append(Chunk(sequence, n, last))
-        rows, outputs = rows + n, outputs + last
-    return chunks
+class _Plan:
+    """A step that fills up."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.rows, self.outputs, self.sequences = limits.rows, limits.outputs, limits.sequences
+        self.chunks: list[Chunk] = []
+
+    def add(self, group: Group, track: Track, n: int, n_output: int) -> None:
+        self.chunks.append(Chunk(group, track, n, n_output))
+        self.rows -= n
+        self.outputs -= n_output
+        self.sequences -= 1
+
+
+def schedule(groups: Sequence[Group], limits: Limits) -> list[Chunk]:
+    """The chunks of a step; `groups` are in the order in which they are served."""
+    plan = _Plan(limits)
+    prompts = []
+    for group in groups:
+        tracks = [track for track in group.tracks if track.n_pending]
+        if all(track.n_pending == 1 for track in tracks):
+            _decode(plan, group, tracks)
+        else:
+            prompts.append((group, tracks))
+    if plan.chunks:
+        plan.rows = min(plan.rows, limits.prompt_rows)
+    for group, tracks in prompts:
+        for track in tracks:
+            _prefill(plan, group, track)
+    return plan.chunks
+
+
+def _decode(plan: _Plan, group: Group, tracks: Sequence[Track]) -> None:
+    """One row for each track; tracks of a lockstep group all or none."""
+    n = len(tracks)
+    if group.lockstep and (n > plan.rows or n > plan.outputs or n > plan.sequences):
+        return
+    for track in tracks:
+        if not plan.sequences or not plan.rows or not plan.outputs:
+            return
+        n_row = min(1 + len(track.draft), plan.rows, plan.outputs)
+        del track.draft[n_row - 1 :]
+        plan.add(group, track, n_row, n_row)
+
+
+def _prefill(plan: _Plan, group: Group, track: Track) -> None:
+    """As much of the pending tokens as there is room for."""
+    want_all = group.request.prompt_logprobs is not None and group.in_prefill
+    pending = track.n_pending - (1 if group.lockstep else 0)  # the last one goes together with the others
+    n = min(pending, plan.rows, plan.outputs if want_all else plan.rows)
+    if n <= 0 or not plan.sequences:
+        return
+    last = n == track.n_pending
+    if last and not plan.outputs:
+        n, last = n - 1, False
+    if n:
+        plan.add(group, track, n, n if want_all else int(last))

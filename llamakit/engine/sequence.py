@@ -1,115 +1,137 @@
-"""The state of one request in the engine."""
+"""The state of one answer in the engine: its tokens, its place in the cache, its samplers, its text so far."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
-from llamakit.engine.request import FinishReason, Piece, Request, Result, Timings
+from llamakit.engine.job import Token
+from llamakit.engine.request import FinishReason, Piece, Result, Timings, TokenLogprob
 
 if TYPE_CHECKING:
+    from llamakit.engine.group import Group
     from llamakit.engine.kv_cache import BlockTable
+    from llamakit.engine.prefix_tree import Node
+    from llamakit.engine.request import PromptToken
     from llamakit.engine.sampling import SamplerChain
     from llamakit.tokenizer import Tokenizer
 
+# Log-probability, the likeliest tokens before the chain, and those after it: fields of `Piece`.
+Details = tuple[float | None, tuple[TokenLogprob, ...], tuple[tuple[int, float], ...]]
 UNFINISHED_CHARACTER = 3  # tokens allowed beyond the limit to complete a UTF-8 character, which has at most 4 bytes
 
 
-class Past:
-    """Tokens whose keys and values are in the cache: what a finished request leaves for the next one."""
+class Track:
+    """Tokens in a context, of which the first `table.length` are evaluated.
+
+    `node` is the place in the prefix tree up to which its blocks are known there, `n_known` how many these are; a
+    context shift, after which the blocks no longer spell a prefix, sets `node` to None.
+    """
 
     def __init__(self, tokens: list[int], table: BlockTable) -> None:
         self.tokens, self.table = tokens, table
-
-    def common(self, prompt: list[int]) -> int:
-        """How many tokens at the start are the same; the prompt's last one always counts as new."""
-        limit = min(len(self.tokens), len(prompt) - 1)
-        return next((i for i in range(limit) if self.tokens[i] != prompt[i]), limit)
-
-    def release(self) -> None:
-        """Give the blocks back."""
-        self.table.release()
-        self.tokens = []
-
-
-class Sequence:
-    """One request: its tokens, its place in the cache, its sampler chain and its text so far.
-
-    `tokens` are all tokens in the context, `table.length` of them are evaluated. A sequence is in prefill while more
-    than one is not.
-    """
-
-    def __init__(self, request: Request, tokenizer: Tokenizer, chain: SamplerChain, table: BlockTable) -> None:
-        from llamakit.tokenizer.stops import StopMatcher
-
-        self.request, self.tokenizer, self.chain, self.table = request, tokenizer, chain, table
-        self.tokens = list(request.prompt)
-        self.generated: list[int] = []
-        self.detokenizer = tokenizer.detokenizer(request.prompt)
-        self.stops = StopMatcher(request.stop)
-        self.pieces: list[Piece] = []  # not yet taken by the caller
-        self.text: list[str] = []
-        self.result: Result | None = None
-        self.shifted = False
-        self.timings = Timings(n_prompt=len(request.prompt), n_cached=table.length)
-        self._submitted = self._first = time.perf_counter()
+        self.node: Node | None = None
+        self.n_known = 0
+        self.draft: list[int] = []  # tokens guessed to follow, evaluated in the same step
+        self.n_right = 0  # how many of them were chosen
 
     @property
     def n_pending(self) -> int:
         """Tokens not yet evaluated."""
         return len(self.tokens) - self.table.length
 
-    @property
-    def keep(self) -> int:
-        """Tokens at the start that a context shift never drops."""
-        n_prompt = len(self.request.prompt)
-        return n_prompt if self.request.keep < 0 else min(self.request.keep, n_prompt)
+    def release(self) -> None:
+        """Give the blocks back; the tokens stay, so that it can be evaluated again."""
+        self.table.release()
+        self.node, self.n_known = None, 0
 
-    def accept(self, token_id: int, piece_of: Piece) -> None:
-        """Take the chosen token: emit its text, finish if it ends the generation."""
-        if not self.generated:
-            self._first = time.perf_counter()
-            self.timings.first_seconds = self.timings.prompt_seconds = self._first - self._submitted
+
+class Sequence(Track):
+    """One answer. It is in prefill while more than one token is not evaluated."""
+
+    def __init__(self, group: Group, choice: int, tokens: list[int], chain: SamplerChain, table: BlockTable) -> None:
+        from llamakit.tokenizer.stops import StopMatcher
+
+        super().__init__(tokens, table)
+        request, tokenizer = group.request, group.tokenizer
+        self.group, self.choice, self.chain = group, choice, chain
+        self.tokenizer: Tokenizer = tokenizer
+        self.generated: list[int] = []
+        self.detokenizer = tokenizer.detokenizer(tokens)
+        self.stops = StopMatcher(request.stop) if request.stop else None
+        self.text: list[str] = []
+        self.pieces: list[Piece] = []  # kept where the answer cannot be told as it comes
+        self.prompt: list[PromptToken] = []
+        self.result: Result | None = None
+        self.shifted = False
+        self.timings: Timings = group.timings
+        self.score = 0.0  # sum of log-probabilities, where answers are ranked
+        self.first_time = 0.0
+        self.accept_rate = 0.5  # how often a guessed token was right, lately
+        self._limit = group.max_tokens
+        self._ends = frozenset() if request.ignore_eos else tokenizer.eog_ids
+
+    def begin(self, now: float) -> None:
+        """The first token is about to be chosen: from here on the sequence has timings of its own."""
+        import msgspec
+
+        self.timings = t = msgspec.structs.replace(self.group.timings)
+        self.first_time = now
+        t.first_seconds = now - self.group.submitted
+        t.prompt_seconds = now - self.group.began
+
+    def accept(self, token_id: int, details: Details | None = None) -> None:
+        """Take the chosen token: tell its text, finish if it ends the generation."""
         self.generated.append(token_id)
         self.timings.n_generated += 1
-        if token_id in self.tokenizer.eog_ids and not self.request.ignore_eos:
+        if token_id in self._ends:
             self.finish(FinishReason.END)
             return
         self.tokens.append(token_id)
-        text, stopped_by = self.stops.push(self.detokenizer.push(token_id))
-        self._emit(piece_of, text)
+        text = self.detokenizer.push(token_id)
+        stopped_by = None
+        if self.stops is not None:
+            text, stopped_by = self.stops.push(text)
+        self._tell(token_id, text, details)
         if stopped_by is not None:
             self.finish(FinishReason.STOP, stopped_by=stopped_by)
-        elif self._spent():
+        elif len(self.generated) >= self._limit and not self._unfinished_character():
             self.finish(FinishReason.LENGTH)
-
-    def take(self) -> list[Piece]:
-        """The pieces made since the last call."""
-        pieces, self.pieces = self.pieces, []
-        return pieces
 
     def finish(
         self, reason: FinishReason, *, stopped_by: str | None = None, error: BaseException | None = None
     ) -> None:
-        """End the generation; text that was held back comes out, unless a stop string ended it."""
+        """End the answer; text that was held back comes out, unless a stop string ended it."""
+        if self.result is not None:
+            return
         tail = ""
         if stopped_by is None:
-            tail, stopped_by = self.stops.push(self.detokenizer.flush())
-            tail += "" if stopped_by else self.stops.flush()
+            tail = self.detokenizer.flush()
+            if self.stops is not None:
+                tail, stopped_by = self.stops.push(tail)
+                tail += "" if stopped_by else self.stops.flush()
         self.text.append(tail)
         if self.generated:
-            self.timings.generate_seconds = time.perf_counter() - self._first
+            self.timings.generate_seconds = self.group.now() - self.first_time
+        group, scored = self.group, self.group.scored and bool(self.generated)
         self.result = Result(
             tokens=self.generated, text="".join(self.text), tail=tail, reason=reason, timings=self.timings,
-            stopped_by=stopped_by, error=error,
+            choice=self.choice, stopped_by=stopped_by, error=error, prompt=tuple(self.prompt),
+            score=self.score / len(self.generated) if scored else None, samplers=tuple(self.chain.names),
+            adapters=group.adapters, n_context=self.table.length, pieces=tuple(self.pieces),
         )  # fmt: skip
+        group.sequence_finished(self)
 
-    def _emit(self, piece: Piece, text: str) -> None:
+    def _tell(self, token_id: int, text: str, details: Details | None) -> None:
         self.text.append(text)
-        self.pieces.append(Piece(token_id=piece.token_id, text=text, logprob=piece.logprob, top=piece.top))
+        if details is None:
+            piece = Piece(token_id=token_id, text=text)
+        else:
+            logprob, top, after = details
+            piece = Piece(token_id=token_id, text=text, logprob=logprob, top=top, after=after)
+        if self.group.streams:
+            self.group.job.emit(Token(self.choice, piece))
+        else:
+            self.pieces.append(piece)
 
-    def _spent(self) -> bool:
-        limit = self.request.max_tokens
-        if limit < 0 or len(self.generated) < limit:
-            return False
-        return not (self.detokenizer.pending and len(self.generated) < limit + UNFINISHED_CHARACTER)
+    def _unfinished_character(self) -> bool:
+        return self.detokenizer.pending and len(self.generated) < self._limit + UNFINISHED_CHARACTER

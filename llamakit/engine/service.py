@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamakit.engine.engine import Engine
+    from llamakit.engine.group import Prepared
     from llamakit.engine.request import Embed, Request, Vectors
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class Service:
 
     def __init__(self, engine: Engine, options: ServiceOptions | None = None) -> None:
         self.engine, self.options = engine, options or ServiceOptions()
-        self._inbox: deque[Job | _Call] = deque()
+        self._inbox: deque[tuple[Job, Prepared] | _Call] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._cut = threading.Event()
@@ -88,7 +89,7 @@ class Service:
         `id` names it for `cancel`; a random one is made if it is empty or in use. `gone` tells whether the client left.
         """
         self._check_open()
-        self.engine.check(request)
+        prepared = self.engine.prepare(request)
         with self._lock:
             if self.n_waiting >= self.options.max_queue:
                 raise QueueFullError(
@@ -97,14 +98,16 @@ class Service:
                 )  # fmt: skip
             job = Job(request, id=self._free_id(id), gone=gone)
             self._jobs[job.id] = job
-            self._inbox.append(job)
+            self._inbox.append((job, prepared))
         self._wake.set()
         return job
 
     def embed(self, embed: Embed) -> Vectors:
         """Vectors for texts; waits for them. Generation goes on meanwhile, a batch in turn."""
         self._check_open()
-        return self.engine.embedder.wait(embed, self._wake.set)
+        if self.engine.embedder is None:
+            raise UnavailableError("this engine makes no embeddings")
+        return self.engine.embedder.wait(self.engine, embed, self._wake.set)
 
     def cancel(self, id: str) -> bool:
         """Cancel a request by its id; False if there is none (any more)."""
@@ -190,7 +193,7 @@ class Service:
             if isinstance(item, _Call):
                 item.run()
             else:
-                self.engine.submit(item)
+                self.engine.submit(*item)
 
     def _forget_finished(self) -> None:
         if self._jobs:

@@ -1,4 +1,4 @@
-"""Saved sessions: the evaluated tokens of a sequence with their keys and values, in a GGUF file.
+"""Saved sessions: the evaluated beginning of a text with its keys and values, in a GGUF file.
 
 The file is bound to what made it by a key (model, rope settings, KV type); the keys and values are in the
 canonical layout of `KVCache.export`, so that any backend can read what another wrote.
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamakit.engine.kv_cache import BlockTable
-from llamakit.engine.sequence import Past
 from llamakit.errors import ModelFileError
 from llamakit.gguf import GGMLType, GGUFWriter, open_gguf
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from llamakit.backend import KVSpec
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from llamakit.gguf import GGUFFile
 
 HASHED_BYTES = 1 << 20  # of a model's first tensors; with its table of tensors enough to tell two models apart
+DEFAULT_KEY = ((), "")  # of the prefix tree: no adapters, no salt
 
 
 def model_key(file: GGUFFile, spec: KVSpec) -> str:
@@ -43,20 +43,23 @@ def model_key(file: GGUFFile, spec: KVSpec) -> str:
     return digest.hexdigest()
 
 
-def save(path: Path, past: Past, key: str) -> None:
-    """Write a sequence's past; the file appears whole or not at all."""
-    table = past.table
-    data = table.kv.export(table.cells(0, table.length))
+def save(path: Path, engine: Engine, tokens: Sequence[int], key: str) -> int:
+    """Write the evaluated beginning of `tokens`; the file appears whole or not at all. Returns how many they are."""
+    nodes, n = engine.tree.match(DEFAULT_KEY, list(tokens))
+    size = engine.tree.size
+    cells = [nodes[p // size].block * size + p % size for p in range(n)]
+    data = engine.kv.export(cells)
     with GGUFWriter(path) as writer:
         writer.add("general.architecture", "llamakit-session")
         writer.add("llamakit.session.key", key)
-        writer.add("llamakit.session.kv_type", table.kv.spec.type)
-        writer.add("llamakit.session.tokens", np.asarray(past.tokens, np.int32))
+        writer.add("llamakit.session.kv_type", engine.kv.spec.type)
+        writer.add("llamakit.session.tokens", np.asarray(tokens[:n], np.int32))
         writer.add_tensor("kv", np.ascontiguousarray(data).view(np.int8), GGMLType.I8, data.shape)
+    return n
 
 
-def load(path: Path, engine: Engine, key: str) -> Past:
-    """Read a sequence's past into the engine's cache."""
+def load(path: Path, engine: Engine, key: str) -> list[int]:
+    """Read a saved beginning into the engine's cache and its prefix tree; returns its tokens."""
     with open_gguf(path) as file:
         if file.metadata.get("general.architecture") != "llamakit-session":
             raise ModelFileError(f"{path} is not a saved session")
@@ -66,12 +69,16 @@ def load(path: Path, engine: Engine, key: str) -> Past:
             )
         tokens = [int(token) for token in np.asarray(file.metadata["llamakit.session.tokens"])]
         data = np.array(file.raw("kv")).reshape(file.tensors["kv"].shape)
-    if len(tokens) > engine.n_ctx:
+    table = engine.new_table()
+    if len(tokens) > engine.n_ctx or not engine.find_room(table.missing(len(tokens))):
         raise ModelFileError(
             f"{path} holds {len(tokens)} tokens, the context {engine.n_ctx}: use a larger context (-c)"
         )
-    table = BlockTable(engine.pool, engine.kv)
-    cells = table.extend(len(tokens))
     if tokens:
+        cells = table.extend(len(tokens))
         engine.kv.restore(cells, data)
-    return Past(tokens, table)
+        node, size = engine.tree.root(DEFAULT_KEY), engine.tree.size
+        for i, block in enumerate(table.blocks):
+            node = engine.tree.insert(node, tokens[i * size : (i + 1) * size], block)
+        table.release()
+    return tokens

@@ -81,50 +81,36 @@ def _run(
     session: Session, prompt: str, params: dict[str, Any], options: dict[str, Any], console: Console
 ) -> tuple[Result, int, bool]:
     """Stream to stdout; Ctrl-C stops after the current token and keeps what there is."""
-    from llamakit.engine.engine import raise_error
+    from llamakit.engine.job import Finished, Job, Token, raise_error
 
     request = session.request(prompt, **params)
-    past = _load_past(session, options["prompt_cache"], console)
-    engine = session.engine
-    sequence = engine.submit(request, past)
-    interrupted = False
-    try:
-        while sequence.result is None:
-            engine.step()
-            for piece in sequence.take():
-                write(piece.text, options["raw"])
-    except KeyboardInterrupt:
-        interrupted = True
-        engine.cancel(sequence)
-    result = sequence.result
-    assert result is not None
+    _load_prefix(session, options["prompt_cache"], console)
+    job = Job(request)
+    interrupted, result = False, None
+    events = session.engine.run(job)
+    while result is None:
+        try:
+            for event in events:
+                if isinstance(event, Token):
+                    write(event.piece.text, options["raw"])
+                elif isinstance(event, Finished):
+                    result = event.result
+        except KeyboardInterrupt:
+            interrupted = True
+            session.engine.cancel(job)
+            events = job.drain()
     write(result.tail, options["raw"])
-    left = engine.retire(sequence)
     if options["prompt_cache"] and result.error is None:
-        _save_past(session, options["prompt_cache"], left)
-    left.release()
-    raise_error(sequence)
+        session.save_prefix(options["prompt_cache"], [*request.prompt, *result.tokens])
+    raise_error(result)
     return result, request.seed, interrupted
 
 
-def _load_past(session: Session, file: str | None, console: Console) -> Any:
+def _load_prefix(session: Session, file: str | None, console: Console) -> None:
     from pathlib import Path
 
-    from llamakit.engine import session_file
-
-    if not file or not Path(file).exists():
-        return None
-    past = session_file.load(Path(file), session.engine, session_file.model_key(session.file, session.engine.kv.spec))
-    console.detail(f"prompt cache {file}: {len(past.tokens)} tokens")
-    return past
-
-
-def _save_past(session: Session, file: str, past: Any) -> None:
-    from pathlib import Path
-
-    from llamakit.engine import session_file
-
-    session_file.save(Path(file), past, session_file.model_key(session.file, session.engine.kv.spec))
+    if file and Path(file).exists():
+        console.detail(f"prompt cache {file}: {len(session.load_prefix(file))} tokens")
 
 
 def _finish(

@@ -1,0 +1,167 @@
+"""Beam search: keep the likeliest beginnings of an answer, instead of sampling one.
+
+In every step each beam offers its likeliest continuations; the best of all become the next beams, with their blocks
+shared until they part. Samplers that change logits (bias, penalties, a grammar) count; those that cut or choose do not.
+An answer's score is its mean log-probability, so that short answers are not preferred.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llamakit.engine.group import Group
+from llamakit.engine.request import FinishReason
+from llamakit.engine.sampling import NativeCandidates
+from llamakit.engine.sequence import Sequence, Track
+from llamakit.sampler import Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from llamakit.engine.kv_cache import BlockTable
+    from llamakit.engine.sampling import SamplerChain
+
+
+class Beam(Track):
+    """A beginning of an answer; `score` is the sum of its log-probabilities."""
+
+    def __init__(self, tokens: list[int], table: BlockTable, chain: SamplerChain) -> None:
+        super().__init__(tokens, table)
+        self.chain = chain
+        self.generated: list[int] = []
+        self.score = 0.0
+
+
+class Step(NamedTuple):
+    """One more token for a beam, and the score that it leads to."""
+
+    score: float
+    beam: Beam
+    token_id: int
+
+
+class BeamGroup(Group):
+    """All beams of one request."""
+
+    lockstep = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.streams, self.scored = False, True
+        self.complete: list[tuple[float, list[int], float]] = []  # mean log-probability, tokens, sum
+
+    def start(self, tables: Any) -> None:
+        """One beam, and the sequence by which the best answer is told."""
+        super().start(tables)
+        self.beams = [Beam(list(self.prepared.tokens), tables(), self.prepared.chains[0])]
+        self._tables = tables
+
+    @property
+    def tracks(self) -> list[Track]:
+        """The beams."""
+        return list(self.beams) if not self.done else []
+
+    def finish(self, reason: FinishReason, error: BaseException | None = None) -> None:
+        """End without an answer."""
+        self._drop_beams()
+        super().finish(reason, error)
+
+    def context_full(self, track: Track) -> None:
+        """The beams, which are all as long, end here."""
+        for beam in self.beams:
+            if beam.generated:
+                self.complete.append((beam.score / len(beam.generated), beam.generated, beam.score))
+        if self.complete:
+            self._answer()
+        else:
+            self.finish(FinishReason.CONTEXT)
+
+    def advance(self, rows: dict[Track, int], logits: npt.NDArray[np.float32]) -> None:
+        """Select the next beams."""
+        if not self.forked:
+            self.forked = True
+            self.sequences[0].begin(self.now())
+        width, chosen = self.request.beams, []
+        for step in sorted(self._offers(rows, logits), key=lambda step: (-step.score, step.token_id)):
+            if not self._completes(step):
+                chosen.append(step)
+                if len(chosen) == width:
+                    break
+        self._become(chosen)
+        if len(self.complete) >= width or not self.beams:
+            self._answer()
+
+    def _offers(self, rows: dict[Track, int], logits: npt.NDArray[np.float32]) -> list[Step]:
+        """Twice as many continuations of each beam as there are beams: enough even if half of them end."""
+        offers = []
+        for beam in self.beams:
+            candidates = NativeCandidates(logits[rows[beam]])
+            for sampler in beam.chain.samplers:
+                if sampler.stage is Stage.LOGITS:
+                    stage = sampler.native()
+                    if stage is None:
+                        sampler.apply(candidates)
+                    else:
+                        stage.apply(candidates.handle)
+            top = candidates.top(2 * self.request.beams)
+            offers += [
+                Step(beam.score + float(logit) - top.log_sum_exp, beam, int(token_id))
+                for token_id, logit in zip(top.ids, top.logits, strict=True)
+            ]
+        return offers
+
+    def _completes(self, step: Step) -> bool:
+        """Whether the step ends an answer; if so it is noted."""
+        generated = [*step.beam.generated, step.token_id]
+        ends = step.token_id in self.tokenizer.eog_ids and not self.request.ignore_eos
+        if not ends and len(generated) < self.max_tokens and not self._stops(generated):
+            return False
+        self.complete.append((step.score / len(generated), generated, step.score))
+        return True
+
+    def _stops(self, generated: list[int]) -> bool:
+        if not self.request.stop:
+            return False
+        text = self.tokenizer.decode(generated)
+        return any(stop in text for stop in self.request.stop)
+
+    def _become(self, steps: list[Step]) -> None:
+        """The chosen steps as the new beams; a parent's blocks go to its first child, the others share them."""
+        beams, taken = [], set()
+        for step in steps:
+            parent = step.beam
+            table = parent.table.fork() if parent in taken else parent.table
+            taken.add(parent)
+            beam = Beam([*parent.tokens, step.token_id], table, parent.chain.clone())
+            beam.node, beam.n_known = parent.node, parent.n_known
+            beam.generated, beam.score = [*parent.generated, step.token_id], step.score
+            beam.chain.accept(step.token_id)
+            beams.append(beam)
+        for beam in self.beams:
+            if beam not in taken:
+                beam.release()
+        self.beams = beams
+
+    def _answer(self) -> None:
+        """Tell the `n` best complete answers."""
+        self._drop_beams()
+        best = sorted(self.complete, key=lambda each: -each[0])[: self.request.n]
+        primary = self.sequences[0]
+        self.sequences = [primary] + [self._copy(primary, i) for i in range(1, self.request.n)]
+        for sequence in self.sequences[1:]:
+            sequence.begin(self.now())
+        for sequence, (_, generated, score) in zip(self.sequences, best, strict=False):
+            self._replay(sequence, generated, score)
+
+    def _replay(self, sequence: Sequence, generated: list[int], score: float) -> None:
+        sequence.score = score
+        for token_id in generated:
+            sequence.accept(token_id)
+        if sequence.result is None:  # the context ended it
+            sequence.finish(FinishReason.CONTEXT)
+
+    def _drop_beams(self) -> None:
+        for beam in self.beams:
+            beam.release()
+        self.beams = []

@@ -1,0 +1,185 @@
+"""Embeddings beside generation: texts are evaluated in batches of their own, one after each step of the engine.
+
+Their keys and values take blocks of the same cache for as long as they are evaluated. The program whose every row has
+an output is compiled when the first text comes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamakit.engine.batch import Batch
+from llamakit.engine.kv_cache import BlockTable
+from llamakit.engine.request import Embed, Vectors
+from llamakit.errors import ContextLengthError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from llamakit.engine.engine import Engine
+    from llamakit.engine.runner import Runner
+
+POOLINGS = ("mean", "last", "cls", "none")
+
+
+class _Text:
+    """One text on its way: what is evaluated of it, and what was pooled so far."""
+
+    def __init__(self, tokens: list[int], pooling: str) -> None:
+        self.tokens, self.pooling = tokens, pooling
+        self.table: BlockTable | None = None
+        self.rows: list[npt.NDArray[np.float32]] = []
+        self.sum: Any = 0.0
+
+    def take(self, states: npt.NDArray[np.float32], first: bool) -> None:
+        """States (n, n_embd) of the next tokens."""
+        if self.pooling == "none":
+            self.rows.append(states.copy())
+        elif self.pooling == "mean":
+            self.sum = self.sum + states.sum(axis=0, dtype=np.float64)
+        elif self.pooling == "last" or first:
+            self.sum = states[-1 if self.pooling == "last" else 0].astype(np.float64)
+
+    def value(self, normalize: bool) -> npt.NDArray[np.float32]:
+        """The vector, or the vectors."""
+        if self.pooling == "none":
+            found = np.concatenate(self.rows).astype(np.float64)
+        else:
+            found = self.sum / len(self.tokens) if self.pooling == "mean" else self.sum
+        if normalize:
+            norm = np.linalg.norm(found, axis=-1, keepdims=True)
+            found = found / np.where(norm > 0, norm, 1.0)
+        result: npt.NDArray[np.float32] = found.astype(np.float32)
+        return result
+
+
+class _Work:
+    """One request for vectors."""
+
+    def __init__(self, embed: Embed, selection: Any) -> None:
+        self.embed, self.selection, self.slot = embed, selection, -1
+        self.texts = [_Text(tokens, embed.pooling) for tokens in embed.prompts]
+        self.next = 0  # the text that is evaluated now
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+
+
+class Embedder:
+    """Evaluates texts for their states. `make_runner` compiles the program, on the engine's thread."""
+
+    def __init__(self, make_runner: Callable[[], Runner]) -> None:
+        self._make_runner = make_runner
+        self._runner: Runner | None = None
+        self._queue: deque[_Work] = deque()
+
+    def wait(self, engine: Engine, embed: Embed, wake: Callable[[], object] | None = None) -> Vectors:
+        """Queue texts and wait for their vectors; without an engine thread (`wake` None) the caller steps."""
+        work = _Work(embed, check(engine, embed))
+        self._queue.append(work)
+        if wake is not None:
+            wake()
+            work.done.wait()
+        while not work.done.is_set():
+            engine.step()
+        if work.error is not None:
+            raise work.error
+        values = [text.value(embed.normalize) for text in work.texts]
+        return Vectors(values, sum(len(tokens) for tokens in embed.prompts))
+
+    def turn(self, engine: Engine) -> bool:
+        """Evaluate one batch of the oldest request; False when there is none, or no room for it yet."""
+        if not self._queue:
+            return False
+        work = self._queue[0]
+        try:
+            moved = self._run(engine, work)
+        except BaseException as error:
+            self._end(engine, work, error)
+            raise
+        if work.next == len(work.texts):
+            self._end(engine, work, None)
+        return moved
+
+    def abandon(self, error: BaseException) -> None:
+        """End all of it with an error."""
+        while self._queue:
+            work = self._queue.popleft()
+            work.error = error
+            work.done.set()
+
+    def _run(self, engine: Engine, work: _Work) -> bool:
+        if self._runner is None:
+            self._runner = self._make_runner()
+        if work.slot < 0:
+            slot = 0 if engine.adapters is None else engine.adapters.acquire(work.selection)
+            if slot is None:
+                return False
+            work.slot = slot
+        batch, parts = self._fill(engine, work, self._runner)
+        if not parts:
+            return False
+        states = self._runner.run(batch)["embeddings"].numpy()
+        for text, row, start, n in parts:
+            text.take(states[row : row + n], start == 0)
+            if start + n == len(text.tokens) and text.table is not None:
+                text.table.release()
+                work.next += 1
+        return True
+
+    def _fill(self, engine: Engine, work: _Work, runner: Runner) -> tuple[Batch, list[tuple[_Text, int, int, int]]]:
+        """As much of the next texts as fits into a batch: (text, first output, first position, rows)."""
+        batch, parts = Batch(), []
+        left = min(runner.n_row, engine.prompt_rows)
+        for text in work.texts[work.next :]:
+            if not left or len(batch.tables) == runner.n_seq:
+                break
+            if text.table is None:
+                text.table = engine.new_table()
+            start = text.table.length
+            n = min(left, len(text.tokens) - start)
+            if not engine.find_room(text.table.missing(n)):
+                break
+            row = batch.add(text.tokens[start : start + n], text.table, n_output=n, adapter=work.slot)
+            parts.append((text, row, start, n))
+            left -= n
+            if start + n < len(text.tokens):
+                break
+        return batch, parts
+
+    def _end(self, engine: Engine, work: _Work, error: BaseException | None) -> None:
+        self._queue.popleft()
+        for text in work.texts:
+            if text.table is not None:
+                text.table.release()
+        if engine.adapters is not None and work.slot >= 0:
+            engine.adapters.release(work.slot)
+        work.error = error
+        work.done.set()
+
+
+def check(engine: Engine, embed: Embed) -> Any:
+    """What is wrong with texts is raised; returns the adapters that they are evaluated with."""
+    if embed.pooling not in POOLINGS:
+        raise UsageError(f"pooling {embed.pooling!r}: use {', '.join(POOLINGS)}", param="pooling")
+    for number, tokens in enumerate(embed.prompts):
+        where = f" (text {number + 1} of {len(embed.prompts)})" if len(embed.prompts) > 1 else ""
+        if not tokens:
+            raise UsageError(f"there is nothing to embed: the text gives no tokens{where}", param="input")
+        if len(tokens) > engine.n_ctx:
+            raise ContextLengthError(
+                f"the text does not fit: it has {len(tokens):,} tokens, the context holds {engine.n_ctx:,}{where}",
+                hint="a shorter text, or a larger context (-c)", param="input",
+            )  # fmt: skip
+        if min(tokens) < 0 or max(tokens) >= engine.tokenizer.n_vocab:
+            raise UsageError(
+                f"a token is outside the vocabulary, 0..{engine.tokenizer.n_vocab - 1}{where}", param="input"
+            )
+    from llamakit.engine.prepare import select
+
+    return select(engine, embed.adapters)

@@ -1,0 +1,74 @@
+"""How much memory keys and values take: blocks of the pool, and the context of a sequence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llamakit.engine.runner import BLOCK_SIZE, SPARE_BLOCKS, blocks_for
+from llamakit.errors import OutOfMemoryError
+from llamakit.system import free_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamakit.session import Settings
+
+MEMORY_SHARE = 0.8  # of the free memory that the cache of one sequence may take
+SHARED_SHARE = 0.5  # and that of many: prefixes are kept in it too, but nobody asked for all memory
+
+
+class KVPlan(msgspec.Struct, frozen=True):
+    """`n_ctx`: positions that a sequence may have; `n_block`: blocks that all of them share."""
+
+    n_ctx: int
+    n_block: int
+
+
+def plan_kv(settings: Settings, n_ctx_train: int, size: Callable[[int], int], weights: int) -> KVPlan:
+    """Fit the cache into what is free: `size(n_block)` is in bytes; `weights` are taken already and only named.
+
+    A context that was asked for and does not fit is an `OutOfMemoryError`; the model's own is cut to what does.
+    """
+    free = int(free_memory() * MEMORY_SHARE)
+    asked, budget = settings.ctx_size, settings.kv_memory
+    n_ctx = asked or n_ctx_train
+    if budget > free:
+        raise OutOfMemoryError(
+            f"not enough memory: {_gib(budget)} for keys and values were asked for, {_gib(free)} may be taken",
+            found=f"weights {_gib(weights)}", hint=f"--kv-memory {max(1, free >> 30)}G", param="kv_memory",
+        )  # fmt: skip
+    room = _blocks_in(budget or free, size)
+    if blocks_for(n_ctx) > room:
+        if asked:
+            raise _too_large(settings, n_ctx, size(blocks_for(n_ctx)), budget or free, weights)
+        n_ctx = max(1, room) * BLOCK_SIZE
+    wanted = settings.n_seq * blocks_for(n_ctx)
+    if budget:
+        return KVPlan(n_ctx, max(1, room))
+    if settings.n_seq > 1:
+        room = max(blocks_for(n_ctx), _blocks_in(int(free_memory() * SHARED_SHARE), size))
+    return KVPlan(n_ctx, max(1, min(wanted, room)))
+
+
+def _blocks_in(n_bytes: int, size: Callable[[int], int]) -> int:
+    """Blocks that so many bytes hold, the spare ones not counted."""
+    per_block = (size(1024) - size(0)) / 1024
+    return max(0, int(n_bytes / per_block) - SPARE_BLOCKS)
+
+
+def _too_large(settings: Settings, n_ctx: int, kv: int, room: int, weights: int) -> OutOfMemoryError:
+    """The error for a context that does not fit; says what each setting would save."""
+    smaller = {"f32": ("f16", 0.5), "f16": ("q8_0", 0.47), "bf16": ("q8_0", 0.47)}.get(settings.kv_type)
+    other = f"\n--kv-type {smaller[0]} saves {_gib(int(kv * smaller[1]))}" if smaller else ""
+    return OutOfMemoryError(
+        f"not enough memory: a context of {n_ctx:,} tokens needs {_gib(kv)}, {_gib(room)} may be taken",
+        found=f"weights {_gib(weights)}, KV {_gib(kv)} (1 x {n_ctx:,}, {settings.kv_type})",
+        hint=f"-c {n_ctx // 2} saves {_gib(kv // 2)}" + other,
+        param="ctx_size",
+    )
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB"

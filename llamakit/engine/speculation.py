@@ -1,0 +1,115 @@
+"""Speculation: guess how an answer goes on, and evaluate the guessed tokens in the same step.
+
+A guess is kept as long as the sampler chain chooses just the guessed tokens at their positions, so that the answer is
+the same as without, whatever the samplers (Leviathan et al., "Fast inference from transformers via speculative
+decoding", arXiv:2211.17192, with equality in place of their acceptance rule). `NGramDrafter` looks up what
+followed the last tokens when they occurred before (Saxena, "Prompt lookup decoding", 2023).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Sequence_
+
+    from llamakit.engine.group import Group
+    from llamakit.engine.sequence import Sequence
+    from llamakit.engine.step_cost import StepCost
+
+MOST_DRAFTED = 16
+NGRAM = 3  # tokens that must have occurred before
+PROBE_EVERY = 32  # tokens after which one guess is tried although guesses did not pay
+
+
+class Drafter(Protocol):
+    """Guesses. `seconds_per_token`: what one guessed token costs beside its row in the step."""
+
+    most: int
+    seconds_per_token: float
+
+    def propose(self, wanted: Sequence_[tuple[Sequence, int]]) -> None:
+        """Set `draft` of each sequence to at most so many tokens."""
+
+    def forget(self, sequence: Sequence) -> None:
+        """A sequence ended, or its tokens changed."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+
+def draft_lengths(groups: Sequence_[Group], cost: StepCost, drafter: Drafter, n_ctx: int) -> list[tuple[Sequence, int]]:
+    """How many tokens to guess for each sequence that generates: as many as raise the tokens per second.
+
+    Guess number j is right with about rate**j, and costs one row; it pays while rate**j / (cost of a row) is above the
+    tokens per second of the step without it.
+    """
+    ready = [
+        sequence
+        for group in groups
+        if group.forked and not group.lockstep
+        for sequence in group.sequences
+        if sequence.result is None and sequence.n_pending == 1
+    ]
+    if not ready:
+        return []
+    n = len(ready)
+    bar = n * (cost.per_row + drafter.seconds_per_token) / cost.seconds(n)
+    lengths = []
+    for sequence in ready:
+        limit = (
+            drafter.most if sequence.group.request.draft is None else min(sequence.group.request.draft, MOST_DRAFTED)
+        )
+        limit = min(limit, n_ctx - len(sequence.tokens), sequence.group.max_tokens - len(sequence.generated) - 1)
+        length, share = 0, sequence.accept_rate
+        while length < limit and share >= bar:
+            length, share = length + 1, share * sequence.accept_rate
+        if not length and limit > 0 and len(sequence.generated) % PROBE_EVERY == 0:
+            length = 1
+        if length:
+            lengths.append((sequence, length))
+    return lengths
+
+
+class NGramDrafter:
+    """Guesses what followed the same last tokens when they last occurred in this sequence."""
+
+    seconds_per_token = 0.0
+
+    def __init__(self, most: int = MOST_DRAFTED) -> None:
+        self.most = most
+        self._indexes: WeakKeyDictionary[Sequence, _Index] = WeakKeyDictionary()
+
+    def propose(self, wanted: Sequence_[tuple[Sequence, int]]) -> None:
+        """Look each one up."""
+        for sequence, n in wanted:
+            index = self._indexes.get(sequence)
+            if index is None:
+                index = self._indexes[sequence] = _Index()
+            sequence.draft = index.look_up(sequence.tokens, n)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Drop its index."""
+        self._indexes.pop(sequence, None)
+
+    def reset(self) -> None:
+        """Drop all."""
+        self._indexes.clear()
+
+
+class _Index:
+    """Where each run of `NGRAM` tokens last ended in one sequence."""
+
+    def __init__(self) -> None:
+        self._end: dict[tuple[int, ...], int] = {}
+        self._done = NGRAM - 1  # runs that end before this position are in
+
+    def look_up(self, tokens: list[int], n: int) -> list[int]:
+        """What followed the last tokens, at most `n`; nothing if they are new."""
+        end = self._end
+        for i in range(self._done, len(tokens) - 1):  # the run at the very end is what is looked up
+            end[tokens[i - 2], tokens[i - 1], tokens[i]] = i + 1
+        self._done = max(self._done, len(tokens) - 1)
+        found = end.get(tuple(tokens[-NGRAM:])) if len(tokens) > NGRAM else None
+        return [] if found is None else tokens[found : found + n]
