@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from llamakit.backend import Backend, Device, KVCache, Weight
+    from llamakit.backend import AdapterTable, Backend, Device, KVCache, Weight
     from llamakit.engine.adapters import AdapterStore
     from llamakit.engine.engine import Engine
     from llamakit.engine.kv_plan import KVPlan
@@ -51,8 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `n_seq`: sequences in a step; `kv_memory`: bytes for keys and values (0: n_seq contexts, as far as memory goes);
     `max_predict`: most tokens of any answer (0: 8 contexts); `lora`: (file, scale) of adapters loaded at the start,
     `adapter_slots`: different selections of adapters in a step (0: 4 if `lora` names any); `lora_base`: a file with
-    more exact values of the tensors that adapters change; `draft_model`: a small model that guesses ahead; `draft`: most
-    tokens guessed ahead (-1: as many as pay, 0: none); `max_queue`, `stall_seconds`: see `engine.service.ServiceOptions`.
+    more exact values of the tensors that adapters change; `draft_model`: a small model that guesses ahead; `draft`:
+    most tokens guessed ahead (-1: as many as pay, 0: none); `max_queue`, `stall_seconds`: see `ServiceOptions`.
     """
 
     backend: str = "auto"
@@ -175,12 +175,11 @@ class Session:
     def adapters(self) -> AdapterStore | None:
         """The LoRA adapters that requests may choose; None if the session was made without slots for them."""
         from llamakit.engine.adapters import AdapterStore
-        from llamakit.models.lora import adapter_targets
 
-        slots = self.settings.adapter_slots or (DEFAULT_SLOTS if self.settings.lora else 0)
-        if not slots:
+        table = self._adapter_table
+        if table is None:
             return None
-        store = AdapterStore(self.device.adapter_table(adapter_targets(self.model), slots), slots)
+        store = AdapterStore(table, table.n_slot)
         for adapter, (_, scale) in zip(self._first_adapters, self.settings.lora, strict=True):
             store.add(adapter, scale)
         return store
@@ -229,8 +228,8 @@ class Session:
     def stream(self, prompt: str | Sequence[int], **params: Any) -> Generator[Piece, None, Result]:
         """Generate, yielding a `Piece` for each token; the generator's return value is the `Result`.
 
-        `params`: every field of `engine.request.Request` (`max_tokens`, `stop`, `seed`, `samplers`, `adapters`, ...), and
-        every sampler option by its flat name (`temperature`, `top_k`, ...). Only the first answer is streamed.
+        `params`: every field of `engine.request.Request` (`max_tokens`, `stop`, `seed`, `samplers`, ...), and every
+        sampler option by its flat name (`temperature`, `top_k`, ...). Only the first answer is streamed.
         Closing the generator cancels the request.
         """
         from llamakit.engine.job import Finished, Token, raise_error
@@ -276,7 +275,7 @@ class Session:
     def embed(
         self, text: str | Sequence[int], *, pooling: str = "mean", normalize: bool = True
     ) -> npt.NDArray[np.float32]:
-        """A vector (n_embd,) for a text. `pooling`: "mean", "last", "cls" (first token), or "none": (n_tokens, n_embd)."""
+        """A vector (n_embd,) for a text. `pooling`: "mean", "last", "cls" (first token); "none": (n_tokens, n_embd)."""
         from llamakit.engine.request import Embed
 
         tokens = self.tokenize(text, add_bos=True) if isinstance(text, str) else list(text)
@@ -304,14 +303,16 @@ class Session:
         from llamakit.engine import session_file
 
         key = session_file.model_key(self.file, self.engine.kv.spec)
-        return self._on_engine(lambda: session_file.save(Path(path), self.engine, tokens, key))
+        n: int = self._on_engine(lambda: session_file.save(Path(path), self.engine, tokens, key))
+        return n
 
     def load_prefix(self, path: str | Path) -> list[int]:
         """Load what `save_prefix` wrote into the cache, where requests that begin so find it; returns its tokens."""
         from llamakit.engine import session_file
 
         key = session_file.model_key(self.file, self.engine.kv.spec)
-        return self._on_engine(lambda: session_file.load(Path(path), self.engine, key))
+        tokens: list[int] = self._on_engine(lambda: session_file.load(Path(path), self.engine, key))
+        return tokens
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -324,7 +325,7 @@ class Session:
         """End the engine's thread, if there is one; give memory and the file back."""
         if "service" in self.__dict__:
             self.__dict__.pop("service").close()
-        for name in ("engine", "weights", "adapters", "_kv", "_evaluators"):
+        for name in ("engine", "weights", "adapters", "_adapter_table", "_kv", "_evaluators"):
             self.__dict__.pop(name, None)
         if "device" in self.__dict__:
             device = self.__dict__.pop("device")
@@ -385,11 +386,17 @@ class Session:
         n_row, n_seq = self.settings.batch_size, n_seq or self.settings.n_seq
         n_out = min(n_out, n_row)
         sizes = GraphSizes(rows=n_row, out_rows=n_out, seqs=n_seq, blocks_per_seq=blocks_for(self.n_ctx) + 1)
-        store = self.adapters
-        graph = prepare(self.model.build(sizes, outputs=outputs, adapters=store is not None))
-        table = None if store is None else store.table
+        table = self._adapter_table
+        graph = prepare(self.model.build(sizes, outputs=outputs, adapters=table is not None))
         program = self.device.compile(graph, self.weights, kv=self._kv, adapters=table)
         return Runner(program, n_row, n_out, n_seq)
+
+    @cached_property
+    def _adapter_table(self) -> AdapterTable | None:
+        from llamakit.models.lora import adapter_targets
+
+        slots = self.settings.adapter_slots or (DEFAULT_SLOTS if self.settings.lora else 0)
+        return self.device.adapter_table(adapter_targets(self.model), slots) if slots else None
 
     @cached_property
     def _first_adapters(self) -> list[LoadedAdapter]:

@@ -126,7 +126,8 @@ def check_vocabulary(target: Tokenizer, draft: Tokenizer) -> None:
         )  # fmt: skip
     for token in range(0, target.n_vocab, step):
         if draft.token_text(token) != target.token_text(token):
+            here, there = target.token_text(token), draft.token_text(token)
             raise UsageError(
-                f"the draft model spells token {token} {draft.token_text(token)!r}, the model {target.token_text(token)!r}",
+                f"the draft model spells token {token} {there!r}, the model {here!r}",
                 hint="a draft model of the same family", param="model_draft",
             )  # fmt: skip

@@ -1,6 +1,6 @@
 """The engine: requests in, tokens out, many at a time.
 
-`step()` is the whole of it: admit, schedule, run, sample, remember. One thread calls it; `prepare` may be called by any.
+`step()` is the whole of it: admit, schedule, run, sample, remember. One thread calls it; any may call `prepare`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class PrefixTree:
         return path, length
 
     def insert(self, parent: Node, tokens: Sequence[int], block: int) -> Node:
-        """A block that holds `tokens` after `parent`. If one with these tokens is known already, that one is returned."""
+        """A block that holds `tokens` after `parent`; if one is known already, that one is returned."""
         key = tuple(tokens)
         child = parent.children.get(key)
         if child is None:

@@ -40,16 +40,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `max_tokens`: how many tokens at most; -1: until the end of text, at most `max_predict` of the engine; -2: until
     the context is full; 0: evaluate the prompt only. `options`: sampler options by flat name; `samplers`: names in
     order, None for the default chain. `keep`: tokens of the prompt that a context shift never drops (-1: all of it);
-    `shift`: whether to shift at all; `truncate`: whether a prompt that is too long loses its middle, as in 2023, instead
-    of being an error.
+    `shift`: whether to shift at all; `truncate`: whether a prompt that is too long loses its middle, as in 2023,
+    instead of being an error.
 
     `logprobs`: that many likeliest tokens with each token, before any sampler (0: only the token's own);
     `probs_after`: that many with their probabilities after the chain has cut; `prompt_logprobs`: as `logprobs`, for the
     tokens of the prompt. `n` answers are given; `best_of` are made, of which the `n` likeliest are given; `beams` > 1
     searches with so many beams instead of sampling. `adapters`: (name, scale) of each LoRA adapter, None for the
     default ones. `priority`: larger goes first. `deadline`: seconds from submission. `cache`: whether evaluated
-    prefixes are looked up and kept; only requests with the same `cache_salt` share them. `draft`: most tokens
-    guessed ahead in a step; None: as the engine is set, 0: none. `progress`: whether to report queue and prompt progress.
+    prefixes are looked up and kept; only requests with the same `cache_salt` share them. `draft`: most tokens guessed
+    ahead in a step; None: as the engine is set, 0: none. `progress`: whether to report queue and prompt progress.
     """
 
     prompt: list[int]
@@ -110,7 +110,7 @@ class Timings(msgspec.Struct, kw_only=True):
     """Counts, and seconds of the clock.
 
     `queue_seconds`: from submission until the first of the prompt was evaluated; `prompt_seconds`: from then to the
-    first token; `first_seconds`: from submission to the first token; `generate_seconds`: from the first token to the end.
+    first token; `first_seconds`: from submission to the first token; `generate_seconds`: from there to the end.
     `n_cached`: tokens of the prompt that were found evaluated; `n_drafted`, `n_accepted`: tokens guessed, and right.
     """
 

@@ -205,7 +205,8 @@ def details(logits: npt.NDArray[np.float32], token_id: int, request: Request, se
     scored = sequence.group.scored
     if request.logprobs is None and not scored and not request.probs_after:
         return None
-    logprob, top = None, ()
+    logprob: float = 0.0
+    top: tuple[TokenLogprob, ...] = ()
     if request.logprobs is not None or scored:
         logprob, top = probabilities(logits, token_id, request.logprobs or 0)
         sequence.score += logprob
