@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,6 +124,14 @@ def write_model(out: Path, shape: str, type_name: str, vocab: Path, seed: int = 
             writer.add_tensor(name, weights(size, type_, rng), type_, size)
 
 
+def default_vocabulary() -> Path:
+    """The file whose tokenizer is taken where none is named."""
+    folder = os.environ.get("LLAMAKIT_TEST_DATA")
+    if folder is None:
+        sys.exit("name a vocabulary, or a folder with vocab/ggml-vocab-llama-spm.gguf in LLAMAKIT_TEST_DATA")
+    return Path(folder) / "vocab" / "ggml-vocab-llama-spm.gguf"
+
+
 def main() -> None:
     """Read the command line, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,12 +141,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocab", type=Path, help="a GGUF file whose tokenizer is taken")
     args = parser.parse_args()
-    folder = os.environ.get("LLAMAKIT_TEST_DATA")
-    if args.vocab is None and folder is None:
-        parser.error("give --vocab, or name a folder with vocab/ggml-vocab-llama-spm.gguf in LLAMAKIT_TEST_DATA")
-    vocab = args.vocab or Path(str(folder)) / "vocab" / "ggml-vocab-llama-spm.gguf"
     start = time.perf_counter()
-    write_model(args.out, args.shape, args.type, vocab, args.seed)
+    write_model(args.out, args.shape, args.type, args.vocab or default_vocabulary(), args.seed)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:,.1f} MiB in {time.perf_counter() - start:.0f} s")
 
 

@@ -76,16 +76,13 @@ void restore_cells(KVCache& kv, const std::vector<int64_t>& cells, const Bytes& 
         for (int64_t cell : cells) kv.restore_cell(layer, cell, at), at += kv.canonical_bytes();
 }
 
-void set_adapters(AdapterTable& table, int32_t slot,
-                  const std::map<std::string, std::tuple<std::optional<Floats>, Floats, float>>& adapters) {
+void set_adapters(
+    AdapterTable& table, int32_t slot,
+    const std::map<std::string, std::tuple<std::shared_ptr<Weight>, std::shared_ptr<Weight>, float>>& adapters) {
     std::map<std::string, Adapter> made;
     for (const auto& [name, parts] : adapters) {
         const auto& [a, b, scale] = parts;
-        Adapter adapter;
-        adapter.scale = scale;
-        adapter.b.assign(b.data(), b.data() + b.size());
-        if (a) adapter.rank = a->shape(0), adapter.a.assign(a->data(), a->data() + a->size());
-        made.emplace(name, std::move(adapter));
+        made.emplace(name, Adapter{a, b, scale, {}});
     }
     table.set(slot, std::move(made));
 }

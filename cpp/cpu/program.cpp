@@ -8,7 +8,7 @@
 namespace lk::cpu {
 namespace {
 
-constexpr int64_t kPanelsPerChunk = 8;
+constexpr int64_t kPanelsPerChunk = LinearDelta::kPanels;
 constexpr int64_t kSerialCost = 1 << 15;  // multiplications below which waking threads costs more than it gives
 constexpr int64_t kAttendRows = 16;       // query rows that share one reading of the keys
 
@@ -120,15 +120,24 @@ void Program::check_attention(const Step& step) const {
                         kv_->n_block);
 }
 
+// Runs of rows with an adapter for the step's weight; empty without a table or an input of slots.
+std::vector<AdapterRun> Program::adapter_runs(const Step& step, int64_t n) const {
+    const int32_t* slots = adapters_ ? ints(step, step.ints.size() - 1) : nullptr;
+    return slots ? adapters_->runs(slots, n, step.target) : std::vector<AdapterRun>();
+}
+
 void Program::embedding(const Step& step) {
-    const int32_t *tokens = ints(step, 0), *slots = ints(step, 1);
-    const int64_t width = step.out.width;
-    for_rows(n_rows(step.out), width, [&](int64_t r) {
-        float* y = at(step.out) + r * width;
-        kernels_.weight_row(step.weight->view, tokens[r], y);
-        const Adapter* adapter = slots && adapters_ ? adapters_->find(slots[r], step.target) : nullptr;
-        if (adapter) apply_embedding(kernels_, *adapter, tokens[r], width, y);
-    });
+    const int32_t* tokens = ints(step, 0);
+    const int64_t width = step.out.width, n = n_rows(step.out);
+    for_rows(n, width, [&](int64_t r) { kernels_.weight_row(step.weight->view, tokens[r], at(step.out) + r * width); });
+    const auto runs = adapter_runs(step, n);
+    unpack_rows(kernels_, runs);
+    for (const AdapterRun& run : runs)
+        for_rows(run.count, run.adapter->rank() * width, [&](int64_t i) {
+            std::vector<float> middle;
+            const int64_t r = run.from + i;
+            apply_embedding(kernels_, *run.adapter, tokens[r], width, at(step.out) + r * width, middle);
+        });
 }
 
 // The int8 form of a linear's input; several linears with the same input share it.
@@ -158,41 +167,46 @@ void Program::linear(const Step& step) {
     if (n == 0) return;
     const bool integer = w.kind == WeightKind::quantised;
     if (integer) quantise(step);
-    const size_t scratch = size_t(w.n_in) * size_t(std::max(kernels_.float_tile, kernels_.int_tile)) * 4 + 256;
-    const auto chunk = [&](int64_t c, int thread) {
-        auto& memory = scratch_[size_t(thread)];
+    auto runs = adapter_runs(step, n);
+    const size_t kernel_scratch = size_t(w.n_in) * size_t(std::max(kernels_.float_tile, kernels_.int_tile)) * 4 + 256;
+    const size_t scratch = std::max(kernel_scratch, LinearDelta::scratch_bytes(kernels_, runs));
+    for (auto& memory : scratch_)
         if (memory.size() < scratch) memory.resize(scratch);
+    delta_.multiply(kernels_, *pool_, scratch_, std::move(runs), at(in), in.width, n);
+    const auto chunk = [&](int64_t c, int thread) {
+        uint8_t* memory = scratch_[size_t(thread)].data();
         const int64_t begin = c * kPanelsPerChunk, end = std::min(n_panel, begin + kPanelsPerChunk);
         if (integer)
-            kernels_.linear_int(w, act_, begin, end, at(out), out.width, memory.data());
+            kernels_.linear_int(w, act_, begin, end, at(out), out.width, memory);
         else
-            kernels_.linear_float(w, at(in), in.width, n, begin, end, at(out), out.width, memory.data());
+            kernels_.linear_float(w, at(in), in.width, n, begin, end, at(out), out.width, memory);
+        const int64_t from = begin * kLanes, count = std::min(w.n_out, end * kLanes) - from;
+        for (int64_t r = 0; step.bias && r < n; ++r) {
+            float* y = at(out) + r * out.width + from;
+            kernels_.add(y, step.bias->vector.data() + from, count, y);
+        }
+        delta_.add(kernels_, begin, end, at(out), out.width, memory);
     };
     const int64_t n_chunk = (n_panel + kPanelsPerChunk - 1) / kPanelsPerChunk;
     if (n * w.n_in * w.n_out < kSerialCost)
         for (int64_t c = 0; c < n_chunk; ++c) chunk(c, 0);
     else
         pool_->run(n_chunk, chunk);
-    const int32_t* slots = adapters_ ? ints(step, 0) : nullptr;
-    if (!step.bias && !slots) return;
-    for_rows(n, w.n_out, [&](int64_t r) {
-        float* y = at(out) + r * out.width;
-        if (step.bias) kernels_.add(y, step.bias->vector.data(), w.n_out, y);
-        const Adapter* adapter = slots ? adapters_->find(slots[r], step.target) : nullptr;
-        std::vector<float> middle;
-        if (adapter) apply_linear(kernels_, *adapter, at(in) + r * in.width, w.n_in, w.n_out, y, middle);
-    });
 }
 
 void Program::rms_norm(const Step& step) {
     const Value& in = step.in[0];
-    const int64_t dim = in.width / in.n_head;
-    const int32_t* slots = adapters_ ? ints(step, 0) : nullptr;
-    for_rows(n_rows(in), in.width, [&](int64_t r) {
-        const Adapter* adapter = slots ? adapters_->find(slots[r], step.target) : nullptr;
+    const int64_t n = n_rows(in), dim = in.width / in.n_head;
+    std::vector<const Adapter*> adapters;  // by row
+    for (const AdapterRun& run : adapter_runs(step, n)) {
+        adapters.resize(size_t(n));
+        std::fill_n(adapters.begin() + run.from, run.count, run.adapter);
+    }
+    for_rows(n, in.width, [&](int64_t r) {
+        const Adapter* adapter = adapters.empty() ? nullptr : adapters[size_t(r)];
         for (int64_t h = 0; h < in.n_head; ++h) {
             const int64_t from = r * in.width + h * dim;
-            kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->b.data() : nullptr,
+            kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->delta() : nullptr,
                               adapter ? adapter->scale : 0.0f, float(step.numbers[0]), dim, at(step.out) + from);
         }
     });

@@ -61,6 +61,7 @@ class Program {
     }
     void check() const;
     void check_attention(const Step& step) const;
+    std::vector<AdapterRun> adapter_runs(const Step& step, int64_t n) const;
     void for_rows(int64_t n, int64_t cost, const std::function<void(int64_t)>& body);
 
     void embedding(const Step& step);
@@ -85,6 +86,7 @@ class Program {
     int64_t max_rows_, max_seqs_, blocks_per_seq_;
     Sizes sizes_{};
     std::vector<std::vector<uint8_t>> scratch_;  // one a thread
+    LinearDelta delta_;                          // of the linear that runs
     std::vector<float> cos_sin_;                 // of the last rope table
     int64_t cos_sin_table_ = -1;
     int64_t quantised_ = -1;  // offset of the value whose int8 form is in act_

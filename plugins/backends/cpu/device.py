@@ -117,6 +117,26 @@ class CPUKVCache(KVCache):
             self.native.restore(list(cells), np.ascontiguousarray(data))
 
 
+def _matrix(values: Any) -> Any:
+    """Part of an adapter in panels (a vector as it is), in the smallest float type that holds every value exactly."""
+    if values is None:
+        return None
+    x = np.ascontiguousarray(values, np.float32)
+    type_, raw = GGMLType.F32, x
+    if x.ndim == 2:
+        with np.errstate(over="ignore", under="ignore"):
+            half = x.astype(np.float16)
+        bits = x.view(np.uint32)
+        if np.array_equal(half, x):
+            type_, raw = GGMLType.F16, half
+        elif not (bits & 0xFFFF).any():
+            type_, raw = GGMLType.BF16, (bits >> 16).astype(np.uint16)
+    weight = _cpu.Weight(int(type_), *(x.shape if x.ndim == 2 else (1, len(x))), x.ndim == 1)
+    weight.append(raw.view(np.uint8).reshape(-1))
+    weight.finish()
+    return weight
+
+
 class CPUAdapters(AdapterTable):
     """Adapters by slot."""
 
@@ -131,7 +151,7 @@ class CPUAdapters(AdapterTable):
         for name, adapter in adapters.items():
             self._check(name, adapter)
         with translated():
-            self.native.set(slot, {name: (a.A, a.B, a.scale) for name, a in adapters.items()})
+            self.native.set(slot, {name: (_matrix(a.A), _matrix(a.B), a.scale) for name, a in adapters.items()})
 
     def clear(self, slot: int) -> None:
         """Empty a slot."""
