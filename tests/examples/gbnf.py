@@ -1,4 +1,4 @@
-"""A small reader of GBNF for the tests: is a grammar well formed, does it let a text through, texts that it lets through.
+"""A small reader of GBNF for the tests: is a grammar well formed, does it let a text through, and texts that it does.
 
 Slow and simple on purpose: a parser by recursive descent, and matching by sets of end positions.
 """

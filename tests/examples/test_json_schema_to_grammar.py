@@ -1,4 +1,4 @@
-"""json-schema-to-grammar.mjs: its grammars are well formed, and let through what satisfies the schema and nothing else."""
+"""json-schema-to-grammar.mjs: grammars that are well formed and let through what satisfies the schema, nothing else."""
 
 from __future__ import annotations
 
