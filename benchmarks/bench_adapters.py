@@ -76,9 +76,8 @@ def compare(steps: Steps, what: str, n: int, n_seq: int, runs: int, mixed: bool 
         plain.append(steps.run(n, n_seq, 64, [0] * n_seq))
         adapted.append(steps.run(n, n_seq, 64, slots))
     a, b = np.median(plain) * 1e3, np.median(adapted) * 1e3
-    print(
-        f"{what:32} {a:9.2f} ms  with {b:9.2f} ms  {b / a - 1:+.1%}  (best {min(plain) * 1e3:.2f}, {min(adapted) * 1e3:.2f})"
-    )
+    best = f"(best {min(plain) * 1e3:.2f}, {min(adapted) * 1e3:.2f})"
+    print(f"{what:32} {a:9.2f} ms  with {b:9.2f} ms  {b / a - 1:+.1%}  {best}")
 
 
 def measure(path: Path, rank: int, runs: int) -> None:

@@ -136,7 +136,8 @@ def load_adapter(path: str | Path, model: LoadedModel, *, name: str | None = Non
     Raises ModelFileError for a file that is damaged, of another kind, or made for another model.
     """
     path = Path(path)
-    name = path.stem if name is None else name
+    if name is None:
+        name = "".join(c if c.isprintable() else "_" for c in path.stem)[:MAX_NAME]
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise UsageError(f"an adapter's name has 1 to {MAX_NAME} printable characters", param="name")
     pairs = Pairs(path, adapter_targets(model))

@@ -1,0 +1,418 @@
+"""Adapters from files: what they do to a model, and what is refused."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from llamakit.adapter import Adapter
+from llamakit.backend import RunSizes
+from llamakit.engine.adapters import AdapterStore, combine
+from llamakit.engine.runner import BLOCK_SIZE, kv_spec, load_weights
+from llamakit.errors import ModelFileError, UsageError
+from llamakit.gguf import GGMLType, GGUFWriter, open_gguf
+from llamakit.models import GraphSizes, load_model
+from llamakit.models.lora import adapter_targets, changed_tensors, load_adapter, make_adapter
+from llamakit.registry import Registry
+from llamakit.testing.conformance import Source
+
+BACKENDS = ["reference", "cpu"]
+N_VOCAB, N_EMBD, N_FF, N_LAYER = 48, 32, 48, 2
+TOKENS = [1, 7, 3, 40, 12, 9, 9, 2]
+
+
+def base_tensors(n_vocab: int = N_VOCAB, tied: bool = False) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_vocab, N_EMBD), "output_norm.weight": (N_EMBD,)}
+    if not tied:
+        shapes["output.weight"] = (n_vocab, N_EMBD)
+    for i in range(N_LAYER):
+        shapes |= {f"blk.{i}.{n}.weight": (N_EMBD,) for n in ("attn_norm", "ffn_norm")}
+        shapes |= {f"blk.{i}.{n}.weight": (N_EMBD, N_EMBD) for n in ("attn_q", "attn_output")}
+        shapes |= {f"blk.{i}.{n}.weight": (N_EMBD // 2, N_EMBD) for n in ("attn_k", "attn_v")}
+        shapes |= {f"blk.{i}.{n}.weight": (N_FF, N_EMBD) for n in ("ffn_gate", "ffn_up")}
+        shapes[f"blk.{i}.ffn_down.weight"] = (N_EMBD, N_FF)
+    return shapes
+
+
+def write_base(path, tied: bool = False):
+    rng = np.random.default_rng(0)
+    with GGUFWriter(path) as writer:
+        writer.add("general.architecture", "llama")
+        sizes = {"context_length": 64, "embedding_length": N_EMBD, "block_count": N_LAYER, "feed_forward_length": N_FF}
+        sizes |= {"attention.head_count": 4, "attention.head_count_kv": 2}
+        for key, value in sizes.items():
+            writer.add(f"llama.{key}", value)
+        writer.add("llama.attention.layer_norm_rms_epsilon", 1e-5)
+        for name, shape in base_tensors(tied=tied).items():
+            values = rng.normal(size=shape) * 0.3 + (len(shape) == 1)
+            writer.add_tensor(name, values.astype(np.float32))
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp("lora") / "base.gguf")
+
+
+@pytest.fixture(scope="module")
+def model(base):
+    with open_gguf(base) as file:
+        yield load_model(file)
+
+
+def gguf_pair(name: str, rank: int, seed: int, shapes=None) -> dict[str, np.ndarray]:
+    """The two tensors of a GGUF adapter as llama.cpp stores them."""
+    rng = np.random.default_rng(seed)
+    n_out, n_in = (shapes or base_tensors())[name]
+    a, b = rng.normal(size=(rank, n_in)) * 0.3, rng.normal(size=(n_out, rank)) * 0.3
+    if name == "token_embd.weight":
+        a, b = b, a.T
+    return {f"{name}.lora_a": a.astype(np.float32), f"{name}.lora_b": b.astype(np.float32)}
+
+
+def write_gguf_adapter(path, tensors, alpha=8.0, type_=GGMLType.F32, **metadata):
+    keys = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": "llama"}
+    keys |= {"adapter.lora.alpha": alpha, "general.name": "test"} | {
+        k.replace("__", "."): v for k, v in metadata.items()
+    }
+    with GGUFWriter(path) as writer:
+        for key, value in keys.items():
+            writer.add(key, value)
+        for name, x in tensors.items():
+            data = x.astype(np.float16) if type_ == GGMLType.F16 else x
+            writer.add_tensor(name, data, type_, x.shape)
+    return path
+
+
+def ggla_bytes(tensors, r=4, alpha=8, magic=b"algg", version=1, type_=0) -> bytes:
+    """A file as the tools of 2023 wrote it; tensors in numpy order."""
+    out = bytearray(magic + struct.pack("<III", version, r, alpha))
+    for name, x in tensors.items():
+        dims = x.shape[::-1]
+        out += struct.pack(f"<III{len(dims)}I", len(dims), len(name), type_, *dims) + name.encode()
+        out += bytes(-len(out) % 32) + x.astype("<f2" if type_ else "<f4").tobytes()
+    return bytes(out)
+
+
+def ggla_pair(name: str, rank: int, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shape = base_tensors()[name]
+    n_out, n_in = shape if len(shape) == 2 else (1, shape[0])
+    make = lambda n: (rng.normal(size=(n, rank)) * 0.3).astype(np.float32)  # noqa: E731
+    return {f"{name}.loraA": make(n_in), f"{name}.loraB": make(n_out)}
+
+
+def logits(path, backend: str, adapters=None, deltas=None, overrides=None) -> np.ndarray:
+    """Of all of TOKENS in one step: with adapters in slot 1, or with `deltas` merged into the weights."""
+    with open_gguf(path) as file:
+        m = load_model(file)
+        device = Registry.discover().backend(backend)().open()
+        weights = load_weights(device, m, file, overrides=overrides)
+        n = len(TOKENS)
+        sizes = GraphSizes(rows=n, seqs=1, blocks_per_seq=1, out_rows=n)
+        graph = m.build(sizes, adapters=adapters is not None)
+        for name, delta in (deltas or {}).items():
+            merged = (m.tensor(name).astype(np.float64) + delta).astype(np.float32)
+            weights[name] = device.load(Source(name, GGMLType.F32, merged), graph.uses()[name])
+        table = None
+        if adapters is not None:
+            table = device.adapter_table(adapter_targets(m), 1)
+            table.set(1, adapters)
+        kv = device.kv_cache(kv_spec(m, 1, "f32"))
+        program = device.compile(graph, weights, kv=kv, adapters=table)
+        rows = np.arange(n)
+        values = {"tokens": TOKENS, "positions": rows, "sequences": 0, "cells": rows, "out_rows": rows}
+        values |= {"block_tables": 0, "adapters": 1, "out_adapters": 1}
+        for key, array in program.inputs.items():
+            array[:] = values[key]
+        assert n <= BLOCK_SIZE
+        return program.run(RunSizes(rows=n, out_rows=n, seqs=1, longest=n))["logits"].numpy().copy()
+
+
+def deltas_of(adapter) -> dict[str, np.ndarray]:
+    """The changes that an adapter stands for, in float64."""
+    full = {}
+    for name, each in adapter.tensors.items():
+        b = np.asarray(each.B, np.float64)
+        full[name] = each.scale * (b if each.A is None else b @ np.asarray(each.A, np.float64))
+    return full
+
+
+def assert_close(found, expected, plain) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-4)
+    assert np.abs(plain - expected).max() > 1e-2  # the adapter does something
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("type_", [GGMLType.F32, GGMLType.F16], ids=lambda t: t.name)
+def test_a_gguf_adapter_equals_merged_weights(tmp_path, backend, tied, type_):
+    path = write_base(tmp_path / "base.gguf", tied)
+    shapes = base_tensors(tied=tied)
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
+    tensors = {}
+    for i, name in enumerate(matrices):
+        tensors |= gguf_pair(name, 1 + i % 5, i, shapes)
+    tensors["blk.1.ffn_norm.weight"] = np.linspace(0.5, 1.5, N_EMBD, dtype=np.float32)
+    file = write_gguf_adapter(tmp_path / "a.gguf", tensors, 3.0, type_)
+    with open_gguf(path) as opened:
+        m = load_model(opened)
+        adapter = load_adapter(file, m)
+        expected = {}
+        for name in matrices:
+            a, b = (tensors[f"{name}.{part}"] for part in ("lora_a", "lora_b"))
+            if type_ == GGMLType.F16:
+                a, b = a.astype(np.float16), b.astype(np.float16)
+            a, b = a.astype(np.float64), b.astype(np.float64)
+            rank = a.shape[1] if name == "token_embd.weight" else a.shape[0]
+            expected[name] = 3.0 / rank * (a @ b.T if name == "token_embd.weight" else b @ a)
+        norm = tensors["blk.1.ffn_norm.weight"].astype(np.float16 if type_ == GGMLType.F16 else np.float32)
+        expected["blk.1.ffn_norm.weight"] = norm - m.tensor("blk.1.ffn_norm.weight").astype(np.float64)
+    assert adapter.tensors.keys() == expected.keys()
+    found = logits(path, backend, adapters=dict(adapter.tensors))
+    assert_close(found, logits(path, backend, deltas=expected), logits(path, backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_adapter_of_2023_equals_merged_weights(test_data, backend):
+    folder = test_data / "fixtures" / "training"
+    path = folder / "tiny-base-f32.gguf"
+    with open_gguf(path) as file:
+        adapter = load_adapter(folder / "seed-lora-q8_0-it3.ggla.bin", load_model(file))
+    assert (adapter.name, adapter.rank, adapter.alpha, len(adapter.tensors)) == ("seed-lora-q8_0-it3.ggla", 4, 4.0, 21)
+    raw = (folder / "seed-lora-q8_0-it3.ggla.bin").read_bytes()
+    expected = {}
+    for name, pair in raw_ggla(raw).items():
+        a, b = (x.astype(np.float64) for x in pair)  # (n_in, r), (n_out, r)
+        delta = b @ a.T
+        expected[name] = delta[0] if name.endswith("norm.weight") else delta
+    found = logits(path, backend, adapters=dict(adapter.tensors))
+    assert_close(found, logits(path, backend, deltas=expected), logits(path, backend))
+
+
+def raw_ggla(data: bytes) -> dict[str, list[np.ndarray]]:
+    """A second reader, by the format's description alone."""
+    at, found = 16, {}
+    while at < len(data):
+        _, n_name, _, ne0, ne1 = struct.unpack_from("<5I", data, at)
+        name = data[at + 20 : at + 20 + n_name].decode()
+        at = -(-(at + 20 + n_name) // 32) * 32
+        found.setdefault(name[:-6], []).append(np.frombuffer(data, "<f4", ne0 * ne1, at).reshape(ne1, ne0))
+        at += 4 * ne0 * ne1
+    return found
+
+
+@pytest.mark.parametrize("type_", [0, 1], ids=["F32", "F16"])
+def test_ggla_scales_by_the_rank_in_its_head(tmp_path, model, type_):
+    tensors = ggla_pair("blk.0.attn_q.weight", 4, 0) | ggla_pair("output_norm.weight", 1, 1)
+    path = tmp_path / "x.bin"
+    path.write_bytes(ggla_bytes(tensors, r=4, alpha=8, type_=type_))
+    adapter = load_adapter(path, model, name="mine")
+    dtype = np.float16 if type_ else np.float32
+    a, b = (tensors[f"blk.0.attn_q.weight.{p}"].astype(dtype).astype(np.float32) for p in ("loraA", "loraB"))
+    made = adapter.tensors["blk.0.attn_q.weight"]
+    assert made.scale == adapter.tensors["output_norm.weight"].scale == 2.0
+    assert np.array_equal(made.A, a.T)
+    assert np.array_equal(made.B, b)
+    assert adapter.tensors["output_norm.weight"].A is None
+    assert (adapter.name, adapter.rank, adapter.n_bytes) == ("mine", 4, 4 * (2 * 4 * N_EMBD + N_EMBD))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_adapters_are_their_sum(tmp_path, base, model, backend):
+    one = ggla_pair("blk.0.attn_q.weight", 4, 0) | ggla_pair("blk.1.attn_norm.weight", 1, 1)
+    (tmp_path / "one.bin").write_bytes(ggla_bytes(one | ggla_pair("token_embd.weight", 2, 2)))
+    names = ("blk.0.attn_q.weight", "blk.1.ffn_down.weight", "token_embd.weight")
+    two = {k: v for i, name in enumerate(names) for k, v in gguf_pair(name, 3, 5 + i).items()}
+    two["blk.1.attn_norm.weight"] = np.full(N_EMBD, 0.7, np.float32)
+    write_gguf_adapter(tmp_path / "two.gguf", two)
+    adapters = [load_adapter(tmp_path / "one.bin", model), load_adapter(tmp_path / "two.gguf", model)]
+    assert changed_tensors(adapters) == {*names, "blk.1.attn_norm.weight"}
+    scales = (0.5, -1.25)
+    total: dict[str, np.ndarray] = {}
+    for adapter, scale in zip(adapters, scales, strict=True):
+        for name, delta in deltas_of(adapter).items():
+            total[name] = total.get(name, 0.0) + scale * delta
+    summed = combine(adapters, scales)
+    assert summed["blk.0.attn_q.weight"].A.shape[0] == 7
+    found = logits(base, backend, adapters=summed)
+    assert_close(found, logits(base, backend, deltas=total), logits(base, backend))
+    store = AdapterStore(None, 0)
+    with pytest.raises(UsageError, match="without adapters"):
+        store.add(adapters[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tensors_can_come_from_a_more_precise_file(tmp_path, base, backend):
+    coarse = tmp_path / "coarse.gguf"
+    with open_gguf(base) as file, GGUFWriter(coarse) as writer:
+        for key in file.metadata:
+            writer.add(key, file.metadata[key])
+        for name in file.tensors:
+            x = file.tensor(name)
+            writer.add_tensor(name, np.round(x * 4) / np.float32(4) if x.ndim == 2 else x)
+    with open_gguf(base) as fine:
+        some = logits(coarse, backend, overrides={"blk.0.attn_q.weight": fine})
+        every = logits(coarse, backend, overrides=dict.fromkeys(fine.tensors, fine))
+    assert np.array_equal(every, logits(base, backend))
+    assert np.abs(some - every).max() > 1e-2
+    assert np.abs(some - logits(coarse, backend)).max() > 1e-3
+    other = write_base(tmp_path / "tied.gguf", tied=True)
+    with open_gguf(other) as file, pytest.raises(ModelFileError, match="has no tensor 'output.weight'"):
+        logits(base, backend, overrides={"output.weight": file})
+
+
+def test_what_a_loaded_adapter_says(tmp_path, model):
+    tensors = gguf_pair("blk.0.attn_v.weight", 2, 0)
+    path = write_gguf_adapter(tmp_path / "poet-v2.gguf", tensors, 2, adapter__lora__task_name="poems")
+    adapter = load_adapter(path, model)
+    assert (adapter.name, adapter.alpha, adapter.path) == ("poet-v2", 2.0, path)
+    assert adapter.metadata == {"format": "gguf", "general.name": "test", "adapter.lora.task_name": "poems"}
+    assert not adapter.tensors["blk.0.attn_v.weight"].A.flags.writeable
+    same = load_adapter(write_gguf_adapter(tmp_path / "b.gguf", tensors, 2), model)
+    assert same.digest == adapter.digest
+    assert load_adapter(write_gguf_adapter(tmp_path / "b.gguf", tensors, 3), model).digest != adapter.digest
+    assert load_adapter(write_gguf_adapter(tmp_path / "b.gguf", tensors, 0.0), model).tensors[
+        "blk.0.attn_v.weight"
+    ].scale == 1.0  # fmt: skip
+    for name in ("", "a\nb", "x" * 300):
+        with pytest.raises(UsageError, match="name"):
+            load_adapter(path, model, name=name)
+
+
+def nan_in(pair, key):
+    pair[key][0, 0] = np.nan
+    return pair
+
+
+Q = "blk.0.attn_q.weight"
+WRONG = {
+    "unknown tensor": (gguf_pair(Q, 2, 0) | {"blk.7.attn_q.weight.lora_a": np.ones((2, 32), np.float32),
+                       "blk.7.attn_q.weight.lora_b": np.ones((32, 2), np.float32)}, "blk.7.attn_q.weight"),
+    "half a pair": ({f"{Q}.lora_a": np.ones((2, 32), np.float32)}, f"'{Q}.lora_b' is missing"),
+    "other ranks": ({f"{Q}.lora_a": np.ones((2, 32), np.float32), f"{Q}.lora_b": np.ones((32, 3), np.float32)}, "rank"),
+    "other shape": ({f"{Q}.lora_a": np.ones((2, 31), np.float32), f"{Q}.lora_b": np.ones((32, 2), np.float32)},
+                    r"makes \(32, 31\)"),
+    "three dims": ({f"{Q}.lora_a": np.ones((2, 4, 8), np.float32), f"{Q}.lora_b": np.ones((32, 2), np.float32)},
+                   "does not fit"),
+    "huge rank": ({f"{Q}.lora_a": np.ones((999, 32), np.float32), f"{Q}.lora_b": np.ones((32, 999), np.float32)},
+                  "rank 999"),
+    "NaN": (nan_in(gguf_pair(Q, 2, 0), f"{Q}.lora_b"), "NaN"),
+    "too large": ({f"{Q}.lora_a": np.full((2, 32), 1e30, np.float32), f"{Q}.lora_b": np.ones((32, 2), np.float32)},
+                  "beyond"),
+    "whole matrix": ({Q: np.ones((32, 32), np.float32)}, "only replace a norm"),
+    "norm of another size": ({"output_norm.weight": np.ones(16, np.float32)}, "only replace a norm"),
+    "nothing": ({}, "holds no adapters"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_gguf_adapter_that_does_not_fit(tmp_path, model, what):
+    tensors, message = WRONG[what]
+    with pytest.raises(ModelFileError, match=message):
+        load_adapter(write_gguf_adapter(tmp_path / "a.gguf", tensors), model)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"general__type": "model"}, "no adapter"),
+        ({"general__type": "model", "training__type": "finetune_lora"}, "training checkpoint"),
+        ({"adapter__type": "control_vector"}, "control_vector"),
+        ({"general__architecture": "qwen2"}, "'qwen2'"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"alpha": "8"}, "alpha"),
+        ({"alpha": 1e38}, "beyond"),
+        ({"adapter__alora__invocation_tokens": [1, 2]}, "activated"),
+    ],
+)
+def test_a_gguf_file_of_another_kind(tmp_path, model, metadata, message):
+    path = write_gguf_adapter(tmp_path / "a.gguf", gguf_pair(Q, 2, 0), **metadata)
+    with pytest.raises(ModelFileError, match=message):
+        load_adapter(path, model)
+
+
+def test_a_ggla_file_that_does_not_fit(tmp_path, model):
+    path, pair = tmp_path / "a.bin", ggla_pair(Q, 4, 0)
+    twice = ggla_bytes(pair) + ggla_bytes(pair)[16:]
+    cases = [
+        (ggla_bytes(pair, magic=b"tjgg"), "neither with GGUF nor"),
+        (ggla_bytes(pair, version=2), "version 2"),
+        (ggla_bytes(pair, r=0), "rank is 0"),
+        (ggla_bytes({}), "holds no adapters"),
+        (ggla_bytes({f"{Q}.loraA": pair[f"{Q}.loraA"]}), "is missing"),
+        (ggla_bytes(ggla_pair(Q, 4, 0) | {"odd": np.ones((2, 2))}), "'odd' belongs to no adapter"),
+        (ggla_bytes(nan_in(ggla_pair(Q, 4, 0), f"{Q}.loraA")), "NaN"),
+        (ggla_bytes(pair)[:16] + struct.pack("<5I", 2, 4, 0, 1 << 31, 1 << 31) + b"abcd" + bytes(64), "takes"),
+        (ggla_bytes(pair)[:16] + struct.pack("<5I", 2, 4, 0, 0, 4) + b"abcd" + bytes(64), "size of 0"),
+        (ggla_bytes(pair)[:16] + struct.pack("<5I", 2, 4, 7, 4, 4) + b"abcd" + bytes(64), "type 7"),
+        (ggla_bytes(pair)[:16] + struct.pack("<3I", 9, 4, 0) + bytes(64), "9 dimensions"),
+        (b"", "0 bytes"),
+    ]
+    for data, message in cases:
+        path.write_bytes(data)
+        with pytest.raises(ModelFileError, match=message):
+            load_adapter(path, model)
+    path.write_bytes(twice)
+    with pytest.raises(ModelFileError, match="twice"):
+        load_adapter(path, model)
+
+
+def test_paths_that_are_no_files(tmp_path, model):
+    for path, message in ((tmp_path, "folder"), (tmp_path / "no", "no file"), ("/dev/null", "device"), ("a\0", "name")):
+        with pytest.raises(ModelFileError, match=message):
+            load_adapter(path, model)
+
+
+@pytest.mark.parametrize("kind", ["ggla", "gguf"])
+def test_cut_files_are_refused_in_little_memory(tmp_path, model, kind):
+    path = tmp_path / "a"
+    if kind == "ggla":
+        path.write_bytes(ggla_bytes(ggla_pair(Q, 4, 0) | ggla_pair("output_norm.weight", 1, 1)))
+    else:
+        write_gguf_adapter(path, gguf_pair(Q, 4, 0) | gguf_pair("output.weight", 2, 1))
+    data, whole = path.read_bytes(), set()
+    load_adapter(path, model)  # the file as it is can be read, and everything is imported
+    tracemalloc.start()
+    for cut in range(0, len(data), 16):
+        path.write_bytes(data[:cut])
+        try:
+            load_adapter(path, model)
+            whole.add(cut)
+        except ModelFileError as error:
+            assert str(path) in str(error)  # noqa: PT017
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20  # the file has some KiB; making the model's graph takes more than reading it
+    # A ggla file has no count: one cut between two pairs is a whole one. Nothing else may pass, but missing padding.
+    ends = {len(ggla_bytes(ggla_pair(Q, 4, 0)))} if kind == "ggla" else set()
+    assert all(cut in ends or (kind == "gguf" and cut >= len(data) - 32) for cut in whole)
+
+
+def test_damaged_bytes_never_pass_unnoticed_as_a_crash(tmp_path, model):
+    path = tmp_path / "a.bin"
+    data = ggla_bytes(ggla_pair(Q, 4, 0) | ggla_pair("output_norm.weight", 1, 1))
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        broken = bytearray(data)
+        at = int(rng.integers(0, 120))
+        broken[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(broken)
+        try:
+            load_adapter(path, model)
+        except ModelFileError:
+            refused += 1
+    assert refused > 100
+
+
+def test_adapters_made_in_memory(model, tmp_path):
+    targets = adapter_targets(model)
+    assert targets == base_tensors()
+    pair = {Q: Adapter(np.ones((2, 32), np.float32), np.ones((32, 2), np.float32), 0.5)}
+    a, b = make_adapter("a", tmp_path, 1.0, pair), make_adapter("b", tmp_path, 2.0, pair)
+    assert a.digest == b.digest
+    assert (a.rank, a.n_bytes) == (2, 2 * 2 * 32 * 4)
