@@ -1,0 +1,58 @@
+"""The API of the 2023 server, and what llama.cpp's native API has gained since: see docs/rest-2023.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamakit.plugins.frontends.rest.apis.native_completion import Completion
+from llamakit.plugins.frontends.rest.apis.native_embedding import Embedding, EmbeddingBody
+from llamakit.plugins.frontends.rest.apis.native_fields import CompletionBody
+from llamakit.plugins.frontends.rest.apis.native_text import (
+    ApplyTemplate,
+    Detokenize,
+    DetokenizeBody,
+    ModelJson,
+    TemplateBody,
+    Tokenize,
+    TokenizeBody,
+)
+from llamakit.plugins.frontends.rest.route import Operation, Route
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+TAG = "native"
+
+
+def routes(state: ServerState) -> list[Route]:
+    """The routes of the native API."""
+    completion, embedding = Completion(state), Embedding(state)
+    complete = Operation(
+        summary="Complete a prompt", tag=TAG, body=CompletionBody, sampling=True, stream=True,
+        description="With `stream`, server-sent events; the last one has `stop` true and all fields.",
+    )  # fmt: skip
+    embed = Operation(summary="A vector for a text", tag=TAG, body=EmbeddingBody)
+    return [
+        _post("/completion", completion, complete),
+        _post("/completions", completion, complete),
+        _post("/tokenize", Tokenize(state), Operation(summary="Text to tokens", tag=TAG, body=TokenizeBody)),
+        _post("/detokenize", Detokenize(state), Operation(summary="Tokens to text", tag=TAG, body=DetokenizeBody)),
+        _post("/embedding", embedding, embed),
+        _post("/embeddings", embedding, embed),
+        _post(
+            "/apply-template",
+            ApplyTemplate(state),
+            Operation(summary="Messages to a prompt", tag=TAG, body=TemplateBody),
+        ),
+        Route(
+            path="/model.json",
+            resource=ModelJson(state),
+            operations={"GET": Operation(summary="Settings of a request without any", tag=TAG)},
+        ),
+    ]
+
+
+def _post(path: str, resource: Any, operation: Operation) -> Route:
+    return Route(path=path, resource=resource, operations={"POST": operation})

@@ -1,0 +1,220 @@
+"""The fields of `POST /completion`, those of 2023 and today's, and the engine's request that they make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.apis.native_prompt import Prompt, checked_id, prompt_tokens
+from llamakit.plugins.frontends.rest.body import sampler_options, wrong
+from msgspec import Meta
+
+from llamakit.engine.request import Guidance
+from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from llamakit.plugins.frontends.rest.body import Body
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.engine.request import Request
+    from llamakit.session import Session
+    from llamakit.tokenizer import Tokenizer
+
+LARGEST = (1 << 31) - 1
+RANDOM_SEED = (1 << 32) - 1  # -1 as 2023 kept it, in 32 bits: also asks for a random seed
+DEFAULTS = {"repeat_penalty": 1.1}  # where the request defaults of 2023 differ from the samplers' own
+SPELLINGS = {"typ_p": "typical_p", "temp": "temperature", "tfs": "tfs_z", "top-k": "top_k", "top-p": "top_p"}
+CONSTRAINTS = ("grammar", "json_schema")  # options of a sampler that may or may not be installed
+MOST_STOPS, LONGEST_STOP = 128, 1024  # each is looked for after every token
+
+Count = Annotated[int, Meta(ge=0, le=LARGEST)]
+Name = Annotated[str, Meta(max_length=256)]
+Bias = list[tuple[int | str, float | bool]] | dict[str, float | bool]
+
+
+class LoraChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter for this request, by `id` or by `name`, and its scale."""
+
+    id: Count | None = None
+    name: Name | None = None
+    scale: Annotated[float, Meta(ge=-100, le=100)] = 1.0
+
+
+class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, rename={"draft": "speculative.n_max"}):
+    """What `POST /completion` takes, beside the options of every sampler."""
+
+    prompt: Annotated[Prompt, Meta(description="A text, or an array of texts and token ids.")] = ""
+    model: Annotated[Name, Meta(description="Which model, where there are several.")] = ""
+    stream: Annotated[bool, Meta(description="Answer with server-sent events.")] = False
+    n_predict: Annotated[
+        int, Meta(ge=-2, le=LARGEST, description="Most tokens; -1 = until the end, -2 = until the context is full.")
+    ] = -1
+    n_keep: Annotated[
+        int, Meta(ge=-1, le=LARGEST, description="Tokens of the prompt that stay when the context is full; -1 = all.")
+    ] = 0
+    seed: Annotated[int, Meta(ge=-1, le=(1 << 63) - 1, description="Seed of random numbers; -1 = a new one.")] = -1
+    stop: Annotated[
+        list[Annotated[str, Meta(max_length=LONGEST_STOP)] | None] | Annotated[str, Meta(max_length=LONGEST_STOP)],
+        Meta(description="Texts that end the answer."),
+    ] = []
+    ignore_eos: Annotated[bool, Meta(description="Ban the tokens that end a generation.")] = False
+    logit_bias: Annotated[
+        Bias, Meta(description="Pairs of a token (id or text) and what to add to its logit; false bans it.")
+    ] = []
+    n_probs: Annotated[int, Meta(ge=0, le=1000, description="So many likeliest tokens with each token.")] = 0
+    post_sampling_probs: Annotated[
+        bool, Meta(description="Probabilities after the samplers (as in 2023), or logarithms of those before.")
+    ] = True
+    samplers: Annotated[list[Name] | Name, Meta(description='Names of samplers in order, or "a;b".')] | None = None
+    parse_special: Annotated[bool, Meta(description="Recognise the texts of control tokens in the prompt.")] = True
+    cache_prompt: Annotated[bool, Meta(description="Use and keep evaluated beginnings of prompts.")] = True
+    cache_salt: Annotated[str, Meta(max_length=256, description="Only requests with the same share them.")] = ""
+    return_tokens: Annotated[bool, Meta(description="Give the ids of the tokens too.")] = False
+    return_progress: Annotated[bool, Meta(description="Tell of queue, loading and prompt while streaming.")] = False
+    response_fields: (
+        Annotated[list[Name], Meta(max_length=64, description="Only these fields of the last answer, such as a/b.")]
+        | None
+    ) = None
+    n: Annotated[int, Meta(ge=1, le=128, description="Answers to give.")] = 1
+    best_of: Annotated[int, Meta(ge=1, le=128, description="Answers to make, of which the likeliest are given.")] = 1
+    n_beams: Annotated[int, Meta(ge=1, le=128, description="Search with so many beams instead of sampling.")] = 1
+    negative_prompt: Annotated[Prompt, Meta(description="What the answer is moved away from.")] | None = None
+    guidance_scale: Annotated[float, Meta(ge=0, le=100, description="How far it is moved; 1 = not at all.")] | None = (
+        None
+    )
+    lora: (
+        Annotated[list[LoraChoice], Meta(max_length=32, description="Adapters for this request; others are off.")]
+        | None
+    ) = None
+    priority: Annotated[int, Meta(ge=-1000, le=1000, description="Larger goes first.")] = 0
+    deadline: Annotated[float, Meta(gt=0, le=86400, description="Seconds until the answer is cut.")] | None = None
+    draft: Annotated[int, Meta(ge=0, le=64, description="Most tokens guessed ahead in a step.")] | None = None
+    id_slot: Annotated[int, Meta(ge=-1, le=LARGEST, description="Without effect: no request is bound to a place.")] = -1
+
+
+def spellings_of_2023(state: ServerState) -> Callable[[dict[str, Any]], None]:
+    """What makes values that only the 2023 server knew into today's: out-of-range numbers that mean "off"."""
+
+    def rewrite(values: dict[str, Any]) -> None:
+        for name, least in (("top_k", 0), ("temperature", 0), ("repeat_last_n", -1)):
+            value = values.get(name)
+            if type(value) in (int, float) and value < least:
+                values[name] = least
+        options = sampler_options(state)
+        for name in CONSTRAINTS:
+            if values.get(name) in (None, ""):
+                values.pop(name, None)
+            elif name not in options:
+                raise UsageError(
+                    f"{name} needs a sampler that is not installed", hint="llamakit plugins --kind sampler", param=name
+                )
+
+    return rewrite
+
+
+def sampling_of(state: ServerState, body: Body[Any]) -> dict[str, object]:
+    """Sampler options in force: of 2023, then the server's settings, then the request's."""
+    settings: Mapping[str, object] = getattr(state, "sampling", {})
+    return {**DEFAULTS, **settings, **body.sampling}
+
+
+def make_request(session: Session, body: Body[CompletionBody], sampling: dict[str, object]) -> Request:
+    """The engine's request. UsageError for what only the model can tell: token ids, adapters."""
+    fields, tokenizer = body.fields, session.tokenizer
+    tokens = prompt_tokens(tokenizer, fields.prompt, parse_special=fields.parse_special)
+    options = {name: value for name, value in sampling.items() if name != "ignore_eos"}
+    if fields.logit_bias:
+        options["logit_bias"] = bias_pairs(tokenizer, fields.logit_bias)
+    return session.request(
+        tokens,
+        max_tokens=fields.n_predict,
+        seed=-1 if fields.seed == RANDOM_SEED else fields.seed,
+        samplers=sampler_names(fields.samplers),
+        stop=stop_texts(fields.stop),
+        ignore_eos=fields.ignore_eos or bool(sampling.get("ignore_eos")),
+        keep=kept(fields.n_keep, len(tokens), session.n_ctx),
+        shift=True,
+        truncate=True,
+        probs_after=fields.n_probs if fields.post_sampling_probs else 0,
+        logprobs=None if fields.post_sampling_probs or not fields.n_probs else fields.n_probs,
+        n=fields.n,
+        best_of=max(fields.best_of, 1),
+        beams=fields.n_beams,
+        guidance=guidance(tokenizer, fields),
+        adapters=adapters(session, fields.lora),
+        priority=fields.priority,
+        deadline=fields.deadline,
+        cache=fields.cache_prompt,
+        cache_salt=fields.cache_salt,
+        draft=fields.draft,
+        progress=fields.return_progress and fields.stream,
+        **options,
+    )
+
+
+def kept(n_keep: int, n_prompt: int, n_ctx: int) -> int:
+    """Tokens that stay: all of the prompt for -1, and never so many that nothing could be dropped."""
+    return max(0, min(n_prompt if n_keep < 0 else n_keep, n_ctx - 4))
+
+
+def stop_texts(stop: list[str | None] | str) -> tuple[str, ...]:
+    """The stop strings: one text is one of them, empty ones and null are none."""
+    texts = [stop] if isinstance(stop, str) else stop
+    found = tuple(text for text in texts if text)
+    if len(found) > MOST_STOPS:
+        raise wrong("stop", found, f"at most {MOST_STOPS} texts")
+    return found
+
+
+def sampler_names(names: list[str] | str | None) -> tuple[str, ...] | None:
+    """The chain that is asked for, None for the default one."""
+    if names is None:
+        return None
+    parts = names.split(";") if isinstance(names, str) else names
+    found = tuple(SPELLINGS.get(name.strip(), name.strip()) for name in parts if name.strip())
+    if len(found) > 64:
+        raise wrong("samplers", list(found), "at most 64 names")
+    return found
+
+
+def bias_pairs(tokenizer: Tokenizer, bias: Bias) -> list[tuple[int, float | bool]]:
+    """(id, bias) pairs; a text stands for each of its tokens."""
+    pairs: list[tuple[int, float | bool]] = []
+    for token, value in bias.items() if isinstance(bias, dict) else bias:
+        if isinstance(token, str) and not (isinstance(bias, dict) and token.isdecimal() and len(token) < 12):
+            pairs += [(id, value) for id in tokenizer.encode(token)]
+        else:
+            pairs.append((checked_id(tokenizer, int(token), "logit_bias", "logit_bias"), value))
+    return pairs
+
+
+def guidance(tokenizer: Tokenizer, fields: CompletionBody) -> Guidance | None:
+    """Classifier-free guidance, if a scale that does something is given."""
+    scale = 1.0 if fields.guidance_scale is None else fields.guidance_scale
+    if fields.negative_prompt is not None and fields.guidance_scale is None:
+        raise UsageError("negative_prompt needs guidance_scale", hint="such as 1.5", param="guidance_scale")
+    if scale == 1:
+        return None
+    negative = prompt_tokens(
+        tokenizer, fields.negative_prompt or "", param="negative_prompt", parse_special=fields.parse_special
+    )
+    return Guidance(negative=negative, scale=scale)
+
+
+def adapters(session: Session, lora: list[LoraChoice] | None) -> tuple[tuple[str, float], ...] | None:
+    """(name, scale) of the adapters that are asked for, None for the default ones."""
+    if lora is None:
+        return None
+    infos = session.adapters.infos() if session.adapters is not None else []
+    by_id = {info.id: info.name for info in infos}
+    found = []
+    for place, choice in enumerate(lora):
+        name = choice.name if choice.id is None else by_id.get(choice.id)
+        if name is None:
+            asked = f"no adapter with id {choice.id}" if choice.id is not None else f"lora[{place}] names no adapter"
+            there = ", ".join(f"{info.id} ({info.name})" for info in infos) or "none is loaded"
+            raise UsageError(asked, found=there, param="lora")
+        found.append((name, choice.scale))
+    return tuple(found)

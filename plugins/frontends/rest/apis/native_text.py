@@ -1,0 +1,138 @@
+"""`POST /tokenize`, `/detokenize`, `/apply-template`, and `GET /model.json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.apis.native_answer import encode, generation_settings
+from llamakit.plugins.frontends.rest.apis.native_fields import LARGEST, CompletionBody, Name, sampling_of
+from llamakit.plugins.frontends.rest.apis.native_prompt import Prompt, checked_id, mixed_tokens
+from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored
+from llamakit.plugins.frontends.rest.generation import held
+from msgspec import Meta
+
+if TYPE_CHECKING:
+    import falcon
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.tokenizer import Tokenizer
+
+MOST_TOKENS = 1 << 22
+
+
+class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /tokenize` takes."""
+
+    content: Annotated[Prompt, Meta(description="A text, or an array of texts and token ids.")] = ""
+    add_special: Annotated[bool, Meta(description="Put the tokens that begin and end a text.")] = False
+    parse_special: Annotated[bool, Meta(description="Recognise the texts of control tokens.")] = True
+    with_pieces: Annotated[bool, Meta(description="Give the text of each token too.")] = False
+    model: Name = ""
+
+
+class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /detokenize` takes."""
+
+    tokens: Annotated[
+        list[Annotated[int, Meta(ge=0, le=LARGEST)]], Meta(max_length=MOST_TOKENS, description="Token ids.")
+    ] = []
+    model: Name = ""
+
+
+class TemplateBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /apply-template` takes: as `/v1/chat/completions`."""
+
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=10_000)]
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
+    add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, Any] = {}
+    model: Name = ""
+
+
+class Resource:
+    """A resource that answers JSON with keys in alphabetical order."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+
+    def answer(self, resp: falcon.Response, value: Any, ignored: tuple[str, ...] = ()) -> None:
+        """Answer with compact JSON."""
+        tell_ignored(resp, ignored)
+        resp.content_type = "application/json"
+        resp.data = encode(value)
+
+
+class Tokenize(Resource):
+    """Text to tokens."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """`{"tokens": [id]}`, with `with_pieces` `[{"id", "piece"}]`."""
+        body = read(req, TokenizeBody, self.state, sampling=False)
+        fields = body.fields
+        with held(self.state, req, fields.model) as session:
+            tokenizer = session.tokenizer
+            tokens = mixed_tokens(tokenizer, fields.content, param="content", parse_special=fields.parse_special)
+            if fields.add_special:
+                tokens = with_special(tokenizer, tokens)
+            shown = [{"id": i, "piece": piece(tokenizer, i)} for i in tokens] if fields.with_pieces else tokens
+            self.answer(resp, {"tokens": shown}, body.ignored)
+
+
+class Detokenize(Resource):
+    """Tokens to text."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """`{"content": text}`; the leading space stays."""
+        body = read(req, DetokenizeBody, self.state, sampling=False)
+        with held(self.state, req, body.fields.model) as session:
+            tokenizer = session.tokenizer
+            data = b"".join(
+                tokenizer.piece(checked_id(tokenizer, token, f"tokens[{place}]", "tokens"), special=True)
+                for place, token in enumerate(body.fields.tokens)
+            )
+        self.answer(resp, {"content": data.decode("utf-8", "replace")}, body.ignored)
+
+
+class ApplyTemplate(Resource):
+    """Messages to the prompt that the chat API would make of them."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """`{"prompt": text}`."""
+        body = read(req, TemplateBody, self.state, sampling=False)
+        fields = body.fields
+        with held(self.state, req, fields.model) as session:
+            prompt = session.chat_template.render(
+                fields.messages, add_generation_prompt=fields.add_generation_prompt, tools=fields.tools,
+                **fields.chat_template_kwargs,
+            )  # fmt: skip
+        self.answer(resp, {"prompt": prompt}, body.ignored)
+
+
+class ModelJson(Resource):
+    """The settings that a request without any gets."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The same object as `generation_settings` of an answer."""
+        name = self.state.pool.resolve(req.get_param("model") or None)
+        fields = CompletionBody()
+        sampling = sampling_of(self.state, Body(fields=fields))
+        with held(self.state, req, name) as session:
+            n_ctx = session.n_ctx
+        self.answer(resp, generation_settings(self.state.registry, n_ctx, name, fields, sampling))
+
+
+def with_special(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
+    """The tokens with those that begin and end a text, where the model wants them."""
+    bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    eos = [tokenizer.eos_id] if tokenizer.add_eos and tokenizer.eos_id is not None else []
+    return [*bos, *tokens, *eos]
+
+
+def piece(tokenizer: Tokenizer, token: int) -> str | list[int]:
+    """A token's text; the list of its bytes where it is no whole text."""
+    data = tokenizer.piece(token)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return list(data)
