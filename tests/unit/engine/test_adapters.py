@@ -192,9 +192,8 @@ def test_changes_from_other_threads():
 def test_a_combination_is_exactly_the_sum(scales):
     parts = [adapter("a"), adapter("b")]
     made = combine(parts, scales)["w"]
-    expected = sum(
-        s * 0.5 * p.tensors["w"].B.astype(np.float64) @ p.tensors["w"].A for p, s in zip(parts, scales, strict=True)
-    )
+    pairs = [part.tensors["w"] for part in parts]
+    expected = sum(s * 0.5 * p.B.astype(np.float64) @ p.A for p, s in zip(pairs, scales, strict=True))
     np.testing.assert_allclose(made.scale * made.B.astype(np.float64) @ made.A, expected, rtol=1e-6, atol=1e-6)
     one = combine(parts[:1], (0.25,))["w"]
     assert one.A is pairs[0].A
