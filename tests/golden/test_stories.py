@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llamakit import Session
+from llamakit.engine.job import Job
 
 BACKENDS = [("reference", None), ("cpu", 1), ("cpu", 2)]
 
@@ -59,23 +60,21 @@ def test_many_at_once_give_what_each_gives_alone(stories260k):
     with Session(stories260k, backend="cpu", n_seq=4) as session:
         alone = [session.generate(p, max_tokens=40, seed=i, temperature=0.9).tokens for i, p in enumerate(prompts)]
         engine = session.engine
-        sequences = [
-            engine.submit(session.request(p, max_tokens=40, seed=i, temperature=0.9)) for i, p in enumerate(prompts)
-        ]
+        jobs = [Job(session.request(p, max_tokens=40, seed=i, temperature=0.9)) for i, p in enumerate(prompts)]
+        for job in jobs:
+            engine.submit(job)
         while engine.step():
             pass
-        together = [s.result.tokens for s in sequences]
-        for sequence in sequences:
-            engine.retire(sequence).release()
-        assert engine.pool.n_free == engine.pool.n_block
+        together = [job.results()[0].tokens for job in jobs]
+        assert engine.pool.n_free + len(engine.tree) == engine.pool.n_block
     assert together == alone
 
 
 def test_a_past_is_not_run_again_and_changes_nothing(stories260k):
-    kept = []
     with Session(stories260k, backend="cpu") as session:
-        plain = session.generate("Once upon a time, there was a little", max_tokens=20, temperature=0)
-        session.generate("Once upon a time, there was", max_tokens=5, temperature=0, keep_past=kept.append)
-        reused = session.generate("Once upon a time, there was a little", max_tokens=20, temperature=0, past=kept[0])
+        text = "Once upon a time, there was a little"
+        plain = session.generate(text, max_tokens=20, temperature=0, cache=False)
+        session.generate("Once upon a time, there was", max_tokens=5, temperature=0)
+        reused = session.generate(text, max_tokens=20, temperature=0)
     assert reused.timings.n_cached > 3
     assert reused.tokens == plain.tokens
