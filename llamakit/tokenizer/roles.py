@@ -143,8 +143,11 @@ def find_roles(
     eot = roles.first("eot", END_OF_TURN)
     eom = roles.first("eom", ["<|eom_id|>"])
     ends: set[int] = set()
+    fill_in: dict[str, int] = {}
     for role, texts, ends_generation in FILL_IN:
         token = roles.first(role, texts.split())
+        if token is not None:
+            fill_in[role.removeprefix("fim_")] = token
         if token is not None and ends_generation:
             ends.add(token)
     ends.update(roles.by_text(END_OF_GENERATION))
@@ -162,6 +165,7 @@ def find_roles(
         unk=roles.by_key("unknown"),
         pad=roles.by_key("padding"),
         eog=frozenset(ends),
+        fim=fill_in,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llamakit.errors import UsageError
@@ -30,7 +30,10 @@ class TokenType(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialIds:
-    """Ids of the tokens with a role; None where the vocabulary has none."""
+    """Ids of the tokens with a role; None where the vocabulary has none.
+
+    `fim` holds those for filling in the middle, by role: "pre", "suf", "mid", "pad", "rep" (repository), "sep" (file).
+    """
 
     bos: int | None = None
     eos: int | None = None
@@ -38,6 +41,7 @@ class SpecialIds:
     unk: int | None = None
     pad: int | None = None
     eog: frozenset[int] = frozenset()
+    fim: dict[str, int] = field(default_factory=dict)
 
 
 class Tokenizer:
@@ -73,6 +77,7 @@ class Tokenizer:
         self.unk_id = special.unk
         self.pad_id = special.pad
         self.eog_ids = special.eog
+        self.fim_ids = special.fim
         self.add_bos = add_bos
         self.add_eos = add_eos
         self.add_space_prefix = add_space_prefix

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from llamakit.plugins.frontends.rest.apis.native_completion import Completion
 from llamakit.plugins.frontends.rest.apis.native_embedding import Embedding, EmbeddingBody
 from llamakit.plugins.frontends.rest.apis.native_fields import CompletionBody
+from llamakit.plugins.frontends.rest.apis.native_infill import InfillBody, InfillCompletion
 from llamakit.plugins.frontends.rest.apis.native_text import (
     ApplyTemplate,
     Detokenize,
@@ -37,6 +38,11 @@ def routes(state: ServerState) -> list[Route]:
     return [
         _post("/completion", completion, complete),
         _post("/completions", completion, complete),
+        _post(
+            "/infill",
+            InfillCompletion(state),
+            Operation(summary="Fill a gap in a text", tag=TAG, body=InfillBody, sampling=True, stream=True),
+        ),
         _post("/tokenize", Tokenize(state), Operation(summary="Text to tokens", tag=TAG, body=TokenizeBody)),
         _post("/detokenize", Detokenize(state), Operation(summary="Tokens to text", tag=TAG, body=DetokenizeBody)),
         _post("/embedding", embedding, embed),

@@ -68,11 +68,17 @@ class Answers:
     """Writes the answers to one request."""
 
     def __init__(
-        self, session: Session, model: str, fields: CompletionBody, request: Request, settings: dict[str, Any]
+        self,
+        session: Session,
+        model: str,
+        fields: CompletionBody,
+        request: Request,
+        settings: dict[str, Any],
+        n_dropped: int = 0,
     ) -> None:
         self.tokenizer: Tokenizer = session.tokenizer
         self.model, self.fields, self.request, self.settings = model, fields, request, settings
-        self.several = request.n > 1
+        self.several, self.n_dropped = request.n > 1, n_dropped
 
     def part(self, text: str, pieces: Sequence[Piece], choice: int) -> dict[str, Any]:
         """An event in the middle of a stream: text, and the tokens it is made of where they are asked for."""
@@ -96,7 +102,7 @@ class Answers:
             "tokens_cached": result.n_context,
             "tokens_evaluated": len(self.request.prompt),
             "tokens_predicted": timings.n_generated,
-            "truncated": timings.n_truncated > 0 or timings.n_shifted > 0,
+            "truncated": timings.n_truncated + timings.n_shifted + self.n_dropped > 0,
         }
         if reason in OTHER_REASONS:
             value["stop_type"] = OTHER_REASONS[reason]

@@ -1,4 +1,4 @@
-"""`POST /completion` and `POST /infill`: the 2023 server's answers, whole or as server-sent events."""
+"""`POST /completion`: the 2023 server's answers, whole or as server-sent events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.state import ServerState
 
     from llamakit.engine.job import Job
-    from llamakit.engine.request import Piece
+    from llamakit.engine.request import Piece, Request
     from llamakit.session import Session
 
 
@@ -58,15 +58,15 @@ class Completion:
                 resp.content_type = "application/json"
                 resp.data = encode(whole(answers, job))
 
-    def request(self, session: Session, body: Body[Any], sampling: dict[str, object]) -> Any:
-        """The engine's request."""
-        return make_request(session, body, sampling)
+    def request(self, session: Session, body: Body[Any], sampling: dict[str, object]) -> tuple[Request, int]:
+        """The engine's request, and how many tokens of the texts are not in it."""
+        return make_request(session, body, sampling), 0
 
     def _start(self, req: falcon.Request, session: Session, body: Body[Any], name: str) -> tuple[Answers, Job]:
         state, sampling = self.state, sampling_of(self.state, body)
-        request = self.request(session, body, sampling)
+        request, n_dropped = self.request(session, body, sampling)
         settings = generation_settings(state.registry, session.n_ctx, name, body.fields, sampling, request)
-        answers = Answers(session, name, body.fields, request, settings)
+        answers = Answers(session, name, body.fields, request, settings, n_dropped)
         return answers, start(state, session, request, req)
 
     def _after_loading(self, req: falcon.Request, body: Body[Any], name: str) -> Iterator[bytes]:

@@ -121,9 +121,17 @@ def sampling_of(state: ServerState, body: Body[Any]) -> dict[str, object]:
 
 
 def make_request(session: Session, body: Body[CompletionBody], sampling: dict[str, object]) -> Request:
-    """The engine's request. UsageError for what only the model can tell: token ids, adapters."""
+    """The engine's request for the body's prompt."""
+    fields = body.fields
+    tokens = prompt_tokens(session.tokenizer, fields.prompt, parse_special=fields.parse_special)
+    return request_for(session, body, tokens, sampling)
+
+
+def request_for(
+    session: Session, body: Body[CompletionBody], tokens: list[int], sampling: dict[str, object]
+) -> Request:
+    """The engine's request for a prompt. UsageError for what only the model can tell: token ids, adapters."""
     fields, tokenizer = body.fields, session.tokenizer
-    tokens = prompt_tokens(tokenizer, fields.prompt, parse_special=fields.parse_special)
     options = {name: value for name, value in sampling.items() if name != "ignore_eos"}
     if fields.logit_bias:
         options["logit_bias"] = bias_pairs(tokenizer, fields.logit_bias)
