@@ -184,18 +184,29 @@ int64_t panels(int64_t n_out) {
 }  // namespace
 
 Arena::Arena(size_t n_bytes) : size_(n_bytes) {
-    const size_t align = n_bytes >= kHugePage ? kHugePage : 64;
-    data_ = static_cast<uint8_t*>(::operator new(n_bytes, std::align_val_t(align), std::nothrow));
-    if (data_ == nullptr) throw std::bad_alloc();
 #if defined(__linux__)
-    if (align == kHugePage) madvise(data_, n_bytes, MADV_HUGEPAGE);  // only a wish: the system may refuse
+    if (n_bytes >= kHugePage) {  // pages come, zeroed, when they are first touched: a large cache costs what is used
+        void* mapped = mmap(nullptr, n_bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped == MAP_FAILED) throw std::bad_alloc();
+        mapped_ = static_cast<uint8_t*>(mapped);
+        data_ = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(mapped) + kHugePage - 1) & ~(kHugePage - 1));
+        madvise(data_, n_bytes, MADV_HUGEPAGE);  // only a wish: the system may refuse
+        return;
+    }
 #endif
+    data_ = static_cast<uint8_t*>(::operator new(n_bytes, std::align_val_t(64), std::nothrow));
+    if (data_ == nullptr) throw std::bad_alloc();
     std::memset(data_, 0, n_bytes);
 }
 
 Arena::~Arena() {
-    const size_t align = size_ >= kHugePage ? kHugePage : 64;
-    ::operator delete(data_, std::align_val_t(align));
+#if defined(__linux__)
+    if (mapped_ != nullptr) {
+        munmap(mapped_, size_ + kHugePage);
+        return;
+    }
+#endif
+    ::operator delete(data_, std::align_val_t(64));
 }
 
 int64_t Weight::packed_bytes(int type, int64_t n_out, int64_t n_in, bool is_vector) {

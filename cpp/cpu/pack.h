@@ -21,7 +21,8 @@ class Arena {
     size_t size() const { return size_; }
 
   private:
-    uint8_t* data_;
+    uint8_t* data_ = nullptr;
+    uint8_t* mapped_ = nullptr;  // where the mapping of a large arena begins; data_ is aligned within it
     size_t size_;
 };
 
