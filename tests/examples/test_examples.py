@@ -55,8 +55,8 @@ def test_chat(fake: Any, program: tuple[str, str], step: int) -> None:
     assert first["n_keep"] == len(fake.bodies("/tokenize")[0]["content"].split()) + 1
     assert first["prompt"].endswith("\n### Person: Who are you?\n### Assistant:")
     # The answer is part of the next prompt, and the question arrives as it was typed.
-    tail = '\n### Person: Who are you?\n### Assistant: Hello,\nwörld 🙂 end\n### Person: Say it\'s "$HOME" \\n\n### Assistant:'
-    assert second["prompt"].endswith(tail)
+    turn = "\n### Person: Who are you?\n### Assistant: Hello,\nwörld 🙂 end"
+    assert second["prompt"].endswith(turn + '\n### Person: Say it\'s "$HOME" \\n\n### Assistant:')
     assert second["stop"] == ["\n### Person:"]
 
 
