@@ -6,6 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from llamakit.plugins.frontends.rest.admission import Admission
+
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.metrics import Metrics
     from llamakit.plugins.frontends.rest.options import ServeOptions
@@ -15,9 +17,16 @@ if TYPE_CHECKING:
 
 
 class ServerState:
-    """One server. `pool.lease(name)` gives the session of a model; `draining` is set when it shuts down."""
+    """One server. `pool.lease(name)` gives the session of a model; `draining` is set when it shuts down.
 
-    def __init__(self, options: ServeOptions, registry: Registry, pool: ModelPool, metrics: Metrics) -> None:
+    `admission` counts the requests that are being answered; `key_required` tells whether clients need an API key.
+    """
+
+    def __init__(
+        self, options: ServeOptions, registry: Registry, pool: ModelPool, metrics: Metrics, *, key_required: bool = False
+    ) -> None:
         self.options, self.registry, self.pool, self.metrics = options, registry, pool, metrics
+        self.key_required = key_required
+        self.admission = Admission(options.places)
         self.draining = threading.Event()
         self.started = time.time()

@@ -1,0 +1,318 @@
+"""The models of a server: loaded when they are asked for, kept while they are in use, unloaded when room is needed.
+
+    pool = ModelPool({"small": "small.gguf", "large": "large.gguf"}, opener(registry, settings))
+    with pool.lease("small") as session:     # waits while it loads
+        ...
+
+Every method may be called from any thread. A model is loaded by a thread of its own, one at a time for each model;
+whoever waits for it sees how far it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llamakit.errors import LlamaKitError, NotFoundError, UnavailableError
+from llamakit.options import near
+from llamakit.system import free_memory as free_memory_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from llamakit.registry import Registry
+    from llamakit.session import Session
+
+    OpenSession = Callable[[Path, Callable[[int, int], None]], Session]
+
+log = logging.getLogger("llamakit.pool")
+RETRY_SECONDS = 5.0  # after a load that ended with an error, the next one at the earliest
+TICK = 0.1  # how often those who wait for a model report how far it is
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as the APIs list it.
+
+    `path`: for logs, never for clients; `size`: bytes of its file; `progress`: 0 to 1 while it loads; `n_ctx`: 0 unless
+    loaded; `last_used`: seconds since 1970, 0 if never; `leases`: requests that use it now; `error`: why it did not load.
+    """
+
+    name: str
+    path: str
+    size: int
+    loaded: bool
+    loading: bool
+    progress: float
+    n_ctx: int
+    last_used: float
+    leases: int
+    error: str
+
+
+class _Model:
+    """A model's place in the pool. Everything here changes under the pool's lock only, but `progress`."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name, self.path = name, path
+        self.session: Session | None = None
+        self.loading = False
+        self.progress = 0.0
+        self.leases = 0
+        self.used, self.used_at = 0.0, 0.0  # by the monotonic clock, and by the calendar
+        self.error: LlamaKitError | None = None
+        self.failed = 0.0
+
+    @property
+    def size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def touch(self) -> None:
+        self.used, self.used_at = time.monotonic(), time.time()
+
+    def info(self) -> ModelInfo:
+        session = self.session
+        return ModelInfo(
+            name=self.name, path=str(self.path), size=self.size, loaded=session is not None, loading=self.loading,
+            progress=1.0 if session is not None else self.progress, n_ctx=session.n_ctx if session is not None else 0,
+            last_used=self.used_at, leases=self.leases, error=self.error.message if self.error else "",
+        )  # fmt: skip
+
+
+class ModelPool:
+    """Several models by name; the first one is the default."""
+
+    def __init__(
+        self,
+        models: Mapping[str, str | Path],
+        open_session: OpenSession,
+        *,
+        idle_seconds: float = 0.0,
+        free_memory: Callable[[], int] = free_memory_now,
+    ) -> None:
+        """`open_session(path, progress)` gives a session that is wholly loaded; `idle_seconds` 0 keeps models for good."""
+        if not models:
+            raise ValueError("a pool needs a model")
+        self._models = {name: _Model(name, Path(path)) for name, path in models.items()}
+        self._open_session, self._free_memory, self.idle_seconds = open_session, free_memory, idle_seconds
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self.default = next(iter(self._models))
+        if idle_seconds:
+            threading.Thread(target=self._unload_idle, name="llamakit-idle", daemon=True).start()
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """The names, the default first."""
+        return list(self._models)
+
+    def infos(self) -> list[ModelInfo]:
+        """All models and how they stand."""
+        with self._changed:
+            return [model.info() for model in self._models.values()]
+
+    def resolve(self, name: str | None) -> str:
+        """The model that a request means. With one model every name does; else an unknown one is a NotFoundError."""
+        if not name or len(self._models) == 1:
+            return self.default
+        for tried in (name, name.removesuffix(":latest"), name.removesuffix(".gguf")):
+            if tried in self._models:
+                return tried
+        raise NotFoundError(f"no model {name[:100]!r}", found=near(name[:100], self._models), param="model")
+
+    def info(self, name: str | None = None) -> ModelInfo:
+        """How one model stands."""
+        with self._changed:
+            return self._models[self.resolve(name)].info()
+
+    def loaded(self, name: str | None = None) -> Session | None:
+        """The session of a model if it is loaded, for a look at it; only a lease keeps it from being unloaded."""
+        return self._models[self.resolve(name)].session
+
+    # -- using ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lease(self, name: str | None = None, on_progress: Callable[[float], None] | None = None) -> Iterator[Session]:
+        """The session of a model, loaded if need be; it stays while the block runs.
+
+        Raises NotFoundError, UnavailableError (no room beside models in use; closing) and whatever its loading raised.
+        `on_progress` is called from 0 to 1 while it loads, on the caller's thread.
+        """
+        model = self._models[self.resolve(name)]
+        session = self._acquire(model, on_progress)
+        try:
+            yield session
+        finally:
+            self._release(model)
+
+    def load(self, name: str | None = None, on_progress: Callable[[float], None] | None = None) -> ModelInfo:
+        """Load a model and wait for it; tries anew what did not load before."""
+        model = self._models[self.resolve(name)]
+        with self._changed:
+            model.error = None
+        self._acquire(model, on_progress)
+        self._release(model)
+        return self.info(model.name)
+
+    def unload(self, name: str | None = None) -> bool:
+        """Unload a model; False if it was not loaded, UnavailableError while requests use it."""
+        model = self._models[self.resolve(name)]
+        with self._changed:
+            if model.session is None:
+                return False
+            if model.leases:
+                raise UnavailableError(f"model {model.name!r} is in use", found=f"{model.leases} requests use it")
+            session = self._take(model)
+        session.close()
+        return True
+
+    def close(self) -> None:
+        """Unload everything, in use or not; nothing can be leased any more."""
+        self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not any(m.loading for m in self._models.values()), timeout=60)
+            sessions = [self._take(model) for model in self._models.values() if model.session is not None]
+        for session in sessions:
+            session.close()
+
+    # -- how -----------------------------------------------------------------------------------------------------
+
+    def _acquire(self, model: _Model, on_progress: Callable[[float], None] | None) -> Session:
+        """Wait until a model is loaded, starting that if nobody did, and count one more lease."""
+        told = -1.0
+        with self._changed:
+            self._check_retry(model)
+            while model.session is None:
+                self._check_open()
+                if not model.loading:
+                    if model.error is not None and told >= 0:  # it ended while we waited
+                        raise model.error.with_traceback(None)
+                    self._start(model)
+                told = max(told, 0.0)
+                self._changed.wait(TICK)
+                if on_progress is not None and model.progress > told:
+                    told = model.progress
+                    self._outside(on_progress, told)
+            model.leases += 1
+            model.touch()
+            return model.session
+
+    def _outside(self, function: Callable[[float], None], value: float) -> None:
+        """Call a function of somebody else without the lock."""
+        self._changed.release()
+        try:
+            function(value)
+        finally:
+            self._changed.acquire()
+
+    def _release(self, model: _Model) -> None:
+        with self._changed:
+            model.leases -= 1
+            model.touch()
+            self._changed.notify_all()
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise UnavailableError("the server shuts down", hint="send the request again later")
+
+    def _check_retry(self, model: _Model) -> None:
+        """A model that just did not load gives the same error for a while, in place of another try."""
+        if model.error is not None and time.monotonic() - model.failed < RETRY_SECONDS:
+            raise model.error.with_traceback(None)
+
+    def _start(self, model: _Model) -> None:
+        model.loading, model.progress, model.error = True, 0.0, None
+        threading.Thread(target=self._load, args=(model,), name=f"llamakit-load-{model.name}", daemon=True).start()
+
+    def _load(self, model: _Model) -> None:
+        """The loader's thread."""
+        session: Session | None = None
+        error: LlamaKitError | None = None
+        try:
+            self._make_room(model)
+            session = self._open_session(model.path, lambda done, total: _set_progress(model, done, total))
+        except LlamaKitError as caught:
+            error = caught
+        except Exception as caught:
+            log.exception("model %s could not be loaded", model.name)
+            error = LlamaKitError(f"model {model.name!r} could not be loaded: {type(caught).__name__}")
+        with self._changed:
+            model.session, model.error, model.loading = session, error, False
+            model.failed = time.monotonic()
+            model.touch()
+            self._changed.notify_all()
+
+    def _make_room(self, model: _Model) -> None:
+        """Unload what was not used for longest until the model's file fits into free memory."""
+        while True:
+            with self._changed:
+                others = [m for m in self._models.values() if m is not model]
+                needed = model.size + sum(m.size for m in others if m.loading)
+                free = self._free_memory()
+                loaded = [m for m in others if m.session is not None]
+                if needed <= free or not loaded:
+                    return  # with nothing to unload, the session itself says what does not fit
+                idle = [m for m in loaded if not m.leases]
+                if not idle:
+                    raise _no_room(model, free, loaded)
+                victim = min(idle, key=lambda m: m.used)
+                session = self._take(victim)
+            log.info("unloading %s to make room for %s", victim.name, model.name)
+            session.close()
+
+    def _take(self, model: _Model) -> Session:
+        """A model's session, out of the pool."""
+        session, model.session, model.progress = model.session, None, 0.0
+        assert session is not None  # the caller looked, under the lock
+        return session
+
+    def _unload_idle(self) -> None:
+        """The thread that unloads what nobody uses."""
+        while not self._closing.wait(min(5.0, self.idle_seconds / 4)):
+            long_ago = time.monotonic() - self.idle_seconds
+            with self._changed:
+                idle = [m for m in self._models.values() if m.session and not m.leases and m.used < long_ago]
+                sessions = [self._take(model) for model in idle]
+            for model, session in zip(idle, sessions, strict=True):
+                log.info("unloading %s: not used for %g s", model.name, self.idle_seconds)
+                session.close()
+
+
+def _set_progress(model: _Model, done: int, total: int) -> None:
+    model.progress = done / total if total else 0.0
+
+
+def _no_room(model: _Model, free: int, loaded: list[_Model]) -> LlamaKitError:
+    """The error for a model that has no room while others are in use."""
+    names = ", ".join(m.name for m in loaded)
+    return UnavailableError(
+        f"no room for model {model.name!r} now: it needs {model.size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
+        found=f"in use: {names}", hint="try again when their requests are done", retry_after=10,
+    )  # fmt: skip
+
+
+def opener(registry: Registry, settings: Mapping[str, Any]) -> OpenSession:
+    """What opens sessions with the same settings each, loaded up to the engine's thread."""
+
+    def open_session(path: Path, progress: Callable[[int, int], None]) -> Session:
+        from llamakit.session import Session
+
+        session = Session(path, registry=registry, progress=progress, **settings)
+        try:
+            session.service  # noqa: B018 - loads the weights and starts the engine
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    return open_session

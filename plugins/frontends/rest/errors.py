@@ -1,0 +1,110 @@
+"""Errors as the server answers them: which status, and the JSON body that every API but a few shares."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import falcon
+
+from llamakit.errors import (
+    ContextLengthError,
+    LlamaKitError,
+    NotFoundError,
+    OutOfMemoryError,
+    QueueFullError,
+    UnavailableError,
+    UsageError,
+)
+
+
+class AuthenticationError(LlamaKitError):
+    """No API key, or one that is not known."""
+
+    code = "authentication"
+
+
+class ForbiddenError(LlamaKitError):
+    """A Host or Origin that is not allowed."""
+
+    code = "forbidden"
+
+
+class TooLargeError(LlamaKitError):
+    """A body above the limit."""
+
+    code = "too_large"
+
+
+class MethodError(LlamaKitError):
+    """A path that answers other methods only."""
+
+    code = "method_not_allowed"
+
+
+# The first class that an error is an instance of gives its status.
+STATUS: tuple[tuple[type[LlamaKitError], str], ...] = (
+    (UsageError, falcon.HTTP_400),
+    (ContextLengthError, falcon.HTTP_400),
+    (AuthenticationError, falcon.HTTP_401),
+    (ForbiddenError, falcon.HTTP_403),
+    (NotFoundError, falcon.HTTP_404),
+    (MethodError, falcon.HTTP_405),
+    (TooLargeError, falcon.HTTP_413),
+    (QueueFullError, falcon.HTTP_429),
+    (UnavailableError, falcon.HTTP_503),
+    (OutOfMemoryError, falcon.HTTP_503),
+)
+TYPES = {
+    "400": "invalid_request_error",
+    "401": "authentication_error",
+    "403": "permission_error",
+    "404": "not_found_error",
+    "405": "invalid_request_error",
+    "413": "invalid_request_error",
+    "429": "rate_limit_error",
+    "503": "unavailable_error",
+}
+FOLDERS = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",]+[\\/])+")
+
+
+def status_of(error: LlamaKitError) -> str:
+    """The status line of an error, such as "400 Bad Request"."""
+    return next((status for cls, status in STATUS if isinstance(error, cls)), falcon.HTTP_500)
+
+
+def type_of(error: LlamaKitError) -> str:
+    """OpenAI's word for the kind of an error, such as "invalid_request_error"."""
+    return TYPES.get(status_of(error)[:3], "server_error")
+
+
+def retry_after(error: LlamaKitError) -> int | None:
+    """Seconds until trying again makes sense, where an error says so."""
+    if isinstance(error, (QueueFullError, UnavailableError)):
+        return error.retry_after
+    return 30 if isinstance(error, OutOfMemoryError) else None
+
+
+def body_of(error: LlamaKitError) -> dict[str, Any]:
+    """{"error": {code, message, param, found, hint, type}}; folders of this machine are left out of it."""
+    record: dict[str, Any] = dict(error.record())
+    if status_of(error)[0] == "5":
+        record = {name: without_folders(text) for name, text in record.items()}
+    record["param"] = record["param"] or None
+    return {"error": record | {"type": type_of(error)}}
+
+
+def without_folders(text: str) -> str:
+    """A text in which every absolute path is cut to its last part."""
+    return FOLDERS.sub("", text)
+
+
+def from_falcon(error: falcon.HTTPError) -> LlamaKitError:
+    """One of falcon's own errors as one of ours."""
+    text = error.description or error.title or "this cannot be answered"
+    message = (text[:1].lower() + text[1:]).rstrip(".")
+    by_code = {401: AuthenticationError, 403: ForbiddenError, 404: NotFoundError, 405: MethodError, 413: TooLargeError}
+    code = error.status_code
+    if code in by_code:
+        return by_code[code](message)
+    return UsageError(message) if code < 500 else LlamaKitError(message)

@@ -1,0 +1,92 @@
+"""The server's settings: config keys `frontend.rest.*`, and with `command.FLAGS` the flags of `llamakit serve`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from llamakit.errors import UsageError
+from llamakit.options import Options
+
+SPARE_THREADS = 16  # beyond the admitted requests: for /health, static files and errors
+LEAST_PLACES = 256
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+class ServeOptions(Options, frozen=True):
+    """Settings of the REST server."""
+
+    host: Annotated[str, Meta(description="Address to listen on; 0.0.0.0 or :: for all.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 = any free one.")] = 8080
+    path: Annotated[str, Meta(description="Folder of static files; they win over the built-in page.")] = ""
+    timeout: Annotated[
+        float, Meta(gt=0, le=86400, description="Seconds that a connection may be silent, or leave an answer unread.")
+    ] = 600.0
+    alias: Annotated[str, Meta(description="Name of the model in answers; empty = its file's.")] = ""
+    models: Annotated[dict[str, str], Meta(description="More models by name, loaded when asked for.")] = {}
+    idle_unload: Annotated[
+        float, Meta(ge=0, le=1e9, description="Unload a model that was not used for so many seconds; 0 = never.")
+    ] = 0.0
+    parallel: Annotated[int, Meta(ge=1, le=4096, description="Sequences that are generated at once.")] = 64
+    queue: Annotated[int, Meta(ge=0, le=65536, description="Requests that may wait; more get status 429.")] = 256
+    max_predict: Annotated[
+        int, Meta(ge=0, le=1 << 30, description="Most tokens of an answer without a limit; 0 = 8 times the context.")
+    ] = 0
+    kv_memory: Annotated[str, Meta(description="Memory for keys and values, such as 4G; empty = as needed.")] = ""
+    model_draft: Annotated[str, Meta(description="A small model that guesses ahead for the model.")] = ""
+    draft: Annotated[int, Meta(ge=-1, le=64, description="Most tokens guessed ahead; -1 = what gains, 0 = none.")] = -1
+    lora: Annotated[list[str], Meta(description="LoRA adapters to load, with scale 1.")] = []
+    lora_scaled: Annotated[list[tuple[str, float]], Meta(description="LoRA adapters to load, with their scales.")] = []
+    lora_base: Annotated[str, Meta(description="A model of higher precision for the layers that adapters change.")] = ""
+    rope_freq_base: Annotated[float, Meta(ge=0, le=1e12, description="Base of RoPE; 0 = the model's.")] = 0.0
+    rope_freq_scale: Annotated[float, Meta(ge=0, le=1e6, description="Linear scale of RoPE; 0 = the model's.")] = 0.0
+    api_key: Annotated[list[str], Meta(description="Keys that clients may use; none = no key is needed.")] = []
+    api_key_file: Annotated[str, Meta(description="File of keys, one a line; # starts a comment.")] = ""
+    cors: Annotated[list[str], Meta(description="Origins whose pages may use the server; * = all.")] = []
+    allowed_host: Annotated[
+        list[str], Meta(description="More names that the Host header may have while only this machine is served.")
+    ] = []
+    max_body: Annotated[str, Meta(description="Largest body of a request.")] = "32M"
+    grace: Annotated[
+        float, Meta(ge=0, le=86400, description="Seconds that answers may go on when the server is told to stop.")
+    ] = 20.0
+    ssl_cert_file: Annotated[str, Meta(description="Certificate chain for TLS, a PEM file.")] = ""
+    ssl_key_file: Annotated[str, Meta(description="Private key for TLS, a PEM file.")] = ""
+    chat_prompt: Annotated[
+        str, Meta(description="Text before every chat, in place of the model's chat template (as in the 2023 shim).")
+    ] = ""
+    user_name: Annotated[str, Meta(description="Before the user's words, with a chat prompt.")] = "\nUSER: "
+    ai_name: Annotated[str, Meta(description="Before the answer, with a chat prompt.")] = "\nASSISTANT: "
+    system_name: Annotated[str, Meta(description="Before the system's words, with a chat prompt.")] = (
+        "\nASSISTANT's RULE: "
+    )
+    stop: Annotated[str, Meta(description="Text that ends an answer, with a chat prompt.")] = "</s>"
+    mlock: Annotated[bool, Meta(description="Keep the model in memory, never swapped out.")] = False
+    log_format: Annotated[Literal["text", "json"], Meta(description="Log lines for people or for programs.")] = "text"
+    verbose: Annotated[bool, Meta(description="Log a line for every request.")] = False
+
+    @property
+    def places(self) -> int:
+        """Requests that are answered or wait at once; more get status 429."""
+        return max(LEAST_PLACES, self.parallel + self.queue)
+
+    @property
+    def threads(self) -> int:
+        """Threads that answer: each admitted request has its own, and a few are spare."""
+        return self.places + SPARE_THREADS
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes that the body of a request may have."""
+        return size_in_bytes(self.max_body, "max_body")
+
+
+def size_in_bytes(text: str, param: str) -> int:
+    """Bytes that a size such as "4G", "512 MiB" or "1000" stands for; units are powers of 1024."""
+    match = SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{param} cannot be {text!r}", hint="a number of bytes, or one with K, M, G or T", param=param)
+    return int(float(match[1]) * UNITS[match[2].upper()])
