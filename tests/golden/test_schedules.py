@@ -45,7 +45,7 @@ def open_session(path, **settings):
 def random_request(session, chance):
     text = chance.choice(TEXTS)
     fields = {
-        "max_tokens": chance.randint(1, 30), "seed": chance.randint(0, 3), "temperature": chance.choice([0, 0.7, 1.2]),
+        "max_tokens": chance.randint(1, 90), "seed": chance.randint(0, 3), "temperature": chance.choice([0, 0.7, 1.2]),
         "adapters": chance.choice([None, None, (("first", 1.0),), (("first", 0.5), ("second", -1.0))]),
         "cache": chance.random() < 0.8, "ignore_eos": True, "priority": chance.randint(0, 1),
     }  # fmt: skip
