@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
 LONGEST_HEADER = 1000  # characters of X-Ignored-Fields
-PLACE = re.compile(r" - at `\$(?:\.([^`.\[]+))?([^`]*)`")
+PLACE = re.compile(r" - at `\$\.?([^`]*)`")
 MISSING = re.compile(r"missing required field `([^`]+)`$")
 INT64 = 1 << 63
 
@@ -188,10 +188,11 @@ def _wrong_value(text: str, values: Mapping[str, Any], known: Mapping[str, Optio
         return UsageError(f"{missing[1]} is missing", param=missing[1])
     place = PLACE.search(text)
     what = _lower(PLACE.sub("", text)).replace("`", "")
-    name = place[1] if place and place[1] else ""
-    if name not in values:
-        return UsageError(f"the body does not fit: {what}", param=name)
-    inner = place[2] if place else ""
+    path = place[1] if place else ""
+    name = max((name for name in values if _leads_to(path, name)), key=len, default="")
+    if not name:
+        return UsageError(f"the body does not fit: {what}")
+    inner = path[len(name) :]
     field, param = known[name], shown or name
     if inner or not field.interval:
         return UsageError(
@@ -199,6 +200,11 @@ def _wrong_value(text: str, values: Mapping[str, Any], known: Mapping[str, Optio
         )
     word = {"int": "a whole number ", "float": "a number "}.get(field.kind, "")
     return wrong(param, values[name], f"{word}{field.interval}")
+
+
+def _leads_to(path: str, name: str) -> bool:
+    """Whether a path in the body begins with this field; names may have dots in them."""
+    return path.startswith(name) and path[len(name) : len(name) + 1] in ("", ".", "[")
 
 
 def _whole(value: Any, field: OptionField) -> Any:

@@ -8,17 +8,25 @@ import msgspec
 from llamakit.plugins.frontends.rest.apis.native_answer import encode, generation_settings
 from llamakit.plugins.frontends.rest.apis.native_fields import LARGEST, CompletionBody, Name, sampling_of
 from llamakit.plugins.frontends.rest.apis.native_prompt import Prompt, checked_id, mixed_tokens
-from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored
+from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored, wrong
 from llamakit.plugins.frontends.rest.generation import held
 from msgspec import Meta
+
+from llamakit.errors import ModelFileError, UsageError
+from llamakit.tokenizer.chat_prompt import chat_prompt
 
 if TYPE_CHECKING:
     import falcon
     from llamakit.plugins.frontends.rest.state import ServerState
 
+    from llamakit.session import Session
     from llamakit.tokenizer import Tokenizer
 
 MOST_TOKENS = 1 << 22
+RESERVED = {  # what chat templates are always given, and parameters of the functions that render them
+    "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "continue_last", "template", "tokenizer",
+    "self",
+}  # fmt: skip
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,10 +110,7 @@ class ApplyTemplate(Resource):
         body = read(req, TemplateBody, self.state, sampling=False)
         fields = body.fields
         with held(self.state, req, fields.model) as session:
-            prompt = session.chat_template.render(
-                fields.messages, add_generation_prompt=fields.add_generation_prompt, tools=fields.tools,
-                **fields.chat_template_kwargs,
-            )  # fmt: skip
+            prompt = rendered(session, fields)
         self.answer(resp, {"prompt": prompt}, body.ignored)
 
 
@@ -120,6 +125,20 @@ class ModelJson(Resource):
         with held(self.state, req, name) as session:
             n_ctx = session.n_ctx
         self.answer(resp, generation_settings(self.state.registry, n_ctx, name, fields, sampling))
+
+
+def rendered(session: Session, fields: TemplateBody) -> str:
+    """The messages as the chat API would hand them to the model; without a place for an answer if so asked."""
+    reserved = RESERVED & set(fields.chat_template_kwargs)
+    if reserved:
+        raise wrong("chat_template_kwargs", sorted(reserved), "names that the server does not set itself")
+    template, more = session.chat_template, fields.chat_template_kwargs
+    if fields.add_generation_prompt:
+        return chat_prompt(template, session.tokenizer, fields.messages, tools=fields.tools, **more).text
+    try:
+        return template.render(fields.messages, add_generation_prompt=False, tools=fields.tools, **more)
+    except ModelFileError as error:
+        raise UsageError(error.message, param="messages") from None
 
 
 def with_special(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
