@@ -1,30 +1,24 @@
-"""`llamakit chat`: talk to a model in the terminal."""
+"""`llamakit chat`: talk to a model in the terminal, here or on a server."""
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-from llamakit.plugins.frontends.cli.console import Console, write
-from llamakit.plugins.frontends.cli.generate import timing_line
 from llamakit.plugins.frontends.cli.params import Context, SamplingCommand, common_options, sampler_names
 
 if TYPE_CHECKING:
-    from llamakit import Session
-    from llamakit.engine.sequence import Past
-
-HELP = """/help          this list
-/system TEXT   another system prompt, from here on
-/regenerate    answer the last message again
-/undo          take back the last message and its answer
-/clear         forget the conversation
-/stats         counts and rates of the last answer
-/exit          leave (so does Ctrl-D)"""
+    from llamakit.plugins.frontends.cli.talk.source import Source
+    from llamakit.plugins.frontends.cli.talk.talk import Talk
+    from llamakit.plugins.frontends.cli.talk.terminal import Terminal
 
 
 @click.command(cls=SamplingCommand)
 @common_options
+@click.option("--url", metavar="URL", help="Talk to a server; -m then names one of its models.")
+@click.option("--api-key", metavar="KEY", help="The server's API key. [OPENAI_API_KEY]")
 @click.option("-p", "--prompt", metavar="TEXT", help="Answer this one message and leave.")
 @click.option("-s", "--system", metavar="TEXT", help="System prompt.")
 @click.option(
@@ -32,6 +26,9 @@ HELP = """/help          this list
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of random numbers; -1 = a new one. [-1]")
 @click.option("--samplers", metavar="A;B;C", help="Samplers in order, such as top_k;top_p;temperature.")
+@click.option("--lora", multiple=True, metavar="FILE", help="A LoRA adapter to use. Repeatable.")
+@click.option("--markdown/--no-markdown", default=True, help="Show Markdown as what it means, on a terminal. [on]")
+@click.option("--history/--no-history", default=True, help="Keep what is typed for the next chat. [on]")
 @click.option("--timings", is_flag=True, help="A timing line after each answer.")
 @click.pass_context
 def chat(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> None:
@@ -40,140 +37,79 @@ def chat(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> None:
     \b
     llamakit chat -m model.gguf
     llamakit chat -m model.gguf -p "Why is the sky blue?"
+    llamakit chat --url http://127.0.0.1:8080
     """
+    from llamakit.plugins.frontends.cli.talk.settings import Settings
+    from llamakit.plugins.frontends.cli.talk.talk import INTERRUPTED, Talk
+    from llamakit.plugins.frontends.cli.talk.terminal import Terminal
+
     context = Context(ctx, options["quiet"], options["verbose"])
+    asked_model = options["model"]
     context.apply(options)
-    params: dict[str, Any] = {
-        "max_tokens": options["n_predict"], "seed": context.config["seed"], "shift": False,
-        "samplers": sampler_names(options["samplers"], list(context.registry.samplers())), **context.sampling(sampling),
-    }  # fmt: skip
-    with context.session() as session:
-        talk = Conversation(session, params, context.console, options["timings"])
-        talk.set_system(options["system"])
+    settings = Settings(_values(context, sampling, options))
+    terminal = Terminal((ctx.find_root().obj or {}).get("color", "auto"))
+    source = _source(context, options, asked_model, terminal)
+    try:
+        talk = Talk(
+            source, settings, terminal, markdown=options["markdown"], timings=options["timings"], quiet=options["quiet"]
+        )
+        for file in options["lora"]:
+            talk.adapters[source.add_adapter(file)] = 1.0
+        talk.conversation.system = options["system"] or ""
         if options["prompt"] is not None:
-            talk.say(options["prompt"])
+            code = 0 if talk.once(options["prompt"]) else INTERRUPTED
         else:
-            talk.loop()
+            code = _loop(talk, options)
+    finally:
+        closed = source.close()
+    if not closed:  # a prompt is still being read, which nothing can end: leave it with the process
+        sys.stdout.flush()
+        os._exit(code)
+    ctx.exit(code)
 
 
-class Conversation:
-    """The messages so far, and what the cache still holds of them."""
+def _values(context: Context, sampling: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The options that the command line and the settings change."""
+    values: dict[str, Any] = dict(context.sampling(sampling))
+    if options["n_predict"] != -1:
+        values["max_tokens"] = options["n_predict"]
+    if context.config["seed"] != -1:
+        values["seed"] = context.config["seed"]
+    if options["samplers"] is not None:
+        known = None if options["url"] else list(context.registry.samplers())
+        names = sampler_names(options["samplers"], known) if known else options["samplers"].split(";")
+        values["samplers"] = ";".join(names or ())
+    return values
 
-    def __init__(self, session: Session, params: dict[str, Any], console: Console, timings: bool) -> None:
-        self.session, self.params, self.console, self.timings = session, params, console, timings
-        self.messages: list[dict[str, str]] = []
-        self.last_line = ""
-        self._past: Past | None = None
 
-    def set_system(self, text: str | None) -> None:
-        """Replace the system prompt; None or "" removes it."""
-        self.messages = [m for m in self.messages if m["role"] != "system"]
-        if text:
-            self.messages.insert(0, {"role": "system", "content": text})
+def _source(context: Context, options: dict[str, Any], model: str | None, terminal: Terminal) -> Source:
+    if options["url"]:
+        from llamakit.plugins.frontends.cli.talk.client import Client
+        from llamakit.plugins.frontends.cli.talk.remote import Remote
 
-    def loop(self) -> None:
-        """Read messages until the end of input."""
-        terminal = sys.stdin.isatty()
-        if terminal:
-            name = self.session.file.metadata.get("general.name", self.session.path.stem)
-            self.console.note(f"{name}, context {self.session.n_ctx}. /help for commands, Ctrl-D to leave.")
-        while True:
-            try:
-                line = self._read(terminal)
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                self.console.note("\npress Ctrl-D or type /exit to leave")
-                continue
-            if line == "/exit":
-                return
-            if line.startswith("/") and not line.startswith("//"):
-                self.command(line)
-            elif line.strip():
-                self.say(line.removeprefix("/") if line.startswith("//") else line)
+        key = options["api_key"] or os.environ.get("OPENAI_API_KEY")
+        return Remote(Client(options["url"], key), model)
+    from llamakit.plugins.frontends.cli.talk.local import Local
 
-    @staticmethod
-    def _read(terminal: bool) -> str:
-        """A message: one line, longer while lines end with a backslash."""
-        lines = []
-        while True:
-            line = input("> " if terminal and not lines else "  " if terminal else "")
-            if not line.endswith("\\"):
-                return "\n".join([*lines, line])
-            lines.append(line[:-1])
+    return Local(context)
 
-    def command(self, line: str) -> None:
-        """A line that starts with a slash."""
-        import difflib
 
-        name, _, rest = line[1:].partition(" ")
-        commands = {
-            "help": lambda: self.console.note(HELP),
-            "system": lambda: self.set_system(rest.strip()),
-            "regenerate": self.regenerate,
-            "undo": self.undo,
-            "clear": lambda: self.set_messages([m for m in self.messages if m["role"] == "system"]),
-            "stats": lambda: self.console.note(self.last_line or "nothing was said yet"),
-        }
-        if name in commands:
-            commands[name]()
-            return
-        near = difflib.get_close_matches(name, commands, 1, 0.6)
-        self.console.note(f"no command /{name}" + (f"; did you mean /{near[0]}?" if near else "; /help lists them"))
+def _loop(talk: Talk, options: dict[str, Any]) -> int:
+    """Read entries: with an editor on a terminal, one a line elsewhere."""
+    from llamakit.plugins.frontends.cli.talk.reader import PlainReader, QuitAtOnce, Reader
 
-    def set_messages(self, messages: list[dict[str, str]]) -> None:
-        """Replace the conversation."""
-        self.messages = messages
+    terminal = talk.terminal
+    if terminal.reads and not options["quiet"]:
+        terminal.say(f"{terminal.bold(talk.source.title)}. /help for commands, Ctrl-D to leave.")
+    reader: Reader = PlainReader(terminal)
+    if terminal.edits:
+        from llamakit.plugins.frontends.cli.talk.commands import completions
+        from llamakit.plugins.frontends.cli.talk.history import Entries, history_file
+        from llamakit.plugins.frontends.cli.talk.prompt import PromptReader
 
-    def undo(self) -> None:
-        """Take back the last message and its answer."""
-        while self.messages and self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-        if self.messages and self.messages[-1]["role"] == "user":
-            self.messages.pop()
-
-    def regenerate(self) -> None:
-        """Answer the last message again."""
-        while self.messages and self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-        if self.messages and self.messages[-1]["role"] == "user":
-            self.say(self.messages.pop()["content"])
-
-    def say(self, text: str) -> None:
-        """Send a message and write the answer as it comes; Ctrl-C keeps what there is."""
-        from llamakit.errors import LlamaKitError
-
-        self.messages.append({"role": "user", "content": text})
-        try:
-            self._answer()
-        except LlamaKitError as error:
-            self.messages.pop()
-            if not sys.stdin.isatty():
-                raise
-            self.console.note(f"error: {error}")
-
-    def _answer(self) -> None:
-        from llamakit.engine.engine import raise_error
-
-        session, engine = self.session, self.session.engine
-        prompt = session.chat_template.render(self.messages, add_generation_prompt=True)
-        tokens = session.tokenize(prompt, add_bos=not session.chat_template.writes_bos, parse_special=True)
-        request = session.request(tokens, **self.params)
-        sequence = engine.submit(request, self._past)
-        self._past = None
-        try:
-            while sequence.result is None:
-                engine.step()
-                for piece in sequence.take():
-                    write(piece.text)
-        except KeyboardInterrupt:
-            engine.cancel(sequence)
-        self._past = engine.retire(sequence)
-        raise_error(sequence)
-        result = sequence.result
-        assert result is not None
-        write(result.tail + "\n")
-        self.messages.append({"role": "assistant", "content": result.text})
-        self.last_line = timing_line(result, request.seed)
-        if self.timings:
-            self.console.note(self.last_line)
+        entries = Entries(history_file() if options["history"] else None)
+        reader = PromptReader(terminal, entries, completions(talk))
+    try:
+        return talk.loop(reader)
+    except QuitAtOnce:
+        return 131

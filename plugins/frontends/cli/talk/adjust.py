@@ -1,0 +1,170 @@
+"""Commands about what answers: sampler options, system prompt, model, adapters, constraints."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from llamakit.plugins.frontends.cli.talk.command import Command, needed
+from llamakit.plugins.frontends.cli.talk.settings import shown
+
+from llamakit.errors import UsageError
+from llamakit.options import near
+
+if TYPE_CHECKING:
+    from llamakit.plugins.frontends.cli.talk.talk import Talk
+
+
+def set_option(talk: Talk, text: str) -> None:
+    """Set an option, or list all."""
+    name, _, value = text.replace("=", " ", 1).partition(" ") if text else ("", "", "")
+    knobs = talk.knobs()
+    if not name:
+        for line in talk.settings.lines(knobs):
+            talk.terminal.say(talk.terminal.bold(line) if line.startswith("*") else line)
+        return
+    name = talk.settings.name(knobs, name)
+    if not value.strip():
+        knob = knobs.get(name)
+        if knob is None:
+            raise UsageError(f"no option {name!r}", found=near(name, knobs), hint="/set lists them")
+        now, field = shown(talk.settings.values.get(name, knob.field.default)), knob.field
+        talk.terminal.say(f"{name} {now}  {f'[{field.interval}] ' if field.interval else ''}{field.description}")
+        return
+    set_to = talk.settings.set(knobs, name, value.strip())
+    talk.terminal.say(talk.terminal.dim(f"{name} {shown(set_to)}, from the next answer on"))
+
+
+def reset_option(talk: Talk, text: str) -> None:
+    """Set an option back."""
+    name = needed(text, "/reset NAME|all")
+    talk.settings.reset(talk.knobs(), name)
+    talk.terminal.say(talk.terminal.dim("all options are as they were" if name == "all" else f"{name} is as it was"))
+
+
+def system(talk: Talk, text: str) -> None:
+    """Set the system prompt."""
+    if not text:
+        talk.terminal.say(talk.conversation.system or "no system prompt")
+        return
+    talk.conversation.system = "" if text == "off" else text
+    talk.terminal.say(talk.terminal.dim("no system prompt from here on" if text == "off" else "set from here on"))
+
+
+def model(talk: Talk, text: str) -> None:
+    """Switch to another model."""
+    source = talk.source
+    if not text:
+        talk.terminal.say(source.title)
+        for name in source.models():
+            talk.terminal.say(f"{'*' if name == source.model else ' '} {name}")
+        return
+    if not source.models():
+        talk.terminal.say(talk.terminal.dim(cost(Path(text).expanduser())))
+    talk.terminal.say(source.switch(text))
+    talk.chosen = []
+
+
+def cost(path: Path) -> str:
+    """What loading a file takes, as far as its size tells."""
+    from llamakit.plugins.frontends.cli.console import gib
+
+    from llamakit.system import free_memory
+
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="/model FILE") from None
+    return f"loading {path.name}: {gib(size)} of weights and the context; {gib(free_memory())} are free"
+
+
+def lora(talk: Talk, text: str) -> None:
+    """Choose adapters."""
+    source = talk.source
+    if not text:
+        names = source.adapters()
+        for name in names:
+            talk.terminal.say(f"{'*' if name in talk.adapters else ' '} {name}  {talk.adapters.get(name, 0):g}")
+        if not names:
+            talk.terminal.say("no adapters")
+        return
+    name, equals, scale_text = text.rpartition("=") if "=" in text else (text, "", "")
+    try:
+        scale = 0.0 if scale_text == "off" else float(scale_text) if equals else 1.0
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise UsageError(f"{scale_text!r} is no scale", hint="/lora NAME=0.5")
+    if name not in source.adapters():
+        if not Path(name).expanduser().is_file():
+            raise UsageError(f"no adapter {name!r}", found=near(name, source.adapters()), hint="/lora FILE loads one")
+        name = source.add_adapter(str(Path(name).expanduser()))
+    talk.adapters.pop(name, None)
+    if scale:
+        talk.adapters[name] = scale
+    talk.terminal.say(talk.terminal.dim(f"{name} {scale:g}, from the next answer on"))
+
+
+def grammar(talk: Talk, text: str) -> None:
+    """Constrain answers by a grammar."""
+    _constrain(talk, "grammar", needed(text, "/grammar FILE|off"), lambda: read(text))
+
+
+def json_schema(talk: Talk, text: str) -> None:
+    """Constrain answers by a JSON Schema."""
+
+    def value() -> str:
+        given = text if text.lstrip().startswith(("{", "true")) else read(text)
+        try:
+            msgspec.json.decode(given)
+        except msgspec.DecodeError as error:
+            raise UsageError(f"that is no JSON: {error}", hint='/json {"type": "object"}, or /json FILE') from None
+        return given
+
+    _constrain(talk, "json_schema", needed(text, "/json SCHEMA|off"), value)
+
+
+def _constrain(talk: Talk, name: str, text: str, value: object) -> None:
+    knobs = talk.knobs()
+    if text == "off":
+        talk.settings.values.pop(name, None)
+        talk.terminal.say(talk.terminal.dim("off"))
+        return
+    if name not in knobs:
+        raise UsageError(f"no sampler that takes {name!r} is installed", hint="llamakit plugins --kind sampler")
+    given = value() if callable(value) else value
+    knob = knobs[name]
+    talk.settings.values.pop({"grammar": "json_schema", "json_schema": "grammar"}[name], None)
+    talk.settings.values[name] = msgspec.json.decode(given) if knob.field.kind == "json" else given
+    talk.terminal.say(talk.terminal.dim("set, from the next answer on"))
+
+
+def read(name: str) -> str:
+    """The text of a file."""
+    path = Path(name).expanduser()
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _options(talk: Talk) -> list[str]:
+    return list(talk.knobs())
+
+
+COMMANDS = (
+    Command(name="set", usage="[NAME VALUE]", summary="sampler options, seed, max_tokens, stop", run=set_option,
+            words=_options),
+    Command(name="reset", usage="NAME|all", summary="an option as it was at the start", run=reset_option,
+            words=lambda talk: ["all", *talk.knobs()]),
+    Command(name="system", usage="[TEXT|off]", summary="another system prompt, from here on", run=system),
+    Command(name="model", usage="[NAME]", summary="another model: a file, or one of the server's", run=model,
+            files=True, words=lambda talk: talk.source.models()),
+    Command(name="lora", usage="[NAME[=SCALE]]", summary="LoRA adapters and their scales", run=lora, files=True,
+            words=lambda talk: talk.source.adapters()),
+    Command(name="grammar", usage="FILE|off", summary="answers follow a grammar", run=grammar, files=True),
+    Command(name="json", usage="SCHEMA|off", summary="answers follow a JSON Schema (a file, or the text)",
+            run=json_schema, files=True),
+)  # fmt: skip

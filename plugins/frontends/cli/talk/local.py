@@ -1,0 +1,171 @@
+"""Answers from a model in this process."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamakit.plugins.frontends.cli.talk.settings import Knob, knobs_of
+from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Source, Waiting
+
+from llamakit.errors import LlamaKitError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+
+    from llamakit.plugins.frontends.cli.params import Context
+    from llamakit.plugins.frontends.cli.talk.conversation import Turn
+
+    from llamakit import Session
+    from llamakit.engine.request import Piece as EnginePiece
+    from llamakit.engine.request import Result
+
+
+class Local(Source):
+    """Uses a `Session`."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._free = threading.Lock()  # held while an answer uses the session
+        self._open()
+
+    def _open(self) -> None:
+        self.session: Session = self.context.session()
+        name = self.session.file.metadata.get("general.name")
+        self.model = name if isinstance(name, str) and name else self.session.path.stem
+        self.n_ctx = self.session.n_ctx
+        self.title = f"{self.model} on {self.session.backend[0].name}, context {self.n_ctx:,}"
+
+    def stream(
+        self, turns: Sequence[Turn], begun: str, params: Mapping[str, Any]
+    ) -> Generator[Piece | Waiting, None, Answer]:
+        """Answer the turns."""
+        while not self._free.acquire(timeout=0.1):  # an answer stopped while its prompt was read
+            yield Waiting("the prompt before is still being read")
+        try:
+            values = dict(params)
+            seed = values.pop("seed", -1)
+            seed = secrets.randbits(32) if seed is None or seed < 0 else seed
+            values["samplers"] = _names(values.get("samplers"))
+            values["adapters"] = values.get("adapters") or None
+            if values["adapters"] is None:
+                del values["adapters"]
+            tokens = self._tokens(turns, begun)
+            if len(tokens) > self.n_ctx // 8:
+                yield Waiting(f"reading {len(tokens):,} tokens")
+            result = yield from self._pieces(tokens, {**values, "seed": seed, "shift": False})
+            return _answer(result, seed)
+        finally:
+            self._free.release()
+
+    def _pieces(self, tokens: list[int], params: dict[str, Any]) -> Generator[Piece, None, Result]:
+        stream = self.session.stream(tokens, **params)
+        try:
+            while True:
+                try:
+                    piece = next(stream)
+                except StopIteration as end:
+                    result: Result = end.value
+                    if result.tail:
+                        yield Piece(result.tail, 0)
+                    return result
+                yield Piece(piece.text, 1, self._chosen(piece))
+        finally:
+            stream.close()
+
+    def _chosen(self, piece: EnginePiece) -> tuple[Chosen, ...]:
+        if piece.logprob is None:
+            return ()
+        top = tuple((self._text(t.token_id), t.logprob) for t in piece.top)
+        return (Chosen(self._text(piece.token_id), piece.logprob, top),)
+
+    def _text(self, token_id: int) -> str:
+        return self.session.tokenizer.piece(token_id).decode("utf-8", "replace")
+
+    def _tokens(self, turns: Sequence[Turn], begun: str) -> list[int]:
+        return self.render(turns, begun)[1]
+
+    def render(self, turns: Sequence[Turn], begun: str = "") -> tuple[str, list[int]]:
+        """The text that the chat template makes, and its tokens."""
+        template = self.session.chat_template
+        text = template.render(turns, add_generation_prompt=True) + begun
+        return text, self.session.tokenize(text, add_bos=not template.writes_bos, parse_special=True)
+
+    def count_text(self, text: str) -> int:
+        """How many tokens a text takes."""
+        return len(self.session.tokenize(text))
+
+    def knobs(self) -> dict[str, Knob]:
+        """The options of every sampler that is installed; those of other packages with the sampler's name."""
+        from llamakit.options import json_schema
+
+        registry, found = self.context.registry, {}
+        for name, sampler in registry.samplers().items():
+            prefix = f"{name}." if f"sampler.{name}" in registry.third_party else ""
+            found |= knobs_of(json_schema(sampler.Options), prefix)
+        return found
+
+    def models(self) -> list[str]:
+        """Any file."""
+        return []
+
+    def switch(self, name: str) -> str:
+        """Close the model and open another file; where that is not possible, open the first one again."""
+        from llamakit.gguf import open_gguf
+        from llamakit.models import load_model
+
+        path = Path(name).expanduser()
+        with open_gguf(path) as file:  # a file that is no model is refused before anything is closed
+            load_model(file)
+        before = self.context.config["model"]
+        with self._free:
+            self.session.close()
+            try:
+                self.context.config.set("model", str(path), "/model")
+                self._open()
+            except LlamaKitError:
+                self.context.config.set("model", before, "/model")
+                self._open()
+                raise
+        return self.title
+
+    def adapters(self) -> list[str]:
+        """Names of the adapters that are loaded."""
+        return [str(info.name) for info in self._store().infos()]
+
+    def add_adapter(self, file: str) -> str:
+        """Load an adapter."""
+        return str(self._store().add(file).name)
+
+    def _store(self) -> Any:
+        """The session's adapters: the one place that knows where they are."""
+        store = getattr(self.session, "adapters", None)
+        if store is None:
+            raise UsageError("this build has no LoRA adapters")
+        return store
+
+    def close(self) -> bool:
+        """Close the session, unless an answer that was stopped while its prompt was read still uses it."""
+        if not self._free.acquire(timeout=0.5):
+            return False
+        self.session.close()
+        return True
+
+
+def _names(value: object) -> tuple[str, ...] | None:
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(";") if name.strip()) or None
+    return tuple(value) if isinstance(value, (tuple, list)) else None
+
+
+def _answer(result: Result, seed: int) -> Answer:
+    t = result.timings
+    evaluated = t.n_prompt - t.n_cached
+    return Answer(
+        reason=str(result.reason) + (f" {result.stopped_by!r}" if result.stopped_by else ""), seed=seed,
+        n_prompt=t.n_prompt, n_cached=t.n_cached, n_generated=t.n_generated,
+        rate=(t.n_generated - 1) / t.generate_seconds if t.n_generated > 1 and t.generate_seconds else None,
+        prompt_rate=evaluated / t.prompt_seconds if t.prompt_seconds else None, first_seconds=t.first_seconds,
+    )  # fmt: skip

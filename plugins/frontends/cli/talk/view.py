@@ -1,0 +1,170 @@
+"""How an answer appears while it is written."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from llamakit.plugins.frontends.cli.console import safe, write
+from llamakit.plugins.frontends.cli.talk.source import Piece, Waiting
+
+if TYPE_CHECKING:
+    from llamakit.plugins.frontends.cli.talk.terminal import Terminal
+
+DELAY = 0.5  # seconds before it is said what is waited for
+RISKY = frozenset("\u200d\ufe0f\ufe0e") | {chr(c) for c in (*range(0x1F1E6, 0x1F200), *range(0x1F3FB, 0x1F400))}
+
+
+class View:
+    """Writes an answer as it comes, and says what is waited for before it begins."""
+
+    def __init__(self, terminal: Terminal, begun: str = "") -> None:
+        self.terminal = terminal
+        self.text = ""  # what was shown
+        self.lead = ""  # spaces before it, which were not
+        self._strip = not begun
+        self._began = time.perf_counter()
+        self._waits, self._width = "", 0
+
+    def show(self, item: Piece | Waiting) -> None:
+        """More of the answer, or of the waiting."""
+        if isinstance(item, Waiting):
+            self._waits = item.text or self._waits
+            if not self.text and self.terminal.notes and not self.terminal.dumb:
+                self._status()
+            return
+        text = item.text
+        if self._strip and not self.text:
+            text = text.lstrip()
+            self.lead += item.text.removesuffix(text) if text else item.text
+        if text:
+            self._erase()
+            self.text += text
+            self._write(text)
+
+    def end(self, complete: bool) -> None:
+        """Nothing more comes."""
+        self._erase()
+        if not self.text.endswith("\n"):
+            write("\n")
+
+    def withdraw(self) -> None:
+        """There is no answer: leave no trace of it."""
+        self._erase()
+
+    def _write(self, text: str) -> None:
+        write(text)
+
+    def _status(self) -> None:
+        seconds = time.perf_counter() - self._began
+        if seconds < DELAY:
+            return
+        line = f"  {self._waits + ', ' if self._waits else ''}{seconds:.0f} s"[: self.terminal.size()[0] - 1]
+        padded = line.ljust(self._width)
+        self._width = len(line)
+        print(f"\r{self.terminal.dim(padded)}", end="", file=sys.stderr, flush=True)
+
+    def _erase(self) -> None:
+        if self._width:
+            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+            self._width = 0
+
+
+class MarkdownView(View):
+    """Shows text as it comes, and puts each block's rendered form in its place when the block is complete.
+
+    That is done only while the block is still on the screen as it was written: what has left the screen is never
+    touched.
+    """
+
+    def __init__(self, terminal: Terminal, begun: str = "") -> None:
+        from llamakit.plugins.frontends.cli.talk.markdown import Blocks
+
+        super().__init__(terminal, begun)
+        self._blocks = Blocks()
+        self._live = ""  # what was written and may still be replaced; begins at the start of a line
+        self._line = ""  # the line that has no end yet
+        self._size = terminal.size()
+        self._in_list = False
+
+    def _write(self, text: str) -> None:
+        head, newline, tail = safe(text).rpartition("\n")
+        if not newline:
+            self._line += tail
+            self._raw(tail)
+            return
+        done = [block for line in (self._line + head).split("\n") for block in self._blocks.feed(line)]
+        self._line = tail
+        if done:
+            self._replace(done)
+        else:
+            self._raw(f"{head}\n{tail}")
+
+    def end(self, complete: bool) -> None:
+        """Render what is left; a block that was cut off stays as it is."""
+        self._erase()
+        if self._line and complete:
+            done = [*self._blocks.feed(self._line), *self._blocks.flush()]
+            self._line = ""
+            self._replace(done)
+        elif complete:
+            self._replace(self._blocks.flush())
+        if self._live and not self._live.endswith("\n"):
+            write("\n")
+
+    def _raw(self, text: str) -> None:
+        if not self._live:
+            self._size = self.terminal.size()
+        self._live += text
+        write(text)
+
+    def _replace(self, blocks: list[str]) -> None:
+        """Put blocks in the place of what is live, and after them the beginning of the next one, as it came."""
+        from llamakit.plugins.frontends.cli.talk.markdown import is_list, render
+
+        rest = self._blocks.open + self._line
+        up = self._rows_up()
+        shown = "".join(f"{block}\n" for block in blocks)
+        if up is None:  # it has left the screen: only what is new is added
+            new = shown + rest
+            text = new.removeprefix(self._live)
+        else:
+            parts = []
+            for block in blocks:
+                parts.append(render(block, self._size[0], in_list=self._in_list))
+                self._in_list = is_list(block, self._in_list)
+            text = (f"\x1b[{up}A" if up else "") + "\r\x1b[J" + "".join(f"{part}\n" for part in parts) + rest
+        write(text, raw=True)  # the codes in it are ours
+        self._live, self._size = rest, self.terminal.size()
+
+    def _rows_up(self) -> int | None:
+        """Rows from the cursor up to where the live text begins; None where that is not on the screen, or not known."""
+        if self.terminal.size() != self._size:
+            return None
+        columns, rows = self._size
+        up = rows_down(self._live, columns, 0)
+        if any(c in RISKY for c in self._live) and up != rows_down(self._live, columns, 2):
+            return None
+        return up if up < rows else None
+
+
+def rows_down(text: str, columns: int, risky: int) -> int:
+    """Rows that a cursor goes down when `text` is written from the first column.
+
+    `risky`: the width of characters that terminals do not agree about.
+    """
+    from rich.cells import cell_len
+
+    rows = column = 0
+    for c in text:
+        if c == "\n":
+            rows, column = rows + 1, 0
+        elif c == "\t":
+            column = min((column // 8 + 1) * 8, columns - 1)
+        else:
+            width = 1 if " " <= c <= "~" else risky if c in RISKY else cell_len(c)
+            if column + width > columns:
+                rows, column = rows + 1, 0
+            column += width
+    return rows
