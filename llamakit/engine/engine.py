@@ -344,25 +344,25 @@ class Engine:
         """The batch of a plan, with blocks for every row; requests go back into the queue where there are too few."""
         batch, chunks = Batch(), []
         held: set[int] = set()  # groups with rows in the batch keep their blocks
-        for chunk in planned:
-            group, track = chunk.group, chunk.track
-            if group not in self.running or group.done:
+        for unit in _units(planned):
+            group = unit[0].group
+            if group not in self.running or group.done or not self._find_blocks(unit, held):
                 continue
-            if not self._find_blocks(chunk, held):
-                continue
-            chunk.first_output = batch.add(
-                chunk.tokens, track.table, n_output=chunk.n_output, adapter=max(group.slot, 0)
-            )
+            for chunk in unit:
+                chunk.first_output = batch.add(
+                    chunk.tokens, chunk.track.table, n_output=chunk.n_output, adapter=max(group.slot, 0)
+                )
             held.add(id(group))
-            chunks.append(chunk)
+            chunks += unit
         return chunks, batch
 
-    def _find_blocks(self, chunk: Chunk, held: set[int]) -> bool:
-        group, table = chunk.group, chunk.track.table
-        while not self.find_room(table.missing(chunk.n)):
-            if chunk.track.draft:
-                chunk.track.draft.clear()
-                chunk.n = chunk.n_output = 1
+    def _find_blocks(self, unit: list[Chunk], held: set[int]) -> bool:
+        """Whether there is room for chunks of one group, after sending others back into the queue if need be."""
+        group = unit[0].group
+        while not self.find_room(sum(chunk.track.table.missing(chunk.n) for chunk in unit)):
+            if unit[0].track.draft:
+                unit[0].track.draft.clear()
+                unit[0].n = unit[0].n_output = 1
                 continue
             victim = next((g for g in reversed(self.running) if id(g) not in held and g is not group), None)
             if victim is None:
@@ -477,6 +477,17 @@ class Engine:
         if now - group.told >= PROGRESS_SECONDS or done == total:
             group.told = now
             group.job.emit(PromptProgress(total, group.timings.n_cached, done, now - group.began))
+
+
+def _units(planned: list[Chunk]) -> list[list[Chunk]]:
+    """Chunks that run together or not at all: those of a lockstep group, else each alone."""
+    units: list[list[Chunk]] = []
+    for chunk in planned:
+        if chunk.group.lockstep and units and units[-1][0].group is chunk.group:
+            units[-1].append(chunk)
+        else:
+            units.append([chunk])
+    return units
 
 
 def _score_prompt(sequence: Sequence, chunk: Chunk, logits: npt.NDArray[np.float32]) -> None:
