@@ -1,0 +1,252 @@
+/** The open chat: its messages in order, the answer that is being written, and what can be done with them. */
+
+import { onRun, runs, startAnswer } from "./answer.js";
+import { byId, count, h } from "./dom.js";
+import { MessageView } from "./message.js";
+import { current, deepest, newMessage, path, saveConv, settings, siblings, titleOf } from "./state.js";
+import { askToPersist } from "./store.js";
+import { Pin, everyFrame } from "./stream.js";
+
+const MOST_SHOWN = 300;
+const SHOWN_THEN = 100;
+
+let doc = null;
+let views = new Map(); // by message id, in the order shown
+let earlier = 0; // how many messages are not shown
+let pin = null;
+let draw = () => {};
+let unfollow = () => {};
+let missed = 0; // lines that arrived while the reader was elsewhere
+
+export function startTranscript() {
+  const scroller = byId("scroller");
+  pin = new Pin(scroller, { changed: showNewest });
+  pin.limit = followLimit;
+  byId("newest").addEventListener("click", () => {
+    pin.toEnd();
+    byId("message").focus({ preventScroll: true });
+  });
+  byId("transcript").addEventListener("keydown", moveFocus);
+  document.addEventListener("selectionchange", () => document.getSelection().isCollapsed && draw());
+  current.subscribe(({ doc: next }, { patch } = {}) => {
+    if (next !== doc) show(next);
+    else if (doc?.conv.kind === "chat" && patch && ("leaf" in patch || "firstSeen" in patch)) refresh();
+  });
+  onRun((name, run) => {
+    if (run.doc !== doc || doc.conv.kind !== "chat") return;
+    if (name === "began") attach(run);
+    else if (name === "ended") detach(run);
+  });
+  settings.subscribe((_, patch) => "ownMarkdown" in patch && doc && show(doc));
+}
+
+/** With "top", following ends where the question touches the top. */
+function followLimit() {
+  if (settings.value.follow !== "top") return Infinity;
+  const question = [...views.values()].findLast(({ message }) => message.role === "user");
+  return question ? question.node.offsetTop - 8 : Infinity;
+}
+
+function showNewest() {
+  const hidden = pin.pinned || !runs.has(doc?.conv.id);
+  byId("newest").hidden = hidden && (pin.atEnd || pin.pinned);
+  if (pin.pinned) missed = 0;
+  byId("newest-text").textContent = missed ? `${count(missed)} new ${missed === 1 ? "line" : "lines"}` : "newest";
+}
+
+/** The messages to show: the path to the leaf, or to the answer that is being written. */
+function shownPath() {
+  const run = runs.get(doc.conv.id);
+  return run ? [...path(doc, run.message.parent), run.message] : path(doc);
+}
+
+function show(next) {
+  unfollow();
+  [doc, views, earlier] = [next, new Map(), 0];
+  byId("transcript").replaceChildren();
+  if (!doc || doc.conv.kind !== "chat") return;
+  const total = shownPath().length;
+  earlier = total > MOST_SHOWN ? total - SHOWN_THEN : 0;
+  refresh();
+  const run = runs.get(doc.conv.id);
+  if (run) attach(run);
+  pin.toEnd();
+}
+
+/** Makes the transcript show the present path; messages that stay are not touched but for what is around them. */
+export function refresh() {
+  const run = runs.get(doc.conv.id);
+  const messages = shownPath();
+  const shown = messages.slice(earlier);
+  const parent = byId("transcript");
+  const kept = new Set(shown.map(({ id }) => id));
+  for (const [id, view] of views) if (!kept.has(id)) view.node.remove();
+  const old = views;
+  views = new Map();
+  shown.forEach((message, index) => {
+    const view = old.get(message.id) ?? new MessageView(doc, message, actions);
+    views.set(message.id, view);
+    if (parent.children[index + 1] !== view.node) parent.append(view.node);
+    const last = index === shown.length - 1;
+    view.refresh({ index: index + earlier, last, run: run?.message === message ? run : null });
+    view.node.tabIndex = last ? 0 : -1;
+    view.node.classList.toggle("unseen-above", message.id === doc.conv.firstSeen);
+  });
+  placeEarlier(parent);
+  byId("empty").hidden = messages.length > 0;
+}
+
+/** The first child of the transcript: the button for messages that are not shown. */
+function placeEarlier(parent) {
+  let button = byId("earlier");
+  if (!button) {
+    button = h("button", { type: "button", id: "earlier", on: { click: () => {
+      const first = views.values().next().value;
+      earlier = Math.max(0, earlier - SHOWN_THEN * 2);
+      parent.replaceChildren();
+      refresh();
+      first?.node.scrollIntoView();
+    } } });
+  }
+  button.textContent = `Show earlier (${count(earlier)})`;
+  button.hidden = !earlier;
+  if (parent.firstChild !== button) parent.prepend(button);
+}
+
+/** Follows the answer that is being written. */
+function attach(run) {
+  unfollow();
+  refresh();
+  const view = views.get(run.message.id);
+  view.showFailure(null);
+  view.beginStream();
+  let lines = view.message.text.length;
+  draw = everyFrame(() => {
+    view.draw();
+    missed += pin.pinned ? 0 : run.message.text.slice(lines).split("\n").length - 1;
+    lines = run.message.text.length;
+    pin.follow();
+    if (!pin.pinned) showNewest();
+  });
+  const off = run.onText(draw);
+  unfollow = () => {
+    off();
+    draw = () => {};
+    unfollow = () => {};
+  };
+}
+
+/** The answer has ended: nothing moves. */
+function detach(run) {
+  unfollow();
+  const view = views.get(run.message.id);
+  view?.endStream();
+  if (run.failure && !run.text) return failedBeforeText(run, view);
+  refresh();
+  showNewest();
+}
+
+/** The card stands in place of the answer, and the question goes back to the composer. */
+function failedBeforeText(run, view) {
+  const question = doc.messages.get(run.message.parent);
+  if (run.message.text || doc.messages.has(run.message.id)) refresh();
+  else view?.refresh({ index: views.size - 1, last: true, run });
+  view?.showFailure(run.failure);
+  if (question?.role === "user" && !doc.messages.has(run.message.id)) {
+    byId("message").dispatchEvent(new CustomEvent("give-back", { detail: question.text }));
+  }
+}
+
+/** Sends what the person wrote and starts the answer. A question that got no answer is replaced. */
+export async function send(text) {
+  const here = doc;
+  const leaf = here.messages.get(here.conv.leaf);
+  const parent = leaf?.role === "user" ? leaf.parent : (leaf?.id ?? null);
+  const question = newMessage(here, parent, "user", text);
+  const title = here.conv.title || titleOf(text);
+  const first = !here.messages.size;
+  const saving = saveConv(here, { leaf: question.id, title, draft: "" }, { touch: true, messages: [question] });
+  follow();
+  answer(question.id);
+  await saving;
+  if (first) askToPersist();
+}
+
+function follow() {
+  pin.toEnd();
+  if (settings.value.follow === "never") pin.set(false);
+}
+
+/** A new answer to a message. */
+export function answer(parent, { text = "", seed } = {}) {
+  return startAnswer(doc, newMessage(doc, parent, "assistant", text), { seed });
+}
+
+export function lastAnswer() {
+  return doc && path(doc).findLast(({ role }) => role === "assistant");
+}
+
+export function viewOf(message) {
+  return message && views.get(message.id);
+}
+
+export const actions = {
+  regenerate(message = lastAnswer()) {
+    if (!message) return;
+    follow();
+    answer(message.parent);
+  },
+  continue(message = lastAnswer()) {
+    if (!message) return;
+    follow();
+    startAnswer(doc, message);
+  },
+  /** An answer that failed: its text goes on, or the question is asked again. */
+  retry(message) {
+    if (message.text) return actions.continue(message);
+    byId("message").dispatchEvent(new CustomEvent("take-back", { detail: doc.messages.get(message.parent)?.text }));
+    answer(message.parent);
+  },
+  async branch(message, step = 0) {
+    await saveConv(doc, { leaf: deepest(doc, message).id });
+    const arrow = viewOf(message)?.tools.querySelector(`[data-tool="branch${step}"]`);
+    (arrow?.disabled ? viewOf(message)?.tools.querySelector(".branches button:enabled") : arrow)?.focus();
+  },
+  /** Another branch beside `message` with the given text; `go`: the model continues it, or answers it. */
+  async fork(message, text, { go = true } = {}) {
+    const copy = newMessage(doc, message.parent, message.role, text, { edited: Date.now() });
+    if (message.role === "assistant" && go) return startAnswer(doc, copy);
+    await saveConv(doc, { leaf: copy.id }, { touch: true, messages: [copy] });
+    return go ? answer(copy.id) : null;
+  },
+  async keepEdit(view, text) {
+    Object.assign(view.message, { text, edited: Date.now() });
+    await saveConv(doc, { leaf: doc.conv.leaf }, { messages: [view.message] });
+    view.renderBody();
+  },
+  edit: (view) => import("./edit.js").then(({ edit }) => edit(view, actions)),
+  probabilities: (view) => import("./probs.js").then(({ inspect }) => inspect(view, actions)),
+  details: (message, opener) => import("./details.js").then(({ showDetails }) => showDetails(message, opener)),
+};
+
+/** ↑ ↓ Home End go from message to message. */
+function moveFocus(event) {
+  if (!event.target.matches("article") || event.ctrlKey || event.altKey || event.metaKey) return;
+  const nodes = [...views.values()].map(({ node }) => node);
+  const at = nodes.indexOf(event.target);
+  const next = { ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: nodes.length - 1 }[event.key];
+  if (next === undefined || !nodes[next]) return;
+  event.preventDefault();
+  focusMessage(nodes[next]);
+}
+
+export function focusMessage(node = [...views.values()].at(-1)?.node) {
+  if (!node) return;
+  for (const { node: other } of views.values()) other.tabIndex = other === node ? 0 : -1;
+  node.focus();
+  node.scrollIntoView({ block: "nearest" });
+}
+
+/** The last own message, for ↑ in an empty composer. */
+export const lastOwn = () => [...views.values()].findLast(({ message }) => message.role === "user");
+export const branchesOf = (message) => siblings(doc, message);
