@@ -78,13 +78,12 @@ class Embedder:
         self._runner: Runner | None = None
         self._queue: deque[_Work] = deque()
 
-    def wait(self, engine: Engine, embed: Embed, wake: Callable[[], object] | None = None) -> Vectors:
-        """Queue texts and wait for their vectors; without an engine thread (`wake` None) the caller steps."""
+    def wait(self, engine: Engine, embed: Embed, wait: Callable[[threading.Event], object] | None = None) -> Vectors:
+        """Queue texts and `wait` for the engine's thread to make their vectors; without one the caller steps."""
         work = _Work(embed, check(engine, embed))
         self._queue.append(work)
-        if wake is not None:
-            wake()
-            work.done.wait()
+        if wait is not None:
+            wait(work.done)
         while not work.done.is_set():
             engine.step()
         if work.error is not None:
@@ -153,7 +152,8 @@ class Embedder:
         return batch, parts
 
     def _end(self, engine: Engine, work: _Work, error: BaseException | None) -> None:
-        self._queue.popleft()
+        if self._queue and self._queue[0] is work:
+            self._queue.popleft()
         for text in work.texts:
             if text.table is not None:
                 text.table.release()

@@ -14,7 +14,7 @@ from llamakit.engine.job import PromptProgress, Queued
 from llamakit.engine.kv_cache import BlockPool, BlockTable
 from llamakit.engine.prefix_tree import PrefixTree
 from llamakit.engine.prepare import make_group, prepare
-from llamakit.engine.request import FinishReason, PromptToken
+from llamakit.engine.request import UNTIL_CONTEXT_FULL, FinishReason, PromptToken
 from llamakit.engine.sampling import details, probabilities, sample_rows
 from llamakit.engine.scheduler import Chunk, Limits, schedule
 from llamakit.engine.sequence import Sequence
@@ -312,7 +312,8 @@ class Engine:
         for track in group.tracks:
             if len(track.tokens) <= self.n_ctx:
                 continue
-            if isinstance(track, Sequence) and group.request.shift and not group.lockstep:
+            shifts = group.request.shift and group.request.max_tokens != UNTIL_CONTEXT_FULL and not group.lockstep
+            if shifts and isinstance(track, Sequence):
                 self._shift(track)
             else:
                 group.context_full(track)

@@ -50,6 +50,7 @@ class _Plan:
 
     def __init__(self, limits: Limits) -> None:
         self.rows, self.outputs, self.sequences = limits.rows, limits.outputs, limits.sequences
+        self.guesses = 0  # rows that are left for guessed tokens when every answer has its own
         self.chunks: list[Chunk] = []
 
     def add(self, group: Group, track: Track, n: int, n_output: int) -> None:
@@ -62,13 +63,13 @@ class _Plan:
 def schedule(groups: Sequence[Group], limits: Limits) -> list[Chunk]:
     """The chunks of a step; `groups` are in the order in which they are served."""
     plan = _Plan(limits)
-    prompts = []
+    answers, prompts = [], []
     for group in groups:
         tracks = [track for track in group.tracks if track.n_pending]
-        if all(track.n_pending == 1 for track in tracks):
-            _decode(plan, group, tracks)
-        else:
-            prompts.append((group, tracks))
+        (answers if all(track.n_pending == 1 for track in tracks) else prompts).append((group, tracks))
+    plan.guesses = max(0, min(plan.rows, plan.outputs) - sum(len(tracks) for _, tracks in answers))
+    for group, tracks in answers:
+        _decode(plan, group, tracks)
     if plan.chunks:
         plan.rows = min(plan.rows, limits.prompt_rows)
     for group, tracks in prompts:
@@ -85,8 +86,9 @@ def _decode(plan: _Plan, group: Group, tracks: Sequence[Track]) -> None:
     for track in tracks:
         if not plan.sequences or not plan.rows or not plan.outputs:
             return
-        n_row = min(1 + len(track.draft), plan.rows, plan.outputs)
-        del track.draft[n_row - 1 :]
+        del track.draft[plan.guesses :]
+        n_row = 1 + len(track.draft)
+        plan.guesses -= len(track.draft)
         plan.add(group, track, n_row, n_row)
 
 

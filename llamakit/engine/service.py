@@ -100,6 +100,8 @@ class Service:
             self._jobs[job.id] = job
             self._inbox.append((job, prepared))
         self._wake.set()
+        if not self._thread.is_alive():  # it ended between the check and now
+            self._fail_all(self._closed())
         return job
 
     def embed(self, embed: Embed) -> Vectors:
@@ -107,7 +109,7 @@ class Service:
         self._check_open()
         if self.engine.embedder is None:
             raise UnavailableError("this engine makes no embeddings")
-        return self.engine.embedder.wait(self.engine, embed, self._wake.set)
+        return self.engine.embedder.wait(self.engine, embed, self._wait)
 
     def cancel(self, id: str) -> bool:
         """Cancel a request by its id; False if there is none (any more)."""
@@ -125,8 +127,7 @@ class Service:
             return function()
         call = _Call(function)
         self._inbox.append(call)
-        self._wake.set()
-        call.done.wait()
+        self._wait(call.done)
         if call.error is not None:
             raise call.error
         value: T = call.value
@@ -172,7 +173,7 @@ class Service:
             except Exception as error:  # a defect or a backend's failure: this step's requests end, the thread lives
                 log.exception("a step of the engine ended with an error")
                 self._recover(error)
-        self._fail_all(UnavailableError("the server shuts down", hint="send the request again later"))
+        self._fail_all(self._closed())
 
     def _turn(self) -> None:
         self._take_inbox()
@@ -236,9 +237,21 @@ class Service:
                     job.cancel()
                     fail(job, error)
 
+    def _wait(self, done: threading.Event) -> None:
+        """Wake the thread and wait for what it does; not longer than it lives, nor while it is stuck."""
+        self._wake.set()
+        while not done.wait(1.0):
+            if not self._thread.is_alive():
+                raise self._closed()
+            if self._stuck:
+                self._check_open()
+
+    def _closed(self) -> UnavailableError:
+        return UnavailableError("the server shuts down", hint="send the request again later")
+
     def _check_open(self) -> None:
         if self._closing.is_set():
-            raise UnavailableError("the server shuts down", hint="send the request again later")
+            raise self._closed()
         if self._stuck:
             raise UnavailableError("the backend does not answer", hint="restart the server", retry_after=30)
 

@@ -44,8 +44,10 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Iterable[int] = (), *, special: bool = False) -> None:
         self._joiner = PieceJoiner(tokenizer, special=special)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        for token in prompt_ids:
-            self._joiner.push(token)
+        for token in reversed(list(prompt_ids)):  # the last one that shows something decides about a space
+            if tokenizer.piece(token, special=special):
+                self._joiner.push(token)
+                break
 
     @property
     def pending(self) -> bool:

@@ -37,7 +37,8 @@ def test_beside_answers_prompts_get_only_so_many_rows():
 
 
 def test_guessed_tokens_take_rows_and_outputs():
-    assert plan([group(0, 1, draft=2), group(1, 1, draft=5)]) == [(0, 3, 3), (1, 1, 1)]
+    assert plan([group(0, 1, draft=1), group(1, 1, draft=5)]) == [(0, 2, 2), (1, 2, 2)]
+    assert plan([group(0, 1, draft=9), group(1, 1), group(2, 1)]) == [(0, 2, 2), (1, 1, 1), (2, 1, 1)]
 
 
 def test_tracks_in_lockstep_go_all_or_none():
