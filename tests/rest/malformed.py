@@ -155,7 +155,7 @@ class Maker:
 
     def nested(self) -> Nasty:
         path, _ = self.body()
-        depth = self.rng.choice([64, 1000, 100_000, 1_000_000])
+        depth = self.rng.choice([64, 1000, 100_000])
         opened = self.rng.choice([b"[", b'{"a":', b'{"prompt":[', b'[{"a":'])
         closed = b"]" * depth if opened == b"[" and self.rng.random() < 0.5 else b""
         return Nasty(f"nested {depth} {path}", http("POST", path, opened * depth + closed))
