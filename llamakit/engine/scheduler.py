@@ -63,7 +63,8 @@ class _Plan:
 def schedule(groups: Sequence[Group], limits: Limits) -> list[Chunk]:
     """The chunks of a step; `groups` are in the order in which they are served."""
     plan = _Plan(limits)
-    answers, prompts = [], []
+    answers: list[tuple[Group, list[Track]]] = []
+    prompts: list[tuple[Group, list[Track]]] = []
     for group in groups:
         tracks = [track for track in group.tracks if track.n_pending]
         (answers if all(track.n_pending == 1 for track in tracks) else prompts).append((group, tracks))
