@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.state import ServerState
 
     from llamakit.options import Options
-    from llamakit.sampler import Sampler
+    from llamakit.registry import Registry
 
 T = TypeVar("T", bound=msgspec.Struct)
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
@@ -73,7 +73,7 @@ def read(
 def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOption]) -> Body[T]:
     """The same for an object that is decoded already."""
     known = _field_table(cls)
-    strict = values.pop("strict", None)
+    strict = _is_strict(values.pop("strict", None))
     own: dict[str, Any] = {}
     sampling: dict[str, object] = {}
     ignored: list[str] = []
@@ -87,7 +87,7 @@ def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOpt
             sampling[option.key] = _checked(name, _whole(value, option.field), option)
         else:
             ignored.append(name)
-    if ignored and _is_strict(strict):
+    if ignored and strict:
         names = [*known, *options]
         raise UsageError(
             f"unknown field {_short(ignored[0])}", found=near(ignored[0][:100], names), param=ignored[0][:100]
@@ -130,18 +130,14 @@ def decode_object(data: bytes) -> dict[str, Any]:
 
 def sampler_options(state: ServerState) -> dict[str, SamplerOption]:
     """Every sampler option by the name it has in a body: `top_k`; `<sampler>.<option>` where it is not our own."""
-    registry: Any = state.registry
-    found: dict[str, SamplerOption] | None = getattr(registry, "_rest_sampler_options", None)
-    if found is None:
-        found = _sampler_options(registry.samplers(), registry.third_party)
-        registry._rest_sampler_options = found
-    return found
+    return _sampler_options(state.registry)
 
 
-def _sampler_options(samplers: Mapping[str, type[Sampler]], third_party: set[str]) -> dict[str, SamplerOption]:
+@lru_cache(maxsize=8)
+def _sampler_options(registry: Registry) -> dict[str, SamplerOption]:
     found: dict[str, SamplerOption] = {}
-    for name, sampler in samplers.items():
-        own = f"sampler.{name}" not in third_party
+    for name, sampler in registry.samplers().items():
+        own = f"sampler.{name}" not in registry.third_party
         for field in fields_of(sampler.Options):
             key = field.name if own else f"{name}.{field.name}"
             found[key] = SamplerOption(key, sampler.Options, field)
