@@ -1,0 +1,70 @@
+"""schemathesis over /openapi.json: no operation answers 5xx, and every answer is as its description says.
+
+LLAMAKIT_SCHEMATHESIS_EXAMPLES sets how many requests an operation gets (10).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVING = Path(__file__).parents[1] / "serving.py"
+EXAMPLES = os.environ.get("LLAMAKIT_SCHEMATHESIS_EXAMPLES", "10")
+CHECKS = (
+    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
+    "response_schema_conformance",
+)  # fmt: skip
+
+
+@pytest.fixture
+def server(stories260k: Path, tmp_path: Path) -> Iterator[Any]:
+    pytest.importorskip(
+        "schemathesis", reason="schemathesis is not installed: pip install --group pyproject.toml:oracle"
+    )
+    spec = importlib.util.spec_from_file_location("serving", SERVING)
+    assert spec
+    assert spec.loader
+    serving = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(serving)
+    with serving.Server(stories260k, tmp_path / "log", "--max-predict", "16") as server:
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_answers_are_as_described(server: Any, tmp_path: Path) -> None:
+    options = [
+        "--checks",
+        ",".join(CHECKS),
+        "--max-examples",
+        EXAMPLES,
+        "--seed",
+        "1",
+        "--phases",
+        "examples,coverage,fuzzing",
+    ]
+    limits = [
+        "--request-timeout",
+        "30",
+        "--suppress-health-check",
+        "all",
+        "--generation-database",
+        "none",
+        "--no-shrink",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", *options],
+        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-2000:]
+    assert server.request("GET", "/health")[0] == 200
+    assert "Traceback" not in server.output()
