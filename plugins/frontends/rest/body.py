@@ -144,6 +144,12 @@ def _sampler_options(registry: Registry) -> dict[str, SamplerOption]:
     return found
 
 
+def checked_sampling(registry: Registry, values: Mapping[str, object]) -> dict[str, object]:
+    """Sampler options of the settings, checked: by them every request begins."""
+    options = _sampler_options(registry)
+    return {name: _checked(f"sampling.{name}", value, options[name]) for name, value in values.items()}
+
+
 def wrong(name: str, value: object, possible: str) -> UsageError:
     """The error for a field whose value cannot be."""
     return UsageError(f"{name} is {_short(value)}", hint=f"possible: {possible}", param=name)
@@ -170,11 +176,12 @@ def _field_table(cls: type[Any]) -> dict[str, OptionField]:
 
 def _checked(name: str, value: object, option: SamplerOption) -> object:
     """A sampler option's value, in range."""
+    field = option.field
     try:
-        made: Options = msgspec.convert({option.field.name: value}, option.cls, strict=True)
+        made: Options = msgspec.convert({field.name: value}, option.cls, strict=True)
     except msgspec.ValidationError as error:
-        raise _wrong_value(str(error), {option.field.name: value}, {option.field.name: option.field}, name) from None
-    return getattr(made, option.field.name)
+        raise _wrong_value(str(error), {field.name: value}, {field.name: field}, name) from None
+    return getattr(made, field.name)
 
 
 def _wrong_value(text: str, values: Mapping[str, Any], known: Mapping[str, OptionField], shown: str = "") -> UsageError:

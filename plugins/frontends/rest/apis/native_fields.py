@@ -13,7 +13,7 @@ from llamakit.engine.request import Guidance
 from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from llamakit.plugins.frontends.rest.body import Body
     from llamakit.plugins.frontends.rest.state import ServerState
@@ -116,8 +116,7 @@ def spellings_of_2023(state: ServerState) -> Callable[[dict[str, Any]], None]:
 
 def sampling_of(state: ServerState, body: Body[Any]) -> dict[str, object]:
     """Sampler options in force: of 2023, then the server's settings, then the request's."""
-    settings: Mapping[str, object] = getattr(state, "sampling", {})
-    return {**DEFAULTS, **settings, **body.sampling}
+    return {**DEFAULTS, **state.sampling, **body.sampling}
 
 
 def make_request(session: Session, body: Body[CompletionBody], sampling: dict[str, object]) -> Request:
