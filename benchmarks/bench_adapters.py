@@ -80,11 +80,12 @@ def compare(steps: Steps, what: str, n: int, n_seq: int, runs: int, mixed: bool 
     print(f"{what:32} {a:9.2f} ms  with {b:9.2f} ms  {b / a - 1:+.1%}  {best}")
 
 
-def measure(path: Path, rank: int, runs: int) -> None:
+def measure(path: Path, rank: int, runs: int, threads: int) -> None:
     """All comparisons with one model."""
     with open_gguf(path) as file:
         model = load_model(file)
-        device = Registry.discover().backend("cpu")().open()
+        backend = Registry.discover().backend("cpu")
+        device = backend(backend.Options(threads=threads)).open()
         steps = Steps(model, device, load_weights(device, model, file), rank)
         print(f"{path.name}, rank {rank}, {device.kernels()}")
         compare(steps, "decode, 1 sequence", 1, 1, runs)
@@ -99,14 +100,15 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     args = parser.parse_args()
     if args.model is not None:
-        measure(args.model, args.rank, args.runs)
+        measure(args.model, args.rank, args.runs, args.threads)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random-1.1b.gguf"
         write_model(path, "1.1b", "Q4_0", default_vocabulary())
-        measure(path, args.rank, args.runs)
+        measure(path, args.rank, args.runs, args.threads)
 
 
 if __name__ == "__main__":

@@ -79,12 +79,12 @@ void restore_cells(KVCache& kv, const std::vector<int64_t>& cells, const Bytes& 
 void set_adapters(
     AdapterTable& table, int32_t slot,
     const std::map<std::string, std::tuple<std::shared_ptr<Weight>, std::shared_ptr<Weight>, float>>& adapters) {
-    std::map<std::string, Adapter> made;
+    std::map<std::string, AdapterSource> sources;
     for (const auto& [name, parts] : adapters) {
         const auto& [a, b, scale] = parts;
-        made.emplace(name, Adapter{a, b, scale, {}});
+        sources.emplace(name, AdapterSource{a, b, scale});
     }
-    table.set(slot, std::move(made));
+    table.set(slot, sources);
 }
 
 // Keeps the packed input block alive with the program that reads it.

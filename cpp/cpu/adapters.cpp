@@ -1,6 +1,7 @@
 #include "cpu/adapters.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace lk::cpu {
 namespace {
@@ -27,14 +28,45 @@ WeightView some_inputs(const WeightView& w, int64_t from, int64_t n) {
     return part;
 }
 
+int64_t bytes_of(const WeightView& w) {
+    return w.panel_bytes * panels_of(w.n_out);
+}
+
+void prefetch(const WeightView& w) {
+    for (int64_t i = 0; i < bytes_of(w); i += 64) __builtin_prefetch(w.data + i);
+}
+
 }  // namespace
+
+void AdapterTable::set(int32_t slot, const std::map<std::string, AdapterSource>& sources) {
+    Slot made;
+    int64_t total = 0, at = 0;
+    for (const auto& [name, source] : sources)
+        if (source.a) total += bytes_of(source.a->view) + bytes_of(source.b->view);
+    made.memory = std::make_unique<Arena>(size_t(std::max<int64_t>(total, 64)));
+    const auto moved = [&](WeightView view) {
+        std::memcpy(made.memory->data() + at, view.data, size_t(bytes_of(view)));
+        view.data = made.memory->data() + at;
+        at += bytes_of(view);
+        return view;
+    };
+    for (const auto& [name, source] : sources) {
+        Adapter& adapter = made.adapters[name];
+        adapter.scale = source.scale;
+        if (source.a)
+            adapter.a = moved(source.a->view), adapter.b = moved(source.b->view);
+        else
+            adapter.delta = source.b->vector;
+    }
+    slots_.at(size_t(slot)) = std::move(made);
+}
 
 std::vector<AdapterRun> AdapterTable::runs(const int32_t* slots, int64_t n, const std::string& target) const {
     std::vector<AdapterRun> found;
     for (int64_t from = 0, to; slots && from < n; from = to) {
         for (to = from + 1; to < n && slots[to] == slots[from];) ++to;
         if (slots[from] <= 0) continue;
-        const auto& adapters = slots_[size_t(slots[from])];
+        const auto& adapters = slots_[size_t(slots[from])].adapters;
         const auto adapter = adapters.find(target);
         if (adapter != adapters.end()) found.push_back({from, to - from, &adapter->second});
     }
@@ -51,7 +83,7 @@ void LinearDelta::multiply(const KernelTable& kernels, Pool& pool, std::vector<s
                            std::vector<AdapterRun> runs, const float* x, int64_t ldx, int64_t n_rows) {
     runs_ = std::move(runs);
     if (runs_.empty()) return;
-    const int64_t n_in = runs_[0].adapter->a->view.n_in, n_segment = (n_in + kSegment - 1) / kSegment;
+    const int64_t n_in = runs_[0].adapter->a.n_in, n_segment = (n_in + kSegment - 1) / kSegment;
     width_ = 0;
     for (const AdapterRun& run : runs_) width_ = std::max(width_, panels_of(run.adapter->rank()) * kLanes);
     middle_.resize(size_t(n_segment * n_rows * width_));
@@ -62,7 +94,7 @@ void LinearDelta::multiply(const KernelTable& kernels, Pool& pool, std::vector<s
     std::vector<Task> tasks;
     int64_t cost = 0;
     for (const AdapterRun& run : runs_) {
-        const WeightView& a = run.adapter->a->view;
+        const WeightView& a = run.adapter->a;
         cost += run.count * a.n_in * a.n_out;
         for (int64_t row = run.from; row < run.from + run.count; row += kRows)
             for (int64_t panel = 0; panel < panels_of(a.n_out); panel += kPanels)
@@ -91,11 +123,15 @@ void LinearDelta::multiply(const KernelTable& kernels, Pool& pool, std::vector<s
     }
 }
 
+void LinearDelta::fetch(int64_t begin, int64_t end) const {
+    for (const AdapterRun& run : runs_) prefetch(some_panels(run.adapter->b, begin, end));
+}
+
 void LinearDelta::add(const KernelTable& kernels, int64_t begin, int64_t end, float* y, int64_t ldy,
                       uint8_t* scratch) const {
     float* delta = reinterpret_cast<float*>(scratch);
     for (const AdapterRun& run : runs_) {
-        const WeightView part = some_panels(run.adapter->b->view, begin, end);
+        const WeightView part = some_panels(run.adapter->b, begin, end);
         for (int64_t row = run.from; row < run.from + run.count; row += kRows) {
             const int64_t count = std::min(kRows, run.from + run.count - row), ld = kPanels * kLanes;
             kernels.linear_float(part, &middle_[size_t(row * width_)], width_, count, 0, end - begin, delta, ld,
@@ -110,7 +146,7 @@ void LinearDelta::add(const KernelTable& kernels, int64_t begin, int64_t end, fl
 
 void unpack_rows(const KernelTable& kernels, const std::vector<AdapterRun>& runs) {
     for (const AdapterRun& run : runs) {
-        const WeightView& a = run.adapter->a->view;
+        const WeightView& a = run.adapter->a;
         if (!run.adapter->rows.empty()) continue;
         run.adapter->rows.resize(size_t(a.n_out * a.n_in));
         for (int64_t r = 0; r < a.n_out; ++r) kernels.weight_row(a, r, &run.adapter->rows[size_t(r * a.n_in)]);
@@ -120,7 +156,7 @@ void unpack_rows(const KernelTable& kernels, const std::vector<AdapterRun>& runs
 void apply_embedding(const KernelTable& kernels, const Adapter& adapter, int64_t token, int64_t n_embd, float* y,
                      std::vector<float>& middle) {
     middle.resize(size_t(adapter.rank()));
-    kernels.weight_row(adapter.b->view, token, middle.data());
+    kernels.weight_row(adapter.b, token, middle.data());
     for (int64_t r = 0; r < adapter.rank(); ++r)
         kernels.axpy(adapter.scale * middle[size_t(r)], &adapter.rows[size_t(r * n_embd)], n_embd, y);
 }

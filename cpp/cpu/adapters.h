@@ -14,13 +14,18 @@
 namespace lk::cpu {
 
 struct Adapter {
-    std::shared_ptr<Weight> a;  // (rank, n_in); null: `b` is a vector, the delta itself (norms)
-    std::shared_ptr<Weight> b;  // (n_out, rank)
+    WeightView a{}, b{};       // (rank, n_in) and (n_out, rank), in the memory of the slot
+    std::vector<float> delta;  // of a norm, which has no `a` and `b`
     float scale = 1;
     mutable std::vector<float> rows;  // A row by row, for embeddings; made when first needed
 
-    int64_t rank() const { return a ? a->view.n_out : 0; }
-    const float* delta() const { return b->vector.data(); }
+    int64_t rank() const { return a.n_out; }
+};
+
+// What a slot is filled with: `a` is null for a norm, whose `b` is a vector.
+struct AdapterSource {
+    std::shared_ptr<Weight> a, b;
+    float scale;
 };
 
 // Rows of a step, one after the other, that have the same adapter.
@@ -32,14 +37,19 @@ struct AdapterRun {
 class AdapterTable {
   public:
     explicit AdapterTable(int32_t n) : n_slot(n), slots_(size_t(n) + 1) {}
-    void set(int32_t slot, std::map<std::string, Adapter> adapters) { slots_.at(size_t(slot)) = std::move(adapters); }
+    void set(int32_t slot, const std::map<std::string, AdapterSource>& sources);
     // The runs among n rows whose slot adapts `target`; `slots` may be null.
     std::vector<AdapterRun> runs(const int32_t* slots, int64_t n, const std::string& target) const;
 
     int32_t n_slot;
 
   private:
-    std::vector<std::map<std::string, Adapter>> slots_;
+    struct Slot {
+        std::unique_ptr<Arena>
+            memory;  // one piece for all: small ones would lie in small pages, which are slow to stream
+        std::map<std::string, Adapter> adapters;
+    };
+    std::vector<Slot> slots_;
 };
 
 // y += scale * (x A^T) B^T of one linear. First `multiply` makes x A^T, split along k at places that depend on n_in
@@ -54,6 +64,8 @@ class LinearDelta {
     static size_t scratch_bytes(const KernelTable& kernels, const std::vector<AdapterRun>& runs);
     void multiply(const KernelTable& kernels, Pool& pool, std::vector<std::vector<uint8_t>>& scratch,
                   std::vector<AdapterRun> runs, const float* x, int64_t ldx, int64_t n_rows);
+    // Begin to bring what `add` will read for these panels into the cache.
+    void fetch(int64_t begin, int64_t end) const;
     // Panels [begin, end), at most kPanels of them, of all rows.
     void add(const KernelTable& kernels, int64_t begin, int64_t end, float* y, int64_t ldy, uint8_t* scratch) const;
 

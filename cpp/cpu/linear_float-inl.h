@@ -16,9 +16,9 @@ LK_INLINE Floats load_weight(const uint8_t* panel, int64_t k) {
     return load((const float*)panel + k * kLanes);
 }
 
-// kPanels panels for kTile rows; x is packed [n_in][kTile].
-template <WeightKind kKind, int kTile, int kPanels>
-void float_panel(const WeightView& w, const uint8_t* panel, const float* x, Floats* out) {
+// kPanels panels for kTile rows; x is packed [n_in][kTile], or with kApart rows of ldx.
+template <WeightKind kKind, int kTile, int kPanels, bool kApart>
+void float_panel(const WeightView& w, const uint8_t* panel, const float* x, int64_t ldx, Floats* out) {
     Floats acc[kPanels][kTile];
     for (int p = 0; p < kPanels; ++p)
         for (int j = 0; j < kTile; ++j) acc[p][j] = splat(0.0f);
@@ -27,7 +27,8 @@ void float_panel(const WeightView& w, const uint8_t* panel, const float* x, Floa
         for (int p = 0; p < kPanels; ++p) {
             const Floats weight = load_weight<kKind>(panel + p * w.panel_bytes, k);
 #pragma GCC unroll 8
-            for (int j = 0; j < kTile; ++j) acc[p][j] = fma(weight, splat(x[k * kTile + j]), acc[p][j]);
+            for (int j = 0; j < kTile; ++j)
+                acc[p][j] = fma(weight, splat(x[kApart ? j * ldx + k : k * kTile + j]), acc[p][j]);
         }
     }
     for (int p = 0; p < kPanels; ++p)
@@ -44,17 +45,17 @@ LK_INLINE void store_panel(const WeightView& w, int64_t panel, int tile, const F
     }
 }
 
-template <WeightKind kKind, int kTile>
-void float_tile(const WeightView& w, const float* x, int64_t begin, int64_t end, float* y, int64_t ldy) {
+template <WeightKind kKind, int kTile, bool kApart = false>
+void float_tile(const WeightView& w, const float* x, int64_t ldx, int64_t begin, int64_t end, float* y, int64_t ldy) {
     constexpr int kPanels = kTile == 1 ? kThinPanels : kWidePanels;
     Floats acc[kPanels * kTile];
     int64_t p = begin;
     for (; p + kPanels <= end; p += kPanels) {
-        float_panel<kKind, kTile, kPanels>(w, w.data + p * w.panel_bytes, x, acc);
+        float_panel<kKind, kTile, kPanels, kApart>(w, w.data + p * w.panel_bytes, x, ldx, acc);
         for (int i = 0; i < kPanels; ++i) store_panel(w, p + i, kTile, acc + i * kTile, y, ldy);
     }
     for (; p < end; ++p) {
-        float_panel<kKind, kTile, 1>(w, w.data + p * w.panel_bytes, x, acc);
+        float_panel<kKind, kTile, 1, kApart>(w, w.data + p * w.panel_bytes, x, ldx, acc);
         store_panel(w, p, kTile, acc, y, ldy);
     }
 }
@@ -65,19 +66,23 @@ void linear_kind(const WeightView& w, const float* x, int64_t ldx, int64_t n_row
     for (int64_t row = 0; row < n_rows;) {
         const int tile = tile_at(n_rows - row, kFloatTile);
         const float* in = x + row * ldx;
+        float* out = y + row * ldy;
+        row += tile;
+        if (tile == kFloatTile && end - begin <= kWidePanels) {  // too few panels to earn back the packing
+            float_tile<kKind, kFloatTile, true>(w, in, ldx, begin, end, out, ldy);
+            continue;
+        }
         if (tile > 1) {
             for (int64_t k = 0; k < w.n_in; ++k)
                 for (int j = 0; j < tile; ++j) packed[k * tile + j] = in[j * ldx + k];
             in = packed;
         }
-        float* out = y + row * ldy;
-        if (tile == 1) float_tile<kKind, 1>(w, in, begin, end, out, ldy);
-        if (tile == 2) float_tile<kKind, 2>(w, in, begin, end, out, ldy);
+        if (tile == 1) float_tile<kKind, 1>(w, in, ldx, begin, end, out, ldy);
+        if (tile == 2) float_tile<kKind, 2>(w, in, ldx, begin, end, out, ldy);
         if constexpr (kFloatTile >= 4)
-            if (tile == 4) float_tile<kKind, 4>(w, in, begin, end, out, ldy);
+            if (tile == 4) float_tile<kKind, 4>(w, in, ldx, begin, end, out, ldy);
         if constexpr (kFloatTile >= 8)
-            if (tile == 8) float_tile<kKind, 8>(w, in, begin, end, out, ldy);
-        row += tile;
+            if (tile == 8) float_tile<kKind, 8>(w, in, ldx, begin, end, out, ldy);
     }
 }
 

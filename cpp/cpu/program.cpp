@@ -176,6 +176,7 @@ void Program::linear(const Step& step) {
     const auto chunk = [&](int64_t c, int thread) {
         uint8_t* memory = scratch_[size_t(thread)].data();
         const int64_t begin = c * kPanelsPerChunk, end = std::min(n_panel, begin + kPanelsPerChunk);
+        delta_.fetch(begin, end);
         if (integer)
             kernels_.linear_int(w, act_, begin, end, at(out), out.width, memory);
         else
@@ -206,7 +207,7 @@ void Program::rms_norm(const Step& step) {
         const Adapter* adapter = adapters.empty() ? nullptr : adapters[size_t(r)];
         for (int64_t h = 0; h < in.n_head; ++h) {
             const int64_t from = r * in.width + h * dim;
-            kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->delta() : nullptr,
+            kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->delta.data() : nullptr,
                               adapter ? adapter->scale : 0.0f, float(step.numbers[0]), dim, at(step.out) + from);
         }
     });
