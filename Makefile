@@ -7,7 +7,7 @@ NATIVE := $(shell find cpp -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check fix docs bench fuzz soak wheel native clean
+.PHONY: help install serve test check fix docs bench fuzz soak wheel native clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -25,6 +25,10 @@ $(STAMP): $(VENV)/.tools $(NATIVE)
 	touch $@
 
 install: $(STAMP)  ## Build and install into .venv
+
+serve: install  ## Answer clients with a model: MODEL=path, ARGS="--port 8081"
+	@test -n "$(MODEL)" || { echo 'name a GGUF file: make serve MODEL=path/to/model.gguf' >&2; exit 2; }
+	$(BIN)/llamakit serve -m "$(MODEL)" $(ARGS)
 
 test: install  ## Build and run the tests
 	$(BIN)/python -m pytest -n auto -m "not soak" $(ARGS)

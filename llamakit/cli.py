@@ -14,11 +14,12 @@ import click
 
 from llamakit import __version__
 
-# Each command: the module that holds it, in the `cli` frontend, and its line in the help.
+# Each command and its line in the help. They are commands of the frontend `cli`, but for those in FRONTEND_OF.
 SECTIONS: dict[str, dict[str, str]] = {
     "Use a model": {
         "chat": "Talk to a model in the terminal.",
         "generate": "Write text from a prompt; only the text goes to stdout.",
+        "serve": "Answer many clients at once: a web page and REST APIs.",
         "embed": "Turn texts into vectors.",
         "tokenize": "Show a text as tokens; detokenize goes back.",
         "detokenize": "Show tokens as text.",
@@ -34,6 +35,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "completion": "Completion for bash, zsh or fish.",
     },
 }
+FRONTEND_OF = {"serve": "rest"}
 HELP = """Run LLaMA-family models in GGUF files.
 
 \b
@@ -55,7 +57,7 @@ class LazyGroup(click.Group):
         if any(cmd_name in section for section in SECTIONS.values()):
             from llamakit.registry import Registry
 
-            frontend: Any = Registry.discover().frontend("cli")
+            frontend: Any = Registry.discover().frontend(FRONTEND_OF.get(cmd_name, "cli"))
             command: click.Command = frontend().command(cmd_name)
             return command
         return _other_commands().get(cmd_name)

@@ -131,7 +131,7 @@ def load_config(
     config = Config(make_schema(registry))
     path = file or Path(FILE_NAME)
     if file is not None or path.exists():
-        for key, value in _flatten(_read(path)).items():
+        for key, value in _flatten(_read(path), config.schema).items():
             config.set(key, value, str(path))
     for name, text in sorted((environ or {}).items()):
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:
@@ -154,11 +154,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(table: Mapping[str, Any], schema: Mapping[str, OptionField], prefix: str = "") -> dict[str, Any]:
+    """Values by their whole keys; a table that is the value of one setting stays a table."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and f"{prefix}{key}" not in schema:
+            flat |= _flatten(value, schema, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -180,7 +180,6 @@ class ModelPool:
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not any(m.loading for m in self._models.values()), timeout=60)
             sessions = [self._take(model) for model in self._models.values() if model.session is not None]
         for session in sessions:
             session.close()
@@ -246,6 +245,9 @@ class ModelPool:
         except Exception as caught:
             log.exception("model %s could not be loaded", model.name)
             error = LlamaKitError(f"model {model.name!r} could not be loaded: {type(caught).__name__}")
+        if session is not None and self._closing.is_set():  # nobody will ask for it
+            session.close()
+            session = None
         with self._changed:
             model.session, model.error, model.loading = session, error, False
             model.failed = time.monotonic()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llamakit.plugins.frontends.rest.options import ServeOptions
+
 from llamakit.frontend import Frontend
 from llamakit.hookspecs import hookimpl
 
@@ -18,12 +20,18 @@ class REST(Frontend):
 
     name = "rest"
     summary = "REST API and web page"
+    Options = ServeOptions
 
     def commands(self) -> Iterable[click.Command]:
         """The command, imported when it is asked for."""
+        return [self.command("serve")]
+
+    def command(self, name: str) -> click.Command:
+        """The one command there is."""
         from llamakit.plugins.frontends.rest.command import serve
 
-        return [serve]
+        command: click.Command = serve
+        return command
 
 
 @hookimpl

@@ -19,14 +19,22 @@ if TYPE_CHECKING:
 class ServerState:
     """One server. `pool.lease(name)` gives the session of a model; `draining` is set when it shuts down.
 
-    `admission` counts the requests that are being answered; `key_required` tells whether clients need an API key.
+    `sampling`: sampler options of the settings, by which every request begins; `admission` counts the requests that are
+    being answered; `key_required` tells whether clients need an API key.
     """
 
     def __init__(
-        self, options: ServeOptions, registry: Registry, pool: ModelPool, metrics: Metrics, *, key_required: bool = False
+        self,
+        options: ServeOptions,
+        registry: Registry,
+        pool: ModelPool,
+        metrics: Metrics,
+        *,
+        key_required: bool = False,
     ) -> None:
         self.options, self.registry, self.pool, self.metrics = options, registry, pool, metrics
         self.key_required = key_required
+        self.sampling: dict[str, object] = {}
         self.admission = Admission(options.places)
         self.draining = threading.Event()
         self.started = time.time()

@@ -1,0 +1,160 @@
+"""`llamakit serve`: answers many clients at once, with a web page."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from llamakit.plugins.frontends.rest.flags import add_flags, device_options, settings_from
+from llamakit.plugins.frontends.rest.options import ServeOptions
+
+from llamakit.config import Config, load_config
+from llamakit.errors import LlamaKitError, UsageError
+from llamakit.options import build_options
+from llamakit.registry import Registry
+
+if TYPE_CHECKING:
+    from llamakit.plugins.frontends.rest.server import Server
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+
+@add_flags
+@click.command()
+@click.pass_context
+def serve(ctx: click.Context, **values: Any) -> None:
+    """Answer many clients at once: a web page, the API of llama.cpp's server, and those of OpenAI, Ollama, Anthropic.
+
+    \b
+    llamakit serve -m model.gguf
+    llamakit serve -m model.gguf --host 0.0.0.0 --api-key-file keys.txt
+    llamakit serve --models small=a.gguf --models large=b.gguf --idle-unload 600
+    """
+    registry = Registry.discover()
+    config = _config(ctx, registry, values)
+    options: ServeOptions = build_options(ServeOptions, config.changed("frontend.rest"), where="frontend.rest")
+    ctx.exit(run(config, options, registry))
+
+
+def _config(ctx: click.Context, registry: Registry, values: dict[str, Any]) -> Config:
+    """The settings, the command line over all others."""
+    file = (ctx.find_root().obj or {}).get("config_file")
+    config = load_config(registry, file=Path(file) if file else None, environ=os.environ)
+    for key, value in settings_from(values).items():
+        config.set(key, value, "command line")
+    backend, _ = registry.choose_backend(config["backend"])
+    used, unused = device_options(values, backend.Options.__struct_fields__)
+    for name, value in used.items():
+        config.set(f"backend.{backend.name}.{name}", value, "command line")
+    if unused:
+        from llamakit.plugins.frontends.rest.startup import warn
+
+        warn(f"{', '.join(unused)}: without effect, backend {backend.name} has no use for it")
+    return config
+
+
+def run(config: Config, options: ServeOptions, registry: Registry) -> int:
+    """Serve until a signal comes; returns the exit code."""
+    from llamakit.plugins.frontends.rest import startup
+    from llamakit.plugins.frontends.rest.body import checked_sampling
+    from llamakit.plugins.frontends.rest.listen import listen
+    from llamakit.plugins.frontends.rest.logs import set_up
+    from llamakit.plugins.frontends.rest.security import read_keys
+    from llamakit.plugins.frontends.rest.server import STALL_SECONDS, Server
+
+    _check_files(options)
+    keys = read_keys(options)
+    models = startup.models_of(config, options)
+    settings = startup.settings_of(config, options, len(models))
+    set_up(options)
+    sock = listen(options.host, options.port, min(options.timeout, STALL_SECONDS))
+    for text in startup.warnings_of(options, sock.getsockname()[0], keys):
+        startup.warn(text)
+    state = startup.make_state(options, registry, models, settings, keys)
+    state.sampling = checked_sampling(registry, config.changed("sampling"))
+    server = Server(state, sock, keys)
+    return _Run(server, state, options).run()
+
+
+def _check_files(options: ServeOptions) -> None:
+    """What is told before anything starts."""
+    if options.ssl_cert_file or options.ssl_key_file:
+        raise UsageError(
+            "the server itself does not speak TLS", param="ssl_cert_file",
+            hint="put a proxy in front, such as: caddy reverse-proxy --from example.com --to 127.0.0.1:8080",
+        )  # fmt: skip
+    if options.path and not Path(options.path).is_dir():
+        from llamakit.plugins.frontends.rest.startup import warn
+
+        warn(f"--path {options.path}: no such folder; the built-in page is served")
+
+
+class _Run:
+    """A server's life: loading, answering, and the end that signals ask for."""
+
+    def __init__(self, server: Server, state: ServerState, options: ServeOptions) -> None:
+        self.server, self.state, self.options = server, state, options
+        self._signals = 0
+        self._wake: queue.SimpleQueue[LlamaKitError | None] = queue.SimpleQueue()  # may be put to in a signal's handler
+        self._error: LlamaKitError | None = None
+        self._told = 0.0
+
+    def run(self) -> int:
+        """From start to end."""
+        old = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        began = time.perf_counter()
+        try:
+            self.server.start()
+            threading.Thread(target=self._load, args=(began,), name="llamakit-start", daemon=True).start()
+            self._error = self._wake.get()
+            grace = self.options.grace if self._error is None else 0.0
+            self.server.stop(grace, self._tick, lambda: self._signals > 1)
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        if self._error is not None:
+            raise self._error
+        return 0
+
+    def _load(self, began: float) -> None:
+        """Load the default model, then say that it answers."""
+        from llamakit.plugins.frontends.rest import startup
+
+        pool = self.state.pool
+        try:
+            with pool.lease(pool.default) as session:
+                if self.options.mlock and (why := startup.lock_memory()):
+                    startup.warn(f"--mlock: the memory cannot be locked: {why}")
+                lines = startup.lines_of(session, self.state, self.server.url, time.perf_counter() - began)
+            if self.options.log_format == "json":
+                from llamakit.plugins.frontends.rest.app import log
+
+                log.info("ready", extra={"fields": {"url": self.server.url, "model": pool.default}})
+            else:
+                click.echo("\n".join(lines), err=True)
+        except LlamaKitError as error:
+            self._wake.put(error)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        """The first one ends the server gently, the second one at once, the third one without anything."""
+        self._signals += 1
+        if self._signals > 2:
+            os._exit(128 + number)
+        self._wake.put(None)
+
+    def _tick(self, answers: int, left: float) -> None:
+        """Count down while answers are finished."""
+        if self.options.log_format == "json":
+            return
+        text = f"{answers} answer{'s' if answers != 1 else ''} running, {left:.0f} s left; Ctrl-C again cuts them"
+        if sys.stderr.isatty():
+            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+        elif not self._told:
+            click.echo(text, err=True)
+        self._told = left

@@ -1,0 +1,81 @@
+"""Between waitress and falcon: gives each request its place, counts what is being answered, writes the request's log line.
+
+It works on the WSGI level because only there it is known when a stream has ended: waitress closes what it was given.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from llamakit.plugins.frontends.rest.logs import log_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+
+class Gate:
+    """The WSGI application that waitress runs."""
+
+    def __init__(self, app: Any, state: ServerState) -> None:
+        self.app, self.admission, self.verbose = app, state.admission, state.options.verbose
+        self._answering = 0
+        self._lock = threading.Lock()
+
+    @property
+    def answering(self) -> int:
+        """Requests that have a place and are not answered to their end."""
+        return self._answering
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer one request."""
+        answer = _Answer(self, environ)
+
+        def start(status: str, headers: Any, *rest: Any) -> Any:
+            answer.status = status
+            return start_response(status, headers, *rest)
+
+        if environ["REQUEST_METHOD"] == "POST":
+            answer.placed = self.admission.enter()
+            environ["llamakit.full"] = not answer.placed  # `app.Admit` says so in the shape of the API that was called
+        self.count(answer.placed)
+        try:
+            answer.parts = self.app(environ, start)
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def count(self, n: int) -> None:
+        """So many more are being answered."""
+        with self._lock:
+            self._answering += n
+
+
+class _Answer:
+    """What waitress sends, and closes when nothing more is sent."""
+
+    def __init__(self, gate: Gate, environ: dict[str, Any]) -> None:
+        self.gate, self.environ = gate, environ
+        self.parts: Iterable[bytes] = ()
+        self.status = ""
+        self.placed = False
+        self.began = time.perf_counter()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.parts)
+
+    def close(self) -> None:
+        """Called by waitress, on the thread that answered."""
+        try:
+            if hasattr(self.parts, "close"):
+                self.parts.close()
+        finally:
+            if self.placed:
+                self.placed = False
+                self.gate.admission.leave()
+                self.gate.count(-1)
+            log_request(self.environ, self.status, time.perf_counter() - self.began)

@@ -1,0 +1,86 @@
+"""The socket that the server listens on, made before the model loads, so that a port in use is told at once."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import socket
+from contextlib import suppress
+
+from llamakit.errors import LlamaKitError, UsageError
+
+BACKLOG = 1024
+
+
+class ListenError(LlamaKitError):
+    """An address that cannot be listened on."""
+
+    code = "cannot_listen"
+    exit_code = 4
+
+
+def listen(host: str, port: int, stall_seconds: float = 60.0) -> socket.socket:
+    """A listening TCP socket. A client that leaves an answer unread for `stall_seconds` is cut off, where the system can."""
+    family, address = _resolve(host.strip("[]"), port)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name != "nt":  # there it would let two servers share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_seconds * 1000))
+        if family == socket.AF_INET6 and host == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _explain(error, host, port) from None
+    return sock
+
+
+def url_of(sock: socket.socket, scheme: str = "http") -> str:
+    """Where a browser on this machine reaches the socket."""
+    host, port = sock.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _resolve(host: str, port: int) -> tuple[int, tuple[str, int] | tuple[str, int, int, int]]:
+    """Address family and address; IPv4 where a name has both, since more clients try it first."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise UsageError(f"cannot listen on {host}: no such host is known", param="host") from None
+    best = min(found, key=lambda info: info[0] != socket.AF_INET)
+    return best[0], best[4]  # type: ignore[return-value]
+
+
+def _explain(error: OSError, host: str, port: int) -> LlamaKitError:
+    place = f"cannot listen on {host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        hint = f"--port {port + 1 if port < 65535 else 8080}, or --port 0 for any free one"
+        return ListenError(f"{place}: the port is in use", found=_who(host, port), hint=hint, param="port")
+    if error.errno == errno.EACCES:
+        hint = "--port 8080, or a port above 1023"
+        return ListenError(f"{place}: this user may not use that port", hint=hint, param="port")
+    if error.errno == errno.EADDRNOTAVAIL:
+        hint = "--host 127.0.0.1, or --host 0.0.0.0 for all addresses"
+        return ListenError(f"{place}: it is no address of this machine", hint=hint, param="host")
+    return ListenError(f"{place}: {error.strerror or error}", param="host")
+
+
+def _who(host: str, port: int) -> str:
+    """What answers there already, as far as it says."""
+    connection = http.client.HTTPConnection("127.0.0.1" if host in ("0.0.0.0", "::", "") else host, port, timeout=1)
+    try:
+        connection.request("GET", "/health")
+        response = connection.getresponse()
+        name = response.getheader("Server") or "a server without a name"
+        return f"{name.partition(' ')[0]} answers there, status {response.status} at /health"
+    except (OSError, http.client.HTTPException, ValueError):
+        return "another program that does not answer /health"
+    finally:
+        with suppress(OSError):
+            connection.close()

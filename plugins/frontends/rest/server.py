@@ -1,0 +1,117 @@
+"""waitress, set up for many streams: a thread for each, small buffers, and an end that loses no answer.
+
+This is the only module that touches what waitress does not document (`active_channels`, a channel's `requests` and
+`socket`, `task_dispatcher`, `trigger`); tests/rest/test_server.py tests each use, and pyproject pins the major version.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import waitress.server
+from llamakit.plugins.frontends.rest.app import make_app
+from llamakit.plugins.frontends.rest.gate import Gate
+from llamakit.plugins.frontends.rest.listen import url_of
+from llamakit.plugins.frontends.rest.security import Keys, Security, is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+HEADER_LIMIT = 32 << 10  # bytes of a request's headers
+WATERMARK = 256 << 10  # bytes that a stream may be ahead of its reader before its thread waits
+BODY_SLACK = 64 << 10  # above our own limit, so that ours answers, in JSON
+STALL_SECONDS = 60.0
+CUT_SECONDS = 2.0  # for streams to say that they were cut, and for the last bytes to leave
+
+
+class Server:
+    """A server on a listening socket. `start` returns at once; `stop` ends it."""
+
+    def __init__(self, state: ServerState, sock: socket.socket, keys: Keys | None = None) -> None:
+        options = state.options
+        self.state, self.sock = state, sock
+        security = Security(options, keys or Keys(()), loopback=is_loopback(sock.getsockname()[0]))
+        self.gate = Gate(make_app(state, security), state)
+        self._server: Any = waitress.server.create_server(
+            self.gate, sockets=[sock], threads=options.threads, channel_request_lookahead=1,
+            connection_limit=4 * options.places + 256, backlog=1024, asyncore_use_poll=True,
+            asyncore_loop_timeout=1, cleanup_interval=min(30, max(1, int(options.timeout / 2))),
+            channel_timeout=max(1, int(options.timeout)), outbuf_high_watermark=WATERMARK,
+            max_request_header_size=HEADER_LIMIT, max_request_body_size=options.body_limit + BODY_SLACK,
+            log_socket_errors=False, clear_untrusted_proxy_headers=True, ident="llamakit",
+        )  # fmt: skip
+        self._loop = threading.Thread(target=self._server.run, name="llamakit-http", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it is reached, such as "http://127.0.0.1:8080"."""
+        return url_of(self.sock)
+
+    def start(self) -> None:
+        """Answer requests, on threads of its own."""
+        self._loop.start()
+
+    def stop(
+        self,
+        grace: float = 0.0,
+        tick: Callable[[int, float], None] = lambda answers, left: None,
+        cut: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Take no new work, let answers go on for `grace` seconds or until `cut()`, then end everything.
+
+        `tick(answers, seconds left)` is called every tenth of a second meanwhile. Returns how many answers were cut.
+        """
+        self.state.draining.set()
+        end = time.monotonic() + grace
+        while self.gate.answering and time.monotonic() < end and not cut():
+            tick(self.gate.answering, end - time.monotonic())
+            time.sleep(0.05)
+        left = self.gate.answering
+        self.state.pool.close()  # the engines end what is left with an error, which its streams pass on
+        self._wait(lambda: not self.gate.answering)
+        if self.gate.answering:
+            self._hang_up()
+            self._wait(lambda: not self.gate.answering)
+        self._server.task_dispatcher.shutdown(timeout=CUT_SECONDS)
+        self._wait(lambda: not any(channel.total_outbufs_len for channel in self._channels()))
+        self._close()
+        return left
+
+    def _channels(self) -> list[Any]:
+        """The open connections. Their dict is changed by the loop's thread, so copying it may have to be tried again."""
+        while True:
+            with suppress(RuntimeError):
+                return list(self._server.active_channels.values())
+
+    def _hang_up(self) -> None:
+        """Cut the connections that still wait for an answer, and those whose readers have stalled."""
+        for channel in self._channels():
+            if channel.requests or channel.total_outbufs_len:
+                channel.will_close = True
+                with suppress(OSError, AttributeError):
+                    channel.socket.shutdown(socket.SHUT_RDWR)
+        self._server.pull_trigger()
+
+    def _close(self) -> None:
+        """End the loop, which runs as long as any socket is open: it closes them itself, so nothing is closed twice."""
+        self._server.trigger.pull_trigger(self._close_all)
+        self._loop.join(CUT_SECONDS)
+        self.sock.close()
+
+    def _close_all(self) -> None:
+        """On the loop's thread."""
+        for channel in self._channels():
+            channel.handle_close()
+        self._server.close()
+
+    @staticmethod
+    def _wait(done: Callable[[], bool], seconds: float = CUT_SECONDS) -> None:
+        end = time.monotonic() + seconds
+        while not done() and time.monotonic() < end:
+            time.sleep(0.01)

@@ -1,0 +1,152 @@
+"""From settings to a running server, and the lines that tell how it started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from llamakit.plugins.frontends.rest.options import size_in_bytes
+from llamakit.plugins.frontends.rest.security import is_loopback
+from llamakit.plugins.frontends.rest.state import ServerState
+
+from llamakit.errors import UsageError
+from llamakit.pool import ModelPool, opener
+from llamakit.system import free_memory
+
+if TYPE_CHECKING:
+    from llamakit.plugins.frontends.rest.options import ServeOptions
+    from llamakit.plugins.frontends.rest.security import Keys
+
+    from llamakit.config import Config
+    from llamakit.registry import Registry
+    from llamakit.session import Session
+
+NO_MODEL = "no model: name a GGUF file"
+CORE = ("backend", "ctx_size", "batch_size", "kv_type")
+
+
+def models_of(config: Config, options: ServeOptions) -> dict[str, Path]:
+    """Name and file of every model, the default one first; a file that is not there is told now."""
+    models: dict[str, Path] = {}
+    if config["model"]:
+        path = Path(config["model"])
+        models[options.alias or path.name.removesuffix(".gguf")] = path
+    models |= {name: Path(path) for name, path in options.models.items()}
+    if not models:
+        raise UsageError(NO_MODEL, hint="llamakit serve -m FILE, or make serve MODEL=FILE", param="model")
+    for name, path in models.items():
+        check_model(name, path)
+    return models
+
+
+def check_model(name: str, path: Path) -> None:
+    """Open a model's file for a moment: a missing or damaged one is an error before anything starts."""
+    from llamakit.gguf import open_gguf
+
+    if not name or "/" in name or not name.isprintable():
+        raise UsageError(f"a model cannot be called {name!r}", hint="a name without / and control characters")
+    open_gguf(path).close()
+
+
+def settings_of(config: Config, options: ServeOptions, n_models: int = 1) -> dict[str, Any]:
+    """What each model's `Session` is made with."""
+    memory = size_in_bytes(options.kv_memory, "kv_memory") if options.kv_memory else 0
+    if not memory and n_models > 1:  # else the first model would take what the others need
+        memory = free_memory() // (2 * n_models)
+    backend = {key.split(".", 1)[1]: value for key, value in config.changed("backend").items() if "." in key}
+    settings = {name: config[name] for name in CORE} | {
+        "threads": config["threads"] or None, "backend_options": backend, "n_seq": options.parallel,
+        "kv_memory": memory, "max_predict": options.max_predict, "max_queue": options.queue,
+        "lora": [*((path, 1.0) for path in options.lora), *options.lora_scaled], "lora_base": options.lora_base,
+        "draft_model": options.model_draft, "draft": options.draft,
+    }  # fmt: skip
+    if options.rope_freq_base or options.rope_freq_scale:
+        from llamakit.models.rope import RopeOverrides
+
+        settings["rope"] = RopeOverrides(
+            freq_base=options.rope_freq_base or None, freq_scale=options.rope_freq_scale or None
+        )
+    return settings
+
+
+def make_state(
+    options: ServeOptions, registry: Registry, models: dict[str, Path], settings: dict[str, Any], keys: Keys
+) -> ServerState:
+    """All that the parts of the server share. The keys themselves are not in it."""
+    pool = ModelPool(models, opener(registry, settings), idle_seconds=options.idle_unload)
+    try:
+        from llamakit.plugins.frontends.rest.metrics import Metrics
+    except ImportError:
+        from unittest.mock import MagicMock as Metrics
+    shown = msgspec.structs.replace(options, api_key=[])
+    return ServerState(shown, registry, pool, Metrics(), key_required=bool(keys))
+
+
+def warnings_of(options: ServeOptions, address: str, keys: Keys) -> list[str]:
+    """What is allowed but unwise."""
+    found = []
+    if not is_loopback(address) and not keys:
+        found.append(f"listening on {address} without --api-key: anyone who reaches this port can use the model")
+    if "*" in options.cors and not keys:
+        found.append("--cors * without --api-key: any page that your browser opens can use the model")
+    return found
+
+
+def lines_of(session: Session, state: ServerState, url: str, seconds: float) -> list[str]:
+    """The lines that say what was loaded and where it answers."""
+    h, (backend, _) = session.model.hparams, session.backend
+    kernels = "".join(f", {name} {kind}" for name, kind in session.device.kernels().items())
+    name = session.file.metadata.get("general.name") or session.path.stem
+    model = f"{name}, {count(session.model.n_parameter)}, {h.architecture}, context {session.n_ctx:,}"
+    weights = sum(weight.n_bytes for weight in session.weights.values())
+    kv = session.device.kv_size(session.engine.kv.spec)
+    store = session.adapters
+    adapters = ", ".join(info.name for info in store.infos()) if store is not None else ""
+    samplers = state.registry.samplers()
+    others = sum(f"sampler.{each}" in state.registry.third_party for each in samplers)
+    from_others = f", {others} from other packages" if others else ""
+    return [
+        f"model     {model:<48}  backend   {backend.name}{kernels}",
+        f"memory    {size(weights)} weights + {size(kv)} KV ({state.options.parallel} sequences at once,"
+        f" {session.settings.kv_type}) of {size(free_memory())} free",
+        f"adapters  {adapters or 'none':<48}  samplers  {len(samplers)}{from_others}",
+        f"page      {url}/       API  /completion  /v1  /api  /v1/messages     docs  /docs",
+        f"ready in {seconds:.1f} s; Ctrl-C stops",
+    ]
+
+
+def count(n: float) -> str:
+    """A number of parameters for people, such as "6.74 B"."""
+    for unit, scale in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if n >= scale:
+            return f"{n / scale:.3g} {unit}"
+    return f"{n:.0f}"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for people, such as "3.80 GiB"."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.2f} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def lock_memory() -> str:
+    """Keep all memory of this process from being swapped out; returns why not, or nothing."""
+    import ctypes
+    import os
+
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mlockall(1) == 0:  # MCL_CURRENT
+            return ""
+        return os.strerror(ctypes.get_errno())
+    except (OSError, AttributeError, TypeError):
+        return "this system has no mlockall"
+
+
+def warn(text: str) -> None:
+    """A warning on standard error."""
+    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {text}", err=True)

@@ -1,0 +1,115 @@
+"""Real servers in this process, on a free port of 127.0.0.1, with the smallest real model."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from llamakit.plugins.frontends.rest.listen import listen
+from llamakit.plugins.frontends.rest.options import ServeOptions
+from llamakit.plugins.frontends.rest.security import read_keys
+from llamakit.plugins.frontends.rest.server import Server
+from llamakit.plugins.frontends.rest.startup import make_state
+
+from llamakit.options import build_options
+from llamakit.registry import Registry
+
+TIMEOUT = 30
+
+
+class Client:
+    """A running server: `url`, `host`, `port`, `state`, and requests to it."""
+
+    def __init__(self, server):
+        self.server, self.state, self.url = server, server.state, server.url
+        self.host, self.port = server.sock.getsockname()[:2]
+
+    def request(self, method, path, body=None, headers=None):
+        """(status, headers, bytes). A `body` that is no bytes is sent as JSON."""
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()
+
+    def get(self, path, headers=None):
+        """(status, decoded JSON)."""
+        status, _, data = self.request("GET", path, None, headers)
+        return status, json.loads(data)
+
+    def post(self, path, body=None, headers=None):
+        """(status, decoded JSON)."""
+        status, _, data = self.request("POST", path, {} if body is None else body, headers)
+        return status, json.loads(data)
+
+    @contextmanager
+    def open(self, path, body, headers=None):
+        """The response of a POST whose body is not read yet."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
+        try:
+            connection.request(
+                "POST", path, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})}
+            )
+            yield connection.getresponse()
+        finally:
+            connection.close()
+
+    def stream(self, path, body, headers=None):
+        """The raw bytes of a streamed answer, event by event."""
+        with self.open(path, body, headers) as response:
+            assert response.status == 200, response.read()
+            buffer = b""
+            while data := response.read1():
+                buffer += data
+                while b"\n\n" in buffer:
+                    event, _, buffer = buffer.partition(b"\n\n")
+                    yield event + b"\n\n"
+            assert not buffer
+
+    def events(self, path, body, headers=None):
+        """The decoded data of each event."""
+        for event in self.stream(path, body, headers):
+            data = b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+            yield data.decode() if data == b"[DONE]" else json.loads(data)
+
+
+@contextmanager
+def running(models, settings=None, wait=True, **options):
+    """A server with `models` (name -> file); `options` are fields of ServeOptions, `settings` those of a Session."""
+    made = build_options(ServeOptions, {"parallel": 8, "queue": 64} | options)
+    keys = read_keys(made)
+    sock = listen("127.0.0.1", 0)
+    merged = {"backend": "cpu", "threads": 2, "n_seq": made.parallel, "max_queue": made.queue} | (settings or {})
+    state = make_state(made, Registry.discover(), models, merged, keys)
+    server = Server(state, sock, keys)
+    server.start()
+    try:
+        if wait:
+            state.pool.load()
+        yield Client(server)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def serve(stories260k):
+    """Start a server: `serve(api_key=["k"], settings={"ctx_size": 128})`; stopped at the end of the test."""
+    with ExitStack() as stack:
+
+        def start(models=None, settings=None, wait=True, **options):
+            return stack.enter_context(running(models or {"stories": stories260k}, settings, wait, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def server(stories260k):
+    """One server for all tests of a module."""
+    with running({"stories": stories260k}) as client:
+        yield client
