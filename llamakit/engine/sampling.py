@@ -112,7 +112,7 @@ def _names(classes: Mapping[str, type[Sampler]], order: Sequence[str] | None, op
                 f"no sampler named {name!r} (number {i + 1} of samplers)", found=near(name, classes), param="samplers"
             )
     if len(set(named)) < len(named):
-        raise UsageError(f"a sampler is named twice: {'; '.join(named)}")
+        raise UsageError(f"a sampler is named twice: {'; '.join(named)}", param="samplers")
     named = [name for name in FIRST if name not in named and name in classes] + named
     if getattr(options.get("mirostat"), "mirostat", 0):
         keep = [n for n in named if n not in TRUNCATION and n not in CHOOSERS]
@@ -120,7 +120,8 @@ def _names(classes: Mapping[str, type[Sampler]], order: Sequence[str] | None, op
     choosers = [name for name in named if classes[name].stage is Stage.CHOOSE]
     if choosers and named[-1] != choosers[0]:
         raise UsageError(
-            f"sampler {choosers[0]!r} chooses the token, so it must be the only chooser and the last sampler"
+            f"sampler {choosers[0]!r} chooses the token, so it must be the only chooser and the last sampler",
+            param="samplers",
         )
     if choosers:
         return named
