@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -44,12 +45,13 @@ class Client:
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise UsageError("the API key has characters that a header cannot hold", param="api_key")
         self.url, self.host, self.port = url, parts.hostname, port
+        self.place = parts.netloc.rpartition("@")[2]
         self.secure = parts.scheme == "https"
         self.base = parts.path.rstrip("/").removesuffix("/v1")
         self._headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._open: http.client.HTTPConnection | None = None
+        self._sock: socket.socket | None = None  # of `events`
 
     def get(self, path: str) -> Any:
         """The JSON at a path."""
@@ -61,66 +63,66 @@ class Client:
 
     def events(self, path: str, body: Any) -> Iterator[Any]:
         """The JSON of each event, until the server says that it is done. Ends at once when `abort` is called."""
-        connection, response = self._request("POST", path, body, hold=True)
-        try:
-            if "text/event-stream" not in response.headers.get("Content-Type", ""):
+        with self._exchange("POST", path, body, abortable=True) as response:
+            kind = response.headers.get("Content-Type", "")
+            if "text/event-stream" not in kind:
                 raise NetworkError(
-                    f"{self.url} answers with {response.headers.get('Content-Type')!r}, not with events",
+                    f"{self.url} answers with {kind or 'something'}, not with events",
                     hint="--url of a server with OpenAI's API, such as llamakit serve",
                 )
             yield from _events(response)
-        finally:
-            self._open = None
-            connection.close()
 
     def abort(self) -> None:
         """Cut the connection of `events`, so that a read that waits ends."""
-        connection = self._open
-        if connection is not None and connection.sock is not None:
+        sock = self._sock
+        if sock is not None:
             try:
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return  # it is cut already
 
     def _json(self, method: str, path: str, body: Any) -> Any:
-        connection, response = self._request(method, path, body)
-        try:
-            return msgspec.json.decode(response.read())
-        except msgspec.DecodeError:
-            raise NetworkError(f"{self.url}{path} does not answer with JSON") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise NetworkError(f"the connection to {self.url} was lost: {_words(error)}") from None
-        finally:
-            connection.close()
+        with self._exchange(method, path, body) as response:
+            try:
+                return msgspec.json.decode(response.read())
+            except msgspec.DecodeError:
+                raise NetworkError(f"{self.url}{path} does not answer with JSON") from None
+            except (OSError, http.client.HTTPException) as error:
+                raise NetworkError(f"the connection to {self.url} was lost: {_words(error)}") from None
 
-    def _request(
-        self, method: str, path: str, body: Any, *, hold: bool = False
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        if self.secure:
-            context = ssl.create_default_context()
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                self.host, self.port, timeout=CONNECT_SECONDS, context=context
-            )
-        else:
-            connection = http.client.HTTPConnection(self.host, self.port, timeout=CONNECT_SECONDS)
+    @contextmanager
+    def _exchange(
+        self, method: str, path: str, body: Any, *, abortable: bool = False
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a request; the response is open in here. A status other than 200 is the error that the server tells."""
+        connection = self._connection()
+        response = None
         try:
-            connection.connect()
-            connection.sock.settimeout(READ_SECONDS)
-            self._open = connection if hold else self._open
-            data = None if body is None else msgspec.json.encode(body)
-            connection.request(method, self.base + path, data, self._headers)
-            response = connection.getresponse()
+            try:
+                connection.connect()
+                connection.sock.settimeout(READ_SECONDS)
+                self._sock = connection.sock if abortable else self._sock
+                data = None if body is None else msgspec.json.encode(body)
+                connection.request(method, self.base + path, data, self._headers)
+                response = connection.getresponse()
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise NetworkError(
+                    f"cannot reach {self.url}: {_words(error)}", hint="llamakit serve -m FILE, or another --url"
+                ) from None
             if response.status != http.client.OK:
                 raise _error(response, f"{self.url}{path}")
-        except (OSError, http.client.HTTPException) as error:
+            yield response
+        finally:
+            self._sock = None if abortable else self._sock
+            if response is not None:
+                response.close()
             connection.close()
-            raise NetworkError(
-                f"cannot reach {self.url}: {_words(error)}", hint="llamakit serve -m FILE, or another --url"
-            ) from None
-        except LlamaKitError:
-            connection.close()
-            raise
-        return connection, response
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.secure:
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(self.host, self.port, timeout=CONNECT_SECONDS, context=context)
+        return http.client.HTTPConnection(self.host, self.port, timeout=CONNECT_SECONDS)
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[Any]:
@@ -149,7 +151,8 @@ def _events(response: http.client.HTTPResponse) -> Iterator[Any]:
 def error_of(body: Any, status: int = 500, retry_after: str | None = None) -> LlamaKitError:
     """The error that a server's body {"error": {...}} tells."""
     told = body.get("error") if isinstance(body, dict) else None
-    told = told if isinstance(told, dict) else {"message": told or f"the server answers with status {status}"}
+    told = told if isinstance(told, dict) else {"message": told}
+    told["message"] = told.get("message") or f"the server answers with status {status}"
     parts = {name: str(told.get(name) or "") for name in ("message", "found", "hint", "param", "code")}
     code, message = parts.pop("code"), parts.pop("message")
     if code in ("context_length", "context_length_exceeded"):

@@ -15,6 +15,7 @@ HEADING = re.compile(r" {0,3}#{1,6}(\s|$)")
 LIST_ITEM = re.compile(r"\s*([-*+]|\d{1,9}[.)])\s")
 RULE = re.compile(r" {0,3}([-*_])[ \t]*(\1[ \t]*){2,}$")
 TRAILING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
+CODES = re.compile(r"\x1b\[[0-9;]*m")
 STYLES = {
     "markdown.code": "cyan", "markdown.block_quote": "dim", "markdown.item.bullet": "bold",
     "markdown.item.number": "bold",
@@ -85,35 +86,52 @@ def is_list(block: str, in_list: bool) -> bool:
 
 
 def _code(lines: list[str], fence: re.Match[str]) -> str:
-    """Code keeps its lines: nothing is wrapped, put before or after, so that copying gives the code."""
+    """Code keeps its characters: nothing is wrapped, put before or after, so that copying gives the code."""
     from rich.syntax import Syntax
-    from rich.text import Text
 
     closed = len(lines) > 1 and lines[-1].strip().startswith(fence[1])
-    code = lines[1:-1] if closed else lines[1:]
+    code = "\n".join(lines[1:-1] if closed else lines[1:])
     language = fence[2].strip().split(" ")[0].lower() or "text"
-    text = Syntax("", language, theme="ansi_dark", background_color="default").highlight("\n".join(code))
-    text.rstrip()
-    if text.plain != "\n".join(code).rstrip():
-        text = Text("\n".join(code))  # a highlighter must not change the code
-    parts = [_print(Text(lines[0], "dim"), None)]
-    parts += [_print(text, None)] if code else []
-    parts += [_print(Text(lines[-1], "dim"), None)] if closed else []
-    return "\n".join(parts)
+    text = Syntax("", language, theme="ansi_dark", background_color="default").highlight(code)
+    text.right_crop(len(text.plain) - len(code))
+    shown = _codes(text) if text.plain == code else code  # a highlighter must not change the code
+    return "\n".join(
+        [_dim(lines[0]), *([shown] if len(lines) > 1 + closed else []), *([_dim(lines[-1])] if closed else [])]
+    )
 
 
-def _print(renderable: Any, width: int | None) -> str:
-    """What rich prints, without the spaces at the ends of lines; without a width, lines are not wrapped."""
+def _dim(text: str) -> str:
+    return f"\x1b[2m{text}\x1b[0m"
+
+
+def _codes(text: Any) -> str:
+    """A rich text with its codes, and otherwise as it is."""
+    from rich.color import ColorSystem
+    from rich.console import Console
+
+    return "".join(
+        segment.style.render(segment.text, color_system=ColorSystem.STANDARD) if segment.style else segment.text
+        for segment in text.render(Console(file=StringIO()), end="")
+    )
+
+
+def _print(renderable: Any, width: int) -> str:
+    """What rich prints, without the spaces at the ends of lines and without empty lines around it."""
     from rich.console import Console
     from rich.theme import Theme
 
     console = Console(
-        file=StringIO(), force_terminal=True, color_system="standard", width=width or 1 << 20, theme=Theme(STYLES),
-        legacy_windows=False, highlight=False, markup=False, emoji=False, soft_wrap=width is None,
+        file=StringIO(), force_terminal=True, color_system="standard", width=width, theme=Theme(STYLES),
+        legacy_windows=False, highlight=False, markup=False, emoji=False,
     )  # fmt: skip
     with console.capture() as capture:
         console.print(renderable, end="")
-    return TRAILING.sub(r"\1", capture.get()).strip("\n")
+    lines = TRAILING.sub(r"\1", capture.get()).split("\n")
+    while lines and not CODES.sub("", lines[0]).strip():
+        lines.pop(0)
+    while lines and not CODES.sub("", lines[-1]).strip():
+        lines.pop()
+    return "\n".join(lines)
 
 
 @cache

@@ -41,7 +41,7 @@ class Remote(Source):
             if size is None and record.get("id") == self.model:
                 size = _count(record, "n_ctx", "meta.n_ctx", "context_length")
         self.n_ctx = size
-        self.title = f"{self.model or 'a model'} at {self.client.url}" + (f", context {size:,}" if size else "")
+        self.title = f"{self.model or 'a model'} at {self.client.place}" + (f", context {size:,}" if size else "")
 
     def _try(self, path: str) -> Any:
         """What a route answers that other servers need not have; None without it."""

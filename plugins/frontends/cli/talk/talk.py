@@ -166,12 +166,12 @@ class Talk:
                 answer = answering.ask(self.source, turns, begun, self._params(seed), show)
         except LlamaKitError:
             if view.text:
-                view.end(complete=False)
+                view.end()
                 self._keep(view, Answer(reason="error"), going_on)
             else:
                 view.withdraw()
             raise
-        view.end(complete=answer.reason != answering.STOPPED)
+        view.end()
         self.chosen = chosen
         self._keep(view, answer, going_on)
         self._tell(answer, bool(view.text))

@@ -43,7 +43,7 @@ class View:
             self.text += text
             self._write(text)
 
-    def end(self, complete: bool) -> None:
+    def end(self) -> None:
         """Nothing more comes."""
         self._erase()
         if not self.text.endswith("\n"):
@@ -101,17 +101,13 @@ class MarkdownView(View):
         else:
             self._raw(f"{head}\n{tail}")
 
-    def end(self, complete: bool) -> None:
-        """Render what is left; a block that was cut off stays as it is."""
+    def end(self) -> None:
+        """Render what is left, also of a block that was cut off."""
         self._erase()
-        if self._line and complete:
-            done = [*self._blocks.feed(self._line), *self._blocks.flush()]
-            self._line = ""
+        done = [*(self._blocks.feed(self._line) if self._line else ()), *self._blocks.flush()]
+        self._line = ""
+        if done:
             self._replace(done)
-        elif complete:
-            self._replace(self._blocks.flush())
-        if self._live and not self._live.endswith("\n"):
-            write("\n")
 
     def _raw(self, text: str) -> None:
         if not self._live:
