@@ -39,8 +39,9 @@ TICK = 0.1  # how often those who wait for a model report how far it is
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A model as the APIs list it.
 
-    `path`: for logs, never for clients; `size`: bytes of its file; `progress`: 0 to 1 while it loads; `n_ctx`: 0 unless
-    loaded; `last_used`: seconds since 1970, 0 if never; `leases`: requests that use it now; `error`: why it did not load.
+    `path`: for logs, never for clients; `size`: bytes of its file; `progress`: 0 to 1 while it loads; `n_ctx`: 0
+    unless loaded; `last_used`: seconds since 1970, 0 if never; `leases`: requests that use it now; `error`: why it did
+    not load.
     """
 
     name: str
@@ -98,7 +99,10 @@ class ModelPool:
         idle_seconds: float = 0.0,
         free_memory: Callable[[], int] = free_memory_now,
     ) -> None:
-        """`open_session(path, progress)` gives a session that is wholly loaded; `idle_seconds` 0 keeps models for good."""
+        """`open_session(path, progress)` gives a session that is wholly loaded.
+
+        A model that was not used for `idle_seconds` is unloaded; 0 keeps it for good.
+        """
         if not models:
             raise ValueError("a pool needs a model")
         self._models = {name: _Model(name, Path(path)) for name, path in models.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import pytest
 from llamakit.plugins.frontends.rest.listen import listen
@@ -113,3 +114,50 @@ def server(stories260k):
     """One server for all tests of a module."""
     with running({"stories": stories260k}) as client:
         yield client
+
+
+class Native:
+    """Requests to the API of the 2023 server."""
+
+    def __init__(self, client):
+        self.client, self.state = client, client.state
+
+    def post(self, path, headers=None, body=None, **fields):
+        """The answer to a POST of `fields`, or of the bytes `body`, read to its end."""
+        status, received, data = self.client.request("POST", path, fields if body is None else body, headers)
+        return SimpleNamespace(status=status, headers=received, data=data, json=lambda: json.loads(data))
+
+    def refused(self, path="/completion", **fields):
+        """The error that a request gets with status 400."""
+        reply = self.post(path, **fields)
+        assert reply.status == 400, (fields, reply.data)
+        return reply.json()["error"]
+
+    def complete(self, **fields):
+        """A whole answer."""
+        reply = self.post("/completion", **fields)
+        assert reply.status == 200, reply.data
+        return reply.json()
+
+    def stream(self, **fields):
+        """The data of each event; nothing else may be in the stream."""
+        reply = self.post("/completion", stream=True, **fields)
+        assert reply.status == 200, reply.data
+        *events, rest = reply.data.decode().split("\n\n")
+        assert rest == ""
+        assert all(event.startswith("data: ") for event in events)
+        return [json.loads(event[6:]) for event in events]
+
+    def ids(self, text):
+        """The tokens of a text."""
+        return self.post("/tokenize", content=text).json()["tokens"]
+
+    def detokenize(self, tokens):
+        """The text of tokens."""
+        return self.post("/detokenize", tokens=tokens).json()["content"]
+
+
+@pytest.fixture(scope="module")
+def native(server):
+    """A client of the 2023 API."""
+    return Native(server)

@@ -52,8 +52,11 @@ def routes(state: ServerState) -> list[Route]:
 
 
 def _add(app: falcon.App[Any, Any], route: Route) -> None:
-    route.resource.llamakit_open = route.open
-    app.add_route(route.path, route.resource)
+    resource = route.resource
+    resource.llamakit_open = route.open
+    if hasattr(resource, "on_get") and not hasattr(resource, "on_head"):
+        resource.on_head = resource.on_get  # falcon leaves the body out
+    app.add_route(route.path, resource)
 
 
 class Identify:

@@ -16,7 +16,6 @@ from llamakit.plugins.frontends.rest.flags import add_flags, device_options, set
 from llamakit.plugins.frontends.rest.options import ServeOptions
 
 from llamakit.config import Config, load_config
-from llamakit.errors import LlamaKitError, UsageError
 from llamakit.options import build_options
 from llamakit.registry import Registry
 
@@ -37,13 +36,13 @@ def serve(ctx: click.Context, **values: Any) -> None:
     llamakit serve --models small=a.gguf --models large=b.gguf --idle-unload 600
     """
     registry = Registry.discover()
-    config = _config(ctx, registry, values)
+    config, notes = _config(ctx, registry, values)
     options: ServeOptions = build_options(ServeOptions, config.changed("frontend.rest"), where="frontend.rest")
-    ctx.exit(run(config, options, registry))
+    ctx.exit(run(config, options, registry, notes))
 
 
-def _config(ctx: click.Context, registry: Registry, values: dict[str, Any]) -> Config:
-    """The settings, the command line over all others."""
+def _config(ctx: click.Context, registry: Registry, values: dict[str, Any]) -> tuple[Config, list[str]]:
+    """The settings, the command line over all others; and what of it has no effect."""
     file = (ctx.find_root().obj or {}).get("config_file")
     config = load_config(registry, file=Path(file) if file else None, environ=os.environ)
     for key, value in settings_from(values).items():
@@ -52,15 +51,11 @@ def _config(ctx: click.Context, registry: Registry, values: dict[str, Any]) -> C
     used, unused = device_options(values, backend.Options.__struct_fields__)
     for name, value in used.items():
         config.set(f"backend.{backend.name}.{name}", value, "command line")
-    if unused:
-        from llamakit.plugins.frontends.rest.startup import warn
-
-        warn(f"{', '.join(unused)}: without effect, backend {backend.name} has no use for it")
-    return config
+    return config, [f"{flag}: without effect, backend {backend.name} has no use for it" for flag in unused]
 
 
-def run(config: Config, options: ServeOptions, registry: Registry) -> int:
-    """Serve until a signal comes; returns the exit code."""
+def run(config: Config, options: ServeOptions, registry: Registry, notes: list[str]) -> int:
+    """Serve until a signal comes; returns the exit code. `notes` are warnings of the command line."""
     from llamakit.plugins.frontends.rest import startup
     from llamakit.plugins.frontends.rest.body import checked_sampling
     from llamakit.plugins.frontends.rest.listen import listen
@@ -68,14 +63,13 @@ def run(config: Config, options: ServeOptions, registry: Registry) -> int:
     from llamakit.plugins.frontends.rest.security import read_keys
     from llamakit.plugins.frontends.rest.server import STALL_SECONDS, Server
 
-    _check_files(options)
+    set_up(options)
     keys = read_keys(options)
     models = startup.models_of(config, options)
     settings = startup.settings_of(config, options, len(models))
-    set_up(options)
     sock = listen(options.host, options.port, min(options.timeout, STALL_SECONDS))
-    for text in startup.warnings_of(options, sock.getsockname()[0], keys):
-        startup.warn(text)
+    for text in [*notes, *startup.warnings_of(options, sock.getsockname()[0], keys)]:
+        startup.warn(text, options)
     state = startup.make_state(options, registry, models, settings, keys)
     state.sampling = checked_sampling(registry, config.changed("sampling"))
     server = Server(state, sock, keys)
@@ -101,8 +95,8 @@ class _Run:
     def __init__(self, server: Server, state: ServerState, options: ServeOptions) -> None:
         self.server, self.state, self.options = server, state, options
         self._signals = 0
-        self._wake: queue.SimpleQueue[LlamaKitError | None] = queue.SimpleQueue()  # may be put to in a signal's handler
-        self._error: LlamaKitError | None = None
+        self._wake: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()  # may be put to in a signal's handler
+        self._error: Exception | None = None
         self._told = 0.0
 
     def run(self) -> int:
@@ -130,7 +124,7 @@ class _Run:
         try:
             with pool.lease(pool.default) as session:
                 if self.options.mlock and (why := startup.lock_memory()):
-                    startup.warn(f"--mlock: the memory cannot be locked: {why}")
+                    startup.warn(f"--mlock: the memory cannot be locked: {why}", self.options)
                 lines = startup.lines_of(session, self.state, self.server.url, time.perf_counter() - began)
             if self.options.log_format == "json":
                 from llamakit.plugins.frontends.rest.app import log
@@ -138,7 +132,7 @@ class _Run:
                 log.info("ready", extra={"fields": {"url": self.server.url, "model": pool.default}})
             else:
                 click.echo("\n".join(lines), err=True)
-        except LlamaKitError as error:
+        except Exception as error:  # the main thread raises it
             self._wake.put(error)
 
     def _on_signal(self, number: int, frame: Any) -> None:

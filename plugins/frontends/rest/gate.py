@@ -1,4 +1,4 @@
-"""Between waitress and falcon: gives each request its place, counts what is being answered, writes the request's log line.
+"""Between waitress and falcon: gives each request its place, counts those being answered, writes their log lines.
 
 It works on the WSGI level because only there it is known when a stream has ended: waitress closes what it was given.
 """

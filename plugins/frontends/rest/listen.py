@@ -21,7 +21,10 @@ class ListenError(LlamaKitError):
 
 
 def listen(host: str, port: int, stall_seconds: float = 60.0) -> socket.socket:
-    """A listening TCP socket. A client that leaves an answer unread for `stall_seconds` is cut off, where the system can."""
+    """A listening TCP socket.
+
+    Where the system can, a client that leaves an answer unread for `stall_seconds` is cut off.
+    """
     family, address = _resolve(host.strip("[]"), port)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -46,7 +46,7 @@ def one_line(text: str) -> str:
 
 
 def set_up(options: ServeOptions) -> logging.Handler:
-    """Send the logs of LlamaKit and waitress to standard error; returns the handler, for `logging.Logger.removeHandler`."""
+    """Send the logs of LlamaKit and waitress to standard error; returns the handler that does it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormat() if options.log_format == "json" else TextFormat())
     for name in ("llamakit", "waitress"):

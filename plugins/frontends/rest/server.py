@@ -84,7 +84,7 @@ class Server:
         return left
 
     def _channels(self) -> list[Any]:
-        """The open connections. Their dict is changed by the loop's thread, so copying it may have to be tried again."""
+        """The open connections. The loop's thread changes their dict, so copying it may take another try."""
         while True:
             with suppress(RuntimeError):
                 return list(self._server.active_channels.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from llamakit.registry import Registry
     from llamakit.session import Session
 
+log = logging.getLogger("llamakit.rest")
 NO_MODEL = "no model: name a GGUF file"
 CORE = ("backend", "ctx_size", "batch_size", "kv_type")
 
@@ -87,6 +89,8 @@ def make_state(
 def warnings_of(options: ServeOptions, address: str, keys: Keys) -> list[str]:
     """What is allowed but unwise."""
     found = []
+    if options.path and not Path(options.path).is_dir():
+        found.append(f"--path {options.path}: no such folder; the built-in page is served")
     if not is_loopback(address) and not keys:
         found.append(f"listening on {address} without --api-key: anyone who reaches this port can use the model")
     if "*" in options.cors and not keys:
@@ -147,6 +151,9 @@ def lock_memory() -> str:
         return "this system has no mlockall"
 
 
-def warn(text: str) -> None:
+def warn(text: str, options: ServeOptions) -> None:
     """A warning on standard error."""
+    if options.log_format == "json":
+        log.warning("%s", text)
+        return
     click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {text}", err=True)

@@ -85,7 +85,7 @@ def _send(req: falcon.Request, resp: falcon.Response, file: Path) -> None:
     resp.cache_control = ["no-cache"]
     resp.etag = tag
     asked = req.if_none_match or []
-    if any(each == "*" or each == tag for each in asked):
+    if any(each in ("*", tag) for each in asked):
         resp.status = "304 Not Modified"
         return
     if req.method == "HEAD":
