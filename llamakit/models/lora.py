@@ -224,7 +224,7 @@ def _read_gguf(file: GGUFFile, model: LoadedModel, pairs: Pairs) -> tuple[float,
 
 
 def _check_head(file: GGUFFile, model: LoadedModel) -> float:
-    """That the file is an adapter for this architecture; its alpha."""
+    """That the file is an adapter for this architecture; its alpha, 0 where it has none."""
     get, path = file.metadata.get, file.path
     if get("general.type") != "adapter":
         kind = "a training checkpoint" if get("training.type") else "no adapter"
@@ -241,7 +241,7 @@ def _check_head(file: GGUFFile, model: LoadedModel) -> float:
         raise ModelFileError(
             f"{path} is for architecture {architecture!r}, the model is {model.hparams.architecture!r}"
         )
-    alpha = get("adapter.lora.alpha")
+    alpha = get("adapter.lora.alpha", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ModelFileError(f"{path}: adapter.lora.alpha is {alpha!r}; a number is needed")
     return float(alpha)

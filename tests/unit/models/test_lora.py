@@ -278,6 +278,8 @@ def test_what_a_loaded_adapter_says(tmp_path, model):
     assert load_adapter(write_gguf_adapter(tmp_path / "b.gguf", tensors, 0.0), model).tensors[
         "blk.0.attn_v.weight"
     ].scale == 1.0  # fmt: skip
+    no_alpha = load_adapter(write_gguf_adapter(tmp_path / "b.gguf", tensors, None), model)
+    assert (no_alpha.alpha, no_alpha.tensors["blk.0.attn_v.weight"].scale) == (0.0, 1.0)
     for name in ("", "a\nb", "x" * 300):
         with pytest.raises(UsageError, match="name"):
             load_adapter(path, model, name=name)
