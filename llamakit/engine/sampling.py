@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llamakit.engine.request import TokenLogprob
-from llamakit.errors import LlamaKitError, PluginError, UsageError
+from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
 from llamakit.options import build_options, near
 from llamakit.sampler import Sampler, SequenceContext, Stage
 
@@ -153,11 +153,18 @@ def sample_rows(logits: npt.NDArray[np.float32], rows: Sequence[int], chains: Se
     native = [i for i, chain in enumerate(chains) if chain.stages is not None]
     results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
     for i, (token, message) in zip(native, results, strict=True):
-        choices[i] = Choice(token, LlamaKitError(message) if token < 0 else None)
+        choices[i] = Choice(token, _no_choice(message, logits[rows[i]]) if token < 0 else None)
     for i, chain in enumerate(chains):
         if chain.stages is None:
             choices[i] = _sample_row(logits[rows[i]], chain)
     return [choices[i] for i in range(len(chains))]
+
+
+def _no_choice(message: str, row: npt.NDArray[np.float32]) -> LlamaKitError:
+    """Why a native chain chose nothing: the model's output was not usable, or the request left no token."""
+    import numpy as np
+
+    return BackendError(message) if np.isnan(row).any() else UsageError(message, hint="fewer banned tokens")
 
 
 def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:

@@ -118,10 +118,7 @@ def test_d6_d7_no_request_ends_the_process(native, fields, param):
 def test_d6_every_token_banned_but_the_end(native):
     """What led to an abort: nothing is left to choose but tokens that are banned."""
     banned = [[token, False] for token in range(512)]
-    reply = native.post("/completion", prompt="a", n_predict=2, logit_bias=banned, ignore_eos=True)
-    assert reply.status in (200, 500), reply.data
-    if reply.status == 500:
-        assert reply.json()["error"]["message"]
+    assert "no token is left" in native.refused(prompt="a", n_predict=2, logit_bias=banned, ignore_eos=True)["message"]
     assert native.complete(prompt="a", n_predict=1)["tokens_predicted"] == 1
 
 
@@ -169,7 +166,7 @@ def test_d13_top_p_after_typical_cuts_the_unlikely_end(native):
     """Against the definitions, worked out from the probabilities before any sampler."""
     typical, top = 0.6, 0.7
     body = {
-        "prompt": PROMPT + ", there was a",
+        "prompt": "Lily and the",
         "n_predict": 1,
         "temperature": 1,
         "top_k": 0,
