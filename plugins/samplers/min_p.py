@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
-from llamakit.options import Options
+from llamakit.options import Options, ui
 from llamakit.sampler import NativeSampler
 
 
@@ -17,7 +17,10 @@ class MinPOptions(Options):
     min_p: Annotated[
         float,
         Meta(
-            ge=0, le=1, description="Keep tokens with at least this share of the likeliest one's probability; 0 = off."
+            ge=0,
+            le=1,
+            description="Keep tokens with at least this share of the likeliest one's probability; 0 = off.",
+            extra_json_schema=ui(off=0, step=0.01, disabled_by=("mirostat", ">", 0)),
         ),
     ] = 0.0
 

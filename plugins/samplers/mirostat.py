@@ -7,16 +7,34 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
-from llamakit.options import Options
+from llamakit.options import Options, ui
 from llamakit.sampler import NativeSampler, Replay, Stage
 
 
 class MirostatOptions(Options):
     """With `mirostat` on, the other truncating samplers are left out."""
 
-    mirostat: Annotated[Literal[0, 1, 2], Meta(description="Version of mirostat; 0 = off.")] = 0
-    mirostat_tau: Annotated[float, Meta(ge=0, le=100, description="Target surprise, in bits a token.")] = 5.0
-    mirostat_eta: Annotated[float, Meta(ge=0, le=10, description="How fast it adapts.")] = 0.1
+    mirostat: Annotated[
+        Literal[0, 1, 2], Meta(description="Version of mirostat; 0 = off.", extra_json_schema=ui(off=0))
+    ] = 0
+    mirostat_tau: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=100,
+            description="Target surprise, in bits a token.",
+            extra_json_schema=ui(step=0.1, most=10, unit="bits", disabled_by=("mirostat", "==", 0)),
+        ),
+    ] = 5.0
+    mirostat_eta: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=10,
+            description="How fast it adapts.",
+            extra_json_schema=ui(step=0.01, most=1, disabled_by=("mirostat", "==", 0)),
+        ),
+    ] = 0.1
 
 
 class Mirostat(NativeSampler):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
-from llamakit.options import Options
+from llamakit.options import Options, ui
 from llamakit.sampler import NativeSampler, Replay, Stage
 
 
@@ -17,19 +17,42 @@ class PenaltiesOptions(Options):
     repeat_penalty: Annotated[
         float,
         Meta(
-            gt=0, le=100, description="Divide the logits of recent tokens by this, if positive; else multiply; 1 = off."
+            gt=0,
+            le=100,
+            description="Divide the logits of recent tokens by this, if positive; else multiply; 1 = off.",
+            extra_json_schema=ui(off=1, step=0.05, most=2),
         ),
     ] = 1.0
     repeat_last_n: Annotated[
-        int, Meta(ge=-1, le=1 << 20, description="How many recent tokens count; 0 = off, -1 = all of the context.")
+        int,
+        Meta(
+            ge=-1,
+            le=1 << 20,
+            description="How many recent tokens count; 0 = off, -1 = all of the context.",
+            extra_json_schema=ui(off=0, unit="tokens"),
+        ),
     ] = 64
     frequency_penalty: Annotated[
-        float, Meta(ge=-100, le=100, description="Subtract this for each time a token occurred; 0 = off.")
+        float,
+        Meta(
+            ge=-100,
+            le=100,
+            description="Subtract this for each time a token occurred; 0 = off.",
+            extra_json_schema=ui(off=0, step=0.05, least=-2, most=2),
+        ),
     ] = 0.0
     presence_penalty: Annotated[
-        float, Meta(ge=-100, le=100, description="Subtract this if a token occurred at all; 0 = off.")
+        float,
+        Meta(
+            ge=-100,
+            le=100,
+            description="Subtract this if a token occurred at all; 0 = off.",
+            extra_json_schema=ui(off=0, step=0.05, least=-2, most=2),
+        ),
     ] = 0.0
-    penalize_nl: Annotated[bool, Meta(description="Penalise the newline token too.")] = True
+    penalize_nl: Annotated[
+        bool, Meta(description="Penalise the newline token too.", extra_json_schema=ui(advanced=True))
+    ] = True
 
 
 class Penalties(NativeSampler):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
-from llamakit.options import Options
+from llamakit.options import Options, ui
 from llamakit.sampler import NativeSampler
 
 
@@ -15,7 +15,13 @@ class TemperatureOptions(Options):
     """`temperature` divides logits."""
 
     temperature: Annotated[
-        float, Meta(ge=0, le=100, description="Below 1 sharpens, above 1 flattens; 0 = always the likeliest token.")
+        float,
+        Meta(
+            ge=0,
+            le=100,
+            description="Below 1 sharpens, above 1 flattens; 0 = always the likeliest token.",
+            extra_json_schema=ui(off=1, step=0.05, most=2),
+        ),
     ] = 0.8
 
 

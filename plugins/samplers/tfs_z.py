@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
-from llamakit.options import Options
+from llamakit.options import Options, ui
 from llamakit.sampler import NativeSampler
 
 
@@ -15,7 +15,13 @@ class TfsZOptions(Options):
     """`tfs_z` is a share of the curvature."""
 
     tfs_z: Annotated[
-        float, Meta(ge=0, le=1, description="Cut the tail where the sorted probabilities stop curving; 1 = off.")
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Cut the tail where the sorted probabilities stop curving; 1 = off.",
+            extra_json_schema=ui(off=1, step=0.01, disabled_by=("mirostat", ">", 0)),
+        ),
     ] = 1.0
 
 

@@ -7,16 +7,22 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
-from llamakit.options import Options
+from llamakit.options import Options, ui
 from llamakit.sampler import NativeSampler
 
 
 class TopKOptions(Options):
     """`top_k` counts tokens."""
 
-    top_k: Annotated[int, Meta(ge=0, le=1 << 20, description="Keep only so many of the likeliest tokens; 0 = off.")] = (
-        40
-    )
+    top_k: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 20,
+            description="Keep only so many of the likeliest tokens; 0 = off.",
+            extra_json_schema=ui(off=0, scale="log", disabled_by=("mirostat", ">", 0)),
+        ),
+    ] = 40
 
 
 class TopK(NativeSampler):

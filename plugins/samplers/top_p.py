@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
-from llamakit.options import Options
+from llamakit.options import Options, ui
 from llamakit.sampler import NativeSampler
 
 
@@ -15,7 +15,13 @@ class TopPOptions(Options):
     """`top_p` is a probability."""
 
     top_p: Annotated[
-        float, Meta(ge=0, le=1, description="Keep the likeliest tokens up to this total probability; 1 = off.")
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Keep the likeliest tokens up to this total probability; 1 = off.",
+            extra_json_schema=ui(off=1, step=0.01, disabled_by=("mirostat", ">", 0)),
+        ),
     ] = 0.95
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
-from llamakit.options import Options
+from llamakit.options import Options, ui
 from llamakit.sampler import NativeSampler
 
 
@@ -20,6 +20,7 @@ class TypicalPOptions(Options):
             ge=0,
             le=1,
             description="Keep the tokens whose surprise is nearest to the entropy, up to this total; 1 = off.",
+            extra_json_schema=ui(off=1, step=0.01, disabled_by=("mirostat", ">", 0)),
         ),
     ] = 1.0
 
