@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -18,91 +17,30 @@ from llamakit.models import GraphSizes, load_model
 from llamakit.models.lora import adapter_targets, changed_tensors, load_adapter, make_adapter
 from llamakit.registry import Registry
 from llamakit.testing.conformance import Source
+from llamakit.testing.lora import (
+    N_EMBD,
+    ggla_bytes,
+    ggla_pair,
+    gguf_pair,
+    tiny_shapes,
+    write_gguf_adapter,
+    write_tiny_model,
+)
 
 BACKENDS = ["reference", "cpu"]
-N_VOCAB, N_EMBD, N_FF, N_LAYER = 48, 32, 48, 2
+Q = "blk.0.attn_q.weight"
 TOKENS = [1, 7, 3, 40, 12, 9, 9, 2]
-
-
-def base_tensors(n_vocab: int = N_VOCAB, tied: bool = False) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_vocab, N_EMBD), "output_norm.weight": (N_EMBD,)}
-    if not tied:
-        shapes["output.weight"] = (n_vocab, N_EMBD)
-    for i in range(N_LAYER):
-        shapes |= {f"blk.{i}.{n}.weight": (N_EMBD,) for n in ("attn_norm", "ffn_norm")}
-        shapes |= {f"blk.{i}.{n}.weight": (N_EMBD, N_EMBD) for n in ("attn_q", "attn_output")}
-        shapes |= {f"blk.{i}.{n}.weight": (N_EMBD // 2, N_EMBD) for n in ("attn_k", "attn_v")}
-        shapes |= {f"blk.{i}.{n}.weight": (N_FF, N_EMBD) for n in ("ffn_gate", "ffn_up")}
-        shapes[f"blk.{i}.ffn_down.weight"] = (N_EMBD, N_FF)
-    return shapes
-
-
-def write_base(path, tied: bool = False):
-    rng = np.random.default_rng(0)
-    with GGUFWriter(path) as writer:
-        writer.add("general.architecture", "llama")
-        sizes = {"context_length": 64, "embedding_length": N_EMBD, "block_count": N_LAYER, "feed_forward_length": N_FF}
-        sizes |= {"attention.head_count": 4, "attention.head_count_kv": 2}
-        for key, value in sizes.items():
-            writer.add(f"llama.{key}", value)
-        writer.add("llama.attention.layer_norm_rms_epsilon", 1e-5)
-        for name, shape in base_tensors(tied=tied).items():
-            values = rng.normal(size=shape) * 0.3 + (len(shape) == 1)
-            writer.add_tensor(name, values.astype(np.float32))
-    return path
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return write_base(tmp_path_factory.mktemp("lora") / "base.gguf")
+    return write_tiny_model(tmp_path_factory.mktemp("lora") / "base.gguf")
 
 
 @pytest.fixture(scope="module")
 def model(base):
     with open_gguf(base) as file:
         yield load_model(file)
-
-
-def gguf_pair(name: str, rank: int, seed: int, shapes=None) -> dict[str, np.ndarray]:
-    """The two tensors of a GGUF adapter as llama.cpp stores them."""
-    rng = np.random.default_rng(seed)
-    n_out, n_in = (shapes or base_tensors())[name]
-    a, b = rng.normal(size=(rank, n_in)) * 0.3, rng.normal(size=(n_out, rank)) * 0.3
-    if name == "token_embd.weight":
-        a, b = b, a.T
-    return {f"{name}.lora_a": a.astype(np.float32), f"{name}.lora_b": b.astype(np.float32)}
-
-
-def write_gguf_adapter(path, tensors, alpha=8.0, type_=GGMLType.F32, **metadata):
-    keys = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": "llama"}
-    keys |= {"adapter.lora.alpha": alpha, "general.name": "test"} | {
-        k.replace("__", "."): v for k, v in metadata.items()
-    }
-    with GGUFWriter(path) as writer:
-        for key, value in keys.items():
-            writer.add(key, value)
-        for name, x in tensors.items():
-            data = x.astype(np.float16) if type_ == GGMLType.F16 else x
-            writer.add_tensor(name, data, type_, x.shape)
-    return path
-
-
-def ggla_bytes(tensors, r=4, alpha=8, magic=b"algg", version=1, type_=0) -> bytes:
-    """A file as the tools of 2023 wrote it; tensors in numpy order."""
-    out = bytearray(magic + struct.pack("<III", version, r, alpha))
-    for name, x in tensors.items():
-        dims = x.shape[::-1]
-        out += struct.pack(f"<III{len(dims)}I", len(dims), len(name), type_, *dims) + name.encode()
-        out += bytes(-len(out) % 32) + x.astype("<f2" if type_ else "<f4").tobytes()
-    return bytes(out)
-
-
-def ggla_pair(name: str, rank: int, seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    shape = base_tensors()[name]
-    n_out, n_in = shape if len(shape) == 2 else (1, shape[0])
-    make = lambda n: (rng.normal(size=(n, rank)) * 0.3).astype(np.float32)  # noqa: E731
-    return {f"{name}.loraA": make(n_in), f"{name}.loraB": make(n_out)}
 
 
 def logits(path, backend: str, adapters=None, deltas=None, overrides=None) -> np.ndarray:
@@ -150,8 +88,8 @@ def assert_close(found, expected, plain) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("type_", [GGMLType.F32, GGMLType.F16], ids=lambda t: t.name)
 def test_a_gguf_adapter_equals_merged_weights(tmp_path, backend, tied, type_):
-    path = write_base(tmp_path / "base.gguf", tied)
-    shapes = base_tensors(tied=tied)
+    path = write_tiny_model(tmp_path / "base.gguf", tied)
+    shapes = tiny_shapes(tied=tied)
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     tensors = {}
     for i, name in enumerate(matrices):
@@ -209,7 +147,7 @@ def raw_ggla(data: bytes) -> dict[str, list[np.ndarray]]:
 def test_ggla_scales_by_the_rank_in_its_head(tmp_path, model, type_):
     tensors = ggla_pair("blk.0.attn_q.weight", 4, 0) | ggla_pair("output_norm.weight", 1, 1)
     path = tmp_path / "x.bin"
-    path.write_bytes(ggla_bytes(tensors, r=4, alpha=8, type_=type_))
+    path.write_bytes(ggla_bytes(tensors, r=4, alpha=8, type=type_))
     adapter = load_adapter(path, model, name="mine")
     dtype = np.float16 if type_ else np.float32
     a, b = (tensors[f"blk.0.attn_q.weight.{p}"].astype(dtype).astype(np.float32) for p in ("loraA", "loraB"))
@@ -260,14 +198,14 @@ def test_tensors_can_come_from_a_more_precise_file(tmp_path, base, backend):
     assert np.array_equal(every, logits(base, backend))
     assert np.abs(some - every).max() > 1e-2
     assert np.abs(some - logits(coarse, backend)).max() > 1e-3
-    other = write_base(tmp_path / "tied.gguf", tied=True)
+    other = write_tiny_model(tmp_path / "tied.gguf", tied=True)
     with open_gguf(other) as file, pytest.raises(ModelFileError, match="has no tensor 'output.weight'"):
         logits(base, backend, overrides={"output.weight": file})
 
 
 def test_what_a_loaded_adapter_says(tmp_path, model):
     tensors = gguf_pair("blk.0.attn_v.weight", 2, 0)
-    path = write_gguf_adapter(tmp_path / "poet-v2.gguf", tensors, 2, adapter__lora__task_name="poems")
+    path = write_gguf_adapter(tmp_path / "poet-v2.gguf", tensors, 2, metadata={"adapter.lora.task_name": "poems"})
     adapter = load_adapter(path, model)
     assert (adapter.name, adapter.alpha, adapter.path) == ("poet-v2", 2.0, path)
     assert adapter.metadata == {"format": "gguf", "general.name": "test", "adapter.lora.task_name": "poems"}
@@ -285,135 +223,9 @@ def test_what_a_loaded_adapter_says(tmp_path, model):
             load_adapter(path, model, name=name)
 
 
-def nan_in(pair, key):
-    pair[key][0, 0] = np.nan
-    return pair
-
-
-Q = "blk.0.attn_q.weight"
-WRONG = {
-    "unknown tensor": (gguf_pair(Q, 2, 0) | {"blk.7.attn_q.weight.lora_a": np.ones((2, 32), np.float32),
-                       "blk.7.attn_q.weight.lora_b": np.ones((32, 2), np.float32)}, "blk.7.attn_q.weight"),
-    "half a pair": ({f"{Q}.lora_a": np.ones((2, 32), np.float32)}, f"'{Q}.lora_b' is missing"),
-    "other ranks": ({f"{Q}.lora_a": np.ones((2, 32), np.float32), f"{Q}.lora_b": np.ones((32, 3), np.float32)}, "rank"),
-    "other shape": ({f"{Q}.lora_a": np.ones((2, 31), np.float32), f"{Q}.lora_b": np.ones((32, 2), np.float32)},
-                    r"makes \(32, 31\)"),
-    "three dims": ({f"{Q}.lora_a": np.ones((2, 4, 8), np.float32), f"{Q}.lora_b": np.ones((32, 2), np.float32)},
-                   "does not fit"),
-    "huge rank": ({f"{Q}.lora_a": np.ones((999, 32), np.float32), f"{Q}.lora_b": np.ones((32, 999), np.float32)},
-                  "rank 999"),
-    "NaN": (nan_in(gguf_pair(Q, 2, 0), f"{Q}.lora_b"), "NaN"),
-    "too large": ({f"{Q}.lora_a": np.full((2, 32), 1e30, np.float32), f"{Q}.lora_b": np.ones((32, 2), np.float32)},
-                  "beyond"),
-    "whole matrix": ({Q: np.ones((32, 32), np.float32)}, "only replace a norm"),
-    "norm of another size": ({"output_norm.weight": np.ones(16, np.float32)}, "only replace a norm"),
-    "nothing": ({}, "holds no adapters"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", WRONG)
-def test_a_gguf_adapter_that_does_not_fit(tmp_path, model, what):
-    tensors, message = WRONG[what]
-    with pytest.raises(ModelFileError, match=message):
-        load_adapter(write_gguf_adapter(tmp_path / "a.gguf", tensors), model)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ({"general__type": "model"}, "no adapter"),
-        ({"general__type": "model", "training__type": "finetune_lora"}, "training checkpoint"),
-        ({"adapter__type": "control_vector"}, "control_vector"),
-        ({"general__architecture": "qwen2"}, "'qwen2'"),
-        ({"alpha": float("nan")}, "alpha"),
-        ({"alpha": "8"}, "alpha"),
-        ({"alpha": 1e38}, "beyond"),
-        ({"adapter__alora__invocation_tokens": [1, 2]}, "activated"),
-    ],
-)
-def test_a_gguf_file_of_another_kind(tmp_path, model, metadata, message):
-    path = write_gguf_adapter(tmp_path / "a.gguf", gguf_pair(Q, 2, 0), **metadata)
-    with pytest.raises(ModelFileError, match=message):
-        load_adapter(path, model)
-
-
-def test_a_ggla_file_that_does_not_fit(tmp_path, model):
-    path, pair = tmp_path / "a.bin", ggla_pair(Q, 4, 0)
-    twice = ggla_bytes(pair) + ggla_bytes(pair)[16:]
-    cases = [
-        (ggla_bytes(pair, magic=b"tjgg"), "neither with GGUF nor"),
-        (ggla_bytes(pair, version=2), "version 2"),
-        (ggla_bytes(pair, r=0), "rank is 0"),
-        (ggla_bytes({}), "holds no adapters"),
-        (ggla_bytes({f"{Q}.loraA": pair[f"{Q}.loraA"]}), "is missing"),
-        (ggla_bytes(ggla_pair(Q, 4, 0) | {"odd": np.ones((2, 2))}), "'odd' belongs to no adapter"),
-        (ggla_bytes(nan_in(ggla_pair(Q, 4, 0), f"{Q}.loraA")), "NaN"),
-        (ggla_bytes(pair)[:16] + struct.pack("<5I", 2, 4, 0, 1 << 31, 1 << 31) + b"abcd" + bytes(64), "takes"),
-        (ggla_bytes(pair)[:16] + struct.pack("<5I", 2, 4, 0, 0, 4) + b"abcd" + bytes(64), "size of 0"),
-        (ggla_bytes(pair)[:16] + struct.pack("<5I", 2, 4, 7, 4, 4) + b"abcd" + bytes(64), "type 7"),
-        (ggla_bytes(pair)[:16] + struct.pack("<3I", 9, 4, 0) + bytes(64), "9 dimensions"),
-        (b"", "0 bytes"),
-    ]
-    for data, message in cases:
-        path.write_bytes(data)
-        with pytest.raises(ModelFileError, match=message):
-            load_adapter(path, model)
-    path.write_bytes(twice)
-    with pytest.raises(ModelFileError, match="twice"):
-        load_adapter(path, model)
-
-
-def test_paths_that_are_no_files(tmp_path, model):
-    for path, message in ((tmp_path, "folder"), (tmp_path / "no", "no file"), ("/dev/null", "device"), ("a\0", "name")):
-        with pytest.raises(ModelFileError, match=message):
-            load_adapter(path, model)
-
-
-@pytest.mark.parametrize("kind", ["ggla", "gguf"])
-def test_cut_files_are_refused_in_little_memory(tmp_path, model, kind):
-    path = tmp_path / "a"
-    if kind == "ggla":
-        path.write_bytes(ggla_bytes(ggla_pair(Q, 4, 0) | ggla_pair("output_norm.weight", 1, 1)))
-    else:
-        write_gguf_adapter(path, gguf_pair(Q, 4, 0) | gguf_pair("output.weight", 2, 1))
-    data, whole = path.read_bytes(), set()
-    load_adapter(path, model)  # the file as it is can be read, and everything is imported
-    tracemalloc.start()
-    for cut in range(0, len(data), 16):
-        path.write_bytes(data[:cut])
-        try:
-            load_adapter(path, model)
-            whole.add(cut)
-        except ModelFileError as error:
-            assert str(path) in str(error)  # noqa: PT017
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 20  # the file has some KiB; making the model's graph takes more than reading it
-    # A ggla file has no count: one cut between two pairs is a whole one. Nothing else may pass, but missing padding.
-    ends = {len(ggla_bytes(ggla_pair(Q, 4, 0)))} if kind == "ggla" else set()
-    assert all(cut in ends or (kind == "gguf" and cut >= len(data) - 32) for cut in whole)
-
-
-def test_damaged_bytes_never_pass_unnoticed_as_a_crash(tmp_path, model):
-    path = tmp_path / "a.bin"
-    data = ggla_bytes(ggla_pair(Q, 4, 0) | ggla_pair("output_norm.weight", 1, 1))
-    rng = np.random.default_rng(0)
-    refused = 0
-    for _ in range(300):
-        broken = bytearray(data)
-        at = int(rng.integers(0, 120))
-        broken[at] ^= int(rng.integers(1, 256))
-        path.write_bytes(broken)
-        try:
-            load_adapter(path, model)
-        except ModelFileError:
-            refused += 1
-    assert refused > 100
-
-
 def test_adapters_made_in_memory(model, tmp_path):
     targets = adapter_targets(model)
-    assert targets == base_tensors()
+    assert targets == tiny_shapes()
     pair = {Q: Adapter(np.ones((2, 32), np.float32), np.ones((32, 2), np.float32), 0.5)}
     a, b = make_adapter("a", tmp_path, 1.0, pair), make_adapter("b", tmp_path, 2.0, pair)
     assert a.digest == b.digest
