@@ -1,0 +1,188 @@
+"""Conversations of every API in one form, and the prompts that are made of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.body import wrong
+
+from llamakit.errors import UsageError
+from llamakit.tokenizer.chat_prompt import chat_prompt
+from llamakit.tokenizer.chat_template import ChatTemplate
+from llamakit.tokenizer.infill import inner_tokens
+from llamakit.tokenizer.reasoning import Markers, begins_inside, find_markers
+from llamakit.tokenizer.tool_calls import forced_beginning
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamakit.plugins.frontends.rest.options import ServeOptions
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.session import Session
+
+ANY_TOOL = ""
+RESERVED = {  # what templates are always given, and parameters of the functions that render them
+    "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "continue_last", "template", "tokenizer",
+    "self",
+}  # fmt: skip
+
+
+class Conversation(msgspec.Struct, kw_only=True):
+    """What is to be answered.
+
+    `messages`: in the form of chat templates, with texts as contents; `tools`: as OpenAI's, {"type": "function",
+    "function": {...}}; `must_call`: the tool that the answer must call, ANY_TOOL for any, None where it need not;
+    `continue_last`: write on the last message in place of a new one; `variables`: more names for the template.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = []
+    must_call: str | None = None
+    continue_last: bool = False
+    variables: dict[str, Any] = {}
+
+    @property
+    def tool_names(self) -> frozenset[str]:
+        """Names of the tools."""
+        return frozenset(tool["function"]["name"] for tool in self.tools)
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model gets, and how its answer is read.
+
+    `begun`: text of the answer that is in the prompt already; `stop`: texts that end the answer; `inside`: whether the
+    answer begins in a thought.
+    """
+
+    tokens: list[int]
+    begun: str = ""
+    forced: str = ""
+    stop: tuple[str, ...] = ()
+    markers: Markers | None = None
+    inside: bool = False
+    tool_names: frozenset[str] = frozenset()
+
+
+def make_prompt(state: ServerState, session: Session, talk: Conversation) -> Prompt:
+    """The prompt of a conversation. UsageError if the template refuses its messages."""
+    _check(talk)
+    template, stop = template_of(state.options, session)
+    tools, messages = talk.tools or None, talk.messages
+    if tools and "tools" not in template.source:
+        messages, tools = _with_tools_described(messages, tools, template.source), None
+    made = chat_prompt(
+        template, session.tokenizer, messages, tools=tools, continue_last=talk.continue_last, **talk.variables
+    )
+    markers, tokens, forced = find_markers(template.source), made.tokens, ""
+    if talk.must_call is not None:
+        forced = forced_beginning(template.source, talk.must_call or None)
+        tokens = tokens + inner_tokens(session.tokenizer, forced)
+    begun = messages[-1].get("content") or "" if talk.continue_last else ""
+    return Prompt(
+        tokens=tokens, begun=begun, forced=forced, stop=stop, markers=markers, tool_names=talk.tool_names,
+        inside=not forced and not talk.continue_last and begins_inside(made.text, markers),
+    )  # fmt: skip
+
+
+def template_of(options: ServeOptions, session: Session) -> tuple[ChatTemplate, tuple[str, ...]]:
+    """The template that is used, and texts that end an answer: the model's, or one with the names of the 2023 shim."""
+    if not options.chat_prompt:
+        return session.chat_template, ()
+    stop = _unescaped(options.stop)
+    return ChatTemplate(shim_source(options)), (stop,) if stop else ()
+
+
+def shim_source(options: ServeOptions) -> str:
+    """A template that writes chats as the 2023 shim did: a text, then a name before each message."""
+    opening, system, user, answer, stop = (
+        _literal(_unescaped(text))
+        for text in (options.chat_prompt, options.system_name, options.user_name, options.ai_name, options.stop)
+    )
+    return (
+        f"{{{{ {opening} }}}}{{% for m in messages %}}"
+        f"{{% if m.role == 'system' %}}{{{{ {system} ~ m.content }}}}"
+        f"{{% elif m.role == 'assistant' %}}{{{{ {answer} ~ m.content ~ {stop} }}}}"
+        f"{{% else %}}{{{{ {user} ~ m.content }}}}{{% endif %}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ {answer}.rstrip() }}}}{{% endif %}}"
+    )
+
+
+def _literal(text: str) -> str:
+    """A text as Jinja writes it in quotes."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r") + "'"
+
+
+def _unescaped(text: str) -> str:
+    """`\\n` on a command line stands for a new line, as in the shim."""
+    return text.replace("\\n", "\n")
+
+
+def _check(talk: Conversation) -> None:
+    reserved = RESERVED & set(talk.variables)
+    if reserved:
+        raise wrong("chat_template_kwargs", sorted(reserved), "names that the server does not set itself")
+    if talk.continue_last and talk.must_call is not None:
+        raise UsageError("a message that was begun cannot become a call of a tool", param="tool_choice")
+
+
+def _with_tools_described(
+    messages: list[dict[str, Any]], tools: list[dict[str, Any]], source: str
+) -> list[dict[str, Any]]:
+    """The messages with the tools told to the system, for templates that have no place for tools."""
+    lines = [msgspec.json.encode(tool["function"]).decode() for tool in tools]
+    text = (
+        "These tools can be called:\n" + "\n".join(lines) + "\nTo call one, answer with nothing but "
+        + forced_beginning(source, None).replace('{"name": "', '{"name": <name>, "arguments": <object>}')
+    )  # fmt: skip
+    first = messages[0]
+    if first["role"] == "system":
+        return [{**first, "content": f"{first.get('content') or ''}\n\n{text}".strip()}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def text_of(content: Any, where: str, kinds: Mapping[str, str]) -> str:
+    """The text of a content: a text, nothing, or parts of which only texts can be read.
+
+    `kinds`: type of each readable part -> the name of its text.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise UsageError(f"the content of {where} is neither a text nor a list of parts", param="messages")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get(kinds[kind]) if isinstance(kind, str) and kind in kinds else None
+        if not isinstance(text, str):
+            raise UsageError(
+                f"a part of {where} cannot be read: its type is {str(kind)[:40]!r}",
+                hint=f"text only: {', '.join(kinds)}", param="messages",
+            )  # fmt: skip
+        texts.append(text)
+    return "\n".join(texts) if len(texts) > 1 else "".join(texts)
+
+
+def checked_tools(tools: Any) -> list[dict[str, Any]]:
+    """Tools in OpenAI's form; UsageError for what is none."""
+    found = []
+    for number, tool in enumerate(tools or []):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(name, str) or not name:
+            raise UsageError(f"tool {number + 1} has no function with a name", param="tools")
+        found.append({"type": "function", "function": function})
+    return found
+
+
+def arguments_of(text: Any) -> Any:
+    """Arguments of a call as templates want them: an object, also where they come as JSON."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text

@@ -1,0 +1,81 @@
+"""Messages as OpenAI's chats spell them, in the form that chat templates expect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamakit.plugins.frontends.rest.chat import ANY_TOOL, Conversation, arguments_of, checked_tools, text_of
+
+from llamakit.errors import UsageError
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+KEPT = ("name", "tool_call_id", "reasoning_content")
+
+
+def from_openai(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with texts as contents and objects as arguments; UsageError names the one at fault."""
+    return [_message(message, f"message {number + 1}") for number, message in enumerate(messages)]
+
+
+def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
+    role = message.get("role")
+    if role not in ROLES:
+        raise UsageError(f"the role of {where} is {str(role)[:40]!r}", hint=", ".join(ROLES), param="messages")
+    found: dict[str, Any] = {"role": role, "content": text_of(message.get("content"), where, TEXTS)}
+    found |= {name: message[name] for name in KEPT if isinstance(message.get(name), str)}
+    calls = message.get("tool_calls")
+    if calls:
+        if role != "assistant" or not isinstance(calls, list):
+            raise UsageError(f"{where} cannot have tool_calls", param="messages")
+        found["tool_calls"] = [_call(call, where) for call in calls]
+    return found
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise UsageError(f"a call in {where} has no function with a name", param="messages")
+    arguments = arguments_of(function.get("arguments", {}))
+    id = call.get("id")
+    found: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return {"id": id, **found} if isinstance(id, str) else found
+
+
+def conversation(
+    messages: list[dict[str, Any]],
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    tool_choice: Any = None,
+    variables: dict[str, Any] | None = None,
+    continue_last: bool | None = None,
+) -> Conversation:
+    """A conversation from OpenAI's fields. A last message of the assistant is continued, unless it calls tools."""
+    converted, usable = from_openai(messages), checked_tools(tools)
+    last = converted[-1] if converted else {}
+    can_continue = last.get("role") == "assistant" and not last.get("tool_calls")
+    if continue_last and not can_continue:
+        raise UsageError("the last message is not one of the assistant, so it cannot be continued", param="messages")
+    choice = _tool_choice(tool_choice, usable)
+    return Conversation(
+        messages=converted, tools=[] if choice == "none" else usable,
+        must_call=None if choice in ("auto", "none") else choice.removeprefix("="),
+        continue_last=can_continue if continue_last is None else continue_last, variables=variables or {},
+    )  # fmt: skip
+
+
+def _tool_choice(asked: Any, tools: list[dict[str, Any]]) -> str:
+    """ "auto", "none", "=" for any tool that must be called, or "=" and the name of one."""
+    if asked is None or asked in ("auto", "none"):
+        return asked or "auto"
+    if asked == "required":
+        name: Any = ANY_TOOL
+    else:
+        function = asked.get("function", asked) if isinstance(asked, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not tools or (name and name not in {t["function"]["name"] for t in tools}):
+        raise UsageError(
+            f"tool_choice names no tool of the request: {str(asked)[:80]}",
+            hint='"auto", "none", "required", or {"type": "function", "function": {"name": ...}}', param="tool_choice",
+        )  # fmt: skip
+    return f"={name}"
