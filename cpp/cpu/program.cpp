@@ -123,7 +123,17 @@ void Program::check_attention(const Step& step) const {
 // Runs of rows with an adapter for the step's weight; empty without a table or an input of slots.
 std::vector<AdapterRun> Program::adapter_runs(const Step& step, int64_t n) const {
     const int32_t* slots = adapters_ ? ints(step, step.ints.size() - 1) : nullptr;
-    return slots ? adapters_->runs(slots, n, step.target) : std::vector<AdapterRun>();
+    if (!slots) return {};
+    auto runs = adapters_->runs(slots, n, step.target);
+    for (const AdapterRun& run : runs) {
+        const Adapter& a = *run.adapter;
+        const bool fits = step.kind == "rms_norm"
+                              ? a.delta.size() == step.weight->vector.size()
+                              : a.rank() > 0 && a.b.n_in == a.rank() && a.a.n_in == step.weight->view.n_in &&
+                                    a.b.n_out == step.weight->view.n_out;
+        if (!fits) fail(step, "its adapter has another shape");
+    }
+    return runs;
 }
 
 void Program::embedding(const Step& step) {

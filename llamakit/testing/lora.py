@@ -1,4 +1,4 @@
-"""Small models and adapter files for tests: a llama of two layers without a vocabulary, and adapters in both formats."""
+"""Small models and adapter files for tests: a llama of two layers without a vocabulary, adapters in both formats."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from llamakit.adapter import Adapter
 from llamakit.backend import AdapterTable, RunSizes
 from llamakit.engine.adapters import MAX_SELECTED, AdapterStore, combine
-from llamakit.errors import NotFoundError, UsageError
+from llamakit.errors import BackendError, NotFoundError, UsageError
 from llamakit.gguf import GGMLType
 from llamakit.graph.graph import Dim, GraphBuilder
 from llamakit.graph.ops import Op, RMSNormAttrs
@@ -275,3 +275,31 @@ def test_the_cpu_agrees_with_the_reference(values):
     for isa in device.info.details:  # every instruction set that this processor has
         found = Adapted("cpu", GGMLType.F32, values, isa=isa).run(tokens, slots)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"w": Adapter(np.ones((2, N_IN - 32), np.float32), np.ones((N_OUT, 2), np.float32))},
+        {"w": Adapter(np.ones((2, N_IN), np.float32), np.ones((N_OUT + 1, 2), np.float32))},
+        {"e": Adapter(np.ones((2, N_IN), np.float32), np.ones((N_VOCAB - 1, 2), np.float32))},
+        {"n": Adapter(None, np.ones(N_IN - 1, np.float32))},
+        {"n": Adapter(np.ones((2, N_IN), np.float32), np.ones((1, 2), np.float32))},
+        {"w": Adapter(None, np.ones(N_IN, np.float32))},
+    ],
+)
+def test_an_adapter_of_another_shape_is_no_crash(wrong):
+    """A table whose targets are not those of the graph."""
+    device = Registry.discover().backend("cpu")().open()
+    graph, (name, pair) = adapted_graph(), next(iter(wrong.items()))
+    weights = {}
+    for key, parameter in graph.parameters.items():
+        source = Source(key, GGMLType.F32, np.ones(tuple(int(n) for n in parameter.shape), np.float32))
+        weights[key] = device.load(source, graph.uses()[key])
+    shape = pair.B.shape if pair.A is None else (pair.B.shape[0], pair.A.shape[1])
+    table = device.adapter_table({name: shape}, 1)
+    table.set(1, wrong)
+    program = device.compile(graph, weights, adapters=table)
+    program.inputs["adapters"][:2] = 1
+    with pytest.raises(BackendError, match="adapter has another shape"):
+        program.run(RunSizes(rows=2))
