@@ -115,10 +115,14 @@ def fault(nasty: Any, answer: bytes | None) -> str:
     status = int(head.split(b" ", 2)[1])
     if status == 100:
         return fault(nasty, body)
+    if status == 501 and b"Transfer-Encoding" in nasty.raw:
+        return ""  # as RFC 9112 asks for where an encoding is not known
     if status >= 500 and status != 503:
         return f"{status}: {body[:300]!r}"
     if status < 400 or nasty.raw.startswith(b"HEAD "):
         return ""
+    if not body and b"\r\nConnection: close" in head:
+        return ""  # a connection closed with bytes unread is reset, and what was under way may be lost
     return error_fault(head, body)
 
 

@@ -16,6 +16,7 @@ import waitress.server
 from llamakit.plugins.frontends.rest.app import make_app
 from llamakit.plugins.frontends.rest.gate import Gate
 from llamakit.plugins.frontends.rest.listen import url_of
+from llamakit.plugins.frontends.rest.refusals import Channel
 from llamakit.plugins.frontends.rest.security import Keys, Security, is_loopback
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Server:
             max_request_header_size=HEADER_LIMIT, max_request_body_size=options.body_limit + BODY_SLACK,
             log_socket_errors=False, clear_untrusted_proxy_headers=True, ident="llamakit",
         )  # fmt: skip
+        self._server.channel_class = Channel
         self._loop = threading.Thread(target=self._server.run, name="llamakit-http", daemon=True)
 
     @property
