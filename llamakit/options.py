@@ -87,8 +87,8 @@ def json_schema(cls: type[msgspec.Struct]) -> dict[str, Any]:
 def ui(*, disabled_by: tuple[str, str, object] | None = None, **hints: object) -> dict[str, Any]:
     """Hints for an option's control on the web page, for `Meta(extra_json_schema=ui(step=0.1))`; all may be left out.
 
-    `step`; `off`: the value that does nothing; `least`, `most`: where a slider ends, where the bounds are too wide for
-    one; `scale`: "log"; `unit`; `widget`: "text" for several lines; `advanced`: shown on demand; `group`, `order`.
+    `step`; `off`: the value that does nothing; `slider`: its (low, high), where the bounds are too wide for one;
+    `scale`: "log"; `unit`; `widget`: "text" for several lines; `advanced`: shown on demand; `group`, `order`.
     `disabled_by`: (option, "==" or ">", value): without effect while that holds.
     """
     if disabled_by is not None:

@@ -23,7 +23,7 @@ class MirostatOptions(Options):
             ge=0,
             le=100,
             description="Target surprise, in bits a token.",
-            extra_json_schema=ui(step=0.1, most=10, unit="bits", disabled_by=("mirostat", "==", 0)),
+            extra_json_schema=ui(step=0.1, slider=(0, 10), unit="bits", disabled_by=("mirostat", "==", 0)),
         ),
     ] = 5.0
     mirostat_eta: Annotated[
@@ -32,7 +32,7 @@ class MirostatOptions(Options):
             ge=0,
             le=10,
             description="How fast it adapts.",
-            extra_json_schema=ui(step=0.01, most=1, disabled_by=("mirostat", "==", 0)),
+            extra_json_schema=ui(step=0.01, slider=(0, 1), disabled_by=("mirostat", "==", 0)),
         ),
     ] = 0.1
 

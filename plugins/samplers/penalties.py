@@ -20,7 +20,7 @@ class PenaltiesOptions(Options):
             gt=0,
             le=100,
             description="Divide the logits of recent tokens by this, if positive; else multiply; 1 = off.",
-            extra_json_schema=ui(off=1, step=0.05, most=2),
+            extra_json_schema=ui(off=1, step=0.05, slider=(0, 2)),
         ),
     ] = 1.0
     repeat_last_n: Annotated[
@@ -38,7 +38,7 @@ class PenaltiesOptions(Options):
             ge=-100,
             le=100,
             description="Subtract this for each time a token occurred; 0 = off.",
-            extra_json_schema=ui(off=0, step=0.05, least=-2, most=2),
+            extra_json_schema=ui(off=0, step=0.05, slider=(-2, 2)),
         ),
     ] = 0.0
     presence_penalty: Annotated[
@@ -47,7 +47,7 @@ class PenaltiesOptions(Options):
             ge=-100,
             le=100,
             description="Subtract this if a token occurred at all; 0 = off.",
-            extra_json_schema=ui(off=0, step=0.05, least=-2, most=2),
+            extra_json_schema=ui(off=0, step=0.05, slider=(-2, 2)),
         ),
     ] = 0.0
     penalize_nl: Annotated[

@@ -20,7 +20,7 @@ class TemperatureOptions(Options):
             ge=0,
             le=100,
             description="Below 1 sharpens, above 1 flattens; 0 = always the likeliest token.",
-            extra_json_schema=ui(off=1, step=0.05, most=2),
+            extra_json_schema=ui(off=1, step=0.05, slider=(0, 2)),
         ),
     ] = 0.8
 

@@ -53,7 +53,7 @@ def routes(state: ServerState) -> list[Route]:
 
 def _add(app: falcon.App[Any, Any], route: Route) -> None:
     resource = route.resource
-    resource.llamakit_open = route.open
+    resource.llamakit_open, resource.llamakit_always, resource.llamakit_api = route.open, route.always, route.api
     if hasattr(resource, "on_get") and not hasattr(resource, "on_head"):
         resource.on_head = resource.on_get  # falcon leaves the body out
     app.add_route(route.path, resource)
@@ -80,7 +80,7 @@ class Admit:
     def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: Any, params: Any) -> None:
         """After routing: the resource decides how an error looks."""
         req.context.resource = resource
-        if req.method != "POST":
+        if req.method != "POST" or getattr(resource, "llamakit_always", False):
             return
         if self.state.draining.is_set():
             raise UnavailableError("the server shuts down", hint="send the request again later")

@@ -19,9 +19,9 @@ ALIASES = {
 }  # fmt: skip
 METAVARS = {
     "host": "HOST", "path": "DIR", "alias": "NAME", "models": "NAME=FILE", "kv_memory": "SIZE", "max_body": "SIZE",
-    "model_draft": "FILE", "lora": "FILE", "lora_scaled": "FILE SCALE", "lora_base": "FILE", "api_key": "KEY",
-    "api_key_file": "FILE", "cors": "ORIGIN", "allowed_host": "NAME", "ssl_cert_file": "FILE", "ssl_key_file": "FILE",
-    "timeout": "SECONDS", "idle_unload": "SECONDS", "grace": "SECONDS",
+    "model_draft": "FILE", "lora": "FILE", "lora_scaled": "FILE SCALE", "lora_base": "FILE", "lora_dir": "DIR",
+    "api_key": "KEY", "api_key_file": "FILE", "cors": "ORIGIN", "allowed_host": "NAME", "ssl_cert_file": "FILE",
+    "ssl_key_file": "FILE", "timeout": "SECONDS", "idle_unload": "SECONDS", "grace": "SECONDS",
 }  # fmt: skip
 # The options of 2023 that only some backends know: names, metavar (none: a switch), help.
 DEVICE: dict[str, tuple[tuple[str, ...], str, str]] = {
@@ -83,7 +83,7 @@ def _help(field: OptionField) -> str:
 
 
 def _device_option(names: tuple[str, ...], metavar: str, text: str) -> click.Option:
-    text += " Without effect where the backend has no use for it."
+    text += " Only some backends know it."
     if not metavar:
         return click.Option([*names], is_flag=True, help=text)
     return click.Option([*names], metavar=metavar, type=int if metavar == "N" else str, help=text)

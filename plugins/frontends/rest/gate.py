@@ -22,6 +22,7 @@ class Gate:
 
     def __init__(self, app: Any, state: ServerState) -> None:
         self.app, self.admission, self.verbose = app, state.admission, state.options.verbose
+        self.metrics = state.metrics
         self._answering = 0
         self._lock = threading.Lock()
 
@@ -78,4 +79,12 @@ class _Answer:
                 self.placed = False
                 self.gate.admission.leave()
                 self.gate.count(-1)
-            log_request(self.environ, self.status, time.perf_counter() - self.began)
+            seconds = time.perf_counter() - self.began
+            self.gate.metrics.answered(self._api, self.status, seconds)
+            log_request(self.environ, self.status, seconds)
+
+    @property
+    def _api(self) -> str:
+        """Which API was called; "page" for files, and for what is not there."""
+        context = self.environ.get("llamakit.context")
+        return getattr(getattr(context, "resource", None), "llamakit_api", "page")

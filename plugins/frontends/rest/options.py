@@ -41,6 +41,7 @@ class ServeOptions(Options, frozen=True):
     lora: Annotated[list[str], Meta(description="LoRA adapters to load, with scale 1.")] = []
     lora_scaled: Annotated[list[tuple[str, float]], Meta(description="LoRA adapters to load, with their scales.")] = []
     lora_base: Annotated[str, Meta(description="A model of higher precision for the layers that adapters change.")] = ""
+    lora_dir: Annotated[str, Meta(description="Folder of LoRA adapters that may be loaded later, by name.")] = ""
     rope_freq_base: Annotated[float, Meta(ge=0, le=1e12, description="Base of RoPE; 0 = the model's.")] = 0.0
     rope_freq_scale: Annotated[float, Meta(ge=0, le=1e6, description="Linear scale of RoPE; 0 = the model's.")] = 0.0
     api_key: Annotated[list[str], Meta(description="Keys that clients may use; none = no key is needed.")] = []

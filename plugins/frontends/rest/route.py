@@ -14,8 +14,10 @@ import msgspec
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One method of a route, for `/openapi.json`.
 
-    `body` and `response` are msgspec Structs (None: no body); `sampling`: whether the body takes the options of every
-    installed sampler too; `stream`: whether it can answer with server-sent events.
+    `body` and `response` are msgspec Structs, or other types that msgspec describes (None: no body); `query`: a Struct
+    of the parameters in the URL; `sampling`: whether the body takes the options of every installed sampler too;
+    `stream`: whether it can answer with server-sent events; `example`: a body that works with any model; `media`: the
+    content type of a whole answer.
     """
 
     summary: str
@@ -25,15 +27,25 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     sampling: bool = False
     stream: bool = False
     description: str = ""
+    query: Any = None
+    example: Any = None
+    media: str = "application/json"
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A path template in falcon's form, the resource that answers, and its operations by method ("POST").
 
-    `open`: served without an API key; only the page's own static files and `/health` are.
+    `open`: served without an API key; only the page's own static files and `/health` are. `always`: also while the
+    server is full or shuts down.
     """
 
     path: str
     resource: Any
     operations: Mapping[str, Operation]
     open: bool = False
+    always: bool = False
+
+    @property
+    def api(self) -> str:
+        """The API that it belongs to, for the metrics: the tag of its operations."""
+        return next((operation.tag for operation in self.operations.values()), "")

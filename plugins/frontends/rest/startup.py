@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llamakit.rest")
 NO_MODEL = "no model: name a GGUF file"
+ADAPTER_SLOTS = 4  # different selections of adapters in a step, where adapters may come later
 CORE = ("backend", "ctx_size", "batch_size", "kv_type")
 
 
@@ -62,6 +63,7 @@ def settings_of(config: Config, options: ServeOptions, n_models: int = 1) -> dic
         "threads": config["threads"] or None, "backend_options": backend, "n_seq": options.parallel,
         "kv_memory": memory, "max_predict": options.max_predict, "max_queue": options.queue,
         "lora": [*((path, 1.0) for path in options.lora), *options.lora_scaled], "lora_base": options.lora_base,
+        "adapter_slots": ADAPTER_SLOTS if options.lora_dir else 0,
         "draft_model": options.model_draft, "draft": options.draft,
     }  # fmt: skip
     if options.rope_freq_base or options.rope_freq_scale:
@@ -78,10 +80,8 @@ def make_state(
 ) -> ServerState:
     """All that the parts of the server share. The keys themselves are not in it."""
     pool = ModelPool(models, opener(registry, settings), idle_seconds=options.idle_unload)
-    try:
-        from llamakit.plugins.frontends.rest.metrics import Metrics
-    except ImportError:
-        from unittest.mock import MagicMock as Metrics
+    from llamakit.plugins.frontends.rest.metrics import Metrics
+
     shown = msgspec.structs.replace(options, api_key=[])
     return ServerState(shown, registry, pool, Metrics(), key_required=bool(keys))
 
