@@ -388,14 +388,15 @@ class Engine:
         seconds = time.perf_counter() - began
         self.cost.observe(len(batch), seconds)
         self.counters.step(len(batch), seconds)
+        for chunk in chunks:
+            if chunk.group.request.progress and chunk.group.in_prefill:
+                self._tell_progress(chunk.group, min(chunk.track.table.length, len(chunk.group.prepared.tokens)))
         if batch.outputs:
             self._sample(chunks, outputs["logits"].numpy())
         for chunk in chunks:
             track = chunk.track
             if track.draft:
                 self._keep_right_guesses(chunk)
-            if chunk.group.request.progress and track.table.length <= len(chunk.group.prepared.tokens):
-                self._tell_progress(chunk.group, track.table.length)
             self._remember(chunk.group, track)
 
     def _sample(self, chunks: list[Chunk], logits: npt.NDArray[np.float32]) -> None:

@@ -231,7 +231,9 @@ def test_progress_comes_only_when_it_is_asked_for(native):
     assert told
     assert all(set(value) == {"total", "cached", "processed", "ms"} for value in told)
     assert told[-1]["processed"] == told[-1]["total"] == 301
-    assert [event for event in asked if "content" in event][-1]["stop"] is True
+    kinds = ["".join(event)[:7] for event in asked if "content" in event or "prompt_progress" in event]
+    assert kinds == sorted(kinds, reverse=True)  # all progress before all text
+    assert asked[-1]["stop"] is True
 
 
 def test_a_deadline_cuts_the_answer(native):
