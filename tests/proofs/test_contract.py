@@ -81,7 +81,7 @@ class Model:
     def __init__(self, path, backend: str) -> None:
         self.session = Session(path, backend=backend)
         s = self.session
-        self.kv = s.device.kv_cache(kv_spec(s.model, 128, 3, "f16"))
+        self.kv = s.device.kv_cache(kv_spec(s.model, 3 * 128 // BLOCK_SIZE, "f16"))
         self.pool = BlockPool(self.kv.spec.n_block)
         targets = {"blk.0.attn_q.weight": (64, 64), "blk.2.ffn_up.weight": (172, 64), "token_embd.weight": (512, 64)}
         self.table = s.device.adapter_table(targets, 2)
