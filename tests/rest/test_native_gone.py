@@ -21,7 +21,7 @@ PROMPTS = {"prompt": [1] + [400] * 480, "answer": [1, 400]}
 @pytest.fixture
 def slow(serve, monkeypatch):
     """A server for one sequence at a time, with small and slow steps."""
-    client = serve(parallel=1, settings={"batch_size": 4}, max_predict=100_000)
+    client = serve(parallel=1, settings={"batch_size": 4, "max_predict": 100_000})
     runner = client.state.pool.loaded().engine.runner
     original = runner.run
 
