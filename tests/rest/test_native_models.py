@@ -11,7 +11,7 @@ import pytest
 def two(serve, stories260k, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(stories260k.read_bytes()[:5000])
-    return serve(models={"first": stories260k, "second": stories260k, "broken": broken}, {"max_predict": 40})
+    return serve(models={"first": stories260k, "second": stories260k, "broken": broken}, settings={"max_predict": 40})
 
 
 def test_a_request_names_its_model(two):
