@@ -108,8 +108,29 @@ def tell_ignored(resp: falcon.Response, names: Iterable[str]) -> None:
         resp.set_header("X-Ignored-Fields", text[:LONGEST_HEADER])
 
 
+def read_array(req: falcon.Request, cls: type[T], state: ServerState, *, most: int = 1000) -> list[T]:
+    """The body of a request that is an array of at most `most` objects; errors as for `read`."""
+    value = decode(_read_all(req, state))
+    if not isinstance(value, list):
+        raise UsageError("the body is not a JSON array", found=f"it is {_kind(value)}")
+    if len(value) > most:
+        raise UsageError(f"the body is an array of {len(value):,}", hint=f"possible: at most {most:,}")
+    for place, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise UsageError(f"[{place}] is not a JSON object", found=f"it is {_kind(item)}")
+    return [check(item, cls, {}).fields for item in value]
+
+
 def decode_object(data: bytes) -> dict[str, Any]:
     """A JSON object, with bounded nesting and nothing but finite numbers."""
+    value = decode(data)
+    if not isinstance(value, dict):
+        raise UsageError("the body is not a JSON object", found=f"it is {_kind(value)}")
+    return value
+
+
+def decode(data: bytes) -> Any:
+    """A JSON value, with bounded nesting and nothing but finite numbers."""
     if not data.strip():
         raise UsageError("the body is empty", hint="a JSON object, such as {}")
     if b"\0" in data[:4] or data[:3] == b"\xef\xbb\xbf":
@@ -122,9 +143,8 @@ def decode_object(data: bytes) -> dict[str, Any]:
         raise UsageError("the body is not JSON", found=_lower(PLACE.sub("", str(error)))) from None
     except RecursionError:
         raise _too_deep() from None
-    if not isinstance(value, dict):
-        raise UsageError("the body is not a JSON object", found=f"it is {_kind(value)}")
-    _check_depth(value, data)
+    if isinstance(value, (dict, list)):
+        _check_depth(value, data)
     return value
 
 
@@ -243,7 +263,7 @@ def _too_deep() -> UsageError:
 
 
 def _kind(value: object) -> str:
-    names = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
