@@ -13,7 +13,15 @@ from llamakit.system import free_memory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llamakit.session import Settings
+    from typing import Protocol
+
+    class Settings(Protocol):
+        """What is asked of a session (`session.Settings`)."""
+
+        ctx_size: int
+        kv_memory: int
+        n_seq: int
+        kv_type: str
 
 MEMORY_SHARE = 0.8  # of the free memory that the cache of one sequence may take
 SHARED_SHARE = 0.5  # and that of many: prefixes are kept in it too, but nobody asked for all memory
