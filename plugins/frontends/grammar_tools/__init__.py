@@ -1,0 +1,1 @@
+"""The `grammar_tools` frontend: `llamakit grammar`."""

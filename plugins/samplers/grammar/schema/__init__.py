@@ -1,0 +1,1 @@
+"""JSON Schema straight to the grammar's rules."""
