@@ -9,6 +9,8 @@
 namespace py = pybind11;
 using namespace lk::sampling;
 
+void bind_grammar(py::module_& m);
+
 namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
@@ -136,6 +138,7 @@ PYBIND11_MODULE(_sampling, m) {
     py::class_<Dist, Stage, std::shared_ptr<Dist>>(m, "Dist").def(py::init<uint64_t, uint64_t>());
     py::class_<Mirostat, Stage, std::shared_ptr<Mirostat>>(m, "Mirostat")
         .def(py::init<int, float, float, uint64_t, uint64_t>());
+    bind_grammar(m);
     m.def("sample_rows", &sample_rows, py::arg("logits"), py::arg("rows"), py::arg("chains"));
     m.def("uniform", &uniform, py::arg("seed"), py::arg("choice"), py::arg("position"));
 }

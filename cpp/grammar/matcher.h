@@ -1,0 +1,113 @@
+// Which tokens a grammar allows next, as bit masks, and where a text stands in it.
+//
+// Masks are remembered by configuration. What a rule with a loop allows (the inside of a string, say) depends on what
+// is around it only in the tokens that leave the rule; so it is worked out once with the stack cut at the rule, and
+// the few tokens that leave are followed in each place apart.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "grammar/machine.h"
+#include "grammar/trie.h"
+
+namespace lk::grammar {
+
+struct Mask {
+    std::vector<uint32_t> bits;  // of token i: bit i % 32 of word i / 32
+    int32_t count = 0;           // of the set bits
+    int32_t only = -1;           // the token, if there is just one
+};
+
+// A grammar made ready for a vocabulary; used by any number of matchers on any threads.
+class Program {
+  public:
+    Program(Network network, std::shared_ptr<const Trie> trie);
+
+    const Trie& trie() const { return *trie_; }
+    // Bytes that its memory of configurations and masks takes, roughly.
+    size_t n_byte() const;
+    size_t n_config() const { return machine_->n_config(); }
+
+  private:
+    friend class Matcher;
+    struct Local {  // the mask of a rule by itself, and the nodes of the tree at which it can be left
+        std::vector<uint32_t> bits;
+        std::vector<int32_t> leaves;
+    };
+    struct Loop {  // which bytes and characters lead a configuration back to itself
+        uint64_t ascii[2] = {0, 0};
+        bool wide = false;
+    };
+    struct Cut {
+        int32_t local = kDead;  // the configuration with its stacks cut off
+        int32_t frame = kBottom;  // where
+        int64_t room = INT64_MAX;  // turns that repetitions without a count in `local` really have left
+    };
+
+    std::shared_ptr<const Mask> mask(int32_t config);
+    std::shared_ptr<const Mask> make_mask(int32_t config);
+    const Local& local(int32_t config);
+    Cut cut(int32_t config);
+    int32_t find_frame(const std::vector<Item>& items) const;
+    int32_t shortened(int32_t stack, int32_t frame, int64_t& room);
+    void walk(int32_t config, int32_t first, int32_t last, std::vector<uint32_t>& bits, std::vector<int32_t>* leaves);
+    void drop_long(int32_t config, int64_t room, std::vector<uint32_t>& bits);
+    const Loop& loop(int32_t config);
+    bool loops_on_wide(int32_t config);
+    void forget();
+
+    std::mutex mutex_;
+    std::shared_ptr<const Trie> trie_;
+    std::unique_ptr<Machine> machine_;
+    Network network_;  // kept to start anew when too much was remembered
+    int32_t generation_ = 0;
+    std::unordered_map<int32_t, std::shared_ptr<const Mask>> masks_;
+    std::unordered_map<int32_t, Local> locals_;
+    std::unordered_map<int32_t, Loop> loops_;
+    std::vector<int32_t> path_;  // configurations along a walk, by depth
+};
+
+// The place of one text in a grammar.
+class Matcher {
+  public:
+    explicit Matcher(std::shared_ptr<Program> program);
+
+    // The tokens that may follow. Throws GrammarError where the grammar's limits are met.
+    std::shared_ptr<const Mask> mask();
+    // Go on by a token; false, and no change, if it is not allowed.
+    bool accept(int32_t token);
+    // Go on by bytes, as one token of the history.
+    bool accept_bytes(const std::string& bytes);
+    bool can_end();
+    bool ended() const { return ended_; }
+    // Take back the last tokens.
+    void rewind(size_t n_token);
+    size_t n_token() const { return history_.size(); }
+    // Tokens that follow without a choice, at most `most`.
+    std::vector<int32_t> forced(size_t most);
+    // The bytes that follow without a choice, at most `most`.
+    std::string forced_bytes(size_t most);
+    const std::shared_ptr<Program>& program() const { return program_; }
+
+  private:
+    struct Step {
+        int32_t token;  // -1: bytes
+        std::string bytes;
+    };
+    void refresh();  // find the place again if the program forgot its configurations
+    int32_t next(int32_t config, int32_t token) const;
+    int32_t read(int32_t config, const std::string& bytes) const;
+
+    std::shared_ptr<Program> program_;
+    int32_t generation_ = -1;
+    std::vector<int32_t> configs_;  // before each step, and now
+    std::vector<Step> history_;
+    bool ended_ = false;
+};
+
+}  // namespace lk::grammar

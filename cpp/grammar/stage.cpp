@@ -1,0 +1,56 @@
+#include "grammar/stage.h"
+
+#include <bit>
+
+namespace lk::grammar {
+namespace {
+
+constexpr int32_t kFew = 8;  // less than one token in so many: cheaper to list them than to mask a copy of the row
+
+}  // namespace
+
+void GrammarStage::apply(sampling::Candidates& c) {
+    if (!started_) return;
+    if (lost_ > 0) throw GrammarEnd("the text has left the grammar");
+    if (matcher_.ended()) throw GrammarEnd("the grammar has ended");
+    std::shared_ptr<const Mask> mask;
+    try {
+        mask = matcher_.mask();
+    } catch (const GrammarError& error) {
+        throw sampling::SamplingError(error.what());
+    }
+    if (mask->count == 0) throw GrammarEnd("the grammar allows no token of the vocabulary here");
+    if (size_t(c.n_vocab()) > mask->bits.size() * 32)
+        throw sampling::SamplingError("the model has more tokens than its vocabulary");
+    if (!c.whole() || mask->count > c.n_vocab() / kFew) return c.mask(mask->bits.data());
+    const float* row = c.row();
+    std::vector<sampling::Candidate> allowed;
+    allowed.reserve(size_t(mask->count));
+    for (size_t word = 0; word < mask->bits.size(); ++word)
+        for (uint32_t bits = mask->bits[word]; bits != 0; bits &= bits - 1) {
+            const int32_t id = int32_t(word * 32) + std::countr_zero(bits);
+            if (id < c.n_vocab()) allowed.push_back({id, row[id]});
+        }
+    c.replace(std::move(allowed), false);
+}
+
+void GrammarStage::accept(int32_t id) {
+    if (!started_) return;
+    ++n_accepted_;
+    if (lost_ > 0 || !matcher_.accept(id)) ++lost_;
+}
+
+void GrammarStage::rewind(double mark) {
+    size_t back = n_accepted_ - std::min(n_accepted_, size_t(mark));
+    n_accepted_ -= back;
+    const size_t unread = std::min(back, lost_);
+    lost_ -= unread;
+    matcher_.rewind(back - unread);
+}
+
+void GrammarStage::reset() {
+    matcher_.rewind(matcher_.n_token());
+    started_ = false, n_accepted_ = lost_ = 0;
+}
+
+}  // namespace lk::grammar

@@ -1,0 +1,38 @@
+// The sampler stage of a grammar: masks the candidates, and follows the tokens that are chosen.
+#pragma once
+
+#include <memory>
+
+#include "grammar/matcher.h"
+#include "sampling/stages.h"
+
+namespace lk::grammar {
+
+// Nothing is left that the grammar allows: the answer ends here.
+struct GrammarEnd : sampling::SamplingError {
+    using sampling::SamplingError::SamplingError;
+};
+
+class GrammarStage : public sampling::Stage {
+  public:
+    explicit GrammarStage(std::shared_ptr<Program> program) : matcher_(std::move(program)) {}
+
+    void apply(sampling::Candidates& c) override;
+    void accept(int32_t id) override;
+    double mark() const override { return double(n_accepted_); }
+    void rewind(double mark) override;
+    void reset() override;
+    std::shared_ptr<sampling::Stage> clone() const override { return std::make_shared<GrammarStage>(*this); }
+    // The prompt is over: what is accepted from now on must be in the grammar.
+    void start() { started_ = true; }
+    std::vector<int32_t> forced(size_t most) { return started_ && !lost_ ? matcher_.forced(most) : std::vector<int32_t>(); }
+    Matcher& matcher() { return matcher_; }
+
+  private:
+    Matcher matcher_;
+    bool started_ = false;
+    size_t n_accepted_ = 0;  // since the start
+    size_t lost_ = 0;        // of these, how many came after the text left the grammar
+};
+
+}  // namespace lk::grammar
