@@ -41,6 +41,10 @@ class Replay(StrEnum):
     IMPOSSIBLE = "impossible"
 
 
+class EndOfAnswer(Exception):  # noqa: N818 - no error
+    """Raised in `apply` by a sampler that leaves no token: the answer ends here."""
+
+
 class Stage(StrEnum):
     """Where in a chain a sampler belongs; the chain refuses a chooser that is not last."""
 
@@ -61,6 +65,7 @@ class SequenceContext(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     choice: int = 0
     newline_id: int | None = None
+    tokenizer: Any = None  # of the model, for samplers that look into tokens; None in tests of others
     eog_ids: frozenset[int] = frozenset()
     min_keep: int = 1
 
@@ -146,6 +151,13 @@ class Sampler(ABC):
     def accept(self, token_id: int) -> None:
         """Learn that `token_id` now follows in the sequence (prompt tokens too, oldest first)."""
 
+    def start(self) -> None:
+        """The prompt is complete: what is accepted from now on was generated."""
+
+    def forced(self, n: int) -> list[int]:
+        """Tokens that must follow, since nothing else may: at most `n`. They are evaluated in one step."""
+        return []
+
     def accept_many(self, token_ids: Sequence[int]) -> None:
         """Learn several tokens in order; override where one call can be cheaper."""
         for token_id in token_ids:
@@ -188,6 +200,13 @@ class NativeSampler(Sampler):
     def accept(self, token_id: int) -> None:
         """Tell the stage."""
         self._stage.accept(token_id)
+
+    def start(self) -> None:
+        """The prompt is complete: what is accepted from now on was generated."""
+
+    def forced(self, n: int) -> list[int]:
+        """Tokens that must follow, since nothing else may: at most `n`. They are evaluated in one step."""
+        return []
 
     def accept_many(self, token_ids: Sequence[int]) -> None:
         """Tell the stage in one call."""

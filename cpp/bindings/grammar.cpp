@@ -56,6 +56,7 @@ void bind_matcher(py::module_& m) {
                  return std::make_shared<Program>(network, trie);
              }),
              py::arg("network"), py::arg("trie"), Release())
+        .def("warm", &Program::warm, py::arg("n_mask"), Release())
         .def_property_readonly("n_config", &Program::n_config)
         .def_property_readonly("n_byte", &Program::n_byte);
     py::class_<Matcher>(m, "GrammarMatcher", "The place of one text in a grammar.")

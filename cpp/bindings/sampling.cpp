@@ -66,7 +66,7 @@ py::tuple top(const PyCandidates& c, size_t k) {
     return py::make_tuple(found[0], found[1], c.best().logit, log_sum);
 }
 
-// Token ids, or -1 with a message where a row could not be sampled.
+// Token ids; with a message -1 where a row could not be sampled, -2 where a stage wants the answer to end.
 py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, const std::vector<Chain>& chains) {
     if (logits.ndim() != 2) throw std::invalid_argument("logits must be (n_rows, n_vocab)");
     if (rows.size() != chains.size()) throw std::invalid_argument("as many chains as rows are needed");
@@ -80,6 +80,8 @@ py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, con
         py::gil_scoped_release release;
         for (size_t i = 0; i < rows.size(); ++i) try {
                 results[i].first = sample(data + rows[i] * n_vocab, n_vocab, chains[i]);
+            } catch (const SamplingEnd& end) {
+                results[i] = {-2, end.what()};
             } catch (const std::exception& error) {
                 results[i].second = error.what();
             }
@@ -91,7 +93,8 @@ py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, con
 
 PYBIND11_MODULE(_sampling, m) {
     m.doc() = "Candidates and built-in samplers.";
-    py::register_exception<SamplingError>(m, "SamplingError", PyExc_ValueError);
+    const auto error = py::register_exception<SamplingError>(m, "SamplingError", PyExc_ValueError);
+    py::register_exception<SamplingEnd>(m, "SamplingEnd", error);
     py::class_<Candidates>(m, "_Candidates");
     py::class_<PyCandidates, Candidates>(m, "Candidates")
         .def(py::init<Floats>(), py::arg("logits"), "Candidates of one row of logits, (n_vocab,).")

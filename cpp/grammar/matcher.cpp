@@ -35,6 +35,21 @@ void Program::forget() {
     ++generation_;
 }
 
+void Program::warm(size_t n_mask) {
+    const std::lock_guard lock(mutex_);
+    std::vector<int32_t> reached{machine_->start()};
+    std::vector<bool> seen;
+    for (size_t i = 0; i < reached.size() && i < n_mask; ++i) {
+        mask(reached[i]);
+        for (const uint8_t byte : network_.byte_of) {
+            const int32_t next = machine_->step(reached[i], byte);
+            if (size_t(next) >= seen.size()) seen.resize(size_t(next) + 1);
+            if (next != kDead && !seen[size_t(next)]) reached.push_back(next);
+            seen[size_t(next)] = true;
+        }
+    }
+}
+
 std::shared_ptr<const Mask> Program::mask(int32_t config) {
     const auto found = masks_.find(config);
     if (found != masks_.end()) return found->second;
@@ -309,9 +324,8 @@ std::vector<int32_t> Matcher::forced(size_t most) {
     int32_t at = configs_.back();
     while (!ended_ && found.size() < most) {
         const int32_t only = program_->mask(at)->only;
-        if (only < 0) break;
+        if (only < 0 || program_->trie().is_end(only)) break;
         found.push_back(only);
-        if (program_->trie().is_end(only)) break;
         at = next(at, only);
     }
     return found;

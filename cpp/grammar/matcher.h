@@ -29,6 +29,8 @@ class Program {
     Program(Network network, std::shared_ptr<const Trie> trie);
 
     const Trie& trie() const { return *trie_; }
+    // Make the masks of the first `n_mask` places that a text can come to.
+    void warm(size_t n_mask);
     // Bytes that its memory of configurations and masks takes, roughly.
     size_t n_byte() const;
     size_t n_config() const { return machine_->n_config(); }

@@ -1,6 +1,7 @@
 #include "grammar/stage.h"
 
 #include <bit>
+#include <limits>
 
 namespace lk::grammar {
 namespace {
@@ -26,11 +27,15 @@ void GrammarStage::apply(sampling::Candidates& c) {
     const float* row = c.row();
     std::vector<sampling::Candidate> allowed;
     allowed.reserve(size_t(mask->count));
+    bool any = false;  // that is not banned by what came before
     for (size_t word = 0; word < mask->bits.size(); ++word)
         for (uint32_t bits = mask->bits[word]; bits != 0; bits &= bits - 1) {
             const int32_t id = int32_t(word * 32) + std::countr_zero(bits);
-            if (id < c.n_vocab()) allowed.push_back({id, row[id]});
+            if (id >= c.n_vocab()) continue;
+            allowed.push_back({id, row[id]});
+            any |= row[id] > -std::numeric_limits<float>::infinity();
         }
+    if (!any) throw GrammarEnd("every token that the grammar allows is banned");
     c.replace(std::move(allowed), false);
 }
 

@@ -9,8 +9,8 @@
 namespace lk::grammar {
 
 // Nothing is left that the grammar allows: the answer ends here.
-struct GrammarEnd : sampling::SamplingError {
-    using sampling::SamplingError::SamplingError;
+struct GrammarEnd : sampling::SamplingEnd {
+    using sampling::SamplingEnd::SamplingEnd;
 };
 
 class GrammarStage : public sampling::Stage {

@@ -20,6 +20,11 @@ struct SamplingError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// Thrown by a stage that wants the answer to end here; no error.
+struct SamplingEnd : SamplingError {
+    using SamplingError::SamplingError;
+};
+
 class Candidates {
   public:
     Candidates(const float* logits, int32_t n_vocab) : logits_(logits), n_vocab_(n_vocab) {}

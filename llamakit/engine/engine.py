@@ -18,7 +18,7 @@ from llamakit.engine.request import UNTIL_CONTEXT_FULL, FinishReason, PromptToke
 from llamakit.engine.sampling import details, probabilities, sample_rows
 from llamakit.engine.scheduler import Chunk, Limits, schedule
 from llamakit.engine.sequence import Sequence
-from llamakit.engine.speculation import draft_lengths
+from llamakit.engine.speculation import draft_lengths, force
 from llamakit.engine.stats import Counters, SlotInfo, slot_info
 from llamakit.engine.step_cost import StepCost
 from llamakit.errors import OutOfMemoryError
@@ -334,7 +334,8 @@ class Engine:
             self.drafter.forget(sequence)
 
     def _draft(self) -> None:
-        """Let the drafter guess how the answers go on, as far as that pays."""
+        """Take tokens that must follow anyway; else let the drafter guess, as far as that pays."""
+        force(self.running, self.n_ctx)
         if self.drafter is None:
             return
         wanted = draft_lengths(self.running, self.cost, self.drafter, self.n_ctx)
@@ -432,8 +433,8 @@ class Engine:
         choices = sample_rows(logits, [row for _, row, _ in turns], [sequence.chain for sequence, _, _ in turns])
         further = []
         for (sequence, row, right), choice in zip(turns, choices, strict=True):
-            if choice.error is not None:
-                sequence.finish(FinishReason.ERROR, error=choice.error)
+            if choice.ends or choice.error is not None:
+                sequence.finish(FinishReason.GRAMMAR if choice.ends else FinishReason.ERROR, error=choice.error)
                 continue
             token_id = choice.token_id
             found = details(logits[row], token_id, sequence.group.request, sequence)
@@ -456,7 +457,8 @@ class Engine:
         start = track.table.length - chunk.n
         track.table.truncate(min(start + 1 + right, len(track.tokens)))
         track.timings.n_drafted += n_draft
-        track.accept_rate += 0.2 * (right / n_draft - track.accept_rate)
+        if not track.forced:
+            track.accept_rate += 0.2 * (right / n_draft - track.accept_rate)
         self.counters.n_drafted += n_draft
         self.counters.n_accepted += right
 

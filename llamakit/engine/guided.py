@@ -68,8 +68,8 @@ class GuidedGroup(Group):
         mixed = np.stack([_mix(logits[p], logits[n], guidance.scale) for p, n in row_of.values()])
         chosen = sample_rows(mixed, list(range(len(mixed))), [s.chain for s in row_of])
         for row, (sequence, choice) in enumerate(zip(row_of, chosen, strict=True)):
-            if choice.error is not None:
-                sequence.finish(FinishReason.ERROR, error=choice.error)
+            if choice.ends or choice.error is not None:
+                sequence.finish(FinishReason.GRAMMAR if choice.ends else FinishReason.ERROR, error=choice.error)
                 continue
             found = details(mixed[row], choice.token_id, request, sequence)
             sequence.chain.accept(choice.token_id)

@@ -69,10 +69,11 @@ def _chains(engine: Engine, request: Request, tokens: list[int], n: int) -> list
     for choice in range(n):
         context = SequenceContext(
             n_vocab=tokenizer.n_vocab, n_ctx=engine.n_ctx, seed=request.seed, choice=choice,
-            newline_id=tokenizer.nl_id, eog_ids=tokenizer.eog_ids,
+            newline_id=tokenizer.nl_id, eog_ids=tokenizer.eog_ids, tokenizer=tokenizer,
         )  # fmt: skip
         chain = make_chain(engine.samplers, options, request.samplers, context)
         chain.accept_many(tokens)
+        chain.start()
         chains.append(chain)
     return chains
 

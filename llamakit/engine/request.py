@@ -19,6 +19,7 @@ class FinishReason(StrEnum):
     STOP = "stop string"
     LENGTH = "length"  # max_tokens, or the limit of every request, reached
     CONTEXT = "context full"
+    GRAMMAR = "grammar"  # a sampler, such as a grammar, leaves no token
     DEADLINE = "deadline"
     CANCELLED = "cancelled"
     ERROR = "error"

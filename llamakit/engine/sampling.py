@@ -14,7 +14,7 @@ import msgspec
 from llamakit.engine.request import TokenLogprob
 from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
 from llamakit.options import build_options, near
-from llamakit.sampler import Sampler, SequenceContext, Stage
+from llamakit.sampler import EndOfAnswer, Sampler, SequenceContext, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from llamakit.engine.sequence import Details
     from llamakit.engine.sequence import Sequence as Sequence_
 
-FIRST = ("logit_bias", "penalties")  # run before all others unless the order names them
+FIRST = ("logit_bias", "grammar", "penalties")  # run before all others unless the order names them
 TRUNCATION = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
 DEFAULT_CHAIN = (*FIRST, *TRUNCATION, "dist")
 CHOOSERS = ("greedy", "dist", "mirostat")
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What a chain chose for a row; with an `error`, the row's request ends."""
+    """What a chain chose for a row; with an `error`, or if it `ends`, the row's answer ends."""
 
     token_id: int
     error: Exception | None = None
+    ends: bool = False  # a sampler left no token on purpose
 
 
 class SamplerChain:
@@ -46,6 +47,7 @@ class SamplerChain:
         self.samplers = list(samplers)
         stages = [sampler.native() for sampler in self.samplers]
         self.stages: list[Any] | None = None if any(stage is None for stage in stages) else stages
+        self._forcing = [sampler for sampler in self.samplers if type(sampler).forced is not Sampler.forced]
 
     @property
     def names(self) -> list[str]:
@@ -68,6 +70,15 @@ class SamplerChain:
         """Tell every sampler several tokens."""
         for sampler in self.samplers:
             sampler.accept_many(token_ids)
+
+    def start(self) -> None:
+        """Tell every sampler that the prompt is complete."""
+        for sampler in self.samplers:
+            sampler.start()
+
+    def forced(self, n: int) -> list[int]:
+        """Tokens that must follow, at most `n`."""
+        return next((tokens for sampler in self._forcing if (tokens := sampler.forced(n))), [])
 
     def mark(self) -> list[Any]:
         """A note of the state of all samplers."""
@@ -153,11 +164,18 @@ def sample_rows(logits: npt.NDArray[np.float32], rows: Sequence[int], chains: Se
     native = [i for i, chain in enumerate(chains) if chain.stages is not None]
     results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
     for i, (token, message) in zip(native, results, strict=True):
-        choices[i] = Choice(token, _no_choice(message, logits[rows[i]]) if token < 0 else None)
+        choices[i] = _choice(token, message, logits[rows[i]])
     for i, chain in enumerate(chains):
         if chain.stages is None:
             choices[i] = _sample_row(logits[rows[i]], chain)
     return [choices[i] for i in range(len(chains))]
+
+
+def _choice(token: int, message: str, row: npt.NDArray[np.float32]) -> Choice:
+    """What a native chain gave: a token, -2 for an end, or -1 for an error."""
+    if token >= 0:
+        return Choice(token)
+    return Choice(-1, ends=True) if token == -2 else Choice(-1, _no_choice(message, row))
 
 
 def _no_choice(message: str, row: npt.NDArray[np.float32]) -> LlamaKitError:
@@ -169,6 +187,8 @@ def _no_choice(message: str, row: npt.NDArray[np.float32]) -> LlamaKitError:
 
 def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
     """Stage by stage; a sampler that raises ends this row only."""
+    from llamakit import _sampling
+
     candidates = NativeCandidates(row)
     for sampler in chain.samplers:
         try:
@@ -177,6 +197,8 @@ def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
                 sampler.apply(candidates)
             else:
                 stage.apply(candidates.handle)
+        except (EndOfAnswer, _sampling.SamplingEnd):
+            return Choice(-1, ends=True)
         except Exception as error:
             failure = PluginError(f"sampler {sampler.name!r} failed: {type(error).__name__}: {error}")
             failure.__cause__ = error

@@ -66,6 +66,7 @@ class Sequence(Track):
         self.timings: Timings = group.timings
         self.score = 0.0  # sum of log-probabilities, where answers are ranked
         self.first_time = 0.0
+        self.forced = False  # whether `draft` must follow
         self.accept_rate = 0.5  # how often a guessed token was right, lately
         self._limit = group.max_tokens
         self._ends = frozenset() if request.ignore_eos else tokenizer.eog_ids

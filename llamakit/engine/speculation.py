@@ -39,29 +39,48 @@ class Drafter(Protocol):
         """Forget everything."""
 
 
-def draft_lengths(groups: Sequence_[Group], cost: StepCost, drafter: Drafter, n_ctx: int) -> list[tuple[Sequence, int]]:
-    """How many tokens to guess for each sequence that generates: as many as raise the tokens per second.
+def force(groups: Sequence_[Group], n_ctx: int) -> None:
+    """Where the samplers leave no choice for some tokens, draft these: a fixed text costs one step."""
+    for sequence in _ready(groups):
+        limit = _limit(sequence, MOST_DRAFTED, n_ctx)
+        sequence.draft = sequence.chain.forced(limit) if limit > 0 else []
+        sequence.forced = bool(sequence.draft)
 
-    Guess number j is right with about rate**j, and costs one row; it pays while rate**j / (cost of a row) is above the
-    tokens per second of the step without it.
-    """
-    ready = [
+
+def _ready(groups: Sequence_[Group]) -> list[Sequence]:
+    """The sequences that choose a token in the next step, each on its own."""
+    return [
         sequence
         for group in groups
         if group.forked and not group.lockstep
         for sequence in group.sequences
         if sequence.result is None and sequence.n_pending == 1
     ]
-    if not ready:
-        return []
+
+
+def _limit(sequence: Sequence, most: int, n_ctx: int) -> int:
+    """How many tokens may be drafted for a sequence."""
+    asked, group = sequence.group.request.draft, sequence.group
+    limit = most if asked is None else min(asked, MOST_DRAFTED)
+    return min(limit, n_ctx - len(sequence.tokens), group.max_tokens - len(sequence.generated) - 1)
+
+
+def draft_lengths(groups: Sequence_[Group], cost: StepCost, drafter: Drafter, n_ctx: int) -> list[tuple[Sequence, int]]:
+    """How many tokens to guess for each sequence that generates: as many as raise the tokens per second.
+
+    Guess number j is right with about rate**j, and costs one row; it pays while rate**j / (cost of a row) is above the
+    tokens per second of the step without it.
+    """
+    ready = _ready(groups)
     n = len(ready)
+    if not n:
+        return []
     bar = n * (cost.per_row + drafter.seconds_per_token) / cost.seconds(n)
     lengths = []
     for sequence in ready:
-        limit = (
-            drafter.most if sequence.group.request.draft is None else min(sequence.group.request.draft, MOST_DRAFTED)
-        )
-        limit = min(limit, n_ctx - len(sequence.tokens), sequence.group.max_tokens - len(sequence.generated) - 1)
+        if sequence.draft:
+            continue
+        limit = _limit(sequence, drafter.most, n_ctx)
         length, share = 0, sequence.accept_rate
         while length < limit and share >= bar:
             length, share = length + 1, share * sequence.accept_rate
