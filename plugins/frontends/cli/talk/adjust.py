@@ -156,15 +156,15 @@ def _options(talk: Talk) -> list[str]:
 
 COMMANDS = (
     Command(name="set", usage="[NAME VALUE]", summary="sampler options, seed, max_tokens, stop", run=set_option,
-            words=_options),
+            words=_options, detail="/set lists them with their bounds, changed ones first; /set temperature 0.5"),
     Command(name="reset", usage="NAME|all", summary="an option as it was at the start", run=reset_option,
             words=lambda talk: ["all", *talk.knobs()]),
     Command(name="system", usage="[TEXT|off]", summary="another system prompt, from here on", run=system),
     Command(name="model", usage="[NAME]", summary="another model: a file, or one of the server's", run=model,
-            files=True, words=lambda talk: talk.source.models()),
+            files=True, words=lambda talk: talk.source.models(), detail="The conversation goes on with it."),
     Command(name="lora", usage="[NAME[=SCALE]]", summary="LoRA adapters and their scales", run=lora, files=True,
-            words=lambda talk: talk.source.adapters()),
+            words=lambda talk: talk.source.adapters(), detail="/lora tales.gguf   /lora tales=0.5   /lora tales=off"),
     Command(name="grammar", usage="FILE|off", summary="answers follow a grammar", run=grammar, files=True),
     Command(name="json", usage="SCHEMA|off", summary="answers follow a JSON Schema (a file, or the text)",
-            run=json_schema, files=True),
+            run=json_schema, files=True, detail='/json {"type": "object"}   /json schema.json'),
 )  # fmt: skip

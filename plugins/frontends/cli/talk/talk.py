@@ -87,6 +87,7 @@ class Talk:
 
     def once(self, text: str) -> bool:
         """Answer one message; False if Ctrl-C stopped the answer."""
+        self.quiet, self.n_probs = True, 0
         self.conversation.add("user", text)
         return self.answer()
 
@@ -162,7 +163,7 @@ class Talk:
             view.show(item)
 
         try:
-            with hushed():
+            with hushed(self.terminal.edits):
                 answer = answering.ask(self.source, turns, begun, self._params(seed), show)
         except LlamaKitError:
             if view.text:

@@ -72,8 +72,11 @@ class Terminal:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Keys pressed in here do not appear on the terminal, but wait for the next prompt; Ctrl-C and Ctrl-Z work."""
+def hushed(edits: bool) -> Iterator[None]:
+    """Keys pressed in here do not appear on the terminal, but wait for the next prompt; Ctrl-C and Ctrl-Z work.
+
+    `edits`: an editor reads them, for which Enter stays what the key sends.
+    """
     if sys.platform == "win32" or not sys.stdin.isatty() or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -82,6 +85,7 @@ def hushed() -> Iterator[None]:
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     quiet: list[Any] = list(before)
+    quiet[0] &= ~termios.ICRNL if edits else -1
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
 
     def suspend(*_: object) -> None:
