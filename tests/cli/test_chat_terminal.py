@@ -257,6 +257,7 @@ def test_no_colour_where_none_is_wanted(chat, chat_server):
     pty.until(PROMPT)
     pty.send("**hello**\r")
     pty.until("tokens")
+    pty.until(PROMPT)
     pty.send("/nonsense\r")
     pty.until("no command")
     assert not re.search(
