@@ -15,7 +15,7 @@ const CANCEL_MS = 2000;
 export const runs = new Map();
 export const running = new Cell({ count: 0 });
 
-/** What happens to answers: listeners get `(name, run)` for "began", "queued", "writing", "ended" and "failed". */
+/** What happens to answers: listeners get `(name, run)` for "began", each phase entered, and "ended". */
 const listeners = new Set();
 export const onRun = (listener) => listeners.add(listener);
 
@@ -31,6 +31,7 @@ export function startAnswer(doc, message, { seed } = {}) {
   const history = seenBy(doc.conv, path(doc, message.parent));
   const seen = message.text ? [...history, message] : history;
   const ask = () => answerRequest(doc.conv, seen, { probabilities: settings.value.probabilities, seed });
+  Object.assign(message, { params: { ...doc.conv.params }, adapters: doc.conv.adapters ?? message.adapters });
   const run = new Run(doc, message, ask);
   run.start();
   return run;
@@ -131,7 +132,7 @@ export class Run {
   }
 
   #phase(state) {
-    const entered = this.state.value.phase !== state.phase;
+    const entered = this.state.value.phase !== state.phase || state.phase === "busy";
     this.state.set(state);
     if (entered) this.#tell(state.phase);
   }
@@ -205,7 +206,7 @@ export class Run {
       await this.#until((wake) => server.subscribe(({ state }) => state === "ready" && wake()));
       return !this.stopping;
     }
-    if (tries > MOST_TRIES) return false;
+    if (tries > MOST_TRIES || error.code === "out_of_memory") return false;
     const wait = Math.min(LONGEST_WAIT_S, error.retryAfter ?? 2 ** (tries - 1)) * 1000;
     const until = Date.now() + wait + Math.random() * Math.min(500, wait / 4);
     this.#phase({ phase: "busy", until, tries, error: { message: error.message, found: error.found } });

@@ -5,7 +5,6 @@ import { ApiError, ServerGone } from "./api.js";
 import { startComposer } from "./composer.js";
 import { button, byId, copyText, h } from "./dom.js";
 import { startKeys } from "./keys.js";
-import { sourceOf } from "./markdown.js";
 import { startRail } from "./rail.js";
 import { current, keepDoc, loadDoc, loadList, newConversation, rail, saveSettings, server, settings } from "./state.js";
 import { alertReader, banner, loadProps, probe, probeNow, say, startStatus } from "./status.js";
@@ -245,7 +244,9 @@ function focusWriting() {
 
 async function copyLastCode() {
   const blocks = byId("transcript").querySelectorAll("pre");
-  if (blocks.length) say((await copyText(sourceOf([...blocks].at(-1)))) ? "Code copied" : "Not copied");
+  if (!blocks.length) return;
+  const { sourceOf } = await import("./markdown.js");
+  say((await copyText(sourceOf([...blocks].at(-1)))) ? "Code copied" : "Not copied");
 }
 
 async function start() {

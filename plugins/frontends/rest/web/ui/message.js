@@ -99,6 +99,7 @@ export class MessageView {
   }
 
   draw(final = false) {
+    if (!this.stream) return;
     for (const [field, view] of [["text", this.stream], ["reasoning", this.thinking]]) {
       const whole = this.message[field] ?? "";
       view.append(whole.slice(this.shown[field]));

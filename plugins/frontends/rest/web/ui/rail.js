@@ -65,7 +65,7 @@ function draw() {
   const shown = rail.value.list.filter((conv) => !filter || conv.title.toLowerCase().includes(filter) || matches?.has(conv.id));
   const groups = Map.groupBy(shown.toSorted((a, b) => (b.pinned ? 1 : 0) - (a.pinned ? 1 : 0)), groupOf);
   place.replaceChildren(...[...groups].flatMap(([name, list]) =>
-    [h("h3", { class: "group", text: name }), h("ul", {}, ...list.map(entry))]));
+    [h("h3", { class: "day", text: name }), h("ul", {}, ...list.map(entry))]));
   if (!shown.length) place.append(h("p", { class: "muted pad", text: filter ? "Nothing found." : "Conversations are kept in this browser only." }));
   if (focused?.id) place.querySelector(`[data-id="${focused.id}"][data-part="${focused.part}"]`)?.focus({ preventScroll: true });
 }

@@ -2,10 +2,9 @@
 
 import { onRun, runs, startAnswer } from "./answer.js";
 import { byId, count, h } from "./dom.js";
-import { MessageView } from "./message.js";
-import { current, deepest, newMessage, path, saveConv, settings, siblings, titleOf } from "./state.js";
+import { current, deepest, newMessage, path, saveConv, server, settings, siblings, titleOf } from "./state.js";
 import { askToPersist } from "./store.js";
-import { Pin, everyFrame } from "./stream.js";
+import { Pin, everyFrame } from "./pin.js";
 
 const MOST_SHOWN = 300;
 const SHOWN_THEN = 100;
@@ -17,6 +16,18 @@ let pin = null;
 let draw = () => {};
 let unfollow = () => {};
 let missed = 0; // lines that arrived while the reader was elsewhere
+
+let MessageView = null; // its module, with all of Markdown, comes with the first message
+let loading = null;
+
+/** Loads what shows messages. A server that is gone just then is asked again by the next message. */
+export function loadMessages() {
+  loading ??= import("./message.js").then((module) => (MessageView = module.MessageView)).catch(() => {
+    loading = null;
+    server.set({ state: "gone" });
+  });
+  return loading;
+}
 
 export function startTranscript() {
   const scroller = byId("scroller");
@@ -36,7 +47,11 @@ export function startTranscript() {
     if (run.doc !== doc || doc.conv.kind !== "chat") return;
     if (name === "began") attach(run);
     else if (name === "ended") detach(run);
+    else if (name === "busy") showBusy(run);
+    else views.get(run.message.id)?.cards.replaceChildren();
   });
+  for (const type of ["keydown", "pointerdown"]) addEventListener(type, loadMessages, { once: true, capture: true });
+  server.subscribe(({ state }) => state === "ready" && doc?.messages.size && !MessageView && show(doc));
   settings.subscribe((_, patch) => "ownMarkdown" in patch && doc && show(doc));
 }
 
@@ -66,6 +81,12 @@ function show(next) {
   byId("transcript").replaceChildren();
   if (!doc || doc.conv.kind !== "chat") return;
   const total = shownPath().length;
+  byId("empty").hidden = total > 0;
+  if (!total) return;
+  if (!MessageView) {
+    loadMessages().then(() => MessageView && doc === next && show(next));
+    return;
+  }
   earlier = total > MOST_SHOWN ? total - SHOWN_THEN : 0;
   refresh();
   const run = runs.get(doc.conv.id);
@@ -75,6 +96,7 @@ function show(next) {
 
 /** Makes the transcript show the present path; messages that stay are not touched but for what is around them. */
 export function refresh() {
+  if (!MessageView) return show(doc);
   const run = runs.get(doc.conv.id);
   const messages = shownPath();
   const shown = messages.slice(earlier);
@@ -115,6 +137,7 @@ function placeEarlier(parent) {
 
 /** Follows the answer that is being written. */
 function attach(run) {
+  if (!MessageView) return void loadMessages().then(() => MessageView && doc === run.doc && show(doc));
   unfollow();
   refresh();
   const view = views.get(run.message.id);
@@ -136,8 +159,14 @@ function attach(run) {
   };
 }
 
+function showBusy(run) {
+  const place = views.get(run.message.id)?.cards;
+  import("./cards.js").then(({ busyCard }) => run.state.value.phase === "busy" && place?.replaceChildren(busyCard(run))).catch(() => {});
+}
+
 /** The answer has ended: nothing moves. */
 function detach(run) {
+  if (!MessageView) return;
   unfollow();
   const view = views.get(run.message.id);
   view?.endStream();
