@@ -17,7 +17,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     `body` and `response` are msgspec Structs, or other types that msgspec describes (None: no body); `query`: a Struct
     of the parameters in the URL; `sampling`: whether the body takes the options of every installed sampler too;
     `stream`: whether it can answer with server-sent events; `example`: a body that works with any model; `media`: the
-    content type of a whole answer.
+    content type of a whole answer, `stream_media` of a streamed one.
     """
 
     summary: str
@@ -30,6 +30,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     query: Any = None
     example: Any = None
     media: str = "application/json"
+    stream_media: str = "text/event-stream"
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
