@@ -141,6 +141,11 @@ def test_minus_2_ends_with_the_context(native):
     assert answer["tokens_evaluated"] + answer["tokens_predicted"] in (512, 513)
 
 
+def test_without_context_shift_it_ends_with_the_context(native):
+    answer = native.complete(prompt=PROMPT, n_predict=600, ignore_eos=True, seed=1, context_shift=False)
+    assert (answer["truncated"], answer["stopped_limit"], answer["stop_type"]) == (False, True, "context")
+
+
 def test_the_end_token_counts(native):
     answer = native.complete(prompt=PROMPT, n_predict=-1, logit_bias=[[2, 1000]])
     assert (answer["content"], answer["tokens_predicted"], answer["stopped_eos"]) == ("", 1, True)
@@ -234,6 +239,15 @@ def test_progress_comes_only_when_it_is_asked_for(native):
     kinds = ["".join(event)[:7] for event in asked if "content" in event or "prompt_progress" in event]
     assert kinds == sorted(kinds, reverse=True)  # all progress before all text
     assert asked[-1]["stop"] is True
+    assert list(asked[-1]["llamakit"]) == ["adapters", "ignored", "samplers", "seed", "stop_reason"]
+    assert set(asked[-1]["timings"]) - set(plain[-1]["timings"]) == {
+        "cache_n",
+        "draft_n",
+        "draft_n_accepted",
+        "queue_ms",
+    }
+    again = native.complete(prompt=prompt, n_predict=2, seed=asked[-1]["llamakit"]["seed"])
+    assert again["content"] == "".join(event.get("content", "") for event in asked)
 
 
 def test_a_deadline_cuts_the_answer(native):

@@ -66,7 +66,7 @@ class Completion:
         state, sampling = self.state, sampling_of(self.state, body)
         request, n_dropped = self.request(session, body, sampling)
         settings = generation_settings(state.registry, session.n_ctx, name, body.fields, sampling, request)
-        answers = Answers(session, name, body.fields, request, settings, n_dropped)
+        answers = Answers(session, name, body.fields, request, settings, n_dropped, body.ignored)
         return answers, start(state, session, request, req)
 
     def _after_loading(self, req: falcon.Request, body: Body[Any], name: str) -> Iterator[bytes]:

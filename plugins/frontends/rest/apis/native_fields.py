@@ -68,6 +68,7 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, rename={"draft":
         bool, Meta(description="Probabilities after the samplers (as in 2023), or logarithms of those before.")
     ] = True
     samplers: Annotated[list[Name] | Name, Meta(description='Names of samplers in order, or "a;b".')] | None = None
+    context_shift: Annotated[bool, Meta(description="Drop old context when it is full, and go on.")] = True
     parse_special: Annotated[bool, Meta(description="Recognise the texts of control tokens in the prompt.")] = True
     cache_prompt: Annotated[bool, Meta(description="Use and keep evaluated beginnings of prompts.")] = True
     cache_salt: Annotated[str, Meta(max_length=256, description="Only requests with the same share them.")] = ""
@@ -142,7 +143,7 @@ def request_for(
         stop=stop_texts(fields.stop),
         ignore_eos=fields.ignore_eos or bool(sampling.get("ignore_eos")),
         keep=kept(fields.n_keep, len(tokens), session.n_ctx),
-        shift=True,
+        shift=fields.context_shift,
         truncate=True,
         probs_after=fields.n_probs if fields.post_sampling_probs else 0,
         logprobs=None if fields.post_sampling_probs or not fields.n_probs else fields.n_probs,
