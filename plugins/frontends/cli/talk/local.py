@@ -53,7 +53,7 @@ class Local(Source):
             if values["adapters"] is None:
                 del values["adapters"]
             tokens = self._tokens(turns, begun)
-            if len(tokens) > self.n_ctx // 8:
+            if len(tokens) > self.session.n_ctx // 8:
                 yield Waiting(f"reading {len(tokens):,} tokens")
             result = yield from self._pieces(tokens, {**values, "seed": seed, "shift": False})
             return _answer(result, seed)
@@ -101,7 +101,8 @@ class Local(Source):
         """The options of every sampler that is installed; those of other packages with the sampler's name."""
         from llamakit.options import json_schema
 
-        registry, found = self.context.registry, {}
+        registry = self.context.registry
+        found: dict[str, Knob] = {}
         for name, sampler in registry.samplers().items():
             prefix = f"{name}." if f"sampler.{name}" in registry.third_party else ""
             found |= knobs_of(json_schema(sampler.Options), prefix)

@@ -19,7 +19,7 @@ def regenerate(talk: Talk, text: str) -> None:
     """Answer the last message again; the answer before stays as a branch."""
     seed = None
     if text:
-        seed = int(talk.settings.own["seed"].parse(text))  # type: ignore[call-overload]
+        seed = int(str(talk.settings.own["seed"].parse(text)))
     conversation = talk.conversation
     if not conversation.questions:
         raise UsageError("there is no message to answer yet")
