@@ -2,7 +2,7 @@
 
 import { ApiError, ServerGone, apiKey, events, request } from "./api.js";
 import { Cell, path, saveConv, server, settings } from "./state.js";
-import { put } from "./store.js";
+import { get, put } from "./store.js";
 import { answerRequest, readEvent } from "./wire.js";
 
 const SAVE_MS = 2000;
@@ -183,7 +183,9 @@ export class Run {
   }
 
   async #keepProbs() {
-    if (this.probs.length) await put("probs", { message: this.message.id, spans: [...(this.oldSpans ?? []), ...this.probs] });
+    if (!this.probs.length) return;
+    const old = this.base ? ((await get("probs", this.message.id))?.spans ?? []) : [];
+    await put("probs", { message: this.message.id, spans: [...old.filter(({ from }) => from < this.base), ...this.probs] });
   }
 
   async #fail(error) {

@@ -52,7 +52,7 @@ export function constraintBox(doc) {
     h("div", { class: "check" }, on, h("label", { for: on.id, text: "The answer has to follow it" })), h("div", { class: "radios" }, ...kinds),
     h("label", { for: id, class: "visually-hidden", text: "Grammar or schema" }), box, problem, h("p", { class: "about", id: `${id}-about`, text: why || "Checked by the server when it is switched on." }),
     !why && button("Check", check, { className: "small bordered" }));
-  node.update = ({ error }) => error && tell(error);
+  node.update = ({ error }) => tell(error);
   return node;
 }
 

@@ -4,6 +4,7 @@ import { h, byId, iconButton, panelStyles } from "./dom.js";
 import { getJson } from "./api.js";
 import { readSamplers } from "./schema.js";
 import { current, saveSettings, server } from "./state.js";
+import { onRun } from "./answer.js";
 import { alertReader } from "./status.js";
 
 const TABS = { sampling: "Sampling", prompt: "Prompt", output: "Output", server: "Server" };
@@ -104,6 +105,10 @@ byId("drawer").addEventListener("keydown", (event) => {
   event.preventDefault();
   event.stopPropagation();
   byId("message").focus();
+});
+onRun((name) => {
+  if (name !== "writing") return;
+  for (const row of byId("drawer").querySelectorAll("[data-field]")) row.update?.({ error: "" });
 });
 current.subscribe(({ doc }) => {
   if (doc !== shownDoc && !byId("drawer").hidden) draw();

@@ -32,11 +32,11 @@ async function tokens(text) {
   }
 }
 
-/** How many of the oldest messages have to go, whole turns at a time, and how many tokens are left. */
+/** How many of the oldest messages have to go, whole turns at a time and one turn at least, and how many tokens are left. */
 export function toDrop(sizes, total, room) {
   let left = total;
   let dropped = 0;
-  while (left > room && dropped + 2 < sizes.length) {
+  while ((left > room || !dropped) && dropped + 2 < sizes.length) {
     left -= sizes[dropped] + sizes[dropped + 1];
     dropped += 2;
   }

@@ -2,8 +2,8 @@
 
 import { onRun, runs, startAnswer } from "./answer.js";
 import { byId, count, h } from "./dom.js";
-import { current, deepest, newMessage, path, saveConv, server, settings, siblings, titleOf } from "./state.js";
-import { askToPersist } from "./store.js";
+import { current, deepest, newMessage, path, saveConv, server, settings, titleOf } from "./state.js";
+import { askToPersist, remove } from "./store.js";
 import { Pin, everyFrame } from "./pin.js";
 
 const MOST_SHOWN = 300;
@@ -101,6 +101,7 @@ export function refresh() {
   const messages = shownPath();
   const shown = messages.slice(earlier);
   const parent = byId("transcript");
+  const byParent = Map.groupBy(doc.messages.values(), (message) => message.parent);
   const kept = new Set(shown.map(({ id }) => id));
   for (const [id, view] of views) if (!kept.has(id)) view.node.remove();
   const old = views;
@@ -110,7 +111,8 @@ export function refresh() {
     views.set(message.id, view);
     if (parent.children[index + 1] !== view.node) parent.append(view.node);
     const last = index === shown.length - 1;
-    view.refresh({ index: index + earlier, last, run: run?.message === message ? run : null });
+    const branches = (byParent.get(message.parent) ?? []).toSorted((a, b) => a.created - b.created);
+    view.refresh({ index: index + earlier, last, run: run?.message === message ? run : null, branches });
     view.node.tabIndex = last ? 0 : -1;
     view.node.classList.toggle("unseen-above", message.id === doc.conv.firstSeen);
   });
@@ -179,7 +181,7 @@ function detach(run) {
 function failedBeforeText(run, view) {
   const question = doc.messages.get(run.message.parent);
   if (run.message.text || doc.messages.has(run.message.id)) refresh();
-  else view?.refresh({ index: views.size - 1, last: true, run });
+  else view?.refresh({ index: views.size - 1, last: true, run, branches: [] });
   view?.showFailure(run.failure);
   if (question?.role === "user" && !doc.messages.has(run.message.id)) {
     byId("message").dispatchEvent(new CustomEvent("give-back", { detail: question.text }));
@@ -251,6 +253,7 @@ export const actions = {
   async keepEdit(view, text) {
     Object.assign(view.message, { text, edited: Date.now() });
     await saveConv(doc, { leaf: doc.conv.leaf }, { messages: [view.message] });
+    await remove("probs", view.message.id);
     view.renderBody();
   },
   edit: (view) => import("./edit.js").then(({ edit }) => edit(view, actions)),
@@ -278,4 +281,3 @@ export function focusMessage(node = [...views.values()].at(-1)?.node) {
 
 /** The last own message, for ↑ in an empty composer. */
 export const lastOwn = () => [...views.values()].findLast(({ message }) => message.role === "user");
-export const branchesOf = (message) => siblings(doc, message);
