@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from llamakit.plugins.frontends.cli.talk import answering, commands
 from llamakit.plugins.frontends.cli.talk.conversation import Conversation, Message
 from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Waiting
-from llamakit.plugins.frontends.cli.talk.terminal import hushed
 from llamakit.plugins.frontends.cli.talk.view import MarkdownView, View
 
 from llamakit.errors import LlamaKitError
@@ -163,7 +162,7 @@ class Talk:
             view.show(item)
 
         try:
-            with hushed(self.terminal.edits):
+            with self.terminal.hushed():
                 answer = answering.ask(self.source, turns, begun, self._params(seed), show)
         except LlamaKitError:
             if view.text:

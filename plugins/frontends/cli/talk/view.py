@@ -90,7 +90,7 @@ class MarkdownView(View):
         self._live = ""  # what is on the screen and may still be replaced; begins at the start of a line
         self._n_live = 0  # characters of the answer that it shows
         self._held = ""  # the beginning of a word: shown when it is known to fit into the line
-        self._size = terminal.size()
+        self._place = self._place_now()
         self._in_list = False
 
     def _write(self, text: str) -> None:
@@ -113,11 +113,11 @@ class MarkdownView(View):
     def _raw(self, text: str) -> None:
         """Show text as it came, but for an unfinished word at its end; a word too long for the line begins another."""
         if not self._live:
-            self._size = self.terminal.size()
+            self._place = self._place_now()
         code = self._blocks.in_code
         n = len(text) if code else len(text) - len(UNFINISHED.search(text)[0])  # type: ignore[index]
         text, self._held = text[:n], text[n:]
-        shown = text if code else wrap(text, self._live.rpartition("\n")[2], self._size[0])
+        shown = text if code else wrap(text, self._live.rpartition("\n")[2], self._place[0])
         self._live += shown
         self._n_live += n
         write(shown)
@@ -133,7 +133,7 @@ class MarkdownView(View):
         else:
             parts = []
             for block in blocks:
-                parts.append(render(block, self._size[0], in_list=self._in_list))
+                parts.append(render(block, self._place[0], in_list=self._in_list))
                 self._in_list = is_list(block, self._in_list)
             codes = (f"\x1b[{up}A" if up else "") + "\r\x1b[J"
             write(codes + "".join(f"{part}\n" for part in parts), raw=True)  # these codes are ours
@@ -141,11 +141,17 @@ class MarkdownView(View):
         if rest:
             self._raw(rest)
 
+    def _place_now(self) -> tuple[int, int, int]:
+        """What must be as it was for the cursor to be where it was left: the size, and nobody else wrote meanwhile."""
+        return *self.terminal.size(), self.terminal.n_resumed
+
     def _rows_up(self) -> int | None:
         """Rows from the cursor up to where the live text begins; None where that is not on the screen, or not known."""
-        if self.terminal.size() != self._size:
+        if not self._live:
+            return 0
+        if self._place != self._place_now():
             return None
-        columns, rows = self._size
+        columns, rows, _ = self._place
         up = rows_down(self._live, columns, 0)
         if any(c in RISKY for c in self._live) and up != rows_down(self._live, columns, 2):
             return None
