@@ -14,6 +14,7 @@ from llamakit.plugins.frontends.rest.security import read_keys
 from llamakit.plugins.frontends.rest.server import Server
 from llamakit.plugins.frontends.rest.startup import make_state
 
+from llamakit.gguf import GGUFWriter, open_gguf
 from llamakit.options import build_options
 from llamakit.registry import Registry
 
@@ -98,15 +99,27 @@ def running(models, settings=None, wait=True, **options):
         server.stop()
 
 
+def starter(stack, stories260k):
+    """A function that starts servers which `stack` stops."""
+
+    def start(models=None, settings=None, wait=True, **options):
+        return stack.enter_context(running(models or {"stories": stories260k}, settings, wait, **options))
+
+    return start
+
+
 @pytest.fixture
 def serve(stories260k):
     """Start a server: `serve(api_key=["k"], settings={"ctx_size": 128})`; stopped at the end of the test."""
     with ExitStack() as stack:
+        yield starter(stack, stories260k)
 
-        def start(models=None, settings=None, wait=True, **options):
-            return stack.enter_context(running(models or {"stories": stories260k}, settings, wait, **options))
 
-        yield start
+@pytest.fixture(scope="module")
+def serve_module(stories260k):
+    """The same; stopped at the end of the module."""
+    with ExitStack() as stack:
+        yield starter(stack, stories260k)
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +174,21 @@ class Native:
 def native(server):
     """A client of the 2023 API."""
     return Native(server)
+
+
+@pytest.fixture(scope="session")
+def templated(stories260k, tmp_path_factory):
+    """A copy of the model with a chat template and more metadata: `templated(source, **{"general.name": "x"})`."""
+
+    def make(source, **more):
+        file = tmp_path_factory.mktemp("templated") / "model.gguf"
+        with open_gguf(stories260k) as model, GGUFWriter(file) as writer:
+            for key in model.metadata:
+                writer.add(key, model.metadata[key], *model.metadata.value_type(key))
+            for key, value in {"tokenizer.chat_template": source, **more}.items():
+                writer.add(key, value)
+            for name, info in model.tensors.items():
+                writer.add_tensor(name, model.raw(name), info.type, info.shape)
+        return file
+
+    return make

@@ -76,19 +76,6 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     return _Run(server, state, options).run()
 
 
-def _check_files(options: ServeOptions) -> None:
-    """What is told before anything starts."""
-    if options.ssl_cert_file or options.ssl_key_file:
-        raise UsageError(
-            "the server itself does not speak TLS", param="ssl_cert_file",
-            hint="put a proxy in front, such as: caddy reverse-proxy --from example.com --to 127.0.0.1:8080",
-        )  # fmt: skip
-    if options.path and not Path(options.path).is_dir():
-        from llamakit.plugins.frontends.rest.startup import warn
-
-        warn(f"--path {options.path}: no such folder; the built-in page is served")
-
-
 class _Run:
     """A server's life: loading, answering, and the end that signals ask for."""
 

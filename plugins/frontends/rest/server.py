@@ -65,10 +65,12 @@ class Server:
         tick: Callable[[int, float], None] = lambda answers, left: None,
         cut: Callable[[], bool] = lambda: False,
     ) -> int:
-        """Take no new work, let answers go on for `grace` seconds or until `cut()`, then end everything.
+        """Take no new work, let answers go on for `grace` seconds or until `cut()`, then end everything; works once.
 
         `tick(answers, seconds left)` is called every tenth of a second meanwhile. Returns how many answers were cut.
         """
+        if not self._loop.is_alive():
+            return 0
         self.state.draining.set()
         end = time.monotonic() + grace
         while self.gate.answering and time.monotonic() < end and not cut():
