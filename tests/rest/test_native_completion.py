@@ -151,6 +151,39 @@ def test_the_end_token_counts(native):
     assert (answer["content"], answer["tokens_predicted"], answer["stopped_eos"]) == ("", 1, True)
 
 
+def test_a_bias_is_added_and_the_last_one_for_a_token_counts(native):
+    first = {"prompt": PROMPT, "n_predict": 1, "temperature": 0, "return_tokens": True}
+    usual = native.complete(**first)["tokens"][0]
+    for bias, expected in [
+        ([[400, 1000]], 400),
+        ([[400, 1000], [401, 2000]], 401),
+        ([[400, 1000], [400, False]], usual),
+        ([[400, False], [400, 1000]], 400),
+        ({"400": 1000}, 400),
+        ([[native.detokenize([400]).strip(), 1000]], native.ids(native.detokenize([400]).strip())[-1]),
+    ]:
+        assert native.complete(**first, logit_bias=bias)["tokens"] == [expected], bias
+    assert native.complete(**first, logit_bias=[[usual, False]])["tokens"] != [usual]
+
+
+def test_a_bias_for_the_end_wins_over_ignore_eos(native):
+    answer = native.complete(prompt=PROMPT, n_predict=9, ignore_eos=True, logit_bias=[[2, 1000]])
+    assert (answer["stopped_eos"], answer["tokens_predicted"]) == (True, 1)
+    assert answer["generation_settings"]["ignore_eos"] is False
+    answer = native.complete(prompt=PROMPT, n_predict=9, ignore_eos=True, logit_bias=[[400, 1]])
+    assert answer["generation_settings"]["ignore_eos"] is True
+
+
+def test_the_limit_gives_way_to_the_rest_of_a_character(native):
+    """A byte that begins a character of four: up to three more tokens may complete it."""
+    begins = native.ids("\U0001f600")[-4]
+    answer = native.complete(prompt=PROMPT, n_predict=1, logit_bias=[[begins, 1000]])
+    assert (answer["tokens_predicted"], answer["stopped_limit"]) == (4, True)
+    assert set(answer["content"]) == {"\ufffd"}
+    ends = native.complete(prompt=PROMPT, n_predict=2, logit_bias=[[400, 1000]])
+    assert ends["tokens_predicted"] == 2
+
+
 def test_streamed_whole_and_repeated_answers_are_the_same(native):
     stops: list[list[str]] = [[], [" the"], ["he ", "e"], [". ", "\n"], ["was a little girl named Lily. She l"]]
     for seed in range(10):

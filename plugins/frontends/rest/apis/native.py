@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llamakit.plugins.frontends.rest.apis.native_completion import Completion
 from llamakit.plugins.frontends.rest.apis.native_embedding import Embedding, EmbeddingBody
-from llamakit.plugins.frontends.rest.apis.native_fields import CompletionBody
+from llamakit.plugins.frontends.rest.apis.native_fields import DEFAULTS, CompletionBody
 from llamakit.plugins.frontends.rest.apis.native_infill import InfillBody, InfillCompletion
 from llamakit.plugins.frontends.rest.apis.native_shapes import (
     Completions,
@@ -40,12 +40,19 @@ def routes(state: ServerState) -> list[Route]:
     """The routes of the native API."""
     completion, embedding = Completion(state), Embedding(state)
     complete = Operation(
-        summary="Complete a prompt", tag=TAG, body=CompletionBody, response=Completions, sampling=True, stream=True,
+        summary="Complete a prompt", tag=TAG, body=CompletionBody, response=Completions, sampling=True,
+        defaults=DEFAULTS, stream=True,
         description="With `stream`, server-sent events; the last one has `stop` true and all fields.",
     )  # fmt: skip
     embed = Operation(summary="A vector for a text", tag=TAG, body=EmbeddingBody, response=Embeddings)
     infill = Operation(
-        summary="Fill a gap in a text", tag=TAG, body=InfillBody, response=Completions, sampling=True, stream=True
+        summary="Fill a gap in a text",
+        tag=TAG,
+        body=InfillBody,
+        response=Completions,
+        sampling=True,
+        defaults=DEFAULTS,
+        stream=True,
     )
     tokenize = Operation(summary="Text to tokens", tag=TAG, body=TokenizeBody, response=TokensAnswer)
     detokenize = Operation(summary="Tokens to text", tag=TAG, body=DetokenizeBody, response=TextAnswer)
