@@ -21,11 +21,12 @@ COMPLETION = {"prompt": STORY, "n_predict": 16, "temperature": 0.8, "seed": 1}
 OPENAI = {"model": "default", "prompt": STORY, "max_tokens": 16}
 OPENAI_CHAT = {"model": "default", "messages": CHAT, "max_tokens": 16}
 OPENAI_EMBEDDING = {"model": "default", "input": ["Lily", "a ball"]}
+RESPONSE = {"model": "default", "input": "Tell me a story.", "max_output_tokens": 16}
 MESSAGES = {"model": "default", "max_tokens": 16, "messages": CHAT}
 
 EXAMPLES: dict[str, Any] = {
     "POST /completion": COMPLETION,
-    "POST /completions": COMPLETION,
+    "POST /completions": OPENAI,
     "POST /infill": {"input_prefix": "def add(a, b):\n    return ", "input_suffix": "\n", "n_predict": 16},
     "POST /tokenize": {"content": STORY, "with_pieces": True},
     "POST /detokenize": {"tokens": [1, 403, 407, 261]},
@@ -37,7 +38,8 @@ EXAMPLES: dict[str, Any] = {
     "POST /v1/completions": OPENAI,
     "POST /v1/chat/completions": OPENAI_CHAT,
     "POST /v1/embeddings": OPENAI_EMBEDDING,
-    "POST /v1/responses": {"model": "default", "input": "Tell me a story.", "max_output_tokens": 16},
+    "POST /v1/responses": RESPONSE,
+    "POST /responses": RESPONSE,
     "POST /chat/completions": OPENAI_CHAT,
     "POST /v1/messages": MESSAGES,
     "POST /v1/messages/count_tokens": {"model": "default", "messages": CHAT},

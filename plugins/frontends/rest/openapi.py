@@ -46,7 +46,8 @@ def describe(state: ServerState, routes: Sequence[Route]) -> dict[str, Any]:
     document = _Document(state, schemas)
     for route in routes:
         document.add(route)
-    tags = dict.fromkeys(operation.tag for route in routes for operation in route.operations.values())
+    used = {operation.tag for route in routes for operation in route.operations.values()}
+    tags = [tag for tag in TAGS if tag in used] + sorted(used - set(TAGS))
     value: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "LlamaKit", "version": __version__, "description": ABOUT, "license": {"name": "MIT"}},

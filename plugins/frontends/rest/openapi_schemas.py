@@ -64,12 +64,14 @@ class Schemas:
 
     def _merge(self, operations: list[Operation], options: dict[str, Schema]) -> None:
         """Give the bodies what is not in their classes: the options of all samplers, and `strict`."""
-        sampled = {op.body for op in operations if op.sampling}
+        sampled = {op.body: op.defaults for op in operations if op.sampling}
         for body in {op.body for op in operations if op.body is not None}:
             name = _name(self.of(body))
             if name:
                 own = self.components[name]["properties"]
                 more = {key: value for key, value in options.items() if key not in own} if body in sampled else {}
+                for key, value in sampled.get(body, {}).items() if more else ():
+                    more[key] = more[key] | {"default": value}
                 self.components[name] = self.components[name] | {"properties": own | more | {"strict": STRICT}}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llamakit.plugins.frontends.rest.apis.ollama_answer import NDJSON
 from llamakit.plugins.frontends.rest.apis.ollama_embed import EmbedBody, EmbeddingBody, EmbedPrompt, EmbedTexts
 from llamakit.plugins.frontends.rest.apis.ollama_fields import ChatBody, GenerateBody
 from llamakit.plugins.frontends.rest.apis.ollama_generate import Chat, Generate, Resource
@@ -36,8 +37,18 @@ class Version(Resource):
 def routes(state: ServerState) -> list[Route]:
     """The routes of Ollama's API."""
     return [
-        _route("/api/generate", Generate(state), "POST", "Answer a prompt", body=GenerateBody, stream=True),
-        _route("/api/chat", Chat(state), "POST", "Answer a conversation", body=ChatBody, stream=True),
+        _route(
+            "/api/generate",
+            Generate(state),
+            "POST",
+            "Answer a prompt",
+            body=GenerateBody,
+            stream=True,
+            stream_media=NDJSON,
+        ),
+        _route(
+            "/api/chat", Chat(state), "POST", "Answer a conversation", body=ChatBody, stream=True, stream_media=NDJSON
+        ),
         _route("/api/embed", EmbedTexts(state), "POST", "Vectors for texts", body=EmbedBody),
         _route("/api/embeddings", EmbedPrompt(state), "POST", "A vector for a text", body=EmbeddingBody),
         _route("/api/tags", Tags(state), "GET", "All models"),

@@ -57,7 +57,8 @@ export function rangeText({ minimum, maximum, exclusiveMinimum, exclusiveMaximum
 
 /** The fields of an object: {name, type, range, default, description, required, sampler, fields of an object in it}. */
 export function fieldsOf(given, root, depth = 0) {
-  const outer = resolve(given, root);
+  const choices = resolve(given, root).anyOf ?? [given];
+  const outer = resolve(choices.find((one) => resolve(one, root).properties) ?? choices[0], root);
   const object = outer.type === "array" ? resolve(outer.items, root) : outer;
   return Object.entries(object.properties ?? {}).map(([name, property]) => {
     const { schema, optional } = withoutNull(property, root);
