@@ -66,7 +66,7 @@ def model(talk: Talk, text: str) -> None:
     if not source.models():
         talk.terminal.say(talk.terminal.dim(cost(Path(text).expanduser())))
     talk.terminal.say(source.switch(text))
-    talk.chosen = []
+    talk.chosen, talk.adapters = [], None
 
 
 def cost(path: Path) -> str:
@@ -88,7 +88,8 @@ def lora(talk: Talk, text: str) -> None:
     if not text:
         names = source.adapters()
         for name in names:
-            talk.terminal.say(f"{'*' if name in talk.adapters else ' '} {name}  {talk.adapters.get(name, 0):g}")
+            scale = "by default" if talk.adapters is None else f"{talk.adapters.get(name, 0):g}"
+            talk.terminal.say(f"{name}  {scale}")
         if not names:
             talk.terminal.say("no adapters")
         return
@@ -103,9 +104,8 @@ def lora(talk: Talk, text: str) -> None:
         if not Path(name).expanduser().is_file():
             raise UsageError(f"no adapter {name!r}", found=near(name, source.adapters()), hint="/lora FILE loads one")
         name = source.add_adapter(str(Path(name).expanduser()))
-    talk.adapters.pop(name, None)
-    if scale:
-        talk.adapters[name] = scale
+    others = {other: old for other, old in (talk.adapters or {}).items() if other != name}
+    talk.adapters = {**others, name: scale} if scale else others
     talk.terminal.say(talk.terminal.dim(f"{name} {scale:g}, from the next answer on"))
 
 

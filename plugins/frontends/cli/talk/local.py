@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llamakit.plugins.frontends.cli.talk.settings import Knob, knobs_of
 from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Source, Waiting
 
-from llamakit.errors import LlamaKitError, UsageError
+from llamakit.errors import LlamaKitError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 class Local(Source):
     """Uses a `Session`."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+    def __init__(self, context: Context, lora: tuple[str, ...] = ()) -> None:
+        self.context, self.lora = context, lora  # files of adapters
         self._free = threading.Lock()  # held while an answer uses the session
         self._open()
 
     def _open(self) -> None:
-        self.session: Session = self.context.session()
+        more = {"lora": [(file, 1.0) for file in self.lora]} if self.lora else {}
+        self.session: Session = self.context.session(**more)
         name = self.session.file.metadata.get("general.name")
         self.model = name if isinstance(name, str) and name else self.session.path.stem
         self.n_ctx = self.session.n_ctx
@@ -49,9 +50,8 @@ class Local(Source):
             seed = values.pop("seed", -1)
             seed = secrets.randbits(32) if seed is None or seed < 0 else seed
             values["samplers"] = _names(values.get("samplers"))
-            values["adapters"] = values.get("adapters") or None
-            if values["adapters"] is None:
-                del values["adapters"]
+            if self.session.adapters is None:
+                values.pop("adapters", None)
             tokens = self._tokens(turns, begun)
             if len(tokens) > self.session.n_ctx // 8:
                 yield Waiting(f"reading {len(tokens):,} tokens")
@@ -113,39 +113,43 @@ class Local(Source):
         return []
 
     def switch(self, name: str) -> str:
-        """Close the model and open another file; where that is not possible, open the first one again."""
+        """Open another file in place of the model."""
         from llamakit.gguf import open_gguf
         from llamakit.models import load_model
 
         path = Path(name).expanduser()
         with open_gguf(path) as file:  # a file that is no model is refused before anything is closed
             load_model(file)
-        before = self.context.config["model"]
+        self._reopen(str(path), lora=())
+        return self.title
+
+    def _reopen(self, model: str | None = None, lora: tuple[str, ...] = ()) -> None:
+        """Close the session and open another; where that is not possible, the old one again."""
+        config = self.context.config
+        before = config["model"], self.lora
         with self._free:
             self.session.close()
             try:
-                self.context.config.set("model", str(path), "/model")
+                config.set("model", model or before[0], "/model")
+                self.lora = lora
                 self._open()
             except LlamaKitError:
-                self.context.config.set("model", before, "/model")
+                config.set("model", before[0], "/model")
+                self.lora = before[1]
                 self._open()
                 raise
-        return self.title
 
     def adapters(self) -> list[str]:
         """Names of the adapters that are loaded."""
-        return [str(info.name) for info in self._store().infos()]
+        store = self.session.adapters
+        return [] if store is None else [info.name for info in store.infos()]
 
     def add_adapter(self, file: str) -> str:
-        """Load an adapter."""
-        return str(self._store().add(file).name)
-
-    def _store(self) -> Any:
-        """The session's adapters: the one place that knows where they are."""
-        store = getattr(self.session, "adapters", None)
-        if store is None:
-            raise UsageError("this build has no LoRA adapters")
-        return store
+        """Load an adapter; a session that was opened without room for any is opened again."""
+        if self.session.adapters is not None:
+            return self.session.load_adapter(file).name
+        self._reopen(lora=(file,))
+        return self.adapters()[-1]
 
     def close(self) -> bool:
         """Close the session, unless an answer that was stopped while its prompt was read still uses it."""
