@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from llamakit.plugins.frontends.rest.app import routes
@@ -17,8 +18,9 @@ TITLES = {"openai": "OpenAI", "anthropic": "Anthropic", "ollama": "Ollama", "ada
 WORDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
 HEAD = """# REST API
 
-`llamakit serve -m model.gguf` answers at http://127.0.0.1:8080. This page is there at `/docs` too, with a way to try each
-operation, and as OpenAPI 3.1 at `/openapi.json`. What differs from the server of 2023 is in [rest-2023.md](rest-2023.md).
+`llamakit serve -m model.gguf` answers at http://127.0.0.1:8080. The server itself shows this page at `/docs`, with a way
+to try each operation, and as OpenAPI 3.1 at `/openapi.json`. What differs from the server of 2023 is in
+[rest-2023.md](rest-2023.md).
 
 """
 
@@ -50,7 +52,7 @@ def operation_text(path: str, method: str, operation: dict[str, Any], root: dict
     ]
     text += table("parameter", parameters, root)
     media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    fields = [(name, schema) for name, schema in properties(media.get("schema", {}), root)]
+    fields = properties(media.get("schema", {}), root)
     text += table("field", [(name, schema) for name, schema in fields if "x-sampler" not in schema], root)
     if any("x-sampler" in schema for _, schema in fields):
         text += "\nAlso every [sampler option](#sampler-options).\n"
@@ -99,7 +101,7 @@ def table(kind: str, fields: list[tuple[str, dict[str, Any]]], root: dict[str, A
     for name, given in fields:
         schema = plain(given)
         default = schema.get("default")
-        shown = f"`{default!r}`" if isinstance(default, str) else "" if default is None else f"`{default}`".lower()
+        shown = "" if default is None else f"`{json.dumps(default, ensure_ascii=False)}`"
         kind_text = type_text(schema, root) + (f", {limits(schema)}" if limits(schema) and not answer else "")
         meaning = schema.get("description", "").replace("|", "\\|")
         text += f"| `{name}` | {kind_text} | {'' if answer else shown + ' | '}{meaning} |\n"
