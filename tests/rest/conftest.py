@@ -82,14 +82,15 @@ class Client:
 
 
 @contextmanager
-def running(models, settings=None, wait=True, **options):
+def running(models, settings=None, wait=True, tls=None, **options):
     """A server with `models` (name -> file); `options` are fields of ServeOptions, `settings` those of a Session."""
     made = build_options(ServeOptions, {"parallel": 8, "queue": 64} | options)
     keys = read_keys(made)
     sock = listen("127.0.0.1", 0)
-    merged = {"backend": "cpu", "threads": 2, "n_seq": made.parallel, "max_queue": made.queue} | (settings or {})
+    merged = {"backend": "cpu", "threads": 2, "n_seq": made.parallel, "max_queue": made.queue}
+    merged |= {"max_predict": made.max_predict} | (settings or {})
     state = make_state(made, Registry.discover(), models, merged, keys)
-    server = Server(state, sock, keys)
+    server = Server(state, sock, keys, tls)
     server.start()
     try:
         if wait:
@@ -102,8 +103,8 @@ def running(models, settings=None, wait=True, **options):
 def starter(stack, stories260k):
     """A function that starts servers which `stack` stops."""
 
-    def start(models=None, settings=None, wait=True, **options):
-        return stack.enter_context(running(models or {"stories": stories260k}, settings, wait, **options))
+    def start(models=None, **options):
+        return stack.enter_context(running(models or {"stories": stories260k}, **options))
 
     return start
 

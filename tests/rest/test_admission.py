@@ -73,7 +73,7 @@ def until(condition, seconds=10):
 @pytest.fixture
 def full(serve):
     """A server whose four places are taken by endless streams."""
-    client = serve(parallel=2, queue=2, max_predict=10_000_000)
+    client = serve(parallel=2, queue=64, max_predict=10_000_000)
     client.state.admission.places = 4
     socks = [opened(client, ENDLESS) for _ in range(4)]
     until(lambda: client.state.admission.taken == 4)

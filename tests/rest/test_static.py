@@ -17,9 +17,9 @@ def site(tmp_path_factory):
     (site / "sub").mkdir(parents=True)
     (site / ".hidden").mkdir()
     for name, text in (
-        ("page.html", "<script>1</script>"), ("sub/index.html", "sub"), ("sub/data.json", "{}"),
-        (".hidden/x.txt", "h"), (".env", "h"), ("with space.txt", "space"), ("ümlaut.txt", "umlaut"), ("mod.mjs", "export {}"), ("raw", "bytes"),
-        ("completion.js", "mine"), ("model.json", "not the API"),
+        ("page.html", "<script>1</script>"), ("sub/index.html", "sub"), ("sub/data.json", "{}"), (".hidden/x.txt", "h"),
+        (".env", "h"), ("with space.txt", "space"), ("ümlaut.txt", "umlaut"), ("mod.mjs", "export {}"),
+        ("raw", "bytes"), ("completion.js", "mine"), ("model.json", "not the API"),
     ):  # fmt: skip
         (site / name).write_text(text, encoding="utf-8")
     (site / "large.bin").write_bytes(bytes(range(256)) * 8192)
