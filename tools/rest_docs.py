@@ -18,8 +18,8 @@ TITLES = {"openai": "OpenAI", "anthropic": "Anthropic", "ollama": "Ollama", "ada
 WORDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
 HEAD = """# REST API
 
-`llamakit serve -m model.gguf` answers at http://127.0.0.1:8080. The server itself shows this page at `/docs`, with a way
-to try each operation, and as OpenAPI 3.1 at `/openapi.json`. What differs from the server of 2023 is in
+`llamakit serve -m model.gguf` answers at http://127.0.0.1:8080. The server itself shows this page at `/docs`, with a
+way to try each operation, and as OpenAPI 3.1 at `/openapi.json`. What differs from the server of 2023 is in
 [rest-2023.md](rest-2023.md).
 
 """
@@ -65,12 +65,20 @@ def operation_text(path: str, method: str, operation: dict[str, Any], root: dict
 
 
 def sampler_options(root: dict[str, Any]) -> str:
-    """The options that bodies share. Those of other packages are called `<sampler>.<option>`."""
-    found = [
-        (n, s) for n, s in root["components"]["schemas"]["CompletionBody"]["properties"].items() if "x-sampler" in s
-    ]
+    """The options that bodies share, with the defaults of the chat API; where `/completion` differs, it is told."""
+    chat, native = (sampler_fields(path, root) for path in ("/v1/chat/completions", "/completion"))
+    for name, schema in chat.items():
+        default = native[name].get("default")
+        if default != schema.get("default"):
+            chat[name] = schema | {"description": f"{schema['description']} At `/completion` the default is {default}."}
     text = "\n## Sampler options\n\nThose of samplers from other packages are called `<sampler>.<option>`.\n"
-    return text + table("field", found, root)
+    return text + table("field", list(chat.items()), root)
+
+
+def sampler_fields(path: str, root: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sampler options among the fields of a body."""
+    media = root["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    return {name: schema for name, schema in properties(media["schema"], root) if "x-sampler" in schema}
 
 
 def properties(schema: dict[str, Any], root: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
