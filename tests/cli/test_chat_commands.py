@@ -74,8 +74,8 @@ class Counting(Source):
     def add_adapter(self, file: str) -> str:
         raise UsageError(f"{file} is no adapter")
 
-    def close(self) -> bool:
-        return True
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture

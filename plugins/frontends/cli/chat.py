@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,10 +59,7 @@ def chat(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> None:
         else:
             code = _loop(talk, options)
     finally:
-        closed = source.close()
-    if not closed:  # a prompt is still being read, which nothing can end: leave it with the process
-        sys.stdout.flush()
-        os._exit(code)
+        source.close()
     ctx.exit(code)
 
 

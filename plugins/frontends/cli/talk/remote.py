@@ -180,9 +180,8 @@ class Remote(Source):
             hint="adapters are loaded where the server runs: llamakit serve --lora FILE",
         )  # fmt: skip
 
-    def close(self) -> bool:
+    def close(self) -> None:
         """Nothing stays open."""
-        return True
 
 
 def _told(event: dict[str, Any], answer: Answer) -> Iterator[Piece | Waiting]:
