@@ -58,7 +58,8 @@ class Client:
             connection.request(
                 "POST", path, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})}
             )
-            yield connection.getresponse()
+            with connection.getresponse() as response:  # a response that ends with its connection owns the socket
+                yield response
         finally:
             connection.close()
 
