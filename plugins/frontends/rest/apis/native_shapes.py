@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from llamakit.plugins.frontends.rest.apis.native_prompt import Prompt
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 
 class TimingsAnswer(Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class SettingsAnswer(Struct, frozen=True, kw_only=True):
     frequency_penalty: float
     grammar: str
     ignore_eos: bool
-    logit_bias: list[tuple[int, float | None]]
+    logit_bias: list[Annotated[list[float | None], Meta(min_length=2, max_length=2)]]  # of (token, bias); null bans
     mirostat: int
     mirostat_eta: float
     mirostat_tau: float
