@@ -44,13 +44,13 @@ class Server:
         self.stop()
 
     def wait_until_ready(self) -> None:
-        """Until the model answers for itself."""
+        """Until /health answers 200."""
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.output()}")
             with contextlib.suppress(OSError):
-                if self.request("GET", "/model.json")[0] == 200:
+                if self.request("GET", "/health")[0] == 200:
                     return
             time.sleep(0.05)
         raise RuntimeError(f"the server did not get ready in {START_SECONDS:.0f} s:\n{self.output()}")

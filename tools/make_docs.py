@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/reference from the code, or with --check say whether they are current."""
+"""Write the generated pages of docs/ from the code, or with --check say whether they are current."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import click
+from rest_docs import rest
 
 from llamakit.cli import SECTIONS, llamakit
 from llamakit.config import make_schema
@@ -67,7 +68,10 @@ def help_of(command: click.Command, context: click.Context) -> str:
 
 def main() -> int:
     registry = own_registry()
-    pages = {"samplers.md": samplers(registry), "settings.md": settings(registry), "cli.md": commands(registry)}
+    pages = {
+        "samplers.md": samplers(registry), "settings.md": settings(registry), "cli.md": commands(registry),
+        "../rest.md": rest(registry),
+    }  # fmt: skip
     stale = []
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():

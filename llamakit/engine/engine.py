@@ -119,6 +119,7 @@ class Engine:
         self._admit(now)
         for group in self.running:
             self._make_room(group)
+            self._recall_siblings(group)
         self._draft()
         chunks, batch = self._fill(schedule(self.running, self._limits()))
         if chunks:
@@ -240,8 +241,6 @@ class Engine:
     def _recall(self, group: Group, track: Track) -> None:
         """Give a track the blocks of the longest beginning that is known; at least one token stays to be evaluated."""
         track.table.release()
-        if not group.request.cache:
-            return
         track.node, track.n_known = self.tree.root(group.key), 0
         if group.request.prompt_logprobs is not None and group.in_prefill:
             return  # logits are wanted for all of it
@@ -251,6 +250,13 @@ class Engine:
         n_whole = min(len(whole), length // self.tree.size)
         if n_whole:
             track.node, track.n_known = path[n_whole - 1], n_whole
+
+    def _recall_siblings(self, group: Group) -> None:
+        """After a break, sequences of one group find what the first of them has evaluated again."""
+        if group.forked and len(group.tracks) > 1:
+            for track in group.tracks:
+                if not track.table.length and track.n_pending > 1:
+                    self._recall(group, track)
 
     def _leave(self, group: Group) -> None:
         """Give back what a group holds."""
@@ -284,6 +290,8 @@ class Engine:
             self.running = [group for group in self.running if not group.done]
 
     def _count_finished(self, group: Group) -> None:
+        if not group.request.cache:
+            self.tree.forget(group.key)
         self.counters.finished(group)
         self.mean_seconds += 0.1 * (group.now() - group.submitted - self.mean_seconds)
 

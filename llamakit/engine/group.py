@@ -51,7 +51,9 @@ class Group:
         self.order = (-request.priority, number)
         self.selection, self.slot = prepared.selection, -1
         self.adapters: tuple[tuple[str, float], ...] = getattr(prepared.selection, "names", ())
-        self.key: Hashable = (getattr(prepared.selection, "key", ()), request.cache_salt)
+        # Where its blocks are found again: by requests like it, or, if it shares none, only by itself after a break.
+        shared = (getattr(prepared.selection, "key", ()), request.cache_salt)
+        self.key: Hashable = shared if request.cache else ("private", number)
         self.submitted = self.began = time.perf_counter()
         self.timings = Timings(n_prompt=len(request.prompt), n_truncated=prepared.n_truncated)
         self.ranked = request.best_of > request.n

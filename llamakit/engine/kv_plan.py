@@ -12,16 +12,27 @@ from llamakit.system import free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
     from typing import Protocol
 
     class Settings(Protocol):
         """What is asked of a session (`session.Settings`)."""
 
-        ctx_size: int
-        kv_memory: int
-        n_seq: int
-        kv_type: str
+        @property
+        def ctx_size(self) -> int:
+            """Positions of a sequence; 0: not asked."""
+
+        @property
+        def kv_memory(self) -> int:
+            """Bytes for the cache; 0: not asked."""
+
+        @property
+        def n_seq(self) -> int:
+            """Sequences at once."""
+
+        @property
+        def kv_type(self) -> str:
+            """GGUF name of the storage type."""
+
 
 MEMORY_SHARE = 0.8  # of the free memory that the cache of one sequence may take
 SHARED_SHARE = 0.5  # and that of many: prefixes are kept in it too, but nobody asked for all memory

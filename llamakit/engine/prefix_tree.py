@@ -72,6 +72,12 @@ class PrefixTree:
         key = tuple(tokens)
         child = parent.children.get(key)
         if child is None:
+            nearest, n = self._nearest(parent, key)
+            if nearest is not None and n == len(key):  # the beginning of a block that is known
+                self._touch([nearest])
+                return nearest
+            if nearest is not None and n == len(nearest.tokens):  # the text went on where one had ended
+                self._remove(nearest)
             child = parent.children[key] = Node(key, block, parent)
             self.pool.retain(block)
         self._touch([child])
@@ -92,6 +98,16 @@ class PrefixTree:
         for node in victims:
             self._remove(node)
         return len(victims)
+
+    def forget(self, key: Hashable) -> None:
+        """Let go of everything under a key."""
+        root = self._roots.pop(key, None)
+        left = list(root.children.values()) if root is not None else []
+        while left:
+            node = left.pop()
+            left += node.children.values()
+            del self._used[node]
+            self.pool.release(node.block)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -76,6 +76,8 @@ def schedule(groups: Sequence[Group], limits: Limits) -> list[Chunk]:
     for group, tracks in prompts:
         for track in tracks:
             _prefill(plan, group, track)
+            if group.forked and track.n_pending > 1:
+                break  # the others begin alike, and find it when it is there
     return plan.chunks
 
 

@@ -74,8 +74,8 @@ class Counting(Source):
     def add_adapter(self, file: str) -> str:
         raise UsageError(f"{file} is no adapter")
 
-    def close(self) -> bool:
-        return True
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_probabilities_and_the_prompt_are_shown(talk, capsys):
 def test_adapters_and_models_go_with_the_request(talk, capsys):
     run(talk, capsys, "/lora fairy=0.5", "a", "/lora fairy=0", "/model other", "b")
     assert talk.source.asked[0][2]["adapters"] == (("fairy", 0.5),)
-    assert talk.source.asked[1][2]["adapters"] == ()
+    assert talk.source.asked[1][2]["adapters"] is None  # another model: its own
     assert talk.conversation.last.model == "other"
 
 

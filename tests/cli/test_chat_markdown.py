@@ -35,7 +35,7 @@ def f(x):
 
 > quoted
 ---
-日本語のテキストも表示されます。 👨‍👩‍👧 family
+日本語のテキストも表示されます。
 last line without an end"""
 
 
@@ -109,7 +109,7 @@ def test_it_looks_the_same_however_it_comes(monkeypatch, seed):
 @pytest.mark.parametrize("columns", [3, 20, 40])
 def test_scrollback_is_never_rewritten_and_no_word_is_lost(monkeypatch, rows, columns):
     long = "\n\n".join(" ".join(f"word{i}x{j}" for j in range(40)) for i in range(5))
-    screen = shown(monkeypatch, cut(f"{TEXT}\n\n{long}\n", rows * columns), columns, rows)
+    screen = shown(monkeypatch, cut(f"{TEXT} 👨‍👩‍👧 family\n\n{long}\n", rows * columns), columns, rows)
     text = re.sub(r"\s", "", "".join(screen.lines))
     for i in range(5):
         assert "".join(f"word{i}x{j}" for j in range(40)) in text

@@ -161,6 +161,30 @@ def test_page(real: Any, tmp_path: Path) -> None:
     assert len(told.split()) > 20
 
 
+def test_page_in_a_browser(real: Any) -> None:
+    """The page as a person uses it: no rule of the server's keeps its inline module from running."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            page = browser.new_page()
+            faults: list[str] = []
+            page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: faults.append(str(error)))
+            page.goto(real.url)
+            page.click("#tell")
+            page.wait_for_function("document.querySelector('#tell').disabled === false")
+            told = page.inner_text("#story")
+        finally:
+            browser.close()
+    assert told.startswith("Once upon a time")
+    assert len(told) > 60
+    assert faults == []
+
+
 def test_modules_are_served_as_scripts(real: Any) -> None:
     """A browser runs a module only where its media type is that of a script."""
     import urllib.request

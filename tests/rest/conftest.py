@@ -14,6 +14,7 @@ from llamakit.plugins.frontends.rest.security import read_keys
 from llamakit.plugins.frontends.rest.server import Server
 from llamakit.plugins.frontends.rest.startup import make_state
 
+from llamakit.gguf import GGUFWriter, open_gguf
 from llamakit.options import build_options
 from llamakit.registry import Registry
 
@@ -57,7 +58,8 @@ class Client:
             connection.request(
                 "POST", path, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})}
             )
-            yield connection.getresponse()
+            with connection.getresponse() as response:  # a response that ends with its connection owns the socket
+                yield response
         finally:
             connection.close()
 
@@ -81,14 +83,15 @@ class Client:
 
 
 @contextmanager
-def running(models, settings=None, wait=True, **options):
+def running(models, settings=None, wait=True, tls=None, **options):
     """A server with `models` (name -> file); `options` are fields of ServeOptions, `settings` those of a Session."""
     made = build_options(ServeOptions, {"parallel": 8, "queue": 64} | options)
     keys = read_keys(made)
     sock = listen("127.0.0.1", 0)
-    merged = {"backend": "cpu", "threads": 2, "n_seq": made.parallel, "max_queue": made.queue} | (settings or {})
+    merged = {"backend": "cpu", "threads": 2, "n_seq": made.parallel, "max_queue": made.queue}
+    merged |= {"max_predict": made.max_predict} | (settings or {})
     state = make_state(made, Registry.discover(), models, merged, keys)
-    server = Server(state, sock, keys)
+    server = Server(state, sock, keys, tls)
     server.start()
     try:
         if wait:
@@ -98,15 +101,27 @@ def running(models, settings=None, wait=True, **options):
         server.stop()
 
 
+def starter(stack, stories260k):
+    """A function that starts servers which `stack` stops."""
+
+    def start(models=None, **options):
+        return stack.enter_context(running(models or {"stories": stories260k}, **options))
+
+    return start
+
+
 @pytest.fixture
 def serve(stories260k):
     """Start a server: `serve(api_key=["k"], settings={"ctx_size": 128})`; stopped at the end of the test."""
     with ExitStack() as stack:
+        yield starter(stack, stories260k)
 
-        def start(models=None, settings=None, wait=True, **options):
-            return stack.enter_context(running(models or {"stories": stories260k}, settings, wait, **options))
 
-        yield start
+@pytest.fixture(scope="module")
+def serve_module(stories260k):
+    """The same; stopped at the end of the module."""
+    with ExitStack() as stack:
+        yield starter(stack, stories260k)
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +176,21 @@ class Native:
 def native(server):
     """A client of the 2023 API."""
     return Native(server)
+
+
+@pytest.fixture(scope="session")
+def templated(stories260k, tmp_path_factory):
+    """A copy of the model with a chat template and more metadata: `templated(source, **{"general.name": "x"})`."""
+
+    def make(source, **more):
+        file = tmp_path_factory.mktemp("templated") / "model.gguf"
+        with open_gguf(stories260k) as model, GGUFWriter(file) as writer:
+            for key in model.metadata:
+                writer.add(key, model.metadata[key], *model.metadata.value_type(key))
+            for key, value in {"tokenizer.chat_template": source, **more}.items():
+                writer.add(key, value)
+            for name, info in model.tensors.items():
+                writer.add_tensor(name, model.raw(name), info.type, info.shape)
+        return file
+
+    return make

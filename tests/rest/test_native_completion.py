@@ -141,9 +141,47 @@ def test_minus_2_ends_with_the_context(native):
     assert answer["tokens_evaluated"] + answer["tokens_predicted"] in (512, 513)
 
 
+def test_without_context_shift_it_ends_with_the_context(native):
+    answer = native.complete(prompt=PROMPT, n_predict=600, ignore_eos=True, seed=1, context_shift=False)
+    assert (answer["truncated"], answer["stopped_limit"], answer["stop_type"]) == (False, True, "context")
+
+
 def test_the_end_token_counts(native):
     answer = native.complete(prompt=PROMPT, n_predict=-1, logit_bias=[[2, 1000]])
     assert (answer["content"], answer["tokens_predicted"], answer["stopped_eos"]) == ("", 1, True)
+
+
+def test_a_bias_is_added_and_the_last_one_for_a_token_counts(native):
+    first = {"prompt": PROMPT, "n_predict": 1, "temperature": 0, "return_tokens": True}
+    usual = native.complete(**first)["tokens"][0]
+    for bias, expected in [
+        ([[400, 1000]], 400),
+        ([[400, 1000], [401, 2000]], 401),
+        ([[400, 1000], [400, False]], usual),
+        ([[400, False], [400, 1000]], 400),
+        ({"400": 1000}, 400),
+        ([[native.detokenize([400]).strip(), 1000]], native.ids(native.detokenize([400]).strip())[-1]),
+    ]:
+        assert native.complete(**first, logit_bias=bias)["tokens"] == [expected], bias
+    assert native.complete(**first, logit_bias=[[usual, False]])["tokens"] != [usual]
+
+
+def test_a_bias_for_the_end_wins_over_ignore_eos(native):
+    answer = native.complete(prompt=PROMPT, n_predict=9, ignore_eos=True, logit_bias=[[2, 1000]])
+    assert (answer["stopped_eos"], answer["tokens_predicted"]) == (True, 1)
+    assert answer["generation_settings"]["ignore_eos"] is False
+    answer = native.complete(prompt=PROMPT, n_predict=9, ignore_eos=True, logit_bias=[[400, 1]])
+    assert answer["generation_settings"]["ignore_eos"] is True
+
+
+def test_the_limit_gives_way_to_the_rest_of_a_character(native):
+    """A byte that begins a character of four: up to three more tokens may complete it."""
+    begins = native.ids("\U0001f600")[-4]
+    answer = native.complete(prompt=PROMPT, n_predict=1, logit_bias=[[begins, 1000]])
+    assert (answer["tokens_predicted"], answer["stopped_limit"]) == (4, True)
+    assert set(answer["content"]) == {"\ufffd"}
+    ends = native.complete(prompt=PROMPT, n_predict=2, logit_bias=[[400, 1000]])
+    assert ends["tokens_predicted"] == 2
 
 
 def test_streamed_whole_and_repeated_answers_are_the_same(native):
@@ -234,6 +272,15 @@ def test_progress_comes_only_when_it_is_asked_for(native):
     kinds = ["".join(event)[:7] for event in asked if "content" in event or "prompt_progress" in event]
     assert kinds == sorted(kinds, reverse=True)  # all progress before all text
     assert asked[-1]["stop"] is True
+    assert list(asked[-1]["llamakit"]) == ["adapters", "ignored", "samplers", "seed", "stop_reason"]
+    assert set(asked[-1]["timings"]) - set(plain[-1]["timings"]) == {
+        "cache_n",
+        "draft_n",
+        "draft_n_accepted",
+        "queue_ms",
+    }
+    again = native.complete(prompt=prompt, n_predict=2, seed=asked[-1]["llamakit"]["seed"])
+    assert again["content"] == "".join(event.get("content", "") for event in asked)
 
 
 def test_a_deadline_cuts_the_answer(native):
@@ -241,9 +288,9 @@ def test_a_deadline_cuts_the_answer(native):
     assert (answer["stop_type"], answer["stopped_limit"]) == ("deadline", True)
 
 
-def test_the_alias_route_and_any_content_type(native):
+def test_any_content_type(native):
     body = json.dumps({"prompt": PROMPT, "n_predict": 2, "temperature": 0}).encode()
-    for path, kind in [("/completions", "application/json"), ("/completion", "application/x-www-form-urlencoded")]:
+    for path, kind in [("/completion", "application/json"), ("/completion", "application/x-www-form-urlencoded")]:
         response = native.post(path, {"Content-Type": kind}, body)
         assert response.status == 200
         assert response.json()["content"] == ", there"

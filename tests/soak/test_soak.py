@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import socket
 import statistics
 import sys
 import threading
@@ -75,16 +76,31 @@ def slope(points: list[tuple[float, float]]) -> float:
     return statistics.median((b - d) / (a - c) for (a, b), (c, d) in pairs)
 
 
+def slots(server: Any) -> list[Any]:
+    """The requests that the server works on."""
+    status, found = server.request("GET", "/slots")
+    assert status == 200
+    return list(found)
+
+
 def idle(server: Any, patience: float = 15.0) -> bool:
-    """Whether no slot is busy, at the latest after so many seconds."""
+    """Whether the server works on nothing, at the latest after so many seconds."""
     end = time.monotonic() + patience
-    while time.monotonic() < end:
-        status, slots = server.request("GET", "/slots")
-        assert status == 200
-        if not any(slot["is_processing"] for slot in slots):
-            return True
+    while slots(server):
+        if time.monotonic() > end:
+            return False
         time.sleep(0.1)
-    return False
+    return True
+
+
+def busy_with_one_that_leaves(server: Any) -> bool:
+    """Whether a stream shows in /slots while it is read, and no more when its reader has gone."""
+    body = b'{"prompt": "Once", "n_predict": 100000, "stream": true, "ignore_eos": true}'
+    with socket.create_connection((server.host, server.port), timeout=30) as connection:
+        connection.sendall(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        connection.recv(1000)
+        seen = len(slots(server)) == 1
+    return seen and idle(server)
 
 
 @pytest.mark.soak
@@ -93,6 +109,7 @@ def test_many_clients_that_come_and_go(server: Any, capsys: pytest.CaptureFixtur
     jobs = load.requests(seed=1)
     alone = asyncio.run(load.one_after_another(server.host, server.port, jobs))
     assert len(set(alone)) > len(jobs) / 2  # answers that differ, or mixing them up would not show
+    assert busy_with_one_that_leaves(server)
     before = Watch(server.pid).sample()
     watch = Watch(server.pid)
     watch.start()

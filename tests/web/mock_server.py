@@ -6,8 +6,10 @@ page's tests can have at will what a real server gives only by chance. Also a pr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mimetypes
+import socket
 import sys
 import threading
 import time
@@ -277,7 +279,7 @@ class Handler(BaseHTTPRequestHandler):
             if number == s.kill_after:
                 s.ended.append("killed")
                 self.close_connection = True
-                self.connection.close()
+                self.connection.shutdown(socket.SHUT_RDWR)
                 raise BrokenPipeError
             if number == s.error_after:
                 self._event({"error": {"code": "backend", "message": "the backend stopped", "hint": "try again"}})
@@ -360,6 +362,26 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connections: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, and remember it."""
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection that ends."""
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def cut(self) -> None:
+        """End every connection, as a killed process does."""
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that was cut."""
 
@@ -380,8 +402,9 @@ class MockServer:
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop at once, with all connections."""
         self.server.shutdown()
+        self.server.cut()
         self.server.server_close()
 
     @property

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 from llamakit.plugins.frontends.cli.params import Context, SamplingCommand, common_options, sampler_names
 
+from llamakit.errors import UsageError
+
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.source import Source
     from llamakit.plugins.frontends.cli.talk.talk import Talk
-    from llamakit.plugins.frontends.cli.talk.terminal import Terminal
 
 
 @click.command(cls=SamplingCommand)
@@ -48,23 +48,18 @@ def chat(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> None:
     context.apply(options)
     settings = Settings(_values(context, sampling, options))
     terminal = Terminal((ctx.find_root().obj or {}).get("color", "auto"))
-    source = _source(context, options, asked_model, terminal)
+    source = _source(context, options, asked_model)
     try:
         talk = Talk(
             source, settings, terminal, markdown=options["markdown"], timings=options["timings"], quiet=options["quiet"]
         )
-        for file in options["lora"]:
-            talk.adapters[source.add_adapter(file)] = 1.0
         talk.conversation.system = options["system"] or ""
         if options["prompt"] is not None:
             code = 0 if talk.once(options["prompt"]) else INTERRUPTED
         else:
             code = _loop(talk, options)
     finally:
-        closed = source.close()
-    if not closed:  # a prompt is still being read, which nothing can end: leave it with the process
-        sys.stdout.flush()
-        os._exit(code)
+        source.close()
     ctx.exit(code)
 
 
@@ -82,16 +77,18 @@ def _values(context: Context, sampling: dict[str, Any], options: dict[str, Any])
     return values
 
 
-def _source(context: Context, options: dict[str, Any], model: str | None, terminal: Terminal) -> Source:
+def _source(context: Context, options: dict[str, Any], model: str | None) -> Source:
     if options["url"]:
         from llamakit.plugins.frontends.cli.talk.client import Client
         from llamakit.plugins.frontends.cli.talk.remote import Remote
 
+        if options["lora"]:
+            raise UsageError("--lora needs a local model", hint="llamakit serve --lora FILE", param="lora")
         key = options["api_key"] or os.environ.get("OPENAI_API_KEY")
         return Remote(Client(options["url"], key), model)
     from llamakit.plugins.frontends.cli.talk.local import Local
 
-    return Local(context)
+    return Local(context, options["lora"])
 
 
 def _loop(talk: Talk, options: dict[str, Any]) -> int:

@@ -50,8 +50,8 @@ class Context:
         merged |= {key: value for key, value in values.items() if value is not None}
         return merged
 
-    def session(self, *, n_seq: int = 1, show: bool = True) -> Session:
-        """The session that the settings describe, with its weights loaded under a progress line."""
+    def session(self, *, n_seq: int = 1, show: bool = True, **more: Any) -> Session:
+        """The session that the settings describe (and `more` of `Session`'s own), with its weights loaded."""
         from llamakit import Session
 
         config = self.config
@@ -65,7 +65,7 @@ class Context:
         with self.console.progress("loading", label if show else "") as progress:
             session = Session(
                 path, registry=self.registry, threads=threads, n_seq=n_seq, progress=progress.update,
-                backend_options=backend, **{name: config[name] for name in names},
+                backend_options=backend, **{name: config[name] for name in names}, **more,
             )  # fmt: skip
             session.n_ctx  # noqa: B018 - loads the weights
         if show:

@@ -201,6 +201,6 @@ def gather(parts: Iterable[Part]) -> list[Whole]:
             pieces.setdefault(part.choice, []).extend(part.pieces)
         elif type(part) is Done:
             number = part.choice
-            texts = ["".join(told.get(number, ())) for told in (reasoning, content)]
-            found.append(Whole(part, *texts, calls.get(number, []), pieces.get(number, [])))
+            thought, said = ("".join(told.get(number, ())) for told in (reasoning, content))
+            found.append(Whole(part, thought, said, calls.get(number, []), pieces.get(number, [])))
     return sorted(found, key=lambda whole: whole.done.choice)

@@ -107,10 +107,10 @@ def _on_falcon_error(req: falcon.Request, resp: falcon.Response, error: falcon.H
     """One of falcon's errors, such as a method that a path does not answer."""
     ours = from_falcon(error)
     if isinstance(ours, MethodError):
-        ours.message = f"{req.path} does not answer {req.method}"
+        ours.message = f"{req.path[:200]} does not answer {req.method}"
         ours.found = f"it answers {dict(error.headers or {}).get('Allow', 'nothing')}"
     elif isinstance(ours, NotFoundError):
-        ours.message = f"there is nothing at {req.path}"
+        ours.message = f"there is nothing at {req.path[:200]}"
     _on_error(req, resp, ours, params)
     resp.status = error.status
     if error.headers:

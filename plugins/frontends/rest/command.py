@@ -62,31 +62,20 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     from llamakit.plugins.frontends.rest.logs import set_up
     from llamakit.plugins.frontends.rest.security import read_keys
     from llamakit.plugins.frontends.rest.server import STALL_SECONDS, Server
+    from llamakit.plugins.frontends.rest.tls import make_context
 
     set_up(options)
     keys = read_keys(options)
     models = startup.models_of(config, options)
     settings = startup.settings_of(config, options, len(models))
+    tls = make_context(options.ssl_cert_file, options.ssl_key_file) if startup.wants_tls(options) else None
     sock = listen(options.host, options.port, min(options.timeout, STALL_SECONDS))
     for text in [*notes, *startup.warnings_of(options, sock.getsockname()[0], keys)]:
         startup.warn(text, options)
     state = startup.make_state(options, registry, models, settings, keys)
     state.sampling = checked_sampling(registry, config.changed("sampling"))
-    server = Server(state, sock, keys)
+    server = Server(state, sock, keys, tls)
     return _Run(server, state, options).run()
-
-
-def _check_files(options: ServeOptions) -> None:
-    """What is told before anything starts."""
-    if options.ssl_cert_file or options.ssl_key_file:
-        raise UsageError(
-            "the server itself does not speak TLS", param="ssl_cert_file",
-            hint="put a proxy in front, such as: caddy reverse-proxy --from example.com --to 127.0.0.1:8080",
-        )  # fmt: skip
-    if options.path and not Path(options.path).is_dir():
-        from llamakit.plugins.frontends.rest.startup import warn
-
-        warn(f"--path {options.path}: no such folder; the built-in page is served")
 
 
 class _Run:

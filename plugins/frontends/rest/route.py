@@ -16,8 +16,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     `body` and `response` are msgspec Structs, or other types that msgspec describes (None: no body); `query`: a Struct
     of the parameters in the URL; `sampling`: whether the body takes the options of every installed sampler too;
-    `stream`: whether it can answer with server-sent events; `example`: a body that works with any model; `media`: the
-    content type of a whole answer.
+    `defaults`: where this API's differ from the samplers' own; `stream`: whether it can answer with server-sent events;
+    `example`: a body that works with any model; `media`, `stream_media`: content types of whole and streamed answers.
     """
 
     summary: str
@@ -25,11 +25,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     body: Any = None
     response: Any = None
     sampling: bool = False
+    defaults: Mapping[str, object] = {}
     stream: bool = False
     description: str = ""
     query: Any = None
     example: Any = None
     media: str = "application/json"
+    stream_media: str = "text/event-stream"
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

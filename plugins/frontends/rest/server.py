@@ -18,8 +18,10 @@ from llamakit.plugins.frontends.rest.gate import Gate
 from llamakit.plugins.frontends.rest.listen import url_of
 from llamakit.plugins.frontends.rest.refusals import Channel
 from llamakit.plugins.frontends.rest.security import Keys, Security, is_loopback
+from llamakit.plugins.frontends.rest.tls import TLSFront, private_socket, remove_private
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from llamakit.plugins.frontends.rest.state import ServerState
@@ -34,13 +36,16 @@ CUT_SECONDS = 2.0  # for streams to say that they were cut, and for the last byt
 class Server:
     """A server on a listening socket. `start` returns at once; `stop` ends it."""
 
-    def __init__(self, state: ServerState, sock: socket.socket, keys: Keys | None = None) -> None:
+    def __init__(
+        self, state: ServerState, sock: socket.socket, keys: Keys | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         options = state.options
-        self.state, self.sock = state, sock
+        self.state, self.sock, self._inner = state, sock, private_socket() if tls else sock
+        self._front = TLSFront(sock, self._inner, tls) if tls else None
         security = Security(options, keys or Keys(()), loopback=is_loopback(sock.getsockname()[0]))
         self.gate = Gate(make_app(state, security), state)
         self._server: Any = waitress.server.create_server(
-            self.gate, sockets=[sock], threads=options.threads, channel_request_lookahead=1,
+            self.gate, sockets=[self._inner], threads=options.threads, channel_request_lookahead=1,
             connection_limit=4 * options.places + 256, backlog=1024, asyncore_use_poll=True,
             asyncore_loop_timeout=1, cleanup_interval=min(30, max(1, int(options.timeout / 2))),
             channel_timeout=max(1, int(options.timeout)), outbuf_high_watermark=WATERMARK,
@@ -53,11 +58,13 @@ class Server:
     @property
     def url(self) -> str:
         """Where it is reached, such as "http://127.0.0.1:8080"."""
-        return url_of(self.sock)
+        return url_of(self.sock, "https" if self._front else "http")
 
     def start(self) -> None:
         """Answer requests, on threads of its own."""
         self._loop.start()
+        if self._front is not None:
+            self._front.start()
 
     def stop(
         self,
@@ -65,10 +72,12 @@ class Server:
         tick: Callable[[int, float], None] = lambda answers, left: None,
         cut: Callable[[], bool] = lambda: False,
     ) -> int:
-        """Take no new work, let answers go on for `grace` seconds or until `cut()`, then end everything.
+        """Take no new work, let answers go on for `grace` seconds or until `cut()`, then end everything; works once.
 
         `tick(answers, seconds left)` is called every tenth of a second meanwhile. Returns how many answers were cut.
         """
+        if not self._loop.is_alive():
+            return 0
         self.state.draining.set()
         end = time.monotonic() + grace
         while self.gate.answering and time.monotonic() < end and not cut():
@@ -104,6 +113,9 @@ class Server:
         """End the loop, which runs as long as any socket is open: it closes them itself, so nothing is closed twice."""
         self._server.trigger.pull_trigger(self._close_all)
         self._loop.join(CUT_SECONDS)
+        if self._front is not None:
+            self._front.stop()
+            remove_private(self._inner)
         self.sock.close()
 
     def _close_all(self) -> None:

@@ -86,6 +86,11 @@ def make_state(
     return ServerState(shown, registry, pool, Metrics(), key_required=bool(keys))
 
 
+def wants_tls(options: ServeOptions) -> bool:
+    """Whether the server is to speak TLS."""
+    return bool(options.ssl_cert_file or options.ssl_key_file)
+
+
 def warnings_of(options: ServeOptions, address: str, keys: Keys) -> list[str]:
     """What is allowed but unwise."""
     found = []
@@ -93,6 +98,8 @@ def warnings_of(options: ServeOptions, address: str, keys: Keys) -> list[str]:
         found.append(f"--path {options.path}: no such folder; the built-in page is served")
     if not is_loopback(address) and not keys:
         found.append(f"listening on {address} without --api-key: anyone who reaches this port can use the model")
+    if not is_loopback(address) and keys and not wants_tls(options):
+        found.append(f"listening on {address} without TLS: keys and texts can be read on the way (--ssl-cert-file)")
     if "*" in options.cors and not keys:
         found.append("--cors * without --api-key: any page that your browser opens can use the model")
     return found

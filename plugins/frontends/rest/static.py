@@ -46,7 +46,7 @@ class StaticFiles:
         """The sink: whatever no route answers comes here."""
         file = self.find(req.path) if req.method in ("GET", "HEAD") else None
         if file is None:
-            raise NotFoundError(f"there is nothing at {req.path}")
+            raise NotFoundError(f"there is nothing at {req.path[:200]}")
         if file.is_relative_to(self.web):
             resp.set_headers(PAGE_HEADERS)
         _send(req, resp, file)

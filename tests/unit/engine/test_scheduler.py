@@ -15,7 +15,12 @@ def group(number, *pending, lockstep=False, draft=0, scored=False):
     tracks = [SimpleNamespace(n_pending=n, draft=[7] * draft if n == 1 else []) for n in pending]
     request = SimpleNamespace(prompt_logprobs=0 if scored else None)
     return SimpleNamespace(
-        number=number, tracks=tracks, lockstep=lockstep, request=request, in_prefill=any(n > 1 for n in pending)
+        number=number,
+        tracks=tracks,
+        lockstep=lockstep,
+        request=request,
+        in_prefill=any(n > 1 for n in pending),
+        forked=False,
     )
 
 

@@ -200,5 +200,5 @@ def test_log_probabilities_are_of_the_plain_softmax():
     expected = x - np.log(np.exp(x.astype(np.float64)).sum())
     logprob, top = probabilities(x, 17, 5)
     assert logprob == pytest.approx(expected[17], abs=1e-5)
-    assert [i for i, _ in top] == np.argsort(-x, kind="stable")[:5].tolist()
-    assert [p for _, p in top] == pytest.approx(sorted(expected, reverse=True)[:5], abs=1e-5)
+    assert [each.token_id for each in top] == np.argsort(-x, kind="stable")[:5].tolist()
+    assert [each.logprob for each in top] == pytest.approx(sorted(expected, reverse=True)[:5], abs=1e-5)

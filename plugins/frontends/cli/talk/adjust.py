@@ -14,6 +14,8 @@ from llamakit.errors import UsageError
 from llamakit.options import near
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llamakit.plugins.frontends.cli.talk.talk import Talk
 
 
@@ -64,7 +66,7 @@ def model(talk: Talk, text: str) -> None:
     if not source.models():
         talk.terminal.say(talk.terminal.dim(cost(Path(text).expanduser())))
     talk.terminal.say(source.switch(text))
-    talk.chosen = []
+    talk.chosen, talk.adapters = [], None
 
 
 def cost(path: Path) -> str:
@@ -86,7 +88,8 @@ def lora(talk: Talk, text: str) -> None:
     if not text:
         names = source.adapters()
         for name in names:
-            talk.terminal.say(f"{'*' if name in talk.adapters else ' '} {name}  {talk.adapters.get(name, 0):g}")
+            scale = "by default" if talk.adapters is None else f"{talk.adapters.get(name, 0):g}"
+            talk.terminal.say(f"{name}  {scale}")
         if not names:
             talk.terminal.say("no adapters")
         return
@@ -101,9 +104,8 @@ def lora(talk: Talk, text: str) -> None:
         if not Path(name).expanduser().is_file():
             raise UsageError(f"no adapter {name!r}", found=near(name, source.adapters()), hint="/lora FILE loads one")
         name = source.add_adapter(str(Path(name).expanduser()))
-    talk.adapters.pop(name, None)
-    if scale:
-        talk.adapters[name] = scale
+    others = {other: old for other, old in (talk.adapters or {}).items() if other != name}
+    talk.adapters = {**others, name: scale} if scale else others
     talk.terminal.say(talk.terminal.dim(f"{name} {scale:g}, from the next answer on"))
 
 
@@ -126,7 +128,7 @@ def json_schema(talk: Talk, text: str) -> None:
     _constrain(talk, "json_schema", needed(text, "/json SCHEMA|off"), value)
 
 
-def _constrain(talk: Talk, name: str, text: str, value: object) -> None:
+def _constrain(talk: Talk, name: str, text: str, value: Callable[[], str]) -> None:
     knobs = talk.knobs()
     if text == "off":
         talk.settings.values.pop(name, None)
@@ -134,7 +136,7 @@ def _constrain(talk: Talk, name: str, text: str, value: object) -> None:
         return
     if name not in knobs:
         raise UsageError(f"no sampler that takes {name!r} is installed", hint="llamakit plugins --kind sampler")
-    given = value() if callable(value) else value
+    given = value()
     knob = knobs[name]
     talk.settings.values.pop({"grammar": "json_schema", "json_schema": "grammar"}[name], None)
     talk.settings.values[name] = msgspec.json.decode(given) if knob.field.kind == "json" else given
@@ -154,17 +156,25 @@ def _options(talk: Talk) -> list[str]:
     return list(talk.knobs())
 
 
+def _models(talk: Talk) -> list[str]:
+    return talk.source.models()
+
+
+def _adapters(talk: Talk) -> list[str]:
+    return talk.source.adapters()
+
+
 COMMANDS = (
     Command(name="set", usage="[NAME VALUE]", summary="sampler options, seed, max_tokens, stop", run=set_option,
-            words=_options),
+            words=_options, detail="/set lists them with their bounds, changed ones first; /set temperature 0.5"),
     Command(name="reset", usage="NAME|all", summary="an option as it was at the start", run=reset_option,
             words=lambda talk: ["all", *talk.knobs()]),
     Command(name="system", usage="[TEXT|off]", summary="another system prompt, from here on", run=system),
     Command(name="model", usage="[NAME]", summary="another model: a file, or one of the server's", run=model,
-            files=True, words=lambda talk: talk.source.models()),
+            files=True, words=_models, detail="The conversation goes on with it."),
     Command(name="lora", usage="[NAME[=SCALE]]", summary="LoRA adapters and their scales", run=lora, files=True,
-            words=lambda talk: talk.source.adapters()),
+            words=_adapters, detail="/lora tales.gguf   /lora tales=0.5   /lora tales=off"),
     Command(name="grammar", usage="FILE|off", summary="answers follow a grammar", run=grammar, files=True),
     Command(name="json", usage="SCHEMA|off", summary="answers follow a JSON Schema (a file, or the text)",
-            run=json_schema, files=True),
+            run=json_schema, files=True, detail='/json {"type": "object"}   /json schema.json'),
 )  # fmt: skip

@@ -22,6 +22,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     run: Callable[[Talk, str], None]
     words: Callable[[Talk], list[str]] | None = None
     files: bool = False
+    detail: str = ""  # what `/help NAME` adds
 
     @property
     def title(self) -> str:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.talk import Talk
 
 SAME = {"quit": "exit", "bye": "exit", "?": "help"}
-KEYS = """Alt+Enter or Ctrl+J  a new line         \\ at the end, or \"\"\" around  several lines
-Up, Down, Ctrl+R     what was typed     Tab  completes   //  a message that starts with /
-Ctrl+C               stops an answer    Ctrl+D  leaves"""
+KEYS = """Alt+Enter, Ctrl+J  a new line; so do \\ at a line's end, and \"\"\" around lines
+Up, Down, Ctrl+R   what was typed before        Tab     completes
+Ctrl+C             stops an answer              Ctrl+D  leaves
+//                 begins a message that starts with /"""
 
 
 def show_help(talk: Talk, text: str) -> None:
@@ -26,10 +27,9 @@ def show_help(talk: Talk, text: str) -> None:
     say, commands = talk.terminal.say, table()
     if text:
         command = find(text.lstrip("/"))
-        doc = (command.run.__doc__ or "").strip()
         say(f"{talk.terminal.bold(command.title)}  {command.summary}")
-        if doc:
-            say(doc)
+        if command.detail:
+            say(command.detail)
         return
     width = max(len(command.title) for command in commands.values())
     for command in commands.values():

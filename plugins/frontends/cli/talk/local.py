@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.frontends.cli.talk.settings import Knob, knobs_of
 from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Source, Waiting
 
-from llamakit.errors import LlamaKitError, UsageError
+from llamakit.errors import LlamaKitError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.conversation import Turn
 
     from llamakit import Session
+    from llamakit.engine.job import Job
     from llamakit.engine.request import Piece as EnginePiece
     from llamakit.engine.request import Result
 
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 class Local(Source):
     """Uses a `Session`."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self._free = threading.Lock()  # held while an answer uses the session
+    def __init__(self, context: Context, lora: tuple[str, ...] = ()) -> None:
+        self.context, self.lora = context, lora  # files of adapters
+        self._job: Job | None = None
         self._open()
 
     def _open(self) -> None:
-        self.session: Session = self.context.session()
+        more = {"lora": [(file, 1.0) for file in self.lora]} if self.lora else {}
+        self.session: Session = self.context.session(**more)
         name = self.session.file.metadata.get("general.name")
         self.model = name if isinstance(name, str) and name else self.session.path.stem
         self.n_ctx = self.session.n_ctx
@@ -42,38 +43,41 @@ class Local(Source):
         self, turns: Sequence[Turn], begun: str, params: Mapping[str, Any]
     ) -> Generator[Piece | Waiting, None, Answer]:
         """Answer the turns."""
-        while not self._free.acquire(timeout=0.1):  # an answer stopped while its prompt was read
-            yield Waiting("the prompt before is still being read")
-        try:
-            values = dict(params)
-            seed = values.pop("seed", -1)
-            seed = secrets.randbits(32) if seed is None or seed < 0 else seed
-            values["samplers"] = _names(values.get("samplers"))
-            values["adapters"] = values.get("adapters") or None
-            if values["adapters"] is None:
-                del values["adapters"]
-            tokens = self._tokens(turns, begun)
-            if len(tokens) > self.n_ctx // 8:
-                yield Waiting(f"reading {len(tokens):,} tokens")
-            result = yield from self._pieces(tokens, {**values, "seed": seed, "shift": False})
-            return _answer(result, seed)
-        finally:
-            self._free.release()
+        values = dict(params)
+        seed = values.pop("seed", -1)
+        seed = secrets.randbits(32) if seed is None or seed < 0 else seed
+        values["samplers"] = _names(values.get("samplers"))
+        if self.session.adapters is None:
+            values.pop("adapters", None)
+        tokens = self.render(turns, begun)[1]
+        request = self.session.request(tokens, **values, seed=seed, shift=False, progress=True)
+        result = yield from self._told(self.session.service.submit(request))
+        return _answer(result, seed)
 
-    def _pieces(self, tokens: list[int], params: dict[str, Any]) -> Generator[Piece, None, Result]:
-        stream = self.session.stream(tokens, **params)
+    def _told(self, job: Job) -> Generator[Piece | Waiting, None, Result]:
+        from llamakit.engine.job import Finished, PromptProgress, Token, raise_error
+
+        self._job, result = job, None
         try:
-            while True:
-                try:
-                    piece = next(stream)
-                except StopIteration as end:
-                    result: Result = end.value
-                    if result.tail:
-                        yield Piece(result.tail, 0)
-                    return result
-                yield Piece(piece.text, 1, self._chosen(piece))
+            for event in job:
+                if isinstance(event, Token):
+                    yield Piece(event.piece.text, 1, self._chosen(event.piece))
+                elif isinstance(event, PromptProgress):
+                    yield Waiting(f"read {event.processed:,} of {event.total:,} tokens")
+                elif isinstance(event, Finished):
+                    result = event.result
         finally:
-            stream.close()
+            job.cancel()
+        assert result is not None  # the last event of every job
+        raise_error(result)
+        if result.tail:
+            yield Piece(result.tail, 0)
+        return result
+
+    def abort(self) -> None:
+        """Cancel the answer: the engine sees it before its next step, also while it reads a prompt."""
+        if self._job is not None:
+            self._job.cancel()
 
     def _chosen(self, piece: EnginePiece) -> tuple[Chosen, ...]:
         if piece.logprob is None:
@@ -83,9 +87,6 @@ class Local(Source):
 
     def _text(self, token_id: int) -> str:
         return self.session.tokenizer.piece(token_id).decode("utf-8", "replace")
-
-    def _tokens(self, turns: Sequence[Turn], begun: str) -> list[int]:
-        return self.render(turns, begun)[1]
 
     def render(self, turns: Sequence[Turn], begun: str = "") -> tuple[str, list[int]]:
         """The text that the chat template makes, and its tokens."""
@@ -101,7 +102,8 @@ class Local(Source):
         """The options of every sampler that is installed; those of other packages with the sampler's name."""
         from llamakit.options import json_schema
 
-        registry, found = self.context.registry, {}
+        registry = self.context.registry
+        found: dict[str, Knob] = {}
         for name, sampler in registry.samplers().items():
             prefix = f"{name}." if f"sampler.{name}" in registry.third_party else ""
             found |= knobs_of(json_schema(sampler.Options), prefix)
@@ -112,46 +114,46 @@ class Local(Source):
         return []
 
     def switch(self, name: str) -> str:
-        """Close the model and open another file; where that is not possible, open the first one again."""
+        """Open another file in place of the model."""
         from llamakit.gguf import open_gguf
         from llamakit.models import load_model
 
         path = Path(name).expanduser()
         with open_gguf(path) as file:  # a file that is no model is refused before anything is closed
             load_model(file)
-        before = self.context.config["model"]
-        with self._free:
-            self.session.close()
-            try:
-                self.context.config.set("model", str(path), "/model")
-                self._open()
-            except LlamaKitError:
-                self.context.config.set("model", before, "/model")
-                self._open()
-                raise
+        self._reopen(str(path), lora=())
         return self.title
+
+    def _reopen(self, model: str | None = None, lora: tuple[str, ...] = ()) -> None:
+        """Close the session and open another; where that is not possible, the old one again."""
+        config = self.context.config
+        before = config["model"], self.lora
+        self.session.close()
+        try:
+            config.set("model", model or before[0], "/model")
+            self.lora = lora
+            self._open()
+        except LlamaKitError:
+            config.set("model", before[0], "/model")
+            self.lora = before[1]
+            self._open()
+            raise
 
     def adapters(self) -> list[str]:
         """Names of the adapters that are loaded."""
-        return [str(info.name) for info in self._store().infos()]
+        store = self.session.adapters
+        return [] if store is None else [info.name for info in store.infos()]
 
     def add_adapter(self, file: str) -> str:
-        """Load an adapter."""
-        return str(self._store().add(file).name)
+        """Load an adapter; a session that was opened without room for any is opened again."""
+        if self.session.adapters is not None:
+            return self.session.load_adapter(file).name
+        self._reopen(lora=(file,))
+        return self.adapters()[-1]
 
-    def _store(self) -> Any:
-        """The session's adapters: the one place that knows where they are."""
-        store = getattr(self.session, "adapters", None)
-        if store is None:
-            raise UsageError("this build has no LoRA adapters")
-        return store
-
-    def close(self) -> bool:
-        """Close the session, unless an answer that was stopped while its prompt was read still uses it."""
-        if not self._free.acquire(timeout=0.5):
-            return False
+    def close(self) -> None:
+        """Close the session."""
         self.session.close()
-        return True
 
 
 def _names(value: object) -> tuple[str, ...] | None:

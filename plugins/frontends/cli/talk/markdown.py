@@ -57,6 +57,11 @@ class Blocks:
         return ["\n".join(block)] if block else []
 
     @property
+    def in_code(self) -> bool:
+        """Whether the block that is open is one of code."""
+        return bool(self._fence)
+
+    @property
     def open(self) -> str:
         """The complete lines of the block that is not complete."""
         return "".join(f"{line}\n" for line in self._lines)
@@ -140,7 +145,7 @@ def _markdown() -> type:
     from rich.markdown import Heading, Markdown
 
     class LeftHeading(Heading):
-        LEVEL_ALIGN = dict.fromkeys(Heading.LEVEL_ALIGN, "left")  # type: ignore[assignment]
+        LEVEL_ALIGN = dict.fromkeys(Heading.LEVEL_ALIGN, "left")
 
         def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
             text = self.text.copy()

@@ -14,6 +14,7 @@ from prompt_toolkit.filters import has_focus
 from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth, create_output
+from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ class PromptReader(Reader):
     def __init__(self, terminal: Terminal, entries: Entries, completions: Completions) -> None:
         out = sys.stdout if terminal.writes else sys.stderr
         depth = None if (terminal.colour_out if terminal.writes else terminal.colour_err) else ColorDepth.DEPTH_1_BIT
+        output = create_output(stdout=out)
+        if isinstance(output, Vt100_Output):
+            output.enable_cpr = False  # nothing here needs the cursor's place, and some terminals never tell it
         self._session: PromptSession[str] = PromptSession(
             multiline=True, prompt_continuation="  ", key_bindings=_keys(), history=_Kept(entries),
             completer=_Completer(completions), complete_while_typing=False, complete_style=CompleteStyle.READLINE_LIKE,
-            enable_suspend=True, enable_open_in_editor=False, output=create_output(stdout=out), color_depth=depth,
+            enable_suspend=True, enable_open_in_editor=False, output=output, color_depth=depth,
             reserve_space_for_menu=0,
         )  # fmt: skip
 

@@ -36,10 +36,10 @@ class Remote(Source):
         self._describe()
 
     def _describe(self) -> None:
-        size = _count(self._try("/props"), "n_ctx", "default_generation_settings.n_ctx")
-        for record in self._records:
-            if size is None and record.get("id") == self.model:
-                size = _count(record, "n_ctx", "meta.n_ctx", "context_length")
+        record = next((r for r in self._records if r.get("id") == self.model), None)
+        size = _count(record, "meta.n_ctx", "n_ctx", "context_length")
+        if size is None:
+            size = _count(self._try("/props"), "n_ctx", "default_generation_settings.n_ctx")
         self.n_ctx = size
         self.title = f"{self.model or 'a model'} at {self.client.place}" + (f", context {size:,}" if size else "")
 
@@ -82,7 +82,7 @@ class Remote(Source):
                 if value is not None:
                     body |= {"logprobs": True, "top_logprobs": value}
             elif name == "adapters":
-                if value:
+                if value is not None:
                     body["lora"] = [{"name": adapter, "scale": scale} for adapter, scale in value]
             elif name == "samplers":
                 if value:
@@ -180,9 +180,8 @@ class Remote(Source):
             hint="adapters are loaded where the server runs: llamakit serve --lora FILE",
         )  # fmt: skip
 
-    def close(self) -> bool:
+    def close(self) -> None:
         """Nothing stays open."""
-        return True
 
 
 def _told(event: dict[str, Any], answer: Answer) -> Iterator[Piece | Waiting]:

@@ -55,7 +55,7 @@ class Answer(msgspec.Struct, kw_only=True):
 
 
 class Source(ABC):
-    """Gives answers. Only `stream` runs on another thread than the rest, one at a time."""
+    """Gives answers. Only `stream` runs on another thread than the rest."""
 
     title = ""  # for the first line
     model = ""  # the name of the model
@@ -105,5 +105,5 @@ class Source(ABC):
         """Load an adapter from a file; returns its name."""
 
     @abstractmethod
-    def close(self) -> bool:
-        """Give everything back; False if work that cannot be ended still uses it."""
+    def close(self) -> None:
+        """Give everything back."""

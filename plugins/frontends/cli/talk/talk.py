@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from llamakit.plugins.frontends.cli.talk import answering, commands
 from llamakit.plugins.frontends.cli.talk.conversation import Conversation, Message
 from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Waiting
-from llamakit.plugins.frontends.cli.talk.terminal import hushed
 from llamakit.plugins.frontends.cli.talk.view import MarkdownView, View
 
 from llamakit.errors import LlamaKitError
@@ -54,7 +53,7 @@ class Talk:
         self.markdown = markdown and terminal.writes and terminal.colour_out and not terminal.dumb
         self.timings, self.quiet = timings, quiet
         self.conversation = Conversation()
-        self.adapters: dict[str, float] = {}
+        self.adapters: dict[str, float] | None = None  # None: those that answers get by default
         self.attached: list[str] = []  # texts of files that go before the next message
         self.draft = ""  # stands at the next prompt
         self.file: Path | None = None  # where the conversation was saved
@@ -87,6 +86,7 @@ class Talk:
 
     def once(self, text: str) -> bool:
         """Answer one message; False if Ctrl-C stopped the answer."""
+        self.quiet, self.n_probs = True, 0
         self.conversation.add("user", text)
         return self.answer()
 
@@ -162,7 +162,7 @@ class Talk:
             view.show(item)
 
         try:
-            with hushed():
+            with self.terminal.hushed():
                 answer = answering.ask(self.source, turns, begun, self._params(seed), show)
         except LlamaKitError:
             if view.text:
@@ -183,7 +183,7 @@ class Talk:
             params["seed"] = seed
         if self.n_probs:
             params["logprobs"] = self.n_probs
-        params["adapters"] = tuple(self.adapters.items())
+        params["adapters"] = None if self.adapters is None else tuple(self.adapters.items())
         return params
 
     def _keep(self, view: View, answer: Answer, going_on: Message | None) -> None:
@@ -196,9 +196,10 @@ class Talk:
             going_on.stop, going_on.seed, going_on.timings = answer.reason, answer.seed, timings
             conversation.saved = False
         elif view.text.strip() or answer.reason == END:
+            adapters = [{"name": name, "scale": scale} for name, scale in (self.adapters or {}).items()]
             message = conversation.add(
                 "assistant", view.text, model=self.source.model, seed=answer.seed, stop=answer.reason, timings=timings,
-                params=dict(self.settings.values), adapters=[{"name": n, "scale": s} for n, s in self.adapters.items()],
+                params=dict(self.settings.values), adapters=adapters,
             )  # fmt: skip
             self._leads[message.id] = view.lead
 

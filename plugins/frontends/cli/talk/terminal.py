@@ -32,6 +32,7 @@ class Terminal:
 
     def __init__(self, mode: str = "auto", environ: Mapping[str, str] = os.environ) -> None:
         self.reads, self.writes, self.notes = (s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr))
+        self.n_resumed = 0  # how often the program came back after Ctrl-Z, or began to write
         self.dumb = environ.get("TERM") == "dumb"
         self.colour_out = may_colour(sys.stdout, mode, environ)
         self.colour_err = may_colour(sys.stderr, mode, environ)
@@ -70,32 +71,37 @@ class Terminal:
             self.say("")
             return False
 
+    @contextmanager
+    def hushed(self) -> Iterator[None]:
+        """Keys pressed in here do not appear on the terminal, but wait for the next prompt; Ctrl-C and Ctrl-Z work."""
+        if (
+            sys.platform == "win32"
+            or not sys.stdin.isatty()
+            or threading.current_thread() is not threading.main_thread()
+        ):
+            yield
+            return
+        import termios
 
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Keys pressed in here do not appear on the terminal, but wait for the next prompt; Ctrl-C and Ctrl-Z work."""
-    if sys.platform == "win32" or not sys.stdin.isatty() or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    import termios
+        fd = sys.stdin.fileno()
+        before = termios.tcgetattr(fd)
+        quiet: list[Any] = list(before)
+        quiet[0] &= ~termios.ICRNL if self.edits else -1  # an editor knows Enter by what the key sends
+        quiet[3] &= ~(termios.ECHO | termios.ICANON)
 
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    quiet: list[Any] = list(before)
-    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+        def suspend(*_: object) -> None:
+            termios.tcsetattr(fd, termios.TCSANOW, before)
+            os.kill(os.getpid(), signal.SIGSTOP)
 
-    def suspend(*_: object) -> None:
-        termios.tcsetattr(fd, termios.TCSANOW, before)
-        os.kill(os.getpid(), signal.SIGSTOP)
+        def resume(*_: object) -> None:
+            self.n_resumed += 1
+            termios.tcsetattr(fd, termios.TCSANOW, quiet)
 
-    def resume(*_: object) -> None:
-        termios.tcsetattr(fd, termios.TCSANOW, quiet)
-
-    handlers = {s: signal.signal(s, f) for s, f in ((signal.SIGTSTP, suspend), (signal.SIGCONT, resume))}
-    resume()
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        termios.tcsetattr(fd, termios.TCSANOW, before)
+        handlers = {s: signal.signal(s, f) for s, f in ((signal.SIGTSTP, suspend), (signal.SIGCONT, resume))}
+        resume()
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            termios.tcsetattr(fd, termios.TCSANOW, before)

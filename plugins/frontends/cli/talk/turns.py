@@ -19,7 +19,7 @@ def regenerate(talk: Talk, text: str) -> None:
     """Answer the last message again; the answer before stays as a branch."""
     seed = None
     if text:
-        seed = int(talk.settings.own["seed"].parse(text))  # type: ignore[call-overload]
+        seed = int(str(talk.settings.own["seed"].parse(text)))
     conversation = talk.conversation
     if not conversation.questions:
         raise UsageError("there is no message to answer yet")
@@ -125,11 +125,16 @@ def clear(talk: Talk, text: str) -> None:
 
 
 COMMANDS = (
-    Command(name="regenerate", usage="[SEED]", summary="answer the last message again", run=regenerate),
-    Command(name="continue", summary="go on with the last answer", run=go_on),
+    Command(name="regenerate", usage="[SEED]", summary="answer the last message again", run=regenerate,
+            detail="The answer before stays as a branch: /branches lists them, /branch N goes back to it."),
+    Command(name="continue", summary="go on with the last answer", run=go_on,
+            detail="After Ctrl-C, a limit of tokens or a lost connection; the new text is put at its end."),
     Command(name="undo", usage="[N]", summary="take back the last turn, or N turns", run=undo),
-    Command(name="edit", usage="[TURN]", summary="write in $EDITOR: a message, or that turn anew", run=edit),
-    Command(name="branch", usage="[N]", summary="keep this turn and try another; N: go to branch N", run=branch),
+    Command(name="edit", usage="[TURN]", summary="write in $EDITOR: a message, or that turn anew", run=edit,
+            detail="Turns are counted as /context shows them; the conversation goes on from the edited one."),
+    Command(name="branch", usage="[N]", summary="keep this turn and try another; N: go to branch N", run=branch,
+            detail="Steps back before your last message, which stands at the prompt to be changed."),
     Command(name="branches", summary="list all branches", run=branches),
-    Command(name="clear", summary="forget the conversation", run=clear),
-)
+    Command(name="clear", summary="forget the conversation", run=clear,
+            detail="The system prompt and the options stay. Asks first if there is something unsaved."),
+)  # fmt: skip

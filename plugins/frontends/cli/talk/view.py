@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.terminal import Terminal
 
 DELAY = 0.5  # seconds before it is said what is waited for
+WORD = re.compile(r"\n|[^\S\n]+|\S+")
+UNFINISHED = re.compile(r"[^\s\u0e00-\u0eff\u1100-\U0010ffff]{0,40}$")  # may be the beginning of a word
 RISKY = frozenset("\u200d\ufe0f\ufe0e") | {chr(c) for c in (*range(0x1F1E6, 0x1F200), *range(0x1F3FB, 0x1F400))}
 
 
@@ -83,23 +86,21 @@ class MarkdownView(View):
 
         super().__init__(terminal, begun)
         self._blocks = Blocks()
-        self._live = ""  # what was written and may still be replaced; begins at the start of a line
         self._line = ""  # the line that has no end yet
-        self._size = terminal.size()
+        self._live = ""  # what is on the screen and may still be replaced; begins at the start of a line
+        self._n_live = 0  # characters of the answer that it shows
+        self._held = ""  # the beginning of a word: shown when it is known to fit into the line
+        self._place = self._place_now()
         self._in_list = False
 
     def _write(self, text: str) -> None:
-        head, newline, tail = safe(text).rpartition("\n")
-        if not newline:
-            self._line += tail
-            self._raw(tail)
-            return
-        done = [block for line in (self._line + head).split("\n") for block in self._blocks.feed(line)]
-        self._line = tail
+        text = safe(text)
+        head, newline, self._line = (self._line + text).rpartition("\n")
+        done = [block for line in head.split("\n") for block in self._blocks.feed(line)] if newline else []
         if done:
             self._replace(done)
         else:
-            self._raw(f"{head}\n{tail}")
+            self._raw(self._held + text)
 
     def end(self) -> None:
         """Render what is left, also of a block that was cut off."""
@@ -110,10 +111,16 @@ class MarkdownView(View):
             self._replace(done)
 
     def _raw(self, text: str) -> None:
+        """Show text as it came, but for an unfinished word at its end; a word too long for the line begins another."""
         if not self._live:
-            self._size = self.terminal.size()
-        self._live += text
-        write(text)
+            self._place = self._place_now()
+        code = self._blocks.in_code
+        n = len(text) if code else len(text) - len(UNFINISHED.search(text)[0])  # type: ignore[index]
+        text, self._held = text[:n], text[n:]
+        shown = text if code else wrap(text, self._live.rpartition("\n")[2], self._place[0])
+        self._live += shown
+        self._n_live += n
+        write(shown)
 
     def _replace(self, blocks: list[str]) -> None:
         """Put blocks in the place of what is live, and after them the beginning of the next one, as it came."""
@@ -121,28 +128,53 @@ class MarkdownView(View):
 
         rest = self._blocks.open + self._line
         up = self._rows_up()
-        shown = "".join(f"{block}\n" for block in blocks)
         if up is None:  # it has left the screen: only what is new is added
-            new = shown + rest
-            text = new.removeprefix(self._live)
+            write("".join(f"{block}\n" for block in blocks)[self._n_live :])
         else:
             parts = []
             for block in blocks:
-                parts.append(render(block, self._size[0], in_list=self._in_list))
+                parts.append(render(block, self._place[0], in_list=self._in_list))
                 self._in_list = is_list(block, self._in_list)
-            text = (f"\x1b[{up}A" if up else "") + "\r\x1b[J" + "".join(f"{part}\n" for part in parts) + rest
-        write(text, raw=True)  # the codes in it are ours
-        self._live, self._size = rest, self.terminal.size()
+            codes = (f"\x1b[{up}A" if up else "") + "\r\x1b[J"
+            write(codes + "".join(f"{part}\n" for part in parts), raw=True)  # these codes are ours
+        self._live, self._n_live, self._held = "", 0, ""
+        if rest:
+            self._raw(rest)
+
+    def _place_now(self) -> tuple[int, int, int]:
+        """What must be as it was for the cursor to be where it was left: the size, and nobody else wrote meanwhile."""
+        return *self.terminal.size(), self.terminal.n_resumed
 
     def _rows_up(self) -> int | None:
         """Rows from the cursor up to where the live text begins; None where that is not on the screen, or not known."""
-        if self.terminal.size() != self._size:
+        if not self._live:
+            return 0
+        if self._place != self._place_now():
             return None
-        columns, rows = self._size
+        columns, rows, _ = self._place
         up = rows_down(self._live, columns, 0)
         if any(c in RISKY for c in self._live) and up != rows_down(self._live, columns, 2):
             return None
         return up if up < rows else None
+
+
+def wrap(text: str, line: str, columns: int) -> str:
+    """Text with a newline before each word that does not fit into its line; `line`: what is in the first line."""
+    from rich.cells import cell_len
+
+    column, parts = cell_len(line), []
+    for word in WORD.findall(text):
+        if word == "\n":
+            column = 0
+        elif column + cell_len(word) > columns and column:
+            if word.isspace():
+                continue  # the next word begins a line
+            parts.append("\n")
+            column = cell_len(word)
+        else:
+            column += cell_len(word)
+        parts.append(word)
+    return "".join(parts)
 
 
 def rows_down(text: str, columns: int, risky: int) -> int:

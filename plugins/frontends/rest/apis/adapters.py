@@ -30,7 +30,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Scale = Annotated[float, Meta(ge=-100, le=100)]
 
 
-class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+class LoraAdapter(msgspec.Struct, frozen=True, kw_only=True):
     """A loaded adapter."""
 
     id: Annotated[int, Meta(description="Its number, which no other will get.")]
@@ -42,7 +42,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
 
 
-class ScaleBody(msgspec.Struct, frozen=True, kw_only=True):
+class LoraScale(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter, by id or by name, and its scale for requests that say nothing of adapters."""
 
     id: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] | None = None
@@ -50,7 +50,7 @@ class ScaleBody(msgspec.Struct, frozen=True, kw_only=True):
     scale: Scale = 1.0
 
 
-class LoadBody(msgspec.Struct, frozen=True, kw_only=True):
+class LoraLoadBody(msgspec.Struct, frozen=True, kw_only=True):
     """Which adapter to load."""
 
     name: Annotated[Name, Meta(description="One of those that `GET /lora-adapters/load` lists.")]
@@ -58,18 +58,18 @@ class LoadBody(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[str, Meta(max_length=256, description="Which model, where there are several.")] = ""
 
 
-class UnloadBody(msgspec.Struct, frozen=True, kw_only=True):
+class LoraUnloadBody(msgspec.Struct, frozen=True, kw_only=True):
     """Which adapter to unload."""
 
     name: Annotated[Name, Meta(description="Its name.")]
     model: Annotated[str, Meta(max_length=256, description="Which model, where there are several.")] = ""
 
 
-class Changed(msgspec.Struct, frozen=True, kw_only=True):
+class AdaptersChanged(msgspec.Struct, frozen=True, kw_only=True):
     """What is loaded now."""
 
     success: bool = True
-    adapters: list[Adapter]
+    adapters: list[LoraAdapter]
 
 
 class Loadable(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,10 +92,10 @@ class Adapters:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Set the scales for requests that say nothing; adapters that are not in the list are switched off."""
-        wanted = read_array(req, ScaleBody, self.state)
+        wanted = read_array(req, LoraScale, self.state)
         with self.state.pool.lease(model_of(req)) as session:
             set_scales(store_of(session), wanted)
-            answer(resp, Changed(adapters=listed(session)))
+            answer(resp, AdaptersChanged(adapters=listed(session)))
 
 
 class Load:
@@ -111,7 +111,7 @@ class Load:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Load one, by name. Requests may choose it from now on."""
-        body = read(req, LoadBody, self.state, sampling=False)
+        body = read(req, LoraLoadBody, self.state, sampling=False)
         tell_ignored(resp, body.ignored)
         file = self.folder.file(body.fields.name)
         with self.state.pool.lease(body.fields.model) as session:
@@ -123,7 +123,7 @@ class Load:
                     f"adapter {body.fields.name!r} cannot be used with this model",
                     found=error.message.replace(str(file), file.name), param="name",
                 ) from None  # fmt: skip
-            answer(resp, Changed(adapters=listed(session)))
+            answer(resp, AdaptersChanged(adapters=listed(session)))
 
 
 class Unload:
@@ -134,11 +134,11 @@ class Unload:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Forget one; requests that use it go on with it."""
-        body = read(req, UnloadBody, self.state, sampling=False)
+        body = read(req, LoraUnloadBody, self.state, sampling=False)
         tell_ignored(resp, body.ignored)
         with self.state.pool.lease(body.fields.model) as session:
             store_of(session).remove(body.fields.name)
-            answer(resp, Changed(adapters=listed(session)))
+            answer(resp, AdaptersChanged(adapters=listed(session)))
 
 
 def model_of(req: falcon.Request) -> str | None:
@@ -155,16 +155,16 @@ def store_of(session: Session) -> AdapterStore:
     return session.adapters
 
 
-def listed(session: Session | None) -> list[Adapter]:
+def listed(session: Session | None) -> list[LoraAdapter]:
     """All adapters that are loaded."""
     infos: Sequence[AdapterInfo] = session.adapters.infos() if session is not None and session.adapters else []
     return [
-        Adapter(id=i.id, name=i.name, path=i.path, scale=i.scale, rank=i.rank, size=i.n_bytes, metadata=i.metadata)
+        LoraAdapter(id=i.id, name=i.name, path=i.path, scale=i.scale, rank=i.rank, size=i.n_bytes, metadata=i.metadata)
         for i in infos
     ]
 
 
-def set_scales(store: AdapterStore, wanted: Sequence[ScaleBody]) -> None:
+def set_scales(store: AdapterStore, wanted: Sequence[LoraScale]) -> None:
     """All scales at once: nothing is changed if one of the adapters is not there."""
     names = {info.id: info.name for info in store.infos()}
     scales = dict.fromkeys(names.values(), 0.0)
@@ -183,17 +183,18 @@ def set_scales(store: AdapterStore, wanted: Sequence[ScaleBody]) -> None:
 
 def routes(state: ServerState) -> list[Route]:
     """The routes of this module."""
-    show = Operation(summary="Loaded LoRA adapters", tag=TAG, response=list[Adapter], query=ModelQuery)
+    show = Operation(summary="Loaded LoRA adapters", tag=TAG, response=list[LoraAdapter], query=ModelQuery)
     scale = Operation(
-        summary="Set the default scales", tag=TAG, body=list[ScaleBody], response=Changed, query=ModelQuery, example=[],
+        summary="Set the default scales", tag=TAG, body=list[LoraScale], response=AdaptersChanged, query=ModelQuery,
+        example=[],
         description="For requests without `lora`. Adapters that are not in the list get scale 0.",
     )  # fmt: skip
     can = Operation(summary="LoRA adapters that can be loaded", tag=TAG, response=Loadable, query=ModelQuery)
     load = Operation(
-        summary="Load a LoRA adapter", tag=TAG, body=LoadBody, response=Changed,
+        summary="Load a LoRA adapter", tag=TAG, body=LoraLoadBody, response=AdaptersChanged,
         description="By the name of its file in the folder that the server was started with (`--lora-dir`).",
     )  # fmt: skip
-    unload = Operation(summary="Unload a LoRA adapter", tag=TAG, body=UnloadBody, response=Changed)
+    unload = Operation(summary="Unload a LoRA adapter", tag=TAG, body=LoraUnloadBody, response=AdaptersChanged)
     return [
         Route(path="/lora-adapters", resource=Adapters(state), operations={"GET": show, "POST": scale}),
         Route(path="/lora-adapters/load", resource=Load(state), operations={"GET": can, "POST": load}),

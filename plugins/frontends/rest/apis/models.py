@@ -57,7 +57,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     data: list[Model]
 
 
-class Changed(msgspec.Struct, frozen=True, kw_only=True):
+class ModelChanged(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a model."""
 
     success: bool = True
@@ -87,7 +87,7 @@ class Load(Models):
         tell_ignored(resp, body.ignored)
         before = self.state.pool.info(body.fields.model).loaded
         info = self.state.pool.load(body.fields.model)
-        answer(resp, Changed(changed=not before, model=describe(self.state, info)))
+        answer(resp, ModelChanged(changed=not before, model=describe(self.state, info)))
 
 
 class Unload(Models):
@@ -100,7 +100,7 @@ class Unload(Models):
         body = read(req, ModelBody, self.state, sampling=False)
         tell_ignored(resp, body.ignored)
         changed = self.state.pool.unload(body.fields.model)
-        answer(resp, Changed(changed=changed, model=describe(self.state, self.state.pool.info(body.fields.model))))
+        answer(resp, ModelChanged(changed=changed, model=describe(self.state, self.state.pool.info(body.fields.model))))
 
 
 def describe(state: ServerState, info: ModelInfo) -> Model:
@@ -116,11 +116,11 @@ def describe(state: ServerState, info: ModelInfo) -> Model:
 def routes(state: ServerState) -> list[Route]:
     """The routes of this module."""
     load = Operation(
-        summary="Load a model", tag=TAG, body=ModelBody, response=Changed, example={},
+        summary="Load a model", tag=TAG, body=ModelBody, response=ModelChanged, example={},
         description="Answers when it is loaded. The least used of the others go where memory is short.",
     )  # fmt: skip
     unload = Operation(
-        summary="Unload a model", tag=TAG, body=ModelBody, response=Changed, example={},
+        summary="Unload a model", tag=TAG, body=ModelBody, response=ModelChanged, example={},
         description="503 while requests use it. It is loaded again when a request names it.",
     )  # fmt: skip
     listed = Operation(summary="Models, and which are loaded", tag=TAG, response=ModelList)

@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING
 
 from llamakit.plugins.frontends.rest.apis.native_completion import Completion
 from llamakit.plugins.frontends.rest.apis.native_embedding import Embedding, EmbeddingBody
-from llamakit.plugins.frontends.rest.apis.native_fields import CompletionBody
+from llamakit.plugins.frontends.rest.apis.native_fields import DEFAULTS, CompletionBody
 from llamakit.plugins.frontends.rest.apis.native_infill import InfillBody, InfillCompletion
+from llamakit.plugins.frontends.rest.apis.native_shapes import (
+    Completions,
+    Embeddings,
+    ModelQuery,
+    PromptAnswer,
+    SettingsAnswer,
+    TextAnswer,
+    TokensAnswer,
+)
 from llamakit.plugins.frontends.rest.apis.native_text import (
     ApplyTemplate,
     Detokenize,
@@ -31,32 +40,35 @@ def routes(state: ServerState) -> list[Route]:
     """The routes of the native API."""
     completion, embedding = Completion(state), Embedding(state)
     complete = Operation(
-        summary="Complete a prompt", tag=TAG, body=CompletionBody, sampling=True, stream=True,
+        summary="Complete a prompt", tag=TAG, body=CompletionBody, response=Completions, sampling=True,
+        defaults=DEFAULTS, stream=True,
         description="With `stream`, server-sent events; the last one has `stop` true and all fields.",
     )  # fmt: skip
-    embed = Operation(summary="A vector for a text", tag=TAG, body=EmbeddingBody)
+    embed = Operation(summary="A vector for a text", tag=TAG, body=EmbeddingBody, response=Embeddings)
+    infill = Operation(
+        summary="Fill a gap in a text",
+        tag=TAG,
+        body=InfillBody,
+        response=Completions,
+        sampling=True,
+        defaults=DEFAULTS,
+        stream=True,
+    )
+    tokenize = Operation(summary="Text to tokens", tag=TAG, body=TokenizeBody, response=TokensAnswer)
+    detokenize = Operation(summary="Tokens to text", tag=TAG, body=DetokenizeBody, response=TextAnswer)
+    template = Operation(summary="Messages to a prompt", tag=TAG, body=TemplateBody, response=PromptAnswer)
+    settings = Operation(
+        summary="Settings of a request without any", tag=TAG, response=SettingsAnswer, query=ModelQuery
+    )
     return [
         _post("/completion", completion, complete),
-        _post("/completions", completion, complete),
-        _post(
-            "/infill",
-            InfillCompletion(state),
-            Operation(summary="Fill a gap in a text", tag=TAG, body=InfillBody, sampling=True, stream=True),
-        ),
-        _post("/tokenize", Tokenize(state), Operation(summary="Text to tokens", tag=TAG, body=TokenizeBody)),
-        _post("/detokenize", Detokenize(state), Operation(summary="Tokens to text", tag=TAG, body=DetokenizeBody)),
+        _post("/infill", InfillCompletion(state), infill),
+        _post("/tokenize", Tokenize(state), tokenize),
+        _post("/detokenize", Detokenize(state), detokenize),
         _post("/embedding", embedding, embed),
         _post("/embeddings", embedding, embed),
-        _post(
-            "/apply-template",
-            ApplyTemplate(state),
-            Operation(summary="Messages to a prompt", tag=TAG, body=TemplateBody),
-        ),
-        Route(
-            path="/model.json",
-            resource=ModelJson(state),
-            operations={"GET": Operation(summary="Settings of a request without any", tag=TAG)},
-        ),
+        _post("/apply-template", ApplyTemplate(state), template),
+        Route(path="/model.json", resource=ModelJson(state), operations={"GET": settings}),
     ]
 
 

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from llamakit.plugins.frontends.rest.apis.openai_format import extensions_of
 
 from llamakit.engine.request import FinishReason
 from llamakit.options import fields_of
@@ -28,6 +29,7 @@ SETTINGS = {
     "repeat_last_n": "repeat_last_n", "repeat_penalty": "repeat_penalty", "temp": "temperature", "tfs_z": "tfs_z",
     "top_k": "top_k", "top_p": "top_p", "typical_p": "typical_p",
 }  # fmt: skip
+MORE_TIMINGS = ("cache_n", "queue_ms", "draft_n", "draft_n_accepted")  # for those who ask for progress
 # Reasons that 2023 did not know; the answer names them.
 OTHER_REASONS = {
     FinishReason.DEADLINE: "deadline",
@@ -75,10 +77,12 @@ class Answers:
         request: Request,
         settings: dict[str, Any],
         n_dropped: int = 0,
+        ignored: Sequence[str] = (),
     ) -> None:
         self.tokenizer: Tokenizer = session.tokenizer
         self.model, self.fields, self.request, self.settings = model, fields, request, settings
         self.several, self.n_dropped = request.n > 1, n_dropped
+        self.ignored = ignored
 
     def part(self, text: str, pieces: Sequence[Piece], choice: int) -> dict[str, Any]:
         """An event in the middle of a stream: text, and the tokens it is made of where they are asked for."""
@@ -107,6 +111,10 @@ class Answers:
         if reason in OTHER_REASONS:
             value["stop_type"] = OTHER_REASONS[reason]
         value |= self._extras(pieces, result.choice)
+        if self.fields.return_progress and self.fields.stream:
+            details = extensions_of(self.request, result, self.ignored)
+            value["llamakit"] = details["llamakit"]
+            value["timings"] |= {name: details["timings"][name] for name in MORE_TIMINGS}
         if self.fields.return_tokens:
             value["tokens"] = result.tokens
         wanted = self.fields.response_fields

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.frontends.rest.apis.native_answer import Answers, encode, generation_settings, visible
@@ -13,13 +11,14 @@ from llamakit.plugins.frontends.rest.apis.native_fields import (
     sampling_of,
     spellings_of_2023,
 )
-from llamakit.plugins.frontends.rest.apis.native_stream import PROGRESS_SECONDS, CompletionEvents, error_event, event
+from llamakit.plugins.frontends.rest.apis.native_stream import CompletionEvents, error_event, event
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
 from llamakit.plugins.frontends.rest.generation import batches, held, start
+from llamakit.plugins.frontends.rest.loading import load
 from llamakit.plugins.frontends.rest.sse import stream
 
 from llamakit.engine.job import Finished, Token
-from llamakit.errors import LlamaKitError, UsageError
+from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,12 +65,13 @@ class Completion:
         state, sampling = self.state, sampling_of(self.state, body)
         request, n_dropped = self.request(session, body, sampling)
         settings = generation_settings(state.registry, session.n_ctx, name, body.fields, sampling, request)
-        answers = Answers(session, name, body.fields, request, settings, n_dropped)
+        answers = Answers(session, name, body.fields, request, settings, n_dropped, body.ignored)
         return answers, start(state, session, request, req)
 
     def _after_loading(self, req: falcon.Request, body: Body[Any], name: str) -> Iterator[bytes]:
         """The events of a stream whose model is not loaded yet: how far that is, then the answer."""
-        yield from loading_events(self.state, name)
+        for progress in load(self.state, name):
+            yield event({"loading": {"progress": progress}})
         with held(self.state, req, name) as session:
             answers, job = self._start(req, session, body, name)
             yield from CompletionEvents(answers).run(job)
@@ -102,41 +102,3 @@ def whole(answers: Answers, job: Job) -> Any:
                 tokens = visible(pieces[item.choice] or result.pieces, result)
                 found[item.choice] = answers.last(result, result.text, tokens)
     return [found[choice] for choice in sorted(found)] if answers.several else found[0]
-
-
-def loading_events(state: ServerState, name: str) -> Iterator[bytes]:
-    """Load a model, telling how far it is; raises what its loading raised."""
-    told: queue.SimpleQueue[float | LlamaKitError | None] = queue.SimpleQueue()
-
-    def load() -> None:
-        end: LlamaKitError | None = None
-        try:
-            state.pool.load(name, told.put)
-        except LlamaKitError as error:
-            end = error
-        told.put(end)
-
-    threading.Thread(target=load, name="llamakit-load-wait", daemon=True).start()
-    yield event({"loading": {"progress": 0.0}})
-    while True:
-        latest = _latest(told)
-        if isinstance(latest, LlamaKitError):
-            raise latest
-        if latest is None:
-            return
-        yield event({"loading": {"progress": round(latest, 3)}})
-        threading.Event().wait(PROGRESS_SECONDS)
-
-
-def _latest(told: queue.SimpleQueue[Any]) -> Any:
-    """Wait for what was told, and take the newest of it; the end, once it is there."""
-    value = told.get()
-    while isinstance(value, float) and not told.empty():
-        value = told.get()
-    return value
-
-
-def json(resp: falcon.Response, value: Any) -> None:
-    """Answer with compact JSON, keys in alphabetical order."""
-    resp.content_type = "application/json"
-    resp.data = encode(value)

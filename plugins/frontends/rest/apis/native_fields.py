@@ -68,6 +68,7 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, rename={"draft":
         bool, Meta(description="Probabilities after the samplers (as in 2023), or logarithms of those before.")
     ] = True
     samplers: Annotated[list[Name] | Name, Meta(description='Names of samplers in order, or "a;b".')] | None = None
+    context_shift: Annotated[bool, Meta(description="Drop old context when it is full, and go on.")] = True
     parse_special: Annotated[bool, Meta(description="Recognise the texts of control tokens in the prompt.")] = True
     cache_prompt: Annotated[bool, Meta(description="Use and keep evaluated beginnings of prompts.")] = True
     cache_salt: Annotated[str, Meta(max_length=256, description="Only requests with the same share them.")] = ""
@@ -132,17 +133,21 @@ def request_for(
     """The engine's request for a prompt. UsageError for what only the model can tell: token ids, adapters."""
     fields, tokenizer = body.fields, session.tokenizer
     options = {name: value for name, value in sampling.items() if name != "ignore_eos"}
+    ignore_eos = fields.ignore_eos or bool(sampling.get("ignore_eos"))
     if fields.logit_bias:
-        options["logit_bias"] = bias_pairs(tokenizer, fields.logit_bias)
+        bias = bias_of(tokenizer, fields.logit_bias)
+        if ignore_eos and not tokenizer.eog_ids.isdisjoint(bias):  # a bias that is given wins over `ignore_eos`
+            ignore_eos, bias = False, dict.fromkeys(sorted(tokenizer.eog_ids), False) | bias
+        options["logit_bias"] = list(bias.items())
     return session.request(
         tokens,
         max_tokens=fields.n_predict,
         seed=-1 if fields.seed == RANDOM_SEED else fields.seed,
         samplers=sampler_names(fields.samplers),
         stop=stop_texts(fields.stop),
-        ignore_eos=fields.ignore_eos or bool(sampling.get("ignore_eos")),
+        ignore_eos=ignore_eos,
         keep=kept(fields.n_keep, len(tokens), session.n_ctx),
-        shift=True,
+        shift=fields.context_shift,
         truncate=True,
         probs_after=fields.n_probs if fields.post_sampling_probs else 0,
         logprobs=None if fields.post_sampling_probs or not fields.n_probs else fields.n_probs,
@@ -186,15 +191,20 @@ def sampler_names(names: list[str] | str | None) -> tuple[str, ...] | None:
     return found
 
 
-def bias_pairs(tokenizer: Tokenizer, bias: Bias) -> list[tuple[int, float | bool]]:
-    """(id, bias) pairs; a text stands for each of its tokens."""
-    pairs: list[tuple[int, float | bool]] = []
+def bias_of(tokenizer: Tokenizer, bias: Bias) -> dict[int, float | bool]:
+    """Bias by token id, the last one given for each; a text stands for each of its tokens."""
+    found: dict[int, float | bool] = {}
     for token, value in bias.items() if isinstance(bias, dict) else bias:
         if isinstance(token, str) and not (isinstance(bias, dict) and token.isdecimal() and len(token) < 12):
-            pairs += [(id, value) for id in tokenizer.encode(token)]
+            found |= dict.fromkeys(tokenizer.encode(token), value)
         else:
-            pairs.append((checked_id(tokenizer, int(token), "logit_bias", "logit_bias"), value))
-    return pairs
+            found[checked_id(tokenizer, int(token), "logit_bias", "logit_bias")] = value
+    return found
+
+
+def bias_pairs(tokenizer: Tokenizer, bias: Bias) -> list[tuple[int, float | bool]]:
+    """The same as pairs."""
+    return list(bias_of(tokenizer, bias).items())
 
 
 def guidance(tokenizer: Tokenizer, fields: CompletionBody) -> Guidance | None:

@@ -26,6 +26,7 @@ def routes(state: ServerState) -> list[Route]:
         Route(path="/v1/chat/completions", resource=chat, operations={"POST": talk}),
         Route(path="/chat/completions", resource=chat, operations={"POST": talk}),
         Route(path="/v1/completions", resource=completions, operations={"POST": complete}),
+        Route(path="/completions", resource=completions, operations={"POST": complete}),
         Route(path="/v1/embeddings", resource=embeddings, operations={"POST": embed}),
         Route(
             path="/v1/models", resource=Models(state),

@@ -252,8 +252,9 @@ class Answer:
         given = self.fields.prompt
         ids = not isinstance(given, str) and not isinstance(given[number if not isinstance(given[0], int) else 0], str)
         tokens = list(result.prompt)
-        added = not ids and bos is not None and tokens and tokens[0].token_id == bos
-        return tokens[1:] if added and not text.startswith(self.tokenizer.token_text(bos)) else tokens
+        if ids or bos is None or not tokens or tokens[0].token_id != bos:
+            return tokens
+        return tokens if text.startswith(self.tokenizer.token_text(bos)) else tokens[1:]
 
 
 def _check_together(fields: CompletionsBody) -> None:

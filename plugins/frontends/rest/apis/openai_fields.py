@@ -64,7 +64,6 @@ class Extensions(msgspec.Struct, frozen=True, kw_only=True):
     priority: Annotated[int, Meta(ge=-1000, le=1000, description="Larger goes first.")] = 0
     deadline: Annotated[float, Meta(gt=0, le=86400, description="Seconds until the answer is cut.")] | None = None
     draft: Annotated[int, Meta(ge=0, le=64, description="Most tokens guessed ahead in a step.")] | None = None
-    return_progress: Annotated[bool, Meta(description="Tell of queue, loading and prompt while streaming.")] = False
 
 
 class Generate(Extensions, frozen=True, kw_only=True):
@@ -78,6 +77,7 @@ class Generate(Extensions, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, description="Of random numbers; -1 = a new one.")] = -1
     logit_bias: Annotated[Bias, Meta(description="Token id (or text) -> what to add to its logit; false bans it.")] = {}
     user: Annotated[str, Meta(description="Without effect.")] = ""
+    return_progress: Annotated[bool, Meta(description="Tell of queue, loading and prompt while streaming.")] = False
 
     @property
     def include_usage(self) -> bool:

@@ -2,7 +2,7 @@
 
 import { ApiError, ServerGone, apiKey, events, request } from "./api.js";
 import { Cell, path, saveConv, server, settings } from "./state.js";
-import { put } from "./store.js";
+import { get, put } from "./store.js";
 import { answerRequest, readEvent } from "./wire.js";
 
 const SAVE_MS = 2000;
@@ -15,7 +15,7 @@ const CANCEL_MS = 2000;
 export const runs = new Map();
 export const running = new Cell({ count: 0 });
 
-/** What happens to answers: listeners get `(name, run)` for "began", "queued", "writing", "ended" and "failed". */
+/** What happens to answers: listeners get `(name, run)` for "began", each phase entered, and "ended". */
 const listeners = new Set();
 export const onRun = (listener) => listeners.add(listener);
 
@@ -31,6 +31,7 @@ export function startAnswer(doc, message, { seed } = {}) {
   const history = seenBy(doc.conv, path(doc, message.parent));
   const seen = message.text ? [...history, message] : history;
   const ask = () => answerRequest(doc.conv, seen, { probabilities: settings.value.probabilities, seed });
+  Object.assign(message, { params: { ...doc.conv.params }, adapters: doc.conv.adapters ?? message.adapters });
   const run = new Run(doc, message, ask);
   run.start();
   return run;
@@ -131,7 +132,7 @@ export class Run {
   }
 
   #phase(state) {
-    const entered = this.state.value.phase !== state.phase;
+    const entered = this.state.value.phase !== state.phase || state.phase === "busy";
     this.state.set(state);
     if (entered) this.#tell(state.phase);
   }
@@ -182,7 +183,9 @@ export class Run {
   }
 
   async #keepProbs() {
-    if (this.probs.length) await put("probs", { message: this.message.id, spans: [...(this.oldSpans ?? []), ...this.probs] });
+    if (!this.probs.length) return;
+    const old = this.base ? ((await get("probs", this.message.id))?.spans ?? []) : [];
+    await put("probs", { message: this.message.id, spans: [...old.filter(({ from }) => from < this.base), ...this.probs] });
   }
 
   async #fail(error) {
@@ -205,7 +208,7 @@ export class Run {
       await this.#until((wake) => server.subscribe(({ state }) => state === "ready" && wake()));
       return !this.stopping;
     }
-    if (tries > MOST_TRIES) return false;
+    if (tries > MOST_TRIES || error.code === "out_of_memory") return false;
     const wait = Math.min(LONGEST_WAIT_S, error.retryAfter ?? 2 ** (tries - 1)) * 1000;
     const until = Date.now() + wait + Math.random() * Math.min(500, wait / 4);
     this.#phase({ phase: "busy", until, tries, error: { message: error.message, found: error.found } });

@@ -5,7 +5,6 @@ import { ApiError, ServerGone } from "./api.js";
 import { startComposer } from "./composer.js";
 import { button, byId, copyText, h } from "./dom.js";
 import { startKeys } from "./keys.js";
-import { sourceOf } from "./markdown.js";
 import { startRail } from "./rail.js";
 import { current, keepDoc, loadDoc, loadList, newConversation, rail, saveSettings, server, settings } from "./state.js";
 import { alertReader, banner, loadProps, probe, probeNow, say, startStatus } from "./status.js";
@@ -116,7 +115,7 @@ function show(doc) {
 async function route() {
   const [, section, id] = /^#\/([cns])\/([\w-]*)/.exec(location.hash) ?? [];
   if (section === "s") openDrawer(id);
-  if (section === "s" && current.value.doc) return;
+  if (section === "s" && current.value.doc) return void history.replaceState(null, "", hashOf(current.value.doc.conv));
   const doc = section && section !== "s" ? await loadDoc(id) : null;
   if (doc) return show(doc);
   const kind = section === "n" || (!section && server.value.props?.chat === false) ? "notebook" : "chat";
@@ -154,6 +153,8 @@ function sheet(node, label) {
   dialog.addEventListener("close", () => {
     home.insertBefore(node, place);
     dialog.remove();
+    if (node.id === "drawer") node.hidden = true;
+    byId("settings").setAttribute("aria-expanded", "false");
   });
   document.body.append(dialog);
   dialog.showModal();
@@ -245,7 +246,16 @@ function focusWriting() {
 
 async function copyLastCode() {
   const blocks = byId("transcript").querySelectorAll("pre");
-  if (blocks.length) say((await copyText(sourceOf([...blocks].at(-1)))) ? "Code copied" : "Not copied");
+  if (!blocks.length) return;
+  const { sourceOf } = await import("./markdown.js");
+  say((await copyText(sourceOf([...blocks].at(-1)))) ? "Code copied" : "Not copied");
+}
+
+/** On iOS the keyboard covers the page: its height is what is left. */
+function fitKeyboard() {
+  const fit = () => document.documentElement.style.setProperty("--height", `${visualViewport.height}px`);
+  const covered = () => visualViewport.scale === 1 && visualViewport.height < innerHeight - 80;
+  visualViewport?.addEventListener("resize", () => (covered() ? fit() : document.documentElement.style.removeProperty("--height")));
 }
 
 async function start() {
@@ -255,6 +265,7 @@ async function start() {
   startStatus();
   wire();
   startKeys(commands);
+  fitKeyboard();
   startRail({ open: (conv, go) => (closeSheets(), go && (location.hash = hashOf(conv))), create: () => openNew("chat"),
     menu: (conv, opener) => panel("menu", ({ showMenu }) => showMenu(conv, opener)) });
   current.subscribe(titles);

@@ -108,3 +108,14 @@ export function seconds(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
   return ms < 60_000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
 }
+
+let styled = null;
+
+/** Loads the style sheet of the panels, once. */
+export function panelStyles() {
+  styled ??= new Promise((resolve) => {
+    const link = h("link", { rel: "stylesheet", href: "ui/panels.css", on: { load: resolve, error: resolve } });
+    document.head.append(link);
+  });
+  return styled;
+}

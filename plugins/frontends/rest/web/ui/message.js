@@ -2,7 +2,7 @@
 
 import { copyText, h, icon, iconButton, seconds } from "./dom.js";
 import { renderMarkdown, sourceOf } from "./markdown.js";
-import { server, settings, siblings } from "./state.js";
+import { server, settings } from "./state.js";
 import { StreamView } from "./stream.js";
 import { say } from "./status.js";
 
@@ -99,6 +99,7 @@ export class MessageView {
   }
 
   draw(final = false) {
+    if (!this.stream) return;
     for (const [field, view] of [["text", this.stream], ["reasoning", this.thinking]]) {
       const whole = this.message[field] ?? "";
       view.append(whole.slice(this.shown[field]));
@@ -115,8 +116,12 @@ export class MessageView {
     this.node.removeAttribute("aria-busy");
   }
 
-  /** Everything around the text: number, byline, tools. Focus stays where it was. */
-  refresh({ index, last, run }) {
+  /** Everything around the text: number, byline, tools. Focus stays where it was; what is up to date is left alone. */
+  refresh({ index, last, run, branches }) {
+    const state = JSON.stringify([index, last, Boolean(run), branches.map(({ id }) => id), this.describe(), this.message.model, this.message.timings, this.message.error]);
+    if (state === this.state) return;
+    this.state = state;
+    this.branches = branches;
     const { role, model } = this.message;
     const name = role === "user" ? "You" : model || server.value.props?.model || "Model";
     this.who.replaceChildren(name, h("span", { class: "visually-hidden", text: `, message ${index + 1}` }));
@@ -149,6 +154,7 @@ export class MessageView {
     return [copy, edit,
       tool("regenerate", "Regenerate", "redo", () => actions.regenerate(message)),
       message.text && tool("continue", "Continue", "more", () => actions.continue(message)),
+      message.stop === "limit" && tool("limit", "Raise the limit", "sliders", () => (location.hash = "#/s/output")),
       message.text && tool("probabilities", "Probabilities", "bars", () => actions.probabilities(this)),
       message.timings && h("button", { type: "button", class: "small quiet", data: { tool: "details" }, "aria-label": `Details: ${this.speed()}`,
         on: { click: (event) => actions.details(message, event.currentTarget) }, text: this.speed() }),
@@ -162,7 +168,7 @@ export class MessageView {
 
   /** ‹ 2/3 ›: the arrows, or ← and → on either, show another branch. */
   branchSwitch() {
-    const all = siblings(this.doc, this.message);
+    const all = this.branches;
     const at = all.findIndex(({ id }) => id === this.message.id);
     if (all.length < 2 || at < 0) return null;
     const go = (step) => all[at + step] && this.actions.branch(all[at + step], step);

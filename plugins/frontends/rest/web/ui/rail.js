@@ -59,13 +59,21 @@ function groupOf({ pinned, updated }) {
   return new Date(updated).toLocaleDateString(undefined, { month: "long", year: "numeric" });
 }
 
+let drawn = "";
+
 function draw() {
+  const state = JSON.stringify([filter, [...(matches ?? [])], current.value.doc?.conv.id, [...runs.keys()], rail.value.list.map(({ id, title, pinned, kind }) => [id, title, pinned, kind])]);
+  if (state !== drawn) redraw();
+  drawn = state;
+}
+
+function redraw() {
   const place = byId("conversations");
   const focused = place.contains(document.activeElement) ? document.activeElement.dataset : null;
   const shown = rail.value.list.filter((conv) => !filter || conv.title.toLowerCase().includes(filter) || matches?.has(conv.id));
   const groups = Map.groupBy(shown.toSorted((a, b) => (b.pinned ? 1 : 0) - (a.pinned ? 1 : 0)), groupOf);
   place.replaceChildren(...[...groups].flatMap(([name, list]) =>
-    [h("h3", { class: "group", text: name }), h("ul", {}, ...list.map(entry))]));
+    [h("h3", { class: "day", text: name }), h("ul", {}, ...list.map(entry))]));
   if (!shown.length) place.append(h("p", { class: "muted pad", text: filter ? "Nothing found." : "Conversations are kept in this browser only." }));
   if (focused?.id) place.querySelector(`[data-id="${focused.id}"][data-part="${focused.part}"]`)?.focus({ preventScroll: true });
 }
@@ -106,7 +114,7 @@ export function rename(conv) {
     over = true;
     const title = box.value.trim();
     if (keep && title && title !== conv.title) await saveConv(await loadDoc(conv.id), { title });
-    draw();
+    redraw();
     byId("conversations").querySelector(`[data-id="${conv.id}"]`)?.focus();
   };
   box.addEventListener("keydown", (event) => {

@@ -120,9 +120,11 @@ export function startStatus() {
     lastRun = run;
     draw();
   });
-  server.subscribe(draw);
+  server.subscribe((_, patch) => {
+    if (patch.state === "ready") lastRun = null;
+    draw();
+  });
   current.subscribe(draw);
-  return draw;
 }
 
 function idle() {

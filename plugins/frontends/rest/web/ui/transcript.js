@@ -2,10 +2,9 @@
 
 import { onRun, runs, startAnswer } from "./answer.js";
 import { byId, count, h } from "./dom.js";
-import { MessageView } from "./message.js";
-import { current, deepest, newMessage, path, saveConv, settings, siblings, titleOf } from "./state.js";
-import { askToPersist } from "./store.js";
-import { Pin, everyFrame } from "./stream.js";
+import { current, deepest, newMessage, path, saveConv, server, settings, titleOf } from "./state.js";
+import { askToPersist, remove } from "./store.js";
+import { Pin, everyFrame } from "./pin.js";
 
 const MOST_SHOWN = 300;
 const SHOWN_THEN = 100;
@@ -17,6 +16,18 @@ let pin = null;
 let draw = () => {};
 let unfollow = () => {};
 let missed = 0; // lines that arrived while the reader was elsewhere
+
+let MessageView = null; // its module, with all of Markdown, comes with the first message
+let loading = null;
+
+/** Loads what shows messages. A server that is gone just then is asked again by the next message. */
+export function loadMessages() {
+  loading ??= import("./message.js").then((module) => (MessageView = module.MessageView)).catch(() => {
+    loading = null;
+    server.set({ state: "gone" });
+  });
+  return loading;
+}
 
 export function startTranscript() {
   const scroller = byId("scroller");
@@ -36,7 +47,11 @@ export function startTranscript() {
     if (run.doc !== doc || doc.conv.kind !== "chat") return;
     if (name === "began") attach(run);
     else if (name === "ended") detach(run);
+    else if (name === "busy") showBusy(run);
+    else views.get(run.message.id)?.cards.replaceChildren();
   });
+  for (const type of ["keydown", "pointerdown"]) addEventListener(type, loadMessages, { once: true, capture: true });
+  server.subscribe(({ state }) => state === "ready" && doc?.messages.size && !MessageView && show(doc));
   settings.subscribe((_, patch) => "ownMarkdown" in patch && doc && show(doc));
 }
 
@@ -66,6 +81,12 @@ function show(next) {
   byId("transcript").replaceChildren();
   if (!doc || doc.conv.kind !== "chat") return;
   const total = shownPath().length;
+  byId("empty").hidden = total > 0;
+  if (!total) return;
+  if (!MessageView) {
+    loadMessages().then(() => MessageView && doc === next && show(next));
+    return;
+  }
   earlier = total > MOST_SHOWN ? total - SHOWN_THEN : 0;
   refresh();
   const run = runs.get(doc.conv.id);
@@ -75,10 +96,12 @@ function show(next) {
 
 /** Makes the transcript show the present path; messages that stay are not touched but for what is around them. */
 export function refresh() {
+  if (!MessageView) return show(doc);
   const run = runs.get(doc.conv.id);
   const messages = shownPath();
   const shown = messages.slice(earlier);
   const parent = byId("transcript");
+  const byParent = Map.groupBy(doc.messages.values(), (message) => message.parent);
   const kept = new Set(shown.map(({ id }) => id));
   for (const [id, view] of views) if (!kept.has(id)) view.node.remove();
   const old = views;
@@ -88,7 +111,8 @@ export function refresh() {
     views.set(message.id, view);
     if (parent.children[index + 1] !== view.node) parent.append(view.node);
     const last = index === shown.length - 1;
-    view.refresh({ index: index + earlier, last, run: run?.message === message ? run : null });
+    const branches = (byParent.get(message.parent) ?? []).toSorted((a, b) => a.created - b.created);
+    view.refresh({ index: index + earlier, last, run: run?.message === message ? run : null, branches });
     view.node.tabIndex = last ? 0 : -1;
     view.node.classList.toggle("unseen-above", message.id === doc.conv.firstSeen);
   });
@@ -115,6 +139,7 @@ function placeEarlier(parent) {
 
 /** Follows the answer that is being written. */
 function attach(run) {
+  if (!MessageView) return void loadMessages().then(() => MessageView && doc === run.doc && show(doc));
   unfollow();
   refresh();
   const view = views.get(run.message.id);
@@ -136,8 +161,14 @@ function attach(run) {
   };
 }
 
+function showBusy(run) {
+  const place = views.get(run.message.id)?.cards;
+  import("./cards.js").then(({ busyCard }) => run.state.value.phase === "busy" && place?.replaceChildren(busyCard(run))).catch(() => {});
+}
+
 /** The answer has ended: nothing moves. */
 function detach(run) {
+  if (!MessageView) return;
   unfollow();
   const view = views.get(run.message.id);
   view?.endStream();
@@ -150,7 +181,7 @@ function detach(run) {
 function failedBeforeText(run, view) {
   const question = doc.messages.get(run.message.parent);
   if (run.message.text || doc.messages.has(run.message.id)) refresh();
-  else view?.refresh({ index: views.size - 1, last: true, run });
+  else view?.refresh({ index: views.size - 1, last: true, run, branches: [] });
   view?.showFailure(run.failure);
   if (question?.role === "user" && !doc.messages.has(run.message.id)) {
     byId("message").dispatchEvent(new CustomEvent("give-back", { detail: question.text }));
@@ -222,6 +253,7 @@ export const actions = {
   async keepEdit(view, text) {
     Object.assign(view.message, { text, edited: Date.now() });
     await saveConv(doc, { leaf: doc.conv.leaf }, { messages: [view.message] });
+    await remove("probs", view.message.id);
     view.renderBody();
   },
   edit: (view) => import("./edit.js").then(({ edit }) => edit(view, actions)),
@@ -249,4 +281,3 @@ export function focusMessage(node = [...views.values()].at(-1)?.node) {
 
 /** The last own message, for ↑ in an empty composer. */
 export const lastOwn = () => [...views.values()].findLast(({ message }) => message.role === "user");
-export const branchesOf = (message) => siblings(doc, message);

@@ -42,6 +42,7 @@ export function notebookRequest(conv, prefix, { suffix, probabilities = false, s
 function asCompletion(body, probabilities) {
   if (body.max_tokens !== undefined) body.n_predict = body.max_tokens;
   delete body.max_tokens;
+  delete body.context_shift; // this path always shifts
   if (probabilities) body.n_probs = LIKELIEST;
 }
 

@@ -1,0 +1,171 @@
+"""`POST /api/generate` and `/api/chat`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.answer import AnswerReader
+from llamakit.plugins.frontends.rest.apis.native_infill import room_for_prompt
+from llamakit.plugins.frontends.rest.apis.native_prompt import checked_id, prompt_tokens
+from llamakit.plugins.frontends.rest.apis.ollama_answer import NDJSON, Answer, error_body, error_line, line, now
+from llamakit.plugins.frontends.rest.apis.ollama_fields import (
+    ChatBody,
+    Common,
+    GenerateBody,
+    conversation,
+    make_request,
+    read_options,
+    variables,
+)
+from llamakit.plugins.frontends.rest.body import read, tell_ignored
+from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, make_prompt
+from llamakit.plugins.frontends.rest.generation import held, start
+from llamakit.plugins.frontends.rest.sse import stream
+
+from llamakit.errors import UsageError
+from llamakit.tokenizer.infill import infill_tokens
+
+if TYPE_CHECKING:
+    import falcon
+    from llamakit.plugins.frontends.rest.apis.ollama_fields import OllamaOptions
+    from llamakit.plugins.frontends.rest.body import Body
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.errors import LlamaKitError
+    from llamakit.session import Session
+
+
+class Resource:
+    """Errors in Ollama's shape."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+
+    def error_body(self, error: LlamaKitError) -> dict[str, Any]:
+        """What the body of an error is here."""
+        return error_body(error)
+
+    def answer(self, resp: falcon.Response, value: Any) -> None:
+        """Answer with JSON."""
+        resp.content_type = "application/json"
+        resp.data = msgspec.json.encode(value)
+
+
+class Generation(Resource):
+    """What the two have in common."""
+
+    body: type[Common]
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Lines of JSON, or with `stream` false one object."""
+        began = time.perf_counter()
+        body = read(req, self.body, self.state, sampling=False)
+        fields = body.fields
+        options, more = read_options(self.state, fields)
+        with held(self.state, req, fields.model) as session:
+            loaded = time.perf_counter()
+            if 0 < session.n_ctx < options.fields.num_ctx:
+                more = (*more, "options.num_ctx")
+            ignored = (*body.ignored, *more)
+            tell_ignored(resp, ignored)
+            if self.empty(fields):
+                self._only_load(resp, fields)
+                return
+            prompt, context = self.prompt(session, fields, options)
+            request = make_request(self.state, session, prompt.tokens, fields, options, prompt.stop)
+            answer = Answer(
+                fields.model or self.state.pool.default, session.tokenizer, request, AnswerReader(prompt, 1),
+                part=self.part, began=began, loaded=loaded, context=context, ignored=ignored,
+            )  # fmt: skip
+            job = start(self.state, session, request, req, api="ollama")
+            if fields.stream:
+                stream(req, resp, lambda: answer.lines(job), error_line, content_type=NDJSON)
+            else:
+                self.answer(resp, answer.whole(job))
+
+    def empty(self, fields: Any) -> bool:
+        """Whether there is nothing to answer, so that the model is only loaded."""
+        raise NotImplementedError
+
+    def prompt(self, session: Session, fields: Any, options: Body[OllamaOptions]) -> tuple[Prompt, bool]:
+        """The prompt, and whether the answer gives the tokens for going on."""
+        raise NotImplementedError
+
+    @staticmethod
+    def part(text: str, thinking: str, calls: list[Any]) -> dict[str, Any]:
+        """What is said in an object."""
+        raise NotImplementedError
+
+    def _only_load(self, resp: falcon.Response, fields: Common) -> None:
+        head = {"model": fields.model or self.state.pool.default, "created_at": now()}
+        value = head | self.part("", "", []) | {"done": True, "done_reason": "load"}
+        if fields.stream:
+            resp.content_type, resp.data = NDJSON, line(value)
+        else:
+            self.answer(resp, value)
+
+
+class Generate(Generation):
+    """Answers a prompt."""
+
+    body = GenerateBody
+
+    def empty(self, fields: GenerateBody) -> bool:
+        """No prompt."""
+        return not (fields.prompt or fields.suffix or fields.context)
+
+    def prompt(self, session: Session, fields: GenerateBody, options: Body[OllamaOptions]) -> tuple[Prompt, bool]:
+        """Raw, between two texts, or through the chat template; after the context that was given."""
+        tokenizer = session.tokenizer
+        if fields.images:
+            raise UsageError("images cannot be read", hint="text only", param="images")
+        if fields.suffix:
+            limit = room_for_prompt(session.n_ctx, options.fields.num_predict)
+            return Prompt(tokens=infill_tokens(tokenizer, fields.prompt, fields.suffix, limit=limit).tokens), True
+        if fields.raw or self._untemplated(session):
+            text = fields.prompt if fields.raw else "\n\n".join(filter(None, (fields.system, fields.prompt)))
+            made = Prompt(tokens=prompt_tokens(tokenizer, text, parse_special=fields.raw))
+        else:
+            system = [{"role": "system", "content": fields.system}] if fields.system else []
+            talk = Conversation(
+                messages=[*system, {"role": "user", "content": fields.prompt}], variables=variables(fields.think)
+            )
+            made = make_prompt(self.state, session, talk)
+        if fields.context:
+            before = [checked_id(tokenizer, id, f"context[{i}]", "context") for i, id in enumerate(fields.context)]
+            rest = made.tokens[1:] if made.tokens[:1] == [tokenizer.bos_id] else made.tokens
+            made = msgspec.structs.replace(made, tokens=[*before, *rest])
+        return made, not fields.raw
+
+    def _untemplated(self, session: Session) -> bool:
+        """Models without a chat template continue texts; Ollama gives them the prompt as it is."""
+        return not self.state.options.chat_prompt and not session.file.metadata.get("tokenizer.chat_template")
+
+    @staticmethod
+    def part(text: str, thinking: str, calls: list[Any]) -> dict[str, Any]:
+        """A text, and what was thought."""
+        return {"response": text} | ({"thinking": thinking} if thinking else {})
+
+
+class Chat(Generation):
+    """Answers a conversation."""
+
+    body = ChatBody
+
+    def empty(self, fields: ChatBody) -> bool:
+        """No messages."""
+        return not fields.messages
+
+    def prompt(self, session: Session, fields: ChatBody, options: Body[OllamaOptions]) -> tuple[Prompt, bool]:
+        """Through the chat template."""
+        return make_prompt(self.state, session, conversation(fields)), False
+
+    @staticmethod
+    def part(text: str, thinking: str, calls: list[Any]) -> dict[str, Any]:
+        """A message."""
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        message |= {"thinking": thinking} if thinking else {}
+        message |= {"tool_calls": calls} if calls else {}
+        return {"message": message}

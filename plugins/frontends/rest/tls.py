@@ -1,0 +1,138 @@
+"""TLS in front of waitress, which speaks none: decrypts on the public socket and passes bytes on to a private one.
+
+One thread with asyncio carries all connections. Bytes are passed on as they come, so streams stay streams; a reader
+that stalls holds back its own connection only, and the end of either side ends the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from llamakit.errors import UsageError
+
+log = logging.getLogger("llamakit.rest")
+HANDSHAKE_SECONDS = 10.0
+PIECE = 64 << 10
+
+
+def make_context(cert_file: str, key_file: str) -> ssl.SSLContext:
+    """TLS 1.2 or newer with the certificate chain and key of two PEM files (or one that holds both)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for file, param in ((cert_file, "ssl_cert_file"), (key_file, "ssl_key_file")):
+        if file and not Path(file).is_file():
+            raise UsageError(f"no file {file}", param=param)
+    if not cert_file:
+        raise UsageError("a TLS key was given without its certificate", hint="--ssl-cert-file", param="ssl_cert_file")
+    try:
+        context.load_cert_chain(cert_file, key_file or None, password=_no_password)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UsageError(
+            f"{cert_file} and {key_file or 'no key file'} cannot be used for TLS: {reason}",
+            hint="a PEM file of the certificate chain, and one of its private key without a password",
+            param="ssl_cert_file",
+        ) from None
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key is locked with a password")
+
+
+def private_socket() -> socket.socket:
+    """A listening socket that only this user reaches: a Unix one in a folder of its own, else one of 127.0.0.1."""
+    if not hasattr(socket, "AF_UNIX"):
+        return socket.create_server(("127.0.0.1", 0))
+    folder = tempfile.mkdtemp(prefix="llamakit-")  # mode 0700
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(f"{folder}/http")
+    sock.listen(1024)
+    return sock
+
+
+def remove_private(sock: socket.socket) -> None:
+    """Close a private socket and remove what it has left on the disk."""
+    path = sock.getsockname() if sock.fileno() >= 0 and sock.family not in (socket.AF_INET, socket.AF_INET6) else ""
+    sock.close()
+    if path:
+        with suppress(OSError):
+            Path(path).unlink(missing_ok=True)
+            Path(path).parent.rmdir()
+
+
+class TLSFront:
+    """Passes connections of `public` on to `inner`, decrypted."""
+
+    def __init__(self, public: socket.socket, inner: socket.socket, context: ssl.SSLContext) -> None:
+        self.public, self.context = public, context
+        self._family, self._address = inner.family, inner.getsockname()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="llamakit-tls", daemon=True)
+
+    def start(self) -> None:
+        """Begin, on a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close all connections."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop.set_exception_handler(_quiet)
+        server = await asyncio.start_server(
+            self._connection, sock=self.public, ssl=self.context, limit=PIECE,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS, ssl_shutdown_timeout=2.0,
+        )  # fmt: skip
+        await self._stop.wait()
+        server.close()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner = socket.socket(self._family)
+        inner.setblocking(False)
+        try:
+            await self._loop.sock_connect(inner, self._address)
+            inner_reader, inner_writer = await asyncio.open_connection(sock=inner, limit=PIECE)
+        except OSError:
+            inner.close()
+            writer.close()
+            return
+        copies = [
+            asyncio.ensure_future(_copy(reader, inner_writer)),
+            asyncio.ensure_future(_copy(inner_reader, writer)),
+        ]
+        try:
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for copy in copies:
+                copy.cancel()
+            for each in (writer, inner_writer):
+                each.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass bytes on until one side ends."""
+    with suppress(OSError, ssl.SSLError):
+        while data := await reader.read(PIECE):
+            writer.write(data)
+            await writer.drain()
+
+
+def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """Handshakes that come to nothing are no news."""
+    error = context.get("exception")
+    if not isinstance(error, (OSError, asyncio.TimeoutError, asyncio.CancelledError)):
+        log.error("TLS: %s", context.get("message"), exc_info=error if isinstance(error, Exception) else None)
