@@ -1,1 +1,163 @@
-"""The `grammar` sampler: lets only tokens through that a grammar, schema, pattern or list of choices allows."""
+"""`grammar`: only what a grammar allows. GBNF, JSON Schema, regular expressions, choices and lark-style grammars.
+
+Every language becomes the intermediate form of `ir`, which `compile` makes into a native network; the masks are made
+and applied natively, first in the chain. Control tokens are never allowed; tokens that end the text are, exactly where
+the grammar may end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from llamakit.errors import UsageError
+from llamakit.hookspecs import hookimpl
+from llamakit.options import Options
+from llamakit.sampler import NativeSampler, Replay, SequenceContext, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamakit.plugins.samplers.grammar.ir import Grammar
+
+WARM_MASKS = 48  # made when a grammar is new, while its prompt waits
+LONGEST = 1 << 20  # characters of a grammar or schema
+UI = {"x-ui": {"group": "Grammar", "widget": "grammar"}}
+
+
+class GrammarOptions(Options):
+    """What the text must be; at most one of these."""
+
+    grammar: Annotated[
+        str, Meta(max_length=LONGEST, description="A grammar in GBNF; the text matches its rule root.",
+                  extra_json_schema=UI),
+    ] = ""  # fmt: skip
+    json_schema: Annotated[
+        dict[str, Any] | str | bool | None,
+        Meta(description="A JSON Schema, or its text; the answer is a JSON value that it describes.",
+             extra_json_schema=UI),
+    ] = None  # fmt: skip
+    regex: Annotated[str, Meta(max_length=LONGEST, description="A regular expression that the whole text matches.")] = (
+        ""
+    )
+    choices: Annotated[list[str], Meta(max_length=10_000, description="The text is exactly one of these.")] = []
+    lark: Annotated[str, Meta(max_length=LONGEST, description="A grammar in the style of lark.")] = ""
+    lenient: Annotated[
+        bool, Meta(description="Of a JSON Schema, leave out what cannot be enforced instead of refusing it.")
+    ] = False
+
+    def chosen(self) -> tuple[str, Any] | None:
+        """Which of them is given, and its value."""
+        values = {"gbnf": self.grammar, "regex": self.regex, "choices": self.choices, "lark": self.lark}
+        given = [(kind, value) for kind, value in values.items() if value]
+        if self.json_schema is not None and self.json_schema != "":
+            given.append(("json_schema", self.json_schema))
+        if len(given) > 1:
+            names = " and ".join(kind for kind, _ in given[:2])
+            raise UsageError(f"{names} cannot both be asked for", hint="one of them", param="grammar")
+        return given[0] if given else None
+
+
+class GrammarSampler(NativeSampler):
+    """Masks every token that the grammar does not allow next."""
+
+    name = "grammar"
+    summary = "only what a grammar, JSON Schema or regular expression allows"
+    Options = GrammarOptions
+    stage = Stage.LOGITS
+    replay = Replay.ACCEPT
+
+    def active(self) -> bool:
+        """Whether a grammar is asked for."""
+        return self._stage is not None
+
+    def make_native(self) -> Any:
+        """The native stage; programs are shared between requests."""
+        from llamakit import _sampling
+
+        chosen = self.options.chosen()
+        if chosen is None:
+            return None
+        if self.context.tokenizer is None:
+            raise UsageError("a grammar needs the vocabulary of a model", param="grammar")
+        return _sampling.GrammarStage(program(*chosen, self.context, lenient=self.options.lenient))
+
+    def start(self) -> None:
+        """The prompt is over: the grammar begins."""
+        self._stage.start()
+
+    def forced(self, n: int) -> list[int]:
+        """Tokens that the grammar leaves no choice about."""
+        found: list[int] = self._stage.forced(n)
+        return found
+
+    def clone(self) -> GrammarSampler:
+        """A copy at the same place of the grammar."""
+        other = type(self).__new__(type(self))
+        other.options, other.context = self.options, self.context
+        other._stage = None if self._stage is None else self._stage.clone()
+        return other
+
+    @staticmethod
+    def parse(kind: str, source: object, *, lenient: bool = False) -> Grammar:
+        """The intermediate form of a "gbnf", "json_schema", "regex", "choices" or "lark" text."""
+        return parse(kind, source, lenient=lenient)
+
+
+def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool = False) -> Any:
+    """The native program of a grammar for the vocabulary of a sequence."""
+    from llamakit.plugins.samplers.grammar.compile import shared
+
+    tokenizer = context.tokenizer
+    encoded = msgspec.json.encode([kind, source, lenient])
+    key = hashlib.sha256(encoded).digest()
+
+    def token_ids(text: str) -> list[int]:
+        found: list[int] = tokenizer.encode(text, parse_special=True)
+        return found
+
+    made, new = shared.program(key, tokenizer, lambda: parse(kind, source, lenient=lenient, token_ids=token_ids))
+    if new:
+        made.warm(WARM_MASKS)
+    return made
+
+
+def parse(
+    kind: str, source: Any, *, lenient: bool = False, token_ids: Callable[[str], list[int]] | None = None
+) -> Grammar:
+    """Each language's own reader, imported when it is asked for."""
+    if kind == "gbnf":
+        from llamakit.plugins.samplers.grammar.gbnf import parse_gbnf
+
+        return parse_gbnf(source, token_ids=token_ids)
+    if kind == "json_schema":
+        from llamakit.plugins.samplers.grammar.schema import schema_to_grammar
+
+        if isinstance(source, str):
+            try:
+                source = msgspec.json.decode(source)
+            except msgspec.DecodeError as error:
+                raise UsageError(f"json_schema is no JSON: {error}", param="json_schema") from None
+        return schema_to_grammar(source, lenient=lenient)[0]
+    if kind == "regex":
+        from llamakit.plugins.samplers.grammar.regex import parse_regex
+
+        return parse_regex(source)
+    if kind == "choices":
+        from llamakit.plugins.samplers.grammar.choices import choices_to_grammar
+
+        return choices_to_grammar(source)
+    if kind == "lark":
+        from llamakit.plugins.samplers.grammar.lark_grammar import parse_lark
+
+        return parse_lark(source)
+    raise UsageError(f"no kind of grammar called {kind!r}: gbnf, json_schema, regex, choices or lark")
+
+
+@hookimpl
+def llamakit_samplers() -> list[type[GrammarSampler]]:
+    """Give the registry this plugin's sampler."""
+    return [GrammarSampler]

@@ -13,7 +13,7 @@ from llamakit.plugins.samplers.grammar.ir import Alt, Automaton, Chars, Grammar,
 from llamakit.tokenizer import TokenType
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from llamakit.tokenizer import Tokenizer
 
@@ -113,8 +113,8 @@ class Shared:
                 self._tries[tokenizer] = _sampling.TokenTrie(pieces, hidden, sorted(tokenizer.eog_ids))
             return self._tries[tokenizer]
 
-    def program(self, key: Hashable, tokenizer: Tokenizer, make: Any) -> Any:
-        """The program for a key, made by `make() -> Grammar` if it is new."""
+    def program(self, key: Hashable, tokenizer: Tokenizer, make: Callable[[], Grammar]) -> tuple[Any, bool]:
+        """The program for a key, made of `make()` if it is new; and whether it is."""
         from llamakit import _sampling
 
         trie = self.trie(tokenizer)
@@ -122,13 +122,16 @@ class Shared:
         with self._lock:
             if whole in self._programs:
                 self._programs.move_to_end(whole)
-                return self._programs[whole]
-        program = _sampling.GrammarProgram(network(make()), trie)
+                return self._programs[whole], False
+        try:
+            program = _sampling.GrammarProgram(network(make()), trie)
+        except _sampling.GrammarLimitError as error:
+            raise GrammarError(str(error)) from None
         with self._lock:
             self._programs[whole] = program
             if len(self._programs) > MOST_PROGRAMS:
                 self._programs.popitem(last=False)
-        return program
+        return program, True
 
 
 shared = Shared()

@@ -10,7 +10,7 @@ WIDTH = 72  # of an excerpt
 class GrammarError(UsageError):
     """A grammar, schema or pattern that cannot be used.
 
-    `line` and `column` count from 1 (0: unknown), `pointer` is a JSON pointer into a schema, `keyword` the one at fault.
+    `line` and `column` count from 1 (0: unknown), `pointer` is a JSON pointer into a schema, `keyword` is at fault.
     """
 
     code = "wrong_grammar"
@@ -34,7 +34,9 @@ def at(text: str, position: int, message: str, *, hint: str = "", kind: str = "g
     start = max(text.rfind("\n", 0, position), text.rfind("\r", 0, position)) + 1
     line = text.count("\n", 0, position) + 1
     column = position - start + 1
-    where = f"{kind}, line {line}, column {column}: {message}" if "\n" in text else f"{kind}, column {column}: {message}"
+    where = (
+        f"{kind}, line {line}, column {column}: {message}" if "\n" in text else f"{kind}, column {column}: {message}"
+    )
     return GrammarError(where, line=line, column=column, found=excerpt(text, start, position), hint=hint)
 
 
