@@ -1,0 +1,117 @@
+"""The grammar of JSON strings: characters with their escapes, and conditions on what they say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamakit.plugins.samplers.grammar import charset
+from llamakit.plugins.samplers.grammar.automata import DFA, determinize, of_length, product
+from llamakit.plugins.samplers.grammar.build import alt, chars, repeat, seq, text
+from llamakit.plugins.samplers.grammar.ir import Alt, Automaton, Chars, Node, Repeat, Seq, State, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CONTROL = ((0, 0x1F),)
+MUST_ESCAPE = charset.normal([*CONTROL, (0x22, 0x22), (0x5C, 0x5C)])
+PLAIN = charset.negate(charset.normal([*MUST_ESCAPE, (0x7F, 0x7F)]))
+SHORT = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}
+HEX = chars([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)])
+# \uXXXX of anything but surrogates, of which half a pair is no character.
+UNICODE = seq([
+    text("u"),
+    alt([
+        seq([chars([(0x30, 0x39), (0x41, 0x43), (0x61, 0x63), (0x45, 0x46), (0x65, 0x66)]), repeat(HEX, 3, 3)]),
+        seq([chars([(0x44, 0x44), (0x64, 0x64)]), chars([(0x30, 0x37)]), repeat(HEX, 2, 2)]),
+    ]),
+])  # fmt: skip
+CHARACTER = alt([chars(PLAIN), seq([text("\\"), alt([chars((ord(c), ord(c)) for c in '"\\/bfnrt'), UNICODE])])])
+
+
+def quoted(inside: Node) -> Node:
+    """In quotation marks."""
+    return seq([text('"'), inside, text('"')])
+
+
+def any_string(least: int = 0, most: int | None = None) -> Node:
+    """A string of so many characters."""
+    return quoted(repeat(CHARACTER, least, most))
+
+
+def written(code: int) -> str:
+    """How a character is written within a string."""
+    if code in SHORT:
+        return "\\" + SHORT[code]
+    return f"\\u{code:04x}" if code < 0x20 or code == 0x7F else chr(code)
+
+
+def literal(value: str) -> Text:
+    """Exactly this string, quotation marks included; half a surrogate pair cannot be written."""
+    return Text(('"' + "".join(written(ord(c)) for c in value) + '"').encode("utf-8", "replace"))
+
+
+def encoded(node: Node) -> Node:
+    """A node over what a string says, as one over how it is written. Trees are at most `ir.MAX_DEPTH` deep."""
+    if isinstance(node, Text):
+        return Text("".join(written(ord(c)) for c in node.data.decode()).encode())
+    if isinstance(node, Chars):
+        special = charset.intersect(node.ranges, charset.normal([*MUST_ESCAPE, (0x7F, 0x7F)]))
+        plain = charset.intersect(node.ranges, PLAIN)
+        ways: list[Node] = [Chars(plain)] if plain else []
+        ways += [text(written(code)) for lo, hi in special for code in range(lo, hi + 1)]
+        return alt(ways)
+    if isinstance(node, Seq):
+        return seq(encoded(item) for item in node.items)
+    if isinstance(node, Alt):
+        return alt(encoded(item) for item in node.items)
+    if isinstance(node, Repeat):
+        return repeat(encoded(node.item), node.least, node.most)
+    assert isinstance(node, Automaton)  # the only other kind that expressions are made of
+    return encoded_automaton(node)
+
+
+def encoded_automaton(node: Automaton) -> Automaton:
+    """The same for an automaton: what must be escaped goes through states of its own."""
+    states = [[list(state.edges), state.accepting] for state in node.states]
+    for number in range(len(states)):
+        edges, direct = states[number][0], []
+        for lo, hi, target in edges:
+            direct += [(a, b, target) for a, b in charset.intersect(((lo, hi),), PLAIN)]
+            for a, b in charset.intersect(((lo, hi),), charset.normal([*MUST_ESCAPE, (0x7F, 0x7F)])):
+                for code in range(a, b + 1):
+                    direct = _spell(states, direct, written(code), target)
+        states[number][0] = direct
+    return Automaton(tuple(State(tuple(sorted(edges)), accepting) for edges, accepting in states))
+
+
+def _spell(states: list[list], edges: list, spelling: str, target: int) -> list:  # type: ignore[type-arg]
+    """Edges that lead over the characters of a spelling; common beginnings share their states."""
+    for i, c in enumerate(spelling):
+        code, last = ord(c), i == len(spelling) - 1
+        known = next((to for lo, hi, to in edges if lo <= code <= hi), None)
+        if known is None or last:
+            known = target if last else len(states)
+            if not last:
+                states.append([[], False])
+            edges.append((code, code, known))
+        if i == 0:
+            first = edges
+        edges = states[known][0] if not last else edges
+    return first
+
+
+def conditioned(condition: Node, least: int, most: int | None) -> Node:
+    """A string that says what `condition` describes, with so many characters."""
+    if least == 0 and most is None:
+        return quoted(encoded(condition))
+    return quoted(encoded_automaton(product(determinize(condition), of_length(least, most)).node()))
+
+
+def both(conditions: Iterable[Node], least: int = 0, most: int | None = None) -> DFA:
+    """What several conditions, and the length, allow together."""
+    found: DFA | None = of_length(least, most) if least or most is not None else None
+    for condition in conditions:
+        made = determinize(condition)
+        found = made if found is None else product(found, made)
+    assert found is not None  # there is at least one condition
+    return found
