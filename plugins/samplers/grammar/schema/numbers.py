@@ -19,7 +19,7 @@ NATURAL = alt([text("0"), seq([NOT_ZERO, repeat(DIGIT, 0, MOST_DIGITS - 1)])])
 INTEGER = seq([optional(text("-")), NATURAL])
 FRACTION = seq([text("."), repeat(DIGIT, 1, MOST_DIGITS)])
 EXPONENT = seq(
-    [chars([(0x45, 0x45), (0x65, 0x65)]), optional(chars([(0x2B, 0x2B), (0x2D, 0x2D)])), repeat(DIGIT, 1, 3)]
+    [chars([(0x45, 0x45), (0x65, 0x65)]), optional(chars([(0x2B, 0x2B), (0x2D, 0x2D)])), repeat(DIGIT, 1, 2)]
 )
 NUMBER = seq([INTEGER, optional(FRACTION), optional(EXPONENT)])
 
