@@ -188,7 +188,7 @@ class Registry:
 
     def _all(self, kind: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        providers: dict[str, str] = {}
+        providers: dict[str, importlib.metadata.EntryPoint] = {}
         for name, entry in self._entries.items():
             if not name.startswith(f"{kind}."):
                 continue
@@ -196,9 +196,9 @@ class Registry:
                 label: str = cls.name  # type: ignore[attr-defined]
                 if label in found and found[label] is not cls:
                     raise PluginError(
-                        f"{kind} {label!r} is provided twice: by {providers[label]} and by {_package(entry)}"
+                        f"{kind} {label!r} is provided twice: by {_package(providers[label])} and by {_package(entry)}"
                     )
-                found[label], providers[label] = cls, _package(entry)
+                found[label], providers[label] = cls, entry
         return found
 
     def _load(self, key: str) -> list[type] | None:

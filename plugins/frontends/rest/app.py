@@ -90,8 +90,8 @@ class Admit:
 
 def _on_error(req: falcon.Request, resp: falcon.Response, error: LlamaKitError, params: Any) -> None:
     """One of our errors: its status, and a body in the shape of the API that was called."""
-    resp.status = status_of(error)
-    if resp.status[0] == "5" and not isinstance(error, UnavailableError):
+    status = resp.status = status_of(error)
+    if status[0] == "5" and not isinstance(error, UnavailableError):
         log.error("%s: %s", getattr(req.context, "id", ""), error)
     seconds = retry_after(error)
     if seconds is not None:

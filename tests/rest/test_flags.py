@@ -1,0 +1,113 @@
+"""The command line of `llamakit serve`: every option of 2023 with its spellings, and the settings it gives."""
+
+from __future__ import annotations
+
+import pytest
+from llamakit.plugins.frontends.rest.command import serve
+from llamakit.plugins.frontends.rest.flags import device_options, settings_from
+from llamakit.plugins.frontends.rest.options import ServeOptions
+from llamakit.plugins.frontends.rest.startup import settings_of
+
+from llamakit.cli import _normalize
+from llamakit.config import load_config
+from llamakit.errors import UsageError
+from llamakit.options import build_options, fields_of
+from llamakit.registry import Registry
+
+
+def parse(*args):
+    """What click makes of a command line."""
+    return serve.make_context("serve", list(args), token_normalize_func=_normalize).params
+
+
+def settings(*args):
+    return settings_from(parse(*args))
+
+
+@pytest.mark.parametrize(
+    ("args", "key", "value"),
+    [
+        ("-m a.gguf", "model", "a.gguf"), ("--model a.gguf", "model", "a.gguf"),
+        ("-t 3", "threads", 3), ("--threads 3", "threads", 3),
+        ("-c 99", "ctx_size", 99), ("--ctx-size 99", "ctx_size", 99), ("--ctx_size 99", "ctx_size", 99),
+        ("-b 2048", "batch_size", 2048), ("--batch-size 7", "batch_size", 7), ("--batch_size 7", "batch_size", 7),
+        ("--memory-f32", "kv_type", "f32"), ("--memory_f32", "kv_type", "f32"), ("--kv-type q8_0", "kv_type", "q8_0"),
+        ("-a name", "frontend.rest.alias", "name"), ("--alias name", "frontend.rest.alias", "name"),
+        ("--rope-freq-base 1e6", "frontend.rest.rope_freq_base", 1e6),
+        ("--rope-freq-scale 0.5", "frontend.rest.rope_freq_scale", 0.5),
+        ("--lora a --lora b", "frontend.rest.lora", ["a", "b"]),
+        ("--lora-scaled a 0.5 --lora-scaled b 2", "frontend.rest.lora_scaled", [("a", 0.5), ("b", 2.0)]),
+        ("--lora-base f16.gguf", "frontend.rest.lora_base", "f16.gguf"),
+        ("--host ::", "frontend.rest.host", "::"), ("--port 0", "frontend.rest.port", 0),
+        ("--path public", "frontend.rest.path", "public"),
+        ("-to 5", "frontend.rest.timeout", 5.0), ("--timeout 5", "frontend.rest.timeout", 5.0),
+        ("-v", "frontend.rest.verbose", True), ("--verbose", "frontend.rest.verbose", True),
+        ("--mlock", "frontend.rest.mlock", True),
+        ("-np 4", "frontend.rest.parallel", 4), ("-md d.gguf", "frontend.rest.model_draft", "d.gguf"),
+        ("--draft 3", "frontend.rest.draft", 3), ("--kv-memory 4G", "frontend.rest.kv_memory", "4G"),
+        ("--models x=a.gguf --models d/b.gguf", "frontend.rest.models", {"x": "a.gguf", "b": "d/b.gguf"}),
+        ("--api-key k1 --api-key k2", "frontend.rest.api_key", ["k1", "k2"]), ("--cors *", "frontend.rest.cors", ["*"]),
+        ("--log-format json", "frontend.rest.log_format", "json"), ("--chat-prompt Hi", "frontend.rest.chat_prompt", "Hi"),
+    ],
+)  # fmt: skip
+def test_options(args, key, value):
+    assert settings(*args.split()) == {key: value}
+
+
+@pytest.mark.parametrize(
+    ("args", "name", "flag"),
+    [
+        ("-ngl 9", "n_gpu_layers", "--gpu-layers"), ("--n-gpu-layers 9", "n_gpu_layers", "--gpu-layers"),
+        ("--gpu-layers 9", "n_gpu_layers", "--gpu-layers"), ("-mg 1", "main_gpu", "--main-gpu"),
+        ("--main-gpu 0", "main_gpu", "--main-gpu"), ("-ts 3,1", "tensor_split", "--tensor-split"),
+        ("--tensor-split 3/1", "tensor_split", "--tensor-split"), ("-lv", "low_vram", "--low-vram"),
+        ("-nommq", "no_mul_mat_q", "--no-mul-mat-q"), ("--no-mmap", "no_mmap", "--no-mmap"), ("--numa", "numa", "--numa"),
+    ],
+)  # fmt: skip
+def test_device_options_are_taken_and_given_to_backends_that_know_them(args, name, flag):
+    values = parse(*args.split())
+    assert settings_from(values) == {}
+    assert device_options(values, ()) == ({}, [flag])
+    assert device_options(values, (name,)) == ({name: values[name]}, [])
+
+
+def test_embeddings_are_always_on():
+    assert settings("--embedding") == {}
+
+
+def test_every_setting_has_a_flag_and_a_help_text():
+    flags = {name for option in serve.params for name in option.opts}
+    for field in fields_of(ServeOptions):
+        assert "--" + field.name.replace("_", "-") in flags
+        assert field.description.endswith(".")
+    assert len(flags) == sum(len(option.opts) for option in serve.params)  # none twice
+
+
+def test_the_defaults_of_2023_hold_where_the_code_had_them():
+    options = ServeOptions()
+    assert (options.host, options.port, options.timeout) == ("127.0.0.1", 8080, 600.0)
+    assert (options.user_name, options.ai_name, options.stop) == ("\nUSER: ", "\nASSISTANT: ", "</s>")
+
+
+def test_from_settings_to_a_session(tmp_path):
+    file = tmp_path / "llamakit.toml"
+    file.write_text(
+        'ctx_size = 77\n[frontend.rest]\nparallel = 5\nlora_scaled = [["b", 0.5]]\nkv_memory = "1G"\n'
+        '[frontend.rest.models]\nsmall = "s.gguf"\n'
+    )
+    config = load_config(Registry.discover(), file=file, environ={"LLAMAKIT_FRONTEND__REST__QUEUE": "9"})
+    for key, value in settings("--lora", "a", "--rope-freq-base", "5", "--draft", "0").items():
+        config.set(key, value, "command line")
+    options = build_options(ServeOptions, config.changed("frontend.rest"))
+    assert options.models == {"small": "s.gguf"}
+    made = settings_of(config, options)
+    assert (made["ctx_size"], made["n_seq"], made["max_queue"], made["kv_memory"]) == (77, 5, 9, 1 << 30)
+    assert (made["lora"], made["draft"]) == ([("a", 1.0), ("b", 0.5)], 0)
+    assert (made["rope"].freq_base, made["rope"].freq_scale) == (5.0, None)
+    assert settings_of(config, ServeOptions(), 3)["kv_memory"] > 0  # each of several has a share
+
+
+@pytest.mark.parametrize("text", ["=a", "a="])
+def test_a_model_needs_a_name_and_a_file(text):
+    with pytest.raises(UsageError, match="both a name and a file"):
+        settings("--models", text)
