@@ -144,10 +144,14 @@ def test_spellings_of_2023(state, given, meant):
 
 
 @pytest.mark.parametrize("name", ["grammar", "json_schema"])
-def test_a_grammar_without_its_sampler_is_an_error(state, name):
+def test_a_grammar_without_its_sampler_is_an_error(state, name, monkeypatch):
+    others = {key: cls for key, cls in state.registry.samplers().items() if key != "grammar"}
+    monkeypatch.setattr(state.registry, "samplers", lambda: others)
+    bodies._sampler_options.cache_clear()
     with pytest.raises(UsageError) as caught:
         spellings_of_2023(state)({name: "root ::= x"})
     assert caught.value.param == name
+    bodies._sampler_options.cache_clear()
 
 
 def test_stop_strings():

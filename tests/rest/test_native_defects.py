@@ -103,16 +103,20 @@ def test_d5_mirostat_starts_anew_with_each_request(native, version):
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [512]}, "prompt"),
         ({"prompt": ["a", 2**31 - 1]}, "prompt"),
-        ({"prompt": "a", "grammar": 'root ::= "a"', "typical_p": 0.5}, "grammar"),
-        ({"prompt": "a", "grammar": 'root ::= "a"', "ignore_eos": True}, "grammar"),
         ({"prompt": "a", "grammar": "root ::= nowhere"}, "grammar"),
         ({"prompt": "a", "grammar": "root ::= root root"}, "grammar"),  # D7
     ],
 )
 def test_d6_d7_no_request_ends_the_process(native, fields, param):
-    """Without a grammar sampler a grammar is refused as a whole."""
     assert native.refused(**fields)["param"] == param
     assert native.complete(prompt="a", n_predict=1)["tokens_predicted"] == 1
+
+
+@pytest.mark.parametrize("fields", [{"typical_p": 0.5}, {"ignore_eos": True}])
+def test_d6_a_grammar_that_is_complete_ends_the_answer(native, fields):
+    found = native.complete(prompt="a", grammar='root ::= "b"', n_predict=20, **fields)
+    assert found["content"] == "b"
+    assert found["stopped_eos"] or found["stop_type"] == "grammar"
 
 
 def test_d6_every_token_banned_but_the_end(native):

@@ -100,7 +100,7 @@ REFUSED = {
     "mirostat_tau": [-1, 101, "x"],
     "mirostat_eta": [-1, 11, "x"],
     "grammar": ["root ::= x", 1, {}],
-    "json_schema": [{"type": "object"}, 1],
+    "json_schema": [1, [], {"type": "thing"}, {"not": {}}],
     "strict": [1, "x"],
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ PROPS: dict[str, Any] = {
 }
 TEXT = (
     "Once upon a time a fox invited a **stork** to dinner.\n\nShe served soup in a *flat* dish:\n\n"
-    "```python\ndef moral(guest):\n    # manners\n    return \"treat others <well> & wisely\"\n```\n\n"
+    '```python\ndef moral(guest):\n    # manners\n    return "treat others <well> & wisely"\n```\n\n'
     "1. The fox laughed\n2. The stork stayed hungry\n\n| who | ate |\n|---|---:|\n| fox | 1 |\n| stork | 0 |\n\nThe end.\n"
 )
 
@@ -77,7 +77,13 @@ def samplers() -> dict[str, Any]:
     off = "1 = off."
     penalties = {
         "repeat_penalty": _number(1.0, 0, 100, f"Divide the logits of recent tokens by this; {off}"),
-        "repeat_last_n": {"type": "integer", "default": 64, "minimum": -1, "maximum": 1048576, "description": "Window."},
+        "repeat_last_n": {
+            "type": "integer",
+            "default": 64,
+            "minimum": -1,
+            "maximum": 1048576,
+            "description": "Window.",
+        },
         "penalize_nl": {"type": "boolean", "default": True, "description": "Penalise the newline token too."},
     }
     mirostat = {
@@ -213,7 +219,10 @@ class Handler(BaseHTTPRequestHandler):
                     {"id": "tiny", "loaded": False, "size": 26 << 20, "n_ctx": 512},
                 ]
             },
-            "lora-adapters": [{"id": 0, "name": "fairy-tales", "scale": 0.8, "rank": 8}, {"id": 1, "name": "json", "scale": 0}],
+            "lora-adapters": [
+                {"id": 0, "name": "fairy-tales", "scale": 0.8, "rank": 8},
+                {"id": 1, "name": "json", "scale": 0},
+            ],
         }
         if path not in answers:
             return self._json(404, {"error": {"code": "not_found", "message": f"no path {path}"}})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WARM_MASKS = 48  # made when a grammar is new, while its prompt waits
 LONGEST = 1 << 20  # characters of a grammar or schema
+FIELDS = {"gbnf": "grammar"}  # the option of a kind, where it has another name
 UI = {"x-ui": {"group": "Grammar", "widget": "grammar"}}
 
 
@@ -83,7 +84,12 @@ class GrammarSampler(NativeSampler):
             return None
         if self.context.tokenizer is None:
             raise UsageError("a grammar needs the vocabulary of a model", param="grammar")
-        return _sampling.GrammarStage(program(*chosen, self.context, lenient=self.options.lenient))
+        kind, source = chosen
+        try:
+            return _sampling.GrammarStage(program(kind, source, self.context, lenient=self.options.lenient))
+        except UsageError as error:
+            error.param = error.param or FIELDS.get(kind, kind)
+            raise
 
     def start(self) -> None:
         """The prompt is over: the grammar begins."""

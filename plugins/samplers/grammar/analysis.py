@@ -115,6 +115,8 @@ def _has_text(node: Node, rules: list[bool]) -> bool:
             return any(_has_text(item, rules) for item in items)
         case Repeat(item, least, _):
             return least == 0 or _has_text(item, rules)
+        case Automaton(states):
+            return any(state.accepting for state in states)
     return True
 
 

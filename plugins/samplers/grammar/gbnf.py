@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llamakit.plugins.samplers.grammar.ir import Grammar
 
 MOST_NESTED = 500
-PARENTHESIS = re.compile(r'[()]|"(?:[^"\\]|\\[\s\S])*+"|\[(?:[^\]\\]|\\[\s\S])*+\]|#[^\r\n]*')
+PARENTHESIS = re.compile(r'[()]|"(?:[^"\\]|\\[\s\S])*+(?:"|\Z)|\[(?:[^\]\\]|\\[\s\S])*+(?:\]|\Z)|#[^\r\n]*')
 MOST_DIGITS = 9  # of a repetition's bound
 # Names of terminals that begin with _ are not handed on. `::=` and `|` swallow the newlines behind them, `|` also those
 # before it; within parentheses newlines mean nothing.

@@ -35,6 +35,7 @@ OTHER_REASONS = {
     FinishReason.DEADLINE: "deadline",
     FinishReason.CANCELLED: "cancelled",
     FinishReason.CONTEXT: "context",
+    FinishReason.GRAMMAR: "grammar",
 }
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 LENGTH = (FinishReason.LENGTH, FinishReason.CONTEXT, FinishReason.DEADLINE)
 STOP_REASONS = {
     FinishReason.END: "end", FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.CONTEXT: "context",
-    FinishReason.DEADLINE: "deadline", FinishReason.CANCELLED: "cancelled", FinishReason.ERROR: "error",
+    FinishReason.GRAMMAR: "grammar", FinishReason.DEADLINE: "deadline",
+    FinishReason.CANCELLED: "cancelled", FinishReason.ERROR: "error",
 }  # fmt: skip
 
 

@@ -14,15 +14,20 @@ if TYPE_CHECKING:
 
 CONTROL = ((0, 0x1F),)
 MUST_ESCAPE = charset.normal([*CONTROL, (0x22, 0x22), (0x5C, 0x5C)])
-PLAIN = charset.negate(charset.normal([*MUST_ESCAPE, (0x7F, 0x7F)]))
+PLAIN = charset.negate(MUST_ESCAPE)
 SHORT = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}
 HEX = chars([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)])
-# \uXXXX of anything but surrogates, of which half a pair is no character.
+D = chars([(0x44, 0x44), (0x64, 0x64)])
+# \uXXXX of one character: of surrogates both halves of a pair.
 UNICODE = seq([
     text("u"),
     alt([
         seq([chars([(0x30, 0x39), (0x41, 0x43), (0x61, 0x63), (0x45, 0x46), (0x65, 0x66)]), repeat(HEX, 3, 3)]),
-        seq([chars([(0x44, 0x44), (0x64, 0x64)]), chars([(0x30, 0x37)]), repeat(HEX, 2, 2)]),
+        seq([D, chars([(0x30, 0x37)]), repeat(HEX, 2, 2)]),
+        seq([
+            D, chars([(0x38, 0x39), (0x41, 0x42), (0x61, 0x62)]), repeat(HEX, 2, 2), text("\\u"),
+            D, chars([(0x43, 0x46), (0x63, 0x66)]), repeat(HEX, 2, 2),
+        ]),
     ]),
 ])  # fmt: skip
 CHARACTER = alt([chars(PLAIN), seq([text("\\"), alt([chars((ord(c), ord(c)) for c in '"\\/bfnrt'), UNICODE])])])
@@ -42,7 +47,7 @@ def written(code: int) -> str:
     """How a character is written within a string."""
     if code in SHORT:
         return "\\" + SHORT[code]
-    return f"\\u{code:04x}" if code < 0x20 or code == 0x7F else chr(code)
+    return f"\\u{code:04x}" if code < 0x20 else chr(code)
 
 
 def literal(value: str) -> Text:
@@ -55,7 +60,7 @@ def encoded(node: Node) -> Node:
     if isinstance(node, Text):
         return Text("".join(written(ord(c)) for c in node.data.decode()).encode())
     if isinstance(node, Chars):
-        special = charset.intersect(node.ranges, charset.normal([*MUST_ESCAPE, (0x7F, 0x7F)]))
+        special = charset.intersect(node.ranges, MUST_ESCAPE)
         plain = charset.intersect(node.ranges, PLAIN)
         ways: list[Node] = [Chars(plain)] if plain else []
         ways += [text(written(code)) for lo, hi in special for code in range(lo, hi + 1)]
@@ -77,7 +82,7 @@ def encoded_automaton(node: Automaton) -> Automaton:
         edges, direct = states[number][0], []
         for lo, hi, target in edges:
             direct += [(a, b, target) for a, b in charset.intersect(((lo, hi),), PLAIN)]
-            for a, b in charset.intersect(((lo, hi),), charset.normal([*MUST_ESCAPE, (0x7F, 0x7F)])):
+            for a, b in charset.intersect(((lo, hi),), MUST_ESCAPE):
                 for code in range(a, b + 1):
                     direct = _spell(states, direct, written(code), target)
         states[number][0] = direct

@@ -1,0 +1,108 @@
+"""Constrained answers over HTTP: GBNF, JSON Schema, expressions and choices, in every API that has a name for them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "age"],
+}
+TALK = [{"role": "user", "content": "Who are you?"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"grammar": 'root ::= "yes" | "no"'}, "yes|no"),
+        ({"regex": "[a-z]{3}-[0-9]{2}"}, "[a-z]{3}-[0-9]{2}"),
+        ({"choices": ["Lily", "Tom"]}, "Lily|Tom"),
+    ],
+)
+def test_completions_keep_to_it(server, fields, pattern):
+    for seed in range(4):
+        body = {"prompt": "Once upon a time", "n_predict": 40, "seed": seed, "temperature": 1.5} | fields
+        status, found = server.post("/completion", body)
+        assert status == 200, found
+        assert re.fullmatch(pattern, found["content"]), found["content"]
+        streamed = "".join(e["content"] for e in server.events("/completion", body | {"stream": True}))
+        assert streamed == found["content"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_schemas_in_every_api(server, seed):
+    body = {"seed": seed, "temperature": 1.2, "max_tokens": 80}
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
+    status, chat = server.post("/v1/chat/completions", body | {"messages": TALK, "response_format": form})
+    assert status == 200, chat
+    texts = [chat["choices"][0]["message"]["content"]]
+    options = {"seed": seed, "num_predict": 80}
+    texts.append(
+        server.post("/api/chat", {"messages": TALK, "stream": False, "format": PERSON, "options": options})[1][
+            "message"
+        ]["content"]
+    )
+    texts.append(
+        server.post("/completion", {"prompt": "A person:", "json_schema": PERSON, "n_predict": 80, "seed": seed})[1][
+            "content"
+        ]
+    )
+    for text in texts:
+        value = json.loads(text)
+        assert 0 <= value["age"] <= 99
+        assert len(value["name"]) <= 12
+
+
+def test_any_json_object(server):
+    form = {"type": "json_object"}
+    status, found = server.post(
+        "/v1/chat/completions", {"messages": TALK, "response_format": form, "max_tokens": 300, "temperature": 0}
+    )
+    assert status == 200
+    assert found["choices"][0]["message"]["content"].lstrip().startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"grammar": "root ::= ("}, "grammar"),
+        ({"json_schema": {"not": {}}}, "json_schema"),
+        ({"regex": "(?=x)"}, "regex"),
+        ({"grammar": 'root ::= "a"', "regex": "a"}, "grammar"),
+        ({"grammar": "root ::= " + "(" * 50_000}, "grammar"),
+    ],
+)
+def test_what_is_wrong_with_a_grammar_is_said(server, fields, param):
+    status, found = server.post("/completion", {"prompt": "x"} | fields)
+    assert status == 400
+    assert found["error"]["param"] == param
+
+
+def test_an_answer_ends_where_the_grammar_leaves_nothing(server):
+    body = {"prompt": "x", "grammar": 'root ::= "b"', "ignore_eos": True, "n_predict": 20}
+    found = server.post("/completion", body)[1]
+    assert (found["content"], found["stop_type"]) == ("b", "grammar")
+    chat = {"messages": TALK, "grammar": 'root ::= "b"', "ignore_eos": True, "max_tokens": 20}
+    found = server.post("/v1/chat/completions", chat)[1]
+    assert found["choices"][0]["finish_reason"] == "stop"
+    assert found["llamakit"]["stop_reason"] == "grammar"
+
+
+def test_the_same_seed_gives_the_same_text_as_long_as_the_grammar_allows_it(server):
+    body = {"prompt": "Once upon a time", "n_predict": 25, "seed": 9}
+    plain = server.post("/completion", body)[1]["content"]
+    assert server.post("/completion", body | {"grammar": "root ::= .*"})[1]["content"] == plain
+
+
+def test_beams_and_several_answers_keep_to_it(server):
+    body = {"prompt": "Once", "n_predict": 12, "grammar": "root ::= [a-f ]+", "n": 2}
+    for more in ({}, {"n_beams": 3}):
+        for answer in server.post("/completion", body | more)[1]:
+            assert re.fullmatch("[a-f ]+", answer["content"])
