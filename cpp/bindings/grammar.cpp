@@ -70,8 +70,9 @@ void bind_matcher(py::module_& m) {
                  }
                  return bits_of(mask);
              })
-        .def("compute", [](Matcher& matcher) { return matcher.mask()->count; }, Release(),
-             "Make the mask; returns how many tokens it allows.")
+        .def(
+            "compute", [](Matcher& matcher) { return matcher.mask()->count; }, Release(),
+            "Make the mask; returns how many tokens it allows.")
         .def("accept", &Matcher::accept, py::arg("token"), Release())
         .def("accept_bytes", [](Matcher& a, const py::bytes& b) { return a.accept_bytes(std::string(b)); })
         .def("can_end", &Matcher::can_end, Release())

@@ -6,8 +6,8 @@ namespace lk::grammar {
 namespace {
 
 // Far above what real grammars need (thousands); below what would hurt.
-constexpr size_t kMostItems = 4096;      // of one configuration
-constexpr size_t kMostSeen = 1 << 16;    // looked at for one configuration
+constexpr size_t kMostItems = 4096;    // of one configuration
+constexpr size_t kMostSeen = 1 << 16;  // looked at for one configuration
 constexpr size_t kMostFrames = 8 << 20;
 
 uint64_t mix(uint64_t h, uint64_t x) {
@@ -113,7 +113,8 @@ int32_t Machine::close() {
                     if (items.size() > kMostItems) throw GrammarError("the grammar is too ambiguous");
                     break;
                 case Kind::eps:
-                    for (uint32_t t = s.first + s.n; t-- > s.first;) work_.push_back({net_.targets[t], w.stack, w.fresh});
+                    for (uint32_t t = s.first + s.n; t-- > s.first;)
+                        work_.push_back({net_.targets[t], w.stack, w.fresh});
                     break;
                 case Kind::call:
                     if (s.tail)
@@ -166,7 +167,8 @@ int32_t Machine::step_token(int32_t config, int32_t token) {
     work_.clear();
     for (const Item& item : configs_[size_t(config)].items) {
         const State& s = net_.states[size_t(item.state)];
-        if (s.kind == Kind::token && net_.token_sets[size_t(s.a)].contains(token)) work_.push_back({s.b, item.stack, 0});
+        if (s.kind == Kind::token && net_.token_sets[size_t(s.a)].contains(token))
+            work_.push_back({s.b, item.stack, 0});
     }
     return work_.empty() ? kDead : close();
 }

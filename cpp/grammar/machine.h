@@ -27,7 +27,7 @@ struct Frame {
 };
 
 constexpr int64_t kEndless = -1;
-constexpr int32_t kDead = 0;  // the configuration in which nothing can follow
+constexpr int32_t kDead = 0;    // the configuration in which nothing can follow
 constexpr int32_t kBottom = 0;  // the empty stack
 
 class Machine {
@@ -86,7 +86,7 @@ class Machine {
     std::unordered_map<uint64_t, std::vector<int32_t>> config_ids_;
     std::vector<int32_t> next_;  // of every configuration and class of bytes; -1: not made yet
     std::vector<Work> work_;
-    std::vector<Work> seen_;     // a hash table with open addressing
+    std::vector<Work> seen_;  // a hash table with open addressing
     std::vector<uint32_t> seen_epoch_;
     uint32_t epoch_ = 0;
     size_t n_seen_ = 0;

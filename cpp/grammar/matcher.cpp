@@ -8,8 +8,9 @@ namespace {
 
 constexpr size_t kMostConfigs = 400'000;
 constexpr size_t kMostMaskBytes = size_t(128) << 20;
-constexpr int64_t kEnoughRoom = 16;  // turns left from which on a repetition's mask is made as if it had no end
-constexpr int kDeepestCut = 64;      // frames that are looked at for a place to cut
+constexpr int64_t kEnoughRoom = 16;   // turns left from which on a repetition's mask is made as if it had no end
+constexpr int32_t kWorthLooking = 6;  // tokens of a subtree from which on it is looked at as a whole
+constexpr int kDeepestCut = 64;       // frames that are looked at for a place to cut
 
 void set_bit(std::vector<uint32_t>& bits, int32_t id) {
     bits[size_t(id) / 32] |= uint32_t(1) << (id % 32);
@@ -20,7 +21,9 @@ void set_bit(std::vector<uint32_t>& bits, int32_t id) {
 // -- Program ---------------------------------------------------------------------------------------------------------
 
 Program::Program(Network network, std::shared_ptr<const Trie> trie)
-    : trie_(std::move(trie)), machine_(std::make_unique<Machine>(network)), network_(std::move(network)),
+    : trie_(std::move(trie)),
+      machine_(std::make_unique<Machine>(network)),
+      network_(std::move(network)),
       path_(trie_->longest + 2) {}
 
 size_t Program::n_byte() const {
@@ -161,29 +164,33 @@ void Program::walk(int32_t config, int32_t first, int32_t last, std::vector<uint
     path_[size_t(trie.nodes[size_t(first)].depth) - 1] = config;
     for (int32_t i = first; i < last;) {
         const Trie::Node& node = trie.nodes[size_t(i)];
-        const int32_t at = machine.step(path_[size_t(node.depth) - 1], node.byte);
+        const int32_t before = path_[size_t(node.depth) - 1];
+        if (node.tokens_end - node.tokens >= kWorthLooking && takes_all(before, i)) {
+            for (int32_t t = node.tokens; t < node.tokens_end; ++t) set_bit(bits, trie.order[size_t(t)]);
+            i = node.end;
+            continue;
+        }
+        const int32_t at = machine.step(before, node.byte);
         if (at == kDead) {
             i = node.end;
             continue;
         }
         path_[node.depth] = at;
         for (int32_t t = node.tokens; t < node.own_end; ++t) set_bit(bits, trie.order[size_t(t)]);
-        if (node.end == i + 1) {
-            ++i;
-            continue;
-        }
-        if (leaves != nullptr && machine.accepts(at)) leaves->push_back(i);
-        const Below& below = trie.below[size_t(i)];
-        if (!below.broken && node.tokens_end - node.own_end >= 4) {
-            const Loop& l = loop(at);
-            if ((below.ascii[0] & ~l.ascii[0]) == 0 && (below.ascii[1] & ~l.ascii[1]) == 0 && (l.wide || !below.wide)) {
-                for (int32_t t = node.own_end; t < node.tokens_end; ++t) set_bit(bits, trie.order[size_t(t)]);
-                i = node.end;
-                continue;
-            }
-        }
+        if (node.end != i + 1 && leaves != nullptr && machine.accepts(at)) leaves->push_back(i);
         ++i;
     }
+}
+
+// Whether every character of a node's subtree, its own byte included, leads the configuration before it back to itself.
+bool Program::takes_all(int32_t config, int32_t node) {
+    const Below& below = trie_->below[size_t(node)];
+    const uint8_t byte = trie_->nodes[size_t(node)].byte;
+    if (below.bad || !below.begins) return false;
+    if (byte < 0x80 && machine_->step(config, byte) != config) return false;
+    const Loop& l = loop(config);
+    return (below.ascii[0] & ~l.ascii[0]) == 0 && (below.ascii[1] & ~l.ascii[1]) == 0 &&
+           (l.wide || (byte < 0x80 && !below.wide));
 }
 
 // Take out tokens that need more turns of a repetition than it has left: only long ones can.
@@ -201,8 +208,7 @@ void Program::drop_long(int32_t config, int64_t room, std::vector<uint32_t>& bit
 }
 
 const Program::Loop& Program::loop(int32_t config) {
-    const auto found = loops_.find(config);
-    if (found != loops_.end()) return found->second;
+    if (size_t(config) < loops_.size() && loops_[size_t(config)]) return *loops_[size_t(config)];
     Loop made;
     // Leaving a rule is another way on, so only a configuration that cannot end may be skipped through.
     if (!machine_->accepts(config)) {
@@ -210,7 +216,9 @@ const Program::Loop& Program::loop(int32_t config) {
             if (machine_->step(config, uint8_t(byte)) == config) made.ascii[byte / 64] |= uint64_t(1) << (byte % 64);
         made.wide = (made.ascii[0] | made.ascii[1]) != 0 && loops_on_wide(config);
     }
-    return loops_[config] = made;
+    if (size_t(config) >= loops_.size()) loops_.resize(size_t(config) * 2 + 64);
+    loops_[size_t(config)] = std::make_unique<Loop>(made);
+    return *loops_[size_t(config)];
 }
 
 // Whether every code point from U+0080 on leads back.

@@ -46,8 +46,8 @@ class Program {
         bool wide = false;
     };
     struct Cut {
-        int32_t local = kDead;  // the configuration with its stacks cut off
-        int32_t frame = kBottom;  // where
+        int32_t local = kDead;     // the configuration with its stacks cut off
+        int32_t frame = kBottom;   // where
         int64_t room = INT64_MAX;  // turns that repetitions without a count in `local` really have left
     };
 
@@ -60,6 +60,7 @@ class Program {
     void walk(int32_t config, int32_t first, int32_t last, std::vector<uint32_t>& bits, std::vector<int32_t>* leaves);
     void drop_long(int32_t config, int64_t room, std::vector<uint32_t>& bits);
     const Loop& loop(int32_t config);
+    bool takes_all(int32_t config, int32_t node);
     bool loops_on_wide(int32_t config);
     void forget();
 
@@ -70,8 +71,8 @@ class Program {
     int32_t generation_ = 0;
     std::unordered_map<int32_t, std::shared_ptr<const Mask>> masks_;
     std::unordered_map<int32_t, Local> locals_;
-    std::unordered_map<int32_t, Loop> loops_;
-    std::vector<int32_t> path_;  // configurations along a walk, by depth
+    std::vector<std::unique_ptr<Loop>> loops_;  // by configuration
+    std::vector<int32_t> path_;                 // configurations along a walk, by depth
 };
 
 // The place of one text in a grammar.

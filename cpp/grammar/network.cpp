@@ -9,7 +9,7 @@ namespace lk::grammar {
 namespace {
 
 constexpr size_t kMostStates = size_t(4) << 20;
-constexpr int64_t kLongRepeat = 8;  // from here on a bounded repetition counts as a loop
+constexpr int64_t kLongRepeat = 8;              // from here on a bounded repetition counts as a loop
 constexpr size_t kMostSteps = size_t(4) << 20;  // that looking for empty turns may take
 
 // Append `from` to `to`; the longer of the two is not copied.
@@ -400,7 +400,8 @@ void NetworkBuilder::find_cuttable(Network& net) const {
             }
             if (low[at] == index[at]) {
                 size_t size = 0;
-                for (size_t i = stack.size(); i-- > 0 && ++size && size_t(stack[i]) != at;) {}
+                for (size_t i = stack.size(); i-- > 0 && ++size && size_t(stack[i]) != at;) {
+                }
                 for (size_t i = 0; i < size; ++i) {
                     if (size > 1) net.cuttable[size_t(stack.back())] = true;
                     on[size_t(stack.back())] = false;

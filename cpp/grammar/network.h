@@ -1,8 +1,8 @@
 // A grammar as a network of states over bytes: rules call one another, repetitions count natively.
 //
-// Built bottom-up by `NetworkBuilder`, one call for each node of the grammar's tree, children first, so that no depth of
-// a tree needs depth of the stack. `finish` removes what can never be completed and finds the classes of bytes that the
-// network tells apart.
+// Built bottom-up by `NetworkBuilder`, one call for each node of the grammar's tree, children first, so that no depth
+// of a tree needs depth of the stack. `finish` removes what can never be completed and finds the classes of bytes that
+// the network tells apart.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +42,8 @@ struct State {
 };
 
 struct Repeat {
-    int32_t start, exit;    // the first state of a turn; where it goes on behind the last
-    int64_t least, most;    // most < 0: without end
+    int32_t start, exit;  // the first state of a turn; where it goes on behind the last
+    int64_t least, most;  // most < 0: without end
 };
 
 struct TokenSet {
@@ -58,12 +58,12 @@ struct Network {
     std::vector<int32_t> targets;
     std::vector<Repeat> repeats;
     std::vector<TokenSet> token_sets;
-    std::vector<int32_t> entries;   // of rules
-    std::vector<bool> alive;        // states from which the end of their rule can be reached
-    std::vector<bool> cuttable;     // rules with a loop: worth a mask of their own
+    std::vector<int32_t> entries;  // of rules
+    std::vector<bool> alive;       // states from which the end of their rule can be reached
+    std::vector<bool> cuttable;    // rules with a loop: worth a mask of their own
     int32_t root = 0;
-    uint8_t class_of[256];          // bytes that no edge tells apart are one class
-    std::vector<uint8_t> byte_of;   // a byte of each class
+    uint8_t class_of[256];         // bytes that no edge tells apart are one class
+    std::vector<uint8_t> byte_of;  // a byte of each class
 
     int32_t n_class() const { return int32_t(byte_of.size()); }
 };

@@ -25,7 +25,9 @@ class GrammarStage : public sampling::Stage {
     std::shared_ptr<sampling::Stage> clone() const override { return std::make_shared<GrammarStage>(*this); }
     // The prompt is over: what is accepted from now on must be in the grammar.
     void start() { started_ = true; }
-    std::vector<int32_t> forced(size_t most) { return started_ && !lost_ ? matcher_.forced(most) : std::vector<int32_t>(); }
+    std::vector<int32_t> forced(size_t most) {
+        return started_ && !lost_ ? matcher_.forced(most) : std::vector<int32_t>();
+    }
     Matcher& matcher() { return matcher_; }
 
   private:

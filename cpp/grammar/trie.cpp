@@ -24,10 +24,14 @@ struct Utf8 {
         }
         next.lo = 0x80, next.hi = 0xBF;
         if (b < 0x80) return next;
-        if (b >= 0xC2 && b <= 0xDF) next.left = 1;
-        else if (b >= 0xE0 && b <= 0xEF) next.left = 2, next.lo = b == 0xE0 ? 0xA0 : 0x80, next.hi = b == 0xED ? 0x9F : 0xBF;
-        else if (b >= 0xF0 && b <= 0xF4) next.left = 3, next.lo = b == 0xF0 ? 0x90 : 0x80, next.hi = b == 0xF4 ? 0x8F : 0xBF;
-        else next.bad = true;
+        if (b >= 0xC2 && b <= 0xDF)
+            next.left = 1;
+        else if (b >= 0xE0 && b <= 0xEF)
+            next.left = 2, next.lo = b == 0xE0 ? 0xA0 : 0x80, next.hi = b == 0xED ? 0x9F : 0xBF;
+        else if (b >= 0xF0 && b <= 0xF4)
+            next.left = 3, next.lo = b == 0xF0 ? 0x90 : 0x80, next.hi = b == 0xF4 ? 0x8F : 0xBF;
+        else
+            next.bad = true;
         return next;
     }
 };
@@ -98,10 +102,13 @@ void Trie::describe() {
         up.ascii[0] |= me.ascii[0], up.ascii[1] |= me.ascii[1];
         if (byte < 0x80) up.ascii[byte / 64] |= uint64_t(1) << (byte % 64);
         up.wide |= me.wide || byte >= 0x80;
-        up.broken |= me.broken || state[i].bad;
+        below[i].bad |= state[i].bad;
+        up.bad |= below[i].bad;
     }
-    // Within a character nothing is taken whole, wherever the subtree's own bytes lead.
-    for (size_t i = 1; i < nodes.size(); ++i) below[i].broken |= state[i].left > 0 || state[i].bad;
+    for (size_t i = 1; i < nodes.size(); ++i) {
+        const Utf8& before = state[size_t(parent[i])];
+        below[i].begins = before.left == 0 && !before.bad;
+    }
 }
 
 }  // namespace lk::grammar

@@ -10,8 +10,9 @@ namespace lk::grammar {
 // What lies below a node, for accepting a whole subtree at once.
 struct Below {
     uint64_t ascii[2] = {0, 0};  // bytes below 0x80 that occur
-    bool wide = false;           // whole code points from U+0080 on occur
-    bool broken = false;         // bytes occur that are no UTF-8, or the node itself ends within a character
+    bool wide = false;           // bytes from 0x80 on occur
+    bool bad = false;            // bytes occur, the node's own among them, that are no UTF-8
+    bool begins = false;         // the node's byte begins a character
 };
 
 class Trie {
@@ -29,8 +30,8 @@ class Trie {
     // Nodes 1.. in depth-first order; node 0 is the root.
     struct Node {
         uint8_t byte;
-        uint16_t depth;  // bytes from the root
-        int32_t end;  // the first node behind the subtree
+        uint16_t depth;                       // bytes from the root
+        int32_t end;                          // the first node behind the subtree
         int32_t tokens, own_end, tokens_end;  // in `order`: the node's own tokens, then those below it
     };
     std::vector<Node> nodes;
