@@ -114,8 +114,8 @@ def _other_commands() -> dict[str, click.Command]:
 
 
 def _normalize(name: str) -> str:
-    """Long options take - and _ alike."""
-    return name.replace("_", "-") if name.startswith("--") else name
+    """Options take - and _ alike; click hands their names over without the dashes before them."""
+    return name.replace("_", "-")
 
 
 @click.group(

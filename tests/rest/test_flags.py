@@ -47,7 +47,8 @@ def settings(*args):
         ("--draft 3", "frontend.rest.draft", 3), ("--kv-memory 4G", "frontend.rest.kv_memory", "4G"),
         ("--models x=a.gguf --models d/b.gguf", "frontend.rest.models", {"x": "a.gguf", "b": "d/b.gguf"}),
         ("--api-key k1 --api-key k2", "frontend.rest.api_key", ["k1", "k2"]), ("--cors *", "frontend.rest.cors", ["*"]),
-        ("--log-format json", "frontend.rest.log_format", "json"), ("--chat-prompt Hi", "frontend.rest.chat_prompt", "Hi"),
+        ("--log-format json", "frontend.rest.log_format", "json"),
+        ("--chat-prompt Hi", "frontend.rest.chat_prompt", "Hi"),
     ],
 )  # fmt: skip
 def test_options(args, key, value):
@@ -61,7 +62,8 @@ def test_options(args, key, value):
         ("--gpu-layers 9", "n_gpu_layers", "--gpu-layers"), ("-mg 1", "main_gpu", "--main-gpu"),
         ("--main-gpu 0", "main_gpu", "--main-gpu"), ("-ts 3,1", "tensor_split", "--tensor-split"),
         ("--tensor-split 3/1", "tensor_split", "--tensor-split"), ("-lv", "low_vram", "--low-vram"),
-        ("-nommq", "no_mul_mat_q", "--no-mul-mat-q"), ("--no-mmap", "no_mmap", "--no-mmap"), ("--numa", "numa", "--numa"),
+        ("-nommq", "no_mul_mat_q", "--no-mul-mat-q"),
+        ("--no-mmap", "no_mmap", "--no-mmap"), ("--numa", "numa", "--numa"),
     ],
 )  # fmt: skip
 def test_device_options_are_taken_and_given_to_backends_that_know_them(args, name, flag):

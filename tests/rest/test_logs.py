@@ -18,9 +18,14 @@ NAMES = ("llamakit", "waitress", "waitress.queue", logs.requests.name)
 def written(monkeypatch):
     """Set the logs up; returns a function that gives what was written since."""
     kept = [(logging.getLogger(n), logging.getLogger(n).level, logging.getLogger(n).propagate) for n in NAMES]
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    yield lambda **options: (logs.set_up(ServeOptions(**options)), stream)[1]
+
+    def set_up(**options):
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        logs.set_up(ServeOptions(**options))
+        return stream
+
+    yield set_up
     for logger, level, propagate in kept:
         logger.handlers, logger.propagate = [], propagate
         logger.setLevel(level)

@@ -121,6 +121,6 @@ def _named_model(text: str) -> tuple[str, str]:
 
 def device_options(values: dict[str, Any], known: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
     """Those of 2023's device options that the backend knows, and the flags of the others that were given."""
-    given = {name: values[name] for name in DEVICE if values.get(name) not in (None, False)}
+    given = {name: values[name] for name in DEVICE if values.get(name) is not None and values[name] is not False}
     used = {name: value for name, value in given.items() if name in known}
     return used, [DEVICE[name][0][-1] for name in given if name not in known]

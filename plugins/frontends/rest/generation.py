@@ -67,7 +67,7 @@ def start(state: ServerState, session: Session, request: Request, req: falcon.Re
     job = session.service.submit(request, id=getattr(req.context, "id", ""), gone=gone)
     meter = Meter(state.metrics, api)
     job.observer = meter.look
-    resources(req).callback(_end, job, meter)
+    resources(req).callback(_end, job, meter, req.context)
     return job
 
 
@@ -104,6 +104,7 @@ class Meter:
         self.metrics, self.api = metrics, api
         self._started, self._last = time.monotonic(), 0.0
         self._results: list[Result] = []
+        self.n_tokens = 0  # of finished answers
         self._closed = False
         metrics.request_started(api)
 
@@ -115,6 +116,7 @@ class Meter:
                 n += 1
             elif type(event) is Finished:
                 self._results.append(event.result)
+                self.n_tokens += event.result.timings.n_generated
         if n:
             self._measure(n, time.monotonic())
 
@@ -140,8 +142,9 @@ class Meter:
         self._last = now
 
 
-def _end(job: Job, meter: Meter) -> None:
-    """End a job that may still be running, and count it."""
+def _end(job: Job, meter: Meter, context: Any) -> None:
+    """End a job that may still be running, and count it; `context` keeps its tokens for the request's log line."""
+    context.tokens = (getattr(context, "tokens", None) or 0) + meter.n_tokens
     cancelled = not job.read_all and not job.finished
     job.cancel()
     meter.close(cancelled=cancelled)
