@@ -1,4 +1,4 @@
-"""`grammar`: only what a grammar allows. GBNF, JSON Schema, regular expressions, choices and lark-style grammars.
+"""`grammar`: only what a grammar allows. GBNF, JSON Schema, regular expressions and choices.
 
 Every language becomes the intermediate form of `ir`, which `compile` makes into a native network; the masks are made
 and applied natively, first in the chain. Control tokens are never allowed; tokens that end the text are, exactly where
@@ -45,14 +45,13 @@ class GrammarOptions(Options):
         ""
     )
     choices: Annotated[list[str], Meta(max_length=10_000, description="The text is exactly one of these.")] = []
-    lark: Annotated[str, Meta(max_length=LONGEST, description="A grammar in the style of lark.")] = ""
     lenient: Annotated[
         bool, Meta(description="Of a JSON Schema, leave out what cannot be enforced instead of refusing it.")
     ] = False
 
     def chosen(self) -> tuple[str, Any] | None:
         """Which of them is given, and its value."""
-        values = {"gbnf": self.grammar, "regex": self.regex, "choices": self.choices, "lark": self.lark}
+        values = {"gbnf": self.grammar, "regex": self.regex, "choices": self.choices}
         given = [(kind, value) for kind, value in values.items() if value]
         if self.json_schema is not None and self.json_schema != "":
             given.append(("json_schema", self.json_schema))
@@ -109,7 +108,7 @@ class GrammarSampler(NativeSampler):
 
     @staticmethod
     def parse(kind: str, source: object, *, lenient: bool = False) -> Grammar:
-        """The intermediate form of a "gbnf", "json_schema", "regex", "choices" or "lark" text."""
+        """The intermediate form of a "gbnf", "json_schema", "regex" or "choices"."""
         return parse(kind, source, lenient=lenient)
 
 
@@ -156,11 +155,7 @@ def parse(
         from llamakit.plugins.samplers.grammar.choices import choices_to_grammar
 
         return choices_to_grammar(source)
-    if kind == "lark":
-        from llamakit.plugins.samplers.grammar.lark_grammar import parse_lark
-
-        return parse_lark(source)
-    raise UsageError(f"no kind of grammar called {kind!r}: gbnf, json_schema, regex, choices or lark")
+    raise UsageError(f"no kind of grammar called {kind!r}: gbnf, json_schema, regex or choices")
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """What every kind of grammar becomes: rules over code points and tokens.
 
-GBNF, lark-style grammars, regular expressions, lists of choices and JSON schemas are all turned into a `Grammar`.
+GBNF, regular expressions, lists of choices and JSON schemas are all turned into a `Grammar`.
 Rules name one another by index, so data is recursive through `Ref` alone, and no tree is deeper than `MAX_DEPTH`.
 Repetitions are kept as counts, never written out.
 """
