@@ -1,1 +1,0 @@
-"""The `grammar_tools` frontend: `llamakit grammar`."""
