@@ -8,7 +8,7 @@ namespace {
 // Far above what real grammars need (thousands); below what would hurt.
 constexpr size_t kMostItems = 4096;    // of one configuration
 constexpr size_t kMostSeen = 1 << 16;  // looked at for one configuration
-constexpr size_t kMostFrames = 8 << 20;
+constexpr size_t kMostFrames = 2 << 20;
 
 uint64_t mix(uint64_t h, uint64_t x) {
     h ^= x + 0x9E3779B97F4A7C15u + (h << 6) + (h >> 2);

@@ -6,8 +6,8 @@
 namespace lk::grammar {
 namespace {
 
-constexpr size_t kMostConfigs = 400'000;
-constexpr size_t kMostMaskBytes = size_t(128) << 20;
+constexpr size_t kMostConfigs = 100'000;
+constexpr size_t kMostMaskBytes = size_t(48) << 20;
 constexpr int64_t kEnoughRoom = 16;   // turns left from which on a repetition's mask is made as if it had no end
 constexpr int32_t kWorthLooking = 6;  // tokens of a subtree from which on it is looked at as a whole
 constexpr int kDeepestCut = 64;       // frames that are looked at for a place to cut

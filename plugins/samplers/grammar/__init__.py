@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llamakit.plugins.samplers.grammar.ir import Grammar
 
 WARM_MASKS = 48  # made when a grammar is new, while its prompt waits
-LONGEST = 1 << 20  # characters of a grammar or schema
+LONGEST = 1 << 18  # characters of a grammar; reading that many takes a second or two
 FIELDS = {"gbnf": "grammar"}  # the option of a kind, where it has another name
 UI = {"x-ui": {"group": "Grammar", "widget": "grammar"}}
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llamakit.tokenizer import Tokenizer
 
 MOST_PROGRAMS = 64  # grammars that are kept ready, the least recently used go first
+MOST_BYTES = 512 << 20  # that they may take; each by itself stays below about 80 MB
 LONG_REPEAT = 8  # turns from which on a repetition is worth a mask of its own
 HIDDEN = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED)
 
@@ -129,8 +130,9 @@ class Shared:
             raise GrammarError(str(error)) from None
         with self._lock:
             self._programs[whole] = program
-            if len(self._programs) > MOST_PROGRAMS:
-                self._programs.popitem(last=False)
+            size = sum(each.n_byte for each in self._programs.values())
+            while len(self._programs) > MOST_PROGRAMS or (size > MOST_BYTES and len(self._programs) > 1):
+                size -= self._programs.popitem(last=False)[1].n_byte
         return program, True
 
 

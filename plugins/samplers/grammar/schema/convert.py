@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Schema = dict[str, Any]
 MOST_SCHEMAS = 20_000  # places visited
+MOST_SECONDS = 2.0
 DEEPEST = 60  # schemas within one another, references not counted
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 BY_KEYWORD = {  # the type that a keyword is about, where no type is given
@@ -50,6 +52,7 @@ class Converter:
         self._rules: dict[str, Ref] = {}  # by pointer
         self._shared: dict[str, Ref] = {}
         self._visited = self._depth = 0
+        self._end = time.monotonic() + MOST_SECONDS
 
     def grammar(self) -> tuple[Grammar, list[str]]:
         """The grammar, and what was left out."""
@@ -62,6 +65,8 @@ class Converter:
         self._visited += 1
         if self._visited > MOST_SCHEMAS:
             raise self.error(pointer, "", f"the schema has more than {MOST_SCHEMAS:,} parts")
+        if time.monotonic() > self._end:
+            raise self.error(pointer, "", f"it takes longer than {MOST_SECONDS:g} seconds to work out")
         if isinstance(schema, bool):
             return self.value() if schema else NOTHING
         if not isinstance(schema, dict):
