@@ -7,13 +7,14 @@ An answer's score is its mean log-probability, so that short answers are not pre
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llamakit.engine.group import Group
 from llamakit.engine.request import FinishReason
 from llamakit.engine.sampling import NativeCandidates
 from llamakit.engine.sequence import Sequence, Track
-from llamakit.sampler import Stage
+from llamakit.sampler import EndOfAnswer, Stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,7 @@ class BeamGroup(Group):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.streams, self.scored = False, True
+        self._why_short = FinishReason.GRAMMAR  # why answers end that no token and no limit ends
         self.complete: list[tuple[float, list[int], float]] = []  # mean log-probability, tokens, sum
 
     def start(self, tables: Any) -> None:
@@ -69,9 +71,9 @@ class BeamGroup(Group):
 
     def context_full(self, track: Track) -> None:
         """The beams, which are all as long, end here."""
+        self._why_short = FinishReason.CONTEXT
         for beam in self.beams:
-            if beam.generated:
-                self.complete.append((beam.score / len(beam.generated), beam.generated, beam.score))
+            self._keep(beam)
         if self.complete:
             self._answer()
         else:
@@ -94,22 +96,27 @@ class BeamGroup(Group):
 
     def _offers(self, rows: dict[Track, int], logits: npt.NDArray[np.float32]) -> list[Step]:
         """Twice as many continuations of each beam as there are beams: enough even if half of them end."""
+        from llamakit import _sampling
+
         offers = []
         for beam in self.beams:
-            candidates = NativeCandidates(logits[rows[beam]])
-            for sampler in beam.chain.samplers:
-                if sampler.stage is Stage.LOGITS:
-                    stage = sampler.native()
-                    if stage is None:
-                        sampler.apply(candidates)
-                    else:
-                        stage.apply(candidates.handle)
+            try:
+                candidates = _changed(beam.chain, logits[rows[beam]])
+            except (EndOfAnswer, _sampling.SamplingEnd):  # a grammar has no way on from here
+                self._keep(beam)
+                continue
             top = candidates.top(2 * self.request.beams)
             offers += [
                 Step(beam.score + float(logit) - top.log_sum_exp, beam, int(token_id))
                 for token_id, logit in zip(top.ids, top.logits, strict=True)
+                if logit > -math.inf
             ]
         return offers
+
+    def _keep(self, beam: Beam) -> None:
+        """A beam that ends as it is."""
+        if beam.generated:
+            self.complete.append((beam.score / len(beam.generated), beam.generated, beam.score))
 
     def _completes(self, step: Step) -> bool:
         """Whether the step ends an answer; if so it is noted."""
@@ -153,15 +160,30 @@ class BeamGroup(Group):
             sequence.begin(self.now())
         for sequence, (_, generated, score) in zip(self.sequences, best, strict=False):
             self._replay(sequence, generated, score)
+        for sequence in self.sequences[len(best) :]:  # there are no more answers
+            sequence.finish(FinishReason.GRAMMAR)
 
     def _replay(self, sequence: Sequence, generated: list[int], score: float) -> None:
         sequence.score = score
         for token_id in generated:
             sequence.accept(token_id)
-        if sequence.result is None:  # the context ended it
-            sequence.finish(FinishReason.CONTEXT)
+        if sequence.result is None:  # the context ended it, or a grammar
+            sequence.finish(self._why_short)
 
     def _drop_beams(self) -> None:
         for beam in self.beams:
             beam.release()
         self.beams = []
+
+
+def _changed(chain: SamplerChain, row: npt.NDArray[np.float32]) -> NativeCandidates:
+    """A row after the samplers that change logits."""
+    candidates = NativeCandidates(row)
+    for sampler in chain.samplers:
+        if sampler.stage is Stage.LOGITS:
+            stage = sampler.native()
+            if stage is None:
+                sampler.apply(candidates)
+            else:
+                stage.apply(candidates.handle)
+    return candidates

@@ -21,7 +21,7 @@ from llamakit.engine.sequence import Sequence
 from llamakit.engine.speculation import draft_lengths, force
 from llamakit.engine.stats import Counters, SlotInfo, slot_info
 from llamakit.engine.step_cost import StepCost
-from llamakit.errors import OutOfMemoryError
+from llamakit.errors import OutOfMemoryError, PluginError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -430,7 +430,10 @@ class Engine:
             else:
                 turns += [(sequence, last, 0) for sequence in group.fork()]
         for group, rows in locked.items():
-            group.advance(rows, logits)
+            try:
+                group.advance(rows, logits)
+            except Exception as error:  # of a sampler: its own request ends, no other
+                group.finish(FinishReason.ERROR, PluginError(f"a sampler ended with an error: {error}"))
         while turns:
             turns = self._choose(turns, logits)
 

@@ -106,3 +106,19 @@ def test_beams_and_several_answers_keep_to_it(server):
     for more in ({}, {"n_beams": 3}):
         for answer in server.post("/completion", body | more)[1]:
             assert re.fullmatch("[a-f ]+", answer["content"])
+
+
+def test_a_search_ends_where_the_grammar_does(server):
+    body = {
+        "prompt": "Once",
+        "n_predict": 12,
+        "grammar": 'root ::= "ab" | "ba"',
+        "n": 2,
+        "n_beams": 3,
+        "ignore_eos": True,
+    }
+    answers = server.post("/completion", body)[1]
+    assert {answer["content"] for answer in answers} == {"ab", "ba"}
+    only = server.post("/completion", body | {"grammar": 'root ::= "ab"'})[1]
+    assert only[0]["content"] == "ab"
+    assert len(only) == 2
