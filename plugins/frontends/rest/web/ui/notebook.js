@@ -14,6 +14,8 @@ const SAVE_MS = 1000;
 const COUNT_MS = 600;
 const MOST_RUNS = 50;
 
+const EXAMPLES = ["Once upon a time, there was a little fox", "The three most important things about the sea are", "Dear younger self,\n\n"];
+
 let doc = null;
 let parts = null;
 let saveTimer = 0;
@@ -40,13 +42,18 @@ function build() {
   const mirror = h("div", { class: "mirror", hidden: true, role: "region", "aria-label": "Text with its runs", tabindex: "-1" });
   const counter = h("span", { class: "muted number" });
   const problem = h("div", { class: "cards" });
+  const examples = h("div", { class: "example-row", role: "group", "aria-label": "Beginnings" }, ...EXAMPLES.map((words) => button(words.trim(), () => {
+    text.value = words;
+    text.dispatchEvent(new Event("input"));
+    text.focus();
+  }, { className: "small bordered" })));
   const go = button("Generate", () => generate(), { iconName: "play", className: "primary" });
   const stop = button("Stop", () => runs.get(doc.conv.id)?.stop(), { iconName: "stop", className: "bordered" });
   const undo = button("Undo last run", () => undoRun(), { iconName: "undo", className: "small bordered" });
   const redo = button("Redo with new seed", () => redoRun(), { iconName: "redo", className: "small bordered" });
   const insert = button("Insert at cursor", () => generate({ insert: true }), { iconName: "insert", className: "small bordered" });
   byId("notebook").replaceChildren(h("div", { class: "notebook-head measure" }, h("span", { class: "muted", text: "Raw text to the model. No template is applied." }), tokens),
-    h("div", { class: "notebook-body measure" }, text, mirror, problem), h("div", { class: "notebook-tools measure", role: "group", "aria-label": "Notebook" }, go, stop, undo, redo, insert, counter));
+    h("div", { class: "notebook-body measure" }, text, mirror, examples, problem), h("div", { class: "notebook-tools measure", role: "group", "aria-label": "Notebook" }, go, stop, undo, redo, insert, counter));
   text.addEventListener("input", () => {
     saveTimer ||= setTimeout(save, SAVE_MS);
     countTokens();
@@ -61,13 +68,14 @@ function build() {
   for (const type of ["pagehide", "visibilitychange"]) addEventListener(type, save);
   onRun((name, run) => run.doc === doc && doc.conv.kind === "notebook" && (name === "ended" ? ended(run) : refresh()));
   server.subscribe(() => doc && refresh());
-  return { text, tokens, mirror, counter, problem, go, stop, undo, redo, insert, follow: true };
+  return { text, tokens, mirror, counter, problem, examples, go, stop, undo, redo, insert, follow: true };
 }
 
 function refresh() {
   const busy = runs.has(doc.conv.id);
   const { text, go, stop, undo, redo, insert } = parts;
   text.readOnly = busy;
+  parts.examples.hidden = busy || Boolean(text.value);
   go.hidden = busy;
   stop.hidden = !busy;
   undo.disabled = redo.disabled = busy || !doc.conv.runs?.length;

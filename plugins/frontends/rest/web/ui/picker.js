@@ -10,7 +10,8 @@ export async function showPicker(opener) {
   const place = h("div", { class: "picker-body" }, h("p", { class: "muted", text: "Asking the server…" }));
   if (!(await openPopover(opener, "Model and adapters", place, { className: "wide" }))) return;
   try {
-    const [{ data }, adapters] = await Promise.all([getJson("v1/models"), getJson("lora-adapters").catch(() => [])]);
+    const [{ data: found }, adapters] = await Promise.all([getJson("v1/models"), getJson("lora-adapters").catch(() => [])]);
+    const data = found.map((model) => ({ ...model, ...model.meta }));
     place.replaceChildren(...models(data), ...adapterPart(adapters));
   } catch (error) {
     place.replaceChildren(h("p", { role: "alert", text: `The models are not known: ${error.message}` }));

@@ -8,7 +8,7 @@ import { presetRow } from "./presets.js";
 import { inactive, shown } from "./schema.js";
 import { saveConv, server } from "./state.js";
 import { toast } from "./status.js";
-import { REQUEST_FIELDS } from "./wire.js";
+import { REQUEST_FIELDS, usesTemplate } from "./wire.js";
 
 const SEEN = "llamakit.defaults";
 const IN_ORDER = new Set(["top_k", "tfs_z", "typical_p", "top_p", "min_p"]);
@@ -42,7 +42,8 @@ function section({ name, sampler, foreign, fields }, doc, rows, refresh, open) {
   const off = fields.every(({ name: field }) => doc.conv.params[field] === undefined);
   const details = h("details", { class: "group", prop: { open: open || foreign || !off } },
     h("summary", {}, h("span", { text: name }), foreign && h("span", { class: "muted", text: `${sampler.package} ${sampler.version ?? ""}` })));
-  for (const field of fields) {
+  for (const each of fields) {
+    const field = { ...each, default: defaultOf(each, doc) };
     const row = control(field, doc.conv.params[field.name], (value) => {
       const params = { ...doc.conv.params, [field.name]: value };
       if (value === undefined) delete params[field.name];
@@ -54,6 +55,12 @@ function section({ name, sampler, foreign, fields }, doc, rows, refresh, open) {
   }
   if (fields.length > 1) details.append(button(`Reset ${name}`, () => reset(doc, fields.map(({ name: field }) => field)), { className: "small bordered reset-group" }));
   return details;
+}
+
+/** The default in force: notebooks and plain transcripts go to /completion, which has some of its own. */
+function defaultOf({ name, default: usual }, { conv }) {
+  if (conv.kind === "chat" && usesTemplate(conv)) return usual;
+  return server.value.props?.default_generation_settings?.[name] ?? usual;
 }
 
 /** Names of the options that differ from the server's. */

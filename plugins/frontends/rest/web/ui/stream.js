@@ -125,7 +125,10 @@ export class StreamView {
     const selection = document.getSelection();
     const touched = this.#tail && !this.#fence && !selection.isCollapsed && selection.containsNode(this.#tail, true);
     if (!touched) return false;
-    if (!this.#frozen) this.#tail.append((this.#frozen = document.createTextNode("")));
+    if (!this.#frozen) {
+      const blank = /\s$/.test(this.#text.slice(0, this.#drawn)) ? " " : ""; // rendering drops it at the end of a block
+      this.#tail.append((this.#frozen = document.createTextNode(blank)));
+    }
     this.#frozen.appendData(this.#text.slice(this.#drawn));
     this.#drawn = this.#text.length;
     return true;

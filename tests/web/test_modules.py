@@ -1,0 +1,164 @@
+"""Modules that need no browser, in node."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def node(web: Path) -> Any:
+    """Runs a module's code in node and gives the JSON that it prints."""
+    program = shutil.which("node")
+    if not program:
+        pytest.skip("node is not installed: it runs the page's modules without a browser")
+
+    def run(code: str) -> Any:
+        head = "globalThis.localStorage ??= undefined;"
+        done = subprocess.run(
+            [program, "--input-type=module", "-e", head + code + "\nprocess.exit(0);"],
+            cwd=web / "ui", capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+STREAM = 'data: {"a":1}\\r\\n\\r\\n: comment\\n\\ndata:{"b":\\ndata: 2}\\n\\nevent: x\\rdata: "c"\\r\\rdata: [DONE]'
+
+
+def test_events_are_the_same_wherever_the_stream_is_cut(node: Any) -> None:
+    """At every pair of places."""
+    code = f"""
+    import {{ EventSplitter }} from "./api.js";
+    const text = `{STREAM}`;
+    const read = (...pieces) => {{
+      const splitter = new EventSplitter();
+      return JSON.stringify([...pieces.flatMap((piece) => splitter.push(piece)), ...splitter.end()]);
+    }};
+    const found = new Set([read(...text)]);
+    for (let a = 0; a <= text.length; a += 1) {{
+      for (let b = a; b <= text.length; b += 1) found.add(read(text.slice(0, a), text.slice(a, b), text.slice(b)));
+    }}
+    console.log(JSON.stringify([...found].map(JSON.parse)));
+    """
+    assert node(code) == [['{"a":1}', '{"b":\n2}', '"c"', "[DONE]"]]
+
+
+def test_kinds_of_controls(node: Any) -> None:
+    schemas = {
+        "slider": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5},
+        "open": {"type": "number", "minimum": 0},
+        "few": {"type": "integer", "minimum": 0, "maximum": 20},
+        "many": {"type": "integer", "minimum": 0, "maximum": 100000},
+        "seed": {"type": "integer"},
+        "flag": {"type": "boolean"},
+        "pick": {"enum": ["a", "b"]},
+        "long": {"enum": [1, 2, 3, 4, 5]},
+        "word": {"type": "string"},
+        "text": {"type": "string", "maxLength": 5000},
+        "list": {"type": "array", "items": {"type": "string"}},
+        "pairs": {"type": "array", "items": {"type": "array", "minItems": 2, "maxItems": 2}},
+        "maybe": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 9}, {"type": "null"}], "default": None},
+        "deep": {"type": "object", "properties": {"x": {"type": "object"}}},
+        "mixed": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "named": {"$ref": "#/$defs/Part", "description": "d"},
+        "bnf": {"type": "string", "x-ui": {"widget": "grammar"}},
+    }
+    code = f"""
+    import {{ readField }} from "./schema.js";
+    const defs = {{ Part: {{ type: "integer", minimum: 1, maximum: 3 }} }};
+    const found = Object.entries({json.dumps(schemas)}).map(([key, schema]) => [key, readField(key, schema, defs)]);
+    console.log(JSON.stringify(Object.fromEntries(found.map(([key, f]) => [key, f.kind + (f.optional ? "?" : "")]))));
+    """
+    assert node(code) == {
+        "slider": "slider", "open": "number", "few": "slider", "many": "number", "seed": "seed", "flag": "switch",
+        "pick": "radio", "long": "select", "word": "line", "text": "text", "list": "list", "pairs": "pairs",
+        "maybe": "slider?", "deep": "json", "mixed": "json", "named": "slider", "bnf": "grammar",
+    }  # fmt: skip
+
+
+def test_steps_and_usual_ranges(node: Any) -> None:
+    code = """
+    import { niceStep, readField } from "./schema.js";
+    const wide = readField("temperature", { type: "number", minimum: 0, maximum: 100, default: 0.8 });
+    const log = readField("rate", { type: "number", minimum: 0.001, maximum: 10, "x-ui": { scale: "log" } });
+    console.log(JSON.stringify({ steps: [0.013, 1, 0.04, 0.0077, 33].map(niceStep), wide: [wide.low, wide.high, wide.step], log: log.log }));
+    """
+    assert node(code) == {"steps": [0.01, 1, 0.05, 0.01, 20], "wide": [0, 2, 0.02], "log": True}
+
+
+def test_values_that_do_not_fit_and_why(node: Any) -> None:
+    code = """
+    import { misfit, readField, inactive } from "./schema.js";
+    const f = readField("x", { type: "number", exclusiveMinimum: 0, maximum: 2 });
+    const gone = { ui: { disabled_by: [{ field: "mirostat", op: ">", value: 0 }] }, sampler: "top_p" };
+    const asked = { value: () => 2, titleOf: () => "Mirostat", chain: ["top_p"] };
+    console.log(JSON.stringify([...[0, 2.5, NaN, "a", null, 1].map((v) => misfit(f, v)), inactive(gone, asked),
+      inactive({ ui: {}, sampler: "dry" }, asked), inactive(gone, { ...asked, value: () => 0 })]));
+    """
+    assert node(code) == [
+        "it has to be above 0", "it can be at most 2", "a number is needed", "a number is needed", "a value is needed", "",
+        "not used while Mirostat is on", "not in the chain", "",
+    ]  # fmt: skip
+
+
+def test_third_party_fields_have_flat_names(node: Any) -> None:
+    code = """
+    import { readSamplers } from "./schema.js";
+    const schema = { $ref: "#/$defs/O", $defs: { O: { properties: { strength: { type: "number", default: 0.1 } } } } };
+    const found = readSamplers({ chain: ["dist"], samplers: [
+      { name: "acme.slop", title: "Slop ban", package: "llamakit-acme", prefix: "acme.slop.", defaults: { "acme.slop.strength": 0.5 }, schema }] });
+    const [group] = found.groups;
+    console.log(JSON.stringify([found.fields, group.name, group.foreign, group.fields[0].default]));
+    """
+    assert node(code) == [["acme.slop.strength"], "Slop ban", True, 0.5]
+
+
+def test_imports_are_checked(node: Any) -> None:
+    """Ours, llama.cpp's, OpenAI's; circles, doubles and strangers are refused, one conversation at a time."""
+    code = """
+    import { readImport } from "./imports.js";
+    const m = (id, parent, role = "user") => ({ id, parent, role, text: id });
+    const own = { format: "llamakit.conversations", version: 1, presets: [{ name: "p", params: { top_k: 1 } }], conversations: [
+      { id: "a", title: "fine", leaf: "2", messages: [m("1", null), m("2", "1", "assistant")] },
+      { id: "b", title: "circle", messages: [m("1", "2"), m("2", "1")] },
+      { id: "c", title: "double", messages: [m("1", null), m("1", null)] },
+      { id: "d", title: "role", messages: [m("1", null, "system")] },
+      { id: "e", title: "none" }, null, 5] };
+    const cpp = [{ conv: { id: "x", name: "old", currNode: 3 }, messages: [
+      { id: 1, parent: null, role: "system", content: "be kind" }, { id: 2, parent: 1, role: "user", content: "hi" }, { id: 3, parent: 2, role: "assistant", content: "ho" }] }];
+    const plain = [{ role: "system", content: "s" }, { role: "user", content: [{ type: "text", text: "q" }] }, { role: "assistant", content: "r" }];
+    const out = [own, cpp, plain, "text", 7, null, [], { format: "llamakit.conversations", version: 9 }].map(readImport);
+    console.log(JSON.stringify(out.map(({ docs, presets, skipped }) => [docs.map(({ conv, list }) => [conv.title, conv.system ?? "", list.map((x) => x.text)]), presets.length, skipped])));
+    """
+    own, cpp, plain, *rest = node(code)
+    assert own[0] == [["fine", "", ["1", "2"]]]
+    assert own[1] == 1
+    assert [reason.split(":")[0] for reason in own[2]] == ["circle", "double", "role", "none", "untitled", "untitled"]
+    assert cpp[0] == [["old", "be kind", ["hi", "ho"]]]
+    assert plain[0] == [["q", "s", ["q", "r"]]]
+    assert all(docs == [] for docs, *_ in rest)
+
+
+def test_highlighter_keeps_every_character(node: Any) -> None:
+    code = r"""
+    import { tokens } from "./highlight.js";
+    const sources = ['def f(x): # c\n  return "a\\"b" + 1.5e3', "a = '''x\ny", "/* open", '"open', "`t ${x}` // y", "SELECT 1 -- c", "日本 = 'é'", ""];
+    const langs = ["python", "js", "c++", "rust", "sql", "bash", "unknown", "json", "go", "ruby", "lua", "css", "java"];
+    const lost = sources.flatMap((s) => langs.filter((l) => tokens(s, l).map(([, t]) => t).join("") !== s));
+    const kinds = tokens(sources[0], "python").filter(([k]) => k).map(([k, t]) => `${k} ${t}`);
+    const start = performance.now();
+    for (const lang of langs) for (const s of ['"'.repeat(50000), "/*".repeat(25000), "a.".repeat(25000), "'''\"".repeat(12000), "1".repeat(50000)]) tokens(s, lang);
+    console.log(JSON.stringify([lost, kinds, performance.now() - start]));
+    """
+    lost, kinds, ms = node(code)
+    assert lost == []
+    assert kinds == ["tok-k def", "tok-f f", "tok-c # c", "tok-k return", 'tok-s "a\\"b"', "tok-n 1.5e3"]
+    assert ms < 13 * 5 * 50 * 5  # five milliseconds a kilobyte
