@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+import time
 
 import pytest
 from llamakit.plugins.frontends.rest import logs
@@ -36,6 +37,9 @@ def test_a_json_line_for_each_request(written, serve):
     client = serve()
     client.post("/completion", {"prompt": "the secret prompt", "n_predict": 3}, {"X-Request-Id": "one"})
     client.get("/nope?secret=1")
+    end = time.monotonic() + 5  # a line is written when its answer has been sent
+    while stream.getvalue().count('"method"') < 2 and time.monotonic() < end:
+        time.sleep(0.01)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     first, second = (line for line in lines if line["logger"] == "llamakit.rest.requests")
     assert (first["id"], first["method"], first["path"], first["status"]) == ("one", "POST", "/completion", 200)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import re
 import secrets
@@ -46,8 +45,7 @@ def routes(state: ServerState) -> list[Route]:
     package = "llamakit.plugins.frontends.rest.apis"
     found: list[Route] = []
     for name in APIS:
-        if importlib.util.find_spec(f"{package}.{name}") is not None:
-            found += importlib.import_module(f"{package}.{name}").routes(state)
+        found += importlib.import_module(f"{package}.{name}").routes(state)
     return found
 
 
