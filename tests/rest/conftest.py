@@ -194,3 +194,25 @@ def templated(stories260k, tmp_path_factory):
         return file
 
     return make
+
+
+class WithoutGrammar:
+    """A registry in which the sampler `grammar` is not installed."""
+
+    def __init__(self, registry):
+        self._registry = registry
+
+    def samplers(self):
+        """All others."""
+        return {name: cls for name, cls in self._registry.samplers().items() if name != "grammar"}
+
+    def __getattr__(self, name):
+        return getattr(self._registry, name)
+
+
+@pytest.fixture
+def without_grammar(serve):
+    """A server that has no sampler `grammar`."""
+    server = serve()
+    server.state.registry = WithoutGrammar(server.state.registry)
+    return server

@@ -162,11 +162,9 @@ def test_errors_are_in_ollamas_shape(server, path, fields, words):
     assert words in refused(server, path, **fields)
 
 
-def test_json_needs_the_grammar_sampler(server):
-    if "grammar" in server.state.registry.samplers():
-        pytest.skip("the sampler 'grammar' is installed")
+def test_json_needs_the_grammar_sampler(without_grammar):
     for form in ("json", {"type": "object"}):
-        assert "the sampler 'grammar', which is not installed" in refused(server, prompt="x", format=form)
+        assert "the sampler 'grammar', which is not installed" in refused(without_grammar, prompt="x", format=form)
 
 
 def test_a_thought_is_told_apart(serve, templated):
