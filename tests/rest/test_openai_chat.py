@@ -216,6 +216,16 @@ def test_roles_and_parts(server):
     assert ask(server, messages=[{"role": "user", "content": parts}])["choices"] == joined
 
 
+def test_a_developer_speaks_as_the_system_unless_the_template_knows_developers(server, serve, templated):
+    def count(server, role):
+        return ask(server, messages=[{"role": role, "content": "x"}, *TALK])["usage"]["prompt_tokens"]
+
+    assert count(server, "developer") == count(server, "system")
+    source = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}{# developer #}"
+    knowing = serve({"m": templated(source)})
+    assert count(knowing, "developer") != count(knowing, "system")
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

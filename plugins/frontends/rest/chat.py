@@ -69,7 +69,7 @@ def make_prompt(state: ServerState, session: Session, talk: Conversation) -> Pro
     """The prompt of a conversation. UsageError if the template refuses its messages."""
     _check(talk)
     template, stop = template_of(state.options, session)
-    tools, messages = talk.tools or None, talk.messages
+    tools, messages = talk.tools or None, _known_roles(talk.messages, template.source)
     if tools and "tools" not in template.source:
         messages, tools = _with_tools_described(messages, tools, template.source), None
     made = chat_prompt(
@@ -125,6 +125,13 @@ def _check(talk: Conversation) -> None:
         raise wrong("chat_template_kwargs", sorted(reserved), "names that the server does not set itself")
     if talk.continue_last and talk.must_call is not None:
         raise UsageError("a message that was begun cannot become a call of a tool", param="tool_choice")
+
+
+def _known_roles(messages: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """The messages with the developer's as the system's, for templates that know no developer."""
+    if "developer" in source:
+        return messages
+    return [{**message, "role": "system"} if message["role"] == "developer" else message for message in messages]
 
 
 def _with_tools_described(
