@@ -133,12 +133,12 @@ async function generate({ insert = false, at, seed } = {}) {
 function attach(run) {
   const { text } = parts;
   const here = doc;
-  let shown = text.value.length - run.prefix.length - run.suffix.length;
+  run.shown = text.value.length - run.prefix.length - run.suffix.length;
   const draw = everyFrame(() => {
     if (doc !== here) return;
-    const piece = run.text.slice(shown);
-    text.setRangeText(piece, run.start_at + shown, run.start_at + shown, "preserve");
-    shown = run.text.length;
+    const at = run.start_at + run.shown;
+    text.setRangeText(run.text.slice(run.shown), at, at, "preserve");
+    run.shown = run.text.length;
     if (parts.follow && !run.suffix) text.scrollTop = text.scrollHeight;
   });
   run.onText(draw);
@@ -154,7 +154,10 @@ function keep(run) {
 
 async function ended(run) {
   const here = run.doc;
-  if (doc === here) parts.text.value = textOf(run);
+  if (doc === here) {
+    parts.text.value = textOf(run);
+    run.shown = run.text.length; // a frame still to come has nothing left to draw
+  }
   refresh();
   if (run.text) {
     const entry = { id: run.message.id, start: run.start_at, text: run.text, seed: run.message.seed, insert: run.insert, params: { ...here.conv.params } };

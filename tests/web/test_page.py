@@ -1,0 +1,184 @@
+"""The page in a browser: what people do with it, on a mock server and on a real one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tabs
+
+pytestmark = pytest.mark.slow
+SERVING = Path(__file__).parents[1] / "serving.py"
+BEGINNING = "Once upon a time, there was a little"
+
+
+@pytest.fixture(scope="module")
+def real(stories260k: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """`llamakit serve` with a real model."""
+    spec = importlib.util.spec_from_file_location("serving", SERVING)
+    assert spec
+    assert spec.loader
+    serving = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(serving)
+    with serving.Server(stories260k, tmp_path_factory.mktemp("real") / "log", "--max-predict", "400") as server:
+        yield server
+
+
+@pytest.fixture
+def real_tabs(chromium: Any, real: Any) -> Iterator[Tabs]:
+    tabs = Tabs(chromium, f"{real.url}/")
+    yield tabs
+    try:
+        tabs.check()
+    finally:
+        for context in tabs.contexts:
+            context.close()
+
+
+def until(condition: Callable[[], Any], seconds: float = 15) -> None:
+    """Wait; the page's own policy forbids scripts that the browser would wait with."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+
+
+def written(page: Any) -> str:
+    """The text in the notebook."""
+    return str(page.input_value("#notebook textarea"))
+
+
+def open_drawer(page: Any) -> str:
+    """Open the settings with everything in them unfolded; gives their text."""
+    page.click("#settings")
+    page.wait_for_selector("#drawer details", state="attached")
+    page.wait_for_timeout(200)
+    page.evaluate("document.querySelectorAll('#drawer details').forEach((d) => { d.open = true; })")
+    return str(page.evaluate("document.querySelector('#drawer').textContent"))
+
+
+def chat(page: Any, text: str) -> str:
+    """Send a message on the chat tab and give the answer's text."""
+    page.click("#tab-chat")
+    page.fill("#message", text)
+    page.press("#message", "Enter")
+    page.wait_for_selector(".message.last [data-tool=copy]")
+    page.wait_for_selector("#send[data-does=send]")
+    return str(page.inner_text("#transcript .message.last"))
+
+
+def test_a_chat_with_a_real_model_survives_a_reload(real_tabs: Tabs) -> None:
+    context = real_tabs.context(viewport={"width": 1280, "height": 800})
+    page = real_tabs.open(context=context)
+    sent: list[dict[str, Any]] = []
+    page.on(
+        "request",
+        lambda request: (
+            sent.append(json.loads(request.post_data))
+            if request.method == "POST" and re.search(r"completions?$", request.url)
+            else None
+        ),
+    )
+    answer = chat(page, "Tell me a story about a fox.")
+    assert len(answer) > 20
+    assert not {"temperature", "top_k", "top_p"} & set(sent[-1])  # only what was changed is sent
+    page.reload()
+    page.wait_for_selector("#transcript .message.last")
+    assert "Tell me a story about a fox." in page.inner_text("#transcript")
+    assert page.locator("#conversations").inner_text().count("Tell me a story") >= 1
+
+
+def test_the_notebook_goes_on_from_the_text_and_undoes(real_tabs: Tabs) -> None:
+    page = real_tabs.open(viewport={"width": 1280, "height": 800})
+    page.click("#tab-notebook")
+    page.fill("#notebook textarea", BEGINNING)
+    page.get_by_role("button", name="Generate").click()
+    until(lambda: len(written(page)) > 60)
+    page.locator("#notebook").get_by_role("button", name="Generate").wait_for()
+    until(lambda: page.get_by_role("button", name="Undo last run").is_enabled())
+    page.get_by_role("button", name="Undo last run").click()
+    until(lambda: written(page) == BEGINNING)
+
+
+def test_stopping_ends_the_work_on_the_server(real_tabs: Tabs, real: Any) -> None:
+    page = real_tabs.open(viewport={"width": 1280, "height": 800})
+    page.click("#tab-notebook")
+    page.fill("#notebook textarea", BEGINNING)
+    page.get_by_role("button", name="Generate").click()
+    until(lambda: len(written(page)) > 40)
+    page.keyboard.press("Escape")  # harmless where the run has ended by itself
+    until(lambda: real.request("GET", "/slots")[1] == [], 5)
+
+
+def test_every_sampler_of_the_server_is_in_the_drawer(real_tabs: Tabs, real: Any) -> None:
+    page = real_tabs.open(viewport={"width": 1280, "height": 900})
+    names = open_drawer(page)
+    for sampler in real.request("GET", "/samplers")[1]["samplers"]:
+        for option in sampler["defaults"]:
+            if option not in ("grammar", "json_schema", "lenient", "regex", "choices"):
+                assert option in names, option
+
+
+def test_a_third_party_sampler_has_its_controls(page: Any) -> None:
+    assert "strength" in open_drawer(page)
+
+
+@pytest.mark.parametrize("width", [320, 390, 800, 1280])
+def test_nothing_scrolls_sideways(tabs: Tabs, width: int) -> None:
+    page = tabs.open(viewport={"width": width, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_controls_have_names_and_ids_are_unique(page: Any, ask: Any) -> None:
+    ask("Hello")
+    open_drawer(page)
+    found = page.evaluate(
+        """() => {
+          const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
+          const named = (e) => (e.getAttribute("aria-label") || e.labels?.length || e.getAttribute("aria-labelledby")
+            || e.textContent.trim() || e.title);
+          const visible = (e) => e.offsetParent !== null;
+          return {
+            twice: ids.filter((id, i) => ids.indexOf(id) !== i),
+            nameless: [...document.querySelectorAll("button, input, select, textarea, a")].filter(visible)
+              .filter((e) => !named(e)).map((e) => e.outerHTML.slice(0, 120)),
+            h1: document.querySelectorAll("h1").length,
+          };
+        }"""
+    )
+    assert found["twice"] == []
+    assert found["nameless"] == []
+    assert found["h1"] == 1
+
+
+def test_composition_never_sends(page: Any) -> None:
+    page.fill("#message", "にほ")
+    page.evaluate(
+        """() => document.getElementById("message").dispatchEvent(
+          new KeyboardEvent("keydown", { key: "Enter", isComposing: true, bubbles: true, cancelable: true }))"""
+    )
+    page.wait_for_timeout(100)
+    assert page.locator("#transcript .message").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_follow_the_system(tabs: Tabs, scheme: str) -> None:
+    page = tabs.open(color_scheme=scheme)
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    dark_ink = sum(map(int, re.findall(r"\d+", ink)[:3])) < 380
+    assert dark_ink is (scheme == "light")
+
+
+def test_the_answer_streams_is_kept_and_can_be_made_again(page: Any, ask: Any) -> None:
+    ask("Tell the fox story")
+    first = page.inner_text("#transcript .message.last")
+    assert "stork" in first
+    page.locator(".message.last [data-tool=regenerate], .message.last [data-tool=redo]").first.click()
+    page.wait_for_selector("#send[data-does=send]")
+    until(lambda: "2" in page.inner_text(".message.last"))
