@@ -1,6 +1,6 @@
 // softmax(scale q k^T) v over partials of 256 keys at fixed places, merged in order (the running maximum of Milakov
 // and Gimelshein 2018, arXiv:1805.02867). A row's bits depend only on its query and on the keys that it sees.
-// Included only by kernels.cpp, inside its anonymous namespace.
+// Included by units of kernels, inside their anonymous namespace.
 
 LK_INLINE int64_t cell_of(const Keys& keys, int64_t position) {
     return int64_t(keys.blocks[position / keys.block_size]) * keys.block_size + position % keys.block_size;

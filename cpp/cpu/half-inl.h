@@ -1,5 +1,5 @@
 // float16 and bfloat16 to float32 and back (round to nearest, ties to even), one value or sixteen.
-// Included only by kernels.cpp, inside its anonymous namespace.
+// Included by units of kernels, inside their anonymous namespace.
 
 LK_INLINE uint32_t bits_of(float x) {
     uint32_t u;

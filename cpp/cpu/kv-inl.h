@@ -1,5 +1,5 @@
 // Rounding keys and values into the cache and reading them back.
-// Included only by kernels.cpp, inside its anonymous namespace.
+// Included by units of kernels, inside their anonymous namespace.
 
 // Writes value i of a row at [i * stride] of the storage type.
 LK_INLINE void encode(KVType type, const float* x, int64_t n, int64_t stride, uint8_t* y) {

@@ -1,5 +1,5 @@
 // y = x W^T in float32 with weights in float32, float16 or bfloat16. One accumulator an output, in order along k.
-// Included only by kernels.cpp, inside its anonymous namespace.
+// Included by units of kernels, inside their anonymous namespace.
 
 #if defined(__AVX512F__)
 constexpr int kFloatTile = 8, kWidePanels = 2, kThinPanels = 4;

@@ -1,6 +1,6 @@
 // y = x W^T with int8 activations and quantised weights: sums of a block are exact integers, blocks are added in
 // order along k. Every output has one accumulator, so its bits do not depend on how many rows are in the step.
-// Included only by kernels.cpp, inside its anonymous namespace.
+// Included by units of kernels, inside their anonymous namespace.
 
 #if defined(__AVX512F__)
 constexpr int kIntTile = 8;
@@ -113,13 +113,6 @@ IntPanel int_panel_for(const PanelFormat& f) {
     if (f.wide) return f.has_min ? int_panel<true, 32, false, true, kTile> : int_panel<true, 32, false, false, kTile>;
     return f.has_min ? int_panel<false, 32, false, true, kTile> : nullptr;
 }
-
-LK_INLINE int tile_at(int64_t rows_left, int largest) {
-    int tile = largest;
-    while (tile > rows_left) tile /= 2;
-    return tile;
-}
-
 LK_INLINE IntPanel int_panel_of(const PanelFormat& f, int tile) {
     if (tile == 1) return int_panel_for<1>(f);
     if (tile == 2) return int_panel_for<2>(f);

@@ -39,6 +39,13 @@ struct Step {
     int64_t table = -1;  // which cos/sin table
 };
 
+constexpr int64_t kSerialCost = 1 << 15;  // multiplications below which waking threads costs more than it gives
+
+// Throws std::invalid_argument with the step's name.
+[[noreturn]] void fail(const Step& step, const std::string& message);
+// Throws unless all n values are in [0, end).
+void check_range(const Step& step, const char* what, const int32_t* values, int64_t n, int64_t end);
+
 struct Sizes {
     int64_t rows, out_rows, seqs, longest;
 };

@@ -1,4 +1,4 @@
-// Operations on single rows of float32. Included only by kernels.cpp, inside its anonymous namespace.
+// Operations on single rows of float32. Included by units of kernels, inside their anonymous namespace.
 
 // Calls body(load, store, at) for each 16 values; the last call may cover fewer.
 template <class Body>

@@ -1,5 +1,5 @@
 // Sixteen lanes of float32 or int32 in as many registers as the instruction set needs, with the few operations
-// that differ between instruction sets. Included only by kernels.cpp, inside its anonymous namespace.
+// that differ between instruction sets. Included by units of kernels, inside their anonymous namespace.
 
 #if defined(__AVX512F__)
 constexpr int kBytes = 64;

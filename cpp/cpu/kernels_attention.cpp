@@ -1,0 +1,19 @@
+// The KV cache and attention.
+#include "cpu/unit-inl.h"
+
+namespace lk::cpu {
+namespace {
+#include "cpu/rows-inl.h"
+
+#include "cpu/kv-inl.h"
+
+#include "cpu/attention-inl.h"
+}  // namespace
+
+void LK_FILL(attention)(KernelTable& table) {
+    table.kv_write = kv_write;
+    table.kv_read = kv_read;
+    table.attend = attend;
+}
+
+}  // namespace lk::cpu

@@ -1,0 +1,37 @@
+// What each unit of kernels starts with. The units are compiled once for each instruction set (LK_ISA names it).
+// Everything in them is in an anonymous namespace and nothing of the standard library is used: a weak symbol compiled
+// here could be the copy that the linker keeps for the whole program, and then older processors would meet
+// instructions that they do not have. A unit hands its kernels over by filling its part of the table.
+#pragma once
+#include "cpu/types.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define LK_JOIN2(a, b) a##b
+#define LK_JOIN(a, b) LK_JOIN2(a, b)
+#define LK_TEXT2(a) #a
+#define LK_TEXT(a) LK_TEXT2(a)
+#define LK_LAMBDA __attribute__((always_inline))
+#define LK_FILL(unit) LK_JOIN(fill_##unit##_, LK_ISA)
+
+namespace lk::cpu {
+void LK_FILL(rows)(KernelTable& table);
+void LK_FILL(linear_int)(KernelTable& table);
+void LK_FILL(linear_float)(KernelTable& table);
+void LK_FILL(attention)(KernelTable& table);
+
+namespace {
+#include "cpu/simd-inl.h"
+
+#include "cpu/half-inl.h"
+
+LK_INLINE int tile_at(int64_t rows_left, int largest) {
+    int tile = largest;
+    while (tile > rows_left) tile /= 2;
+    return tile;
+}
+}  // namespace
+}  // namespace lk::cpu
