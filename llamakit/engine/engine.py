@@ -117,7 +117,10 @@ class Engine:
         now = time.perf_counter()
         self._end_unwanted(now)
         self._admit(now)
-        for group in self.running:
+        n_preempted = self.counters.n_preempted
+        for group in tuple(self.running):
+            if self.counters.n_preempted > n_preempted and group not in self.running:
+                continue  # it went back into the queue to make room for another's shift
             self._make_room(group)
             self._recall_siblings(group)
         self._draft()
@@ -330,16 +333,37 @@ class Engine:
         """Drop the older half of what follows the kept tokens (and the BOS), as the 2023 server did."""
         request, n_prompt = sequence.group.request, len(sequence.group.prepared.tokens)
         keep = (n_prompt if request.keep < 0 else min(request.keep, n_prompt)) + 1
-        n = (sequence.table.length - keep) // 2
-        if n < 1 or not self.find_room(2):
+        table, length = sequence.table, len(sequence.tokens) - 1
+        n = (length - keep) // 2
+        if n < 1 or (table.length == length and not self._room_to_shift(sequence, keep, n)):
             sequence.finish(FinishReason.CONTEXT)
             return
-        sequence.table.discard(keep, n)
+        if table.length == length:
+            table.discard(keep, n)
+        else:  # it lost its blocks to others just when they were full
+            table.truncate(min(table.length, keep))
         del sequence.tokens[keep : keep + n]
         sequence.shifted, sequence.node = True, None
         sequence.timings.n_shifted += n
         if self.drafter is not None:
             self.drafter.forget(sequence)
+
+    def _room_to_shift(self, sequence: Sequence, keep: int, n: int) -> bool:
+        """Find the blocks that a shift takes on its way, at the cost of the known prefix, then of younger requests.
+
+        Blocks that the prefix tree holds too do not get free as the text moves out of them.
+        """
+        table, pruned = sequence.table, sequence.node is None
+        while not self.find_room(table.spare_for_discard(keep, n)):
+            victim = next((group for group in reversed(self.running) if group is not sequence.group), None)
+            if not pruned and sequence.node is not None:
+                self.tree.prune(sequence.node, sequence.n_known - keep // table.size)
+                pruned = True
+            elif victim is not None:
+                self._preempt(victim)
+            else:
+                return False
+        return True
 
     def _draft(self) -> None:
         """Take tokens that must follow anyway; else let the drafter guess, as far as that pays."""

@@ -135,11 +135,23 @@ class BlockTable:
             self.pool.retain(block)
         return other
 
+    def spare_for_discard(self, start: int, n: int) -> int:
+        """How many free blocks `discard` takes on its way: at most two, and one for each old block that is shared."""
+        gone, free, least = start // self.size, 0, 0
+        for block_start in range(gone * self.size, self.length - n, self.size):
+            free -= 1
+            least = min(least, free)
+            stop = min(block_start + self.size, self.length - n)
+            while gone < len(self.blocks) and (gone + 1) * self.size <= stop + n:
+                free += not self.pool.is_shared(self.blocks[gone])
+                gone += 1
+        return -least
+
     def discard(self, start: int, n: int) -> None:
         """Context shift: drop positions start..start+n-1 and move what follows down by n.
 
         What follows is copied into fresh blocks with its keys rotated back, a block at a time, and old blocks are
-        let go as soon as all of theirs is moved, so that two spare blocks are enough.
+        let go as soon as all of theirs is moved, so that two spare blocks are enough where nobody shares the old ones.
         """
         old, first = list(self.blocks), start // self.size
         new_length = self.length - n

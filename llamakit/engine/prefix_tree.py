@@ -99,6 +99,15 @@ class PrefixTree:
             self._remove(node)
         return len(victims)
 
+    def prune(self, node: Node, n: int) -> None:
+        """Let go of the path that ends in `node`, the last first: at most `n` blocks, which one sequence uses alone."""
+        at: Node | None = node
+        for _ in range(n):
+            if at is None or at.parent is None or at.children or self.pool.holders(at.block) != 2:
+                return
+            at, gone = at.parent, at
+            self._remove(gone)
+
     def forget(self, key: Hashable) -> None:
         """Let go of everything under a key."""
         root = self._roots.pop(key, None)

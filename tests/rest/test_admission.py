@@ -13,7 +13,7 @@ from llamakit.plugins.frontends.rest.admission import Admission
 
 from llamakit.errors import QueueFullError
 
-ENDLESS = {"prompt": "Once", "n_predict": 100_000, "stream": True, "ignore_eos": True, "cache_prompt": False}
+ENDLESS = {"prompt": "Once", "n_predict": 100_000, "stream": True, "ignore_eos": True}
 
 
 def test_places_are_counted():

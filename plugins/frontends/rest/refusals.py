@@ -1,6 +1,7 @@
 """What is refused before it is a request, such as a chunk without a size: answered in JSON like every error.
 
-It shares with `server` the parts of waitress that are not documented (`channel_class`, `error_task_class`).
+It shares with `server` the parts of waitress that are not documented: `channel_class`, `parser_class` and
+`error_task_class`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 import waitress.channel
+import waitress.parser
 import waitress.task
 from llamakit.plugins.frontends.rest.errors import TooLargeError, body_of
 
@@ -29,10 +31,24 @@ class JSONErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
+class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
+    """A parser that refuses a target which is no URL, where waitress lets the error of the standard library through."""
+
+    path = ""  # what waitress logs when the client leaves before its refusal, unless `parse_header` gets to set it
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the first line and the headers."""
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            raise waitress.parser.ParsingError(f"The target is no URL: {error}") from None
+
+
 class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
     """A connection whose refusals are JSON."""
 
     error_task_class = JSONErrorTask
+    parser_class = Parser
 
 
 def as_ours(error: Any) -> LlamaKitError:

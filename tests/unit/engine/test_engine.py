@@ -220,6 +220,23 @@ def test_guesses_are_counted_and_change_nothing():
     assert outcome(job.events) == answer(asked, memory=1)
 
 
+@pytest.mark.parametrize("n_spare", [0, 2])
+def test_many_shift_while_the_prefix_tree_holds_their_blocks(n_spare):
+    """The pool is just large enough, or lacks a shift's spare blocks; what the tree shares makes a shift need more."""
+    engine = make_engine(n_ctx=16, n_seq=4, n_block=16 + n_spare)
+    jobs = [Job(request([1, 5 + i % 3], max_tokens=90, ignore_eos=True, shift=True, seed=i // 3)) for i in range(9)]
+    for job in jobs:
+        engine.submit(job)
+    while engine.step():
+        pass
+    for job in jobs:
+        assert job.events[-1].result.reason is FinishReason.LENGTH
+        assert len(job.events[-1].result.tokens) == 90
+    assert n_spare == 0 or engine.counters.n_preempted == 0
+    engine.tree.clear()
+    assert engine.pool.n_free == engine.pool.n_block
+
+
 def test_a_context_that_is_full_ends_or_shifts():
     engine = make_engine(n_ctx=16)
     ended, shifted = (

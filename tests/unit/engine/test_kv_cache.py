@@ -103,6 +103,24 @@ def test_a_full_context_shifts_with_two_spare_blocks(keep):
         assert len(before) == n_ctx
 
 
+@pytest.mark.parametrize("shared", [set(), {1}, {2, 5}, set(range(8))])
+@pytest.mark.parametrize(("keep", "n"), [(1, 15), (4, 9), (9, 3), (0, 32), (30, 1)])
+def test_a_shift_takes_as_many_spare_blocks_as_it_says(keep, n, shared):
+    pool, kv = BlockPool(24), LabelCache(24)
+    model = Model(BlockTable(pool, kv))
+    model.extend([str(i) for i in range(32)])
+    for index in shared:
+        pool.retain(model.table.blocks[index])
+    spare = model.table.spare_for_discard(keep, n)
+    assert spare <= 2 + len(shared)
+    taken = [pool.allocate() for _ in range(pool.n_free - spare)]
+    model.table.discard(keep, n)
+    del model.expected[keep : keep + n]
+    model.check()
+    assert pool.n_free >= 0
+    assert len(taken) == 16 - spare
+
+
 def test_a_full_pool_says_so():
     pool = BlockPool(2)
     table = BlockTable(pool, LabelCache(2))
