@@ -133,7 +133,11 @@ def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool =
 def parse(
     kind: str, source: Any, *, lenient: bool = False, token_ids: Callable[[str], list[int]] | None = None
 ) -> Grammar:
-    """Each language's own reader, imported when it is asked for."""
+    """Each language's own reader, imported when it is asked for. GrammarError for texts of more than `LONGEST`."""
+    if isinstance(source, str) and len(source) > LONGEST:
+        from llamakit.plugins.samplers.grammar.errors import GrammarError
+
+        raise GrammarError(f"it has {len(source):,} characters; {LONGEST:,} are possible", param=FIELDS.get(kind, kind))
     if kind == "gbnf":
         from llamakit.plugins.samplers.grammar.gbnf import parse_gbnf
 

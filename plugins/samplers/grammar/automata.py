@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOST_STATES = 4000
+MOST_WORK = 40_000  # states of sets of states that `determinize` goes through
 MOST_TURNS = 300  # of a repetition, which is written out here
 Edges = list[tuple[int, int, int]]  # lo, hi, target
 
@@ -54,7 +55,7 @@ class _NFA:
         self.eps: list[list[int]] = []
 
     def add(self) -> int:
-        if len(self.edges) >= 20 * MOST_STATES:
+        if len(self.edges) >= 10 * MOST_STATES:
             raise GrammarError("a condition on a text is too large")
         self.edges.append([])
         self.eps.append([])
@@ -123,9 +124,13 @@ def determinize(node: Node) -> DFA:
         return numbers[closed]
 
     work: list[frozenset[int]] = []
+    done = 0
     number(frozenset([start]))
     while work:
         at = work.pop()
+        done += len(at)
+        if done > MOST_WORK:
+            raise GrammarError("a condition on a text is too ambiguous to work out")
         targets: dict[int, set[int]] = {}  # by the interval between two bounds
         for state in at:
             for lo, hi, target in nfa.edges[state]:

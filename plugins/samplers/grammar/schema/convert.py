@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Schema = dict[str, Any]
 MOST_SCHEMAS = 20_000  # places visited
 MOST_SECONDS = 2.0
+MOST_CASES = 700  # schemas made by merging alternatives with what stands beside them
+MOST_ALTERNATIVES = 500  # of one `oneOf`, each of which is compared with each
+MOST_CONSTANT = 1 << 18  # characters of all constants
 DEEPEST = 60  # schemas within one another, references not counted
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 BY_KEYWORD = {  # the type that a keyword is about, where no type is given
@@ -51,7 +54,7 @@ class Converter:
         self.builder = Builder()
         self._rules: dict[str, Ref] = {}  # by pointer
         self._shared: dict[str, Ref] = {}
-        self._visited = self._depth = 0
+        self._visited = self._depth = self._cases = self._constant = 0
         self._end = time.monotonic() + MOST_SECONDS
 
     def grammar(self) -> tuple[Grammar, list[str]]:
@@ -133,6 +136,8 @@ class Converter:
         parts = schema[key]
         if not isinstance(parts, list) or not parts:
             raise self.error(pointer, key, "it is a list of schemas")
+        if key == "oneOf" and len(parts) > MOST_ALTERNATIVES:
+            raise self.error(pointer, key, f"{len(parts):,} alternatives; {MOST_ALTERNATIVES} are possible")
         base = {name: value for name, value in schema.items() if name != key}
         if key == "allOf":
             found: Any = base
@@ -157,6 +162,9 @@ class Converter:
         return schema
 
     def _merged(self, a: Any, b: Any, pointer: str) -> Any:
+        self._cases += 1
+        if self._cases > MOST_CASES:
+            raise self.error(pointer, "", f"more than {MOST_CASES:,} ways to put its parts together")
         try:
             return merge(a, b)
         except CannotMergeError as error:
@@ -208,14 +216,21 @@ class Converter:
         rest = {key: value for key, value in schema.items() if key not in ("const", "enum") and key not in ANNOTATIONS}
         if schema.get("nullable") is True and None not in values:
             values = [*values, None]
+        self._count_constant(4 * len(values), pointer)
         kept = [value for value in values if _fits(value, rest)]
         if set(rest) - {"type"} - set(BY_KEYWORD):
             self.cannot(pointer, "enum", "it stands beside other conditions")
         return alt([self.constant(value) for value in kept])
 
+    def _count_constant(self, n: int, pointer: str) -> None:
+        self._constant += n
+        if self._constant > MOST_CONSTANT:
+            raise self.error(pointer, "enum", f"the constants have more than {MOST_CONSTANT:,} characters")
+
     def constant(self, value: Any) -> Node:
         """Exactly this value, with free white space inside."""
         if isinstance(value, str):
+            self._count_constant(len(value), "#")
             return texts.literal(value)
         if isinstance(value, list):
             return self.listed("[", [self.constant(item) for item in value], "]")
