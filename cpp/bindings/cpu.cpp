@@ -27,11 +27,11 @@ KVType kv_type(const std::string& name) {
     throw std::invalid_argument("KV type " + name + " is not known; there are: f32 f16 bf16 q8_0");
 }
 
-void append(Weight& weight, const Bytes& bytes) {
+void append(Weight& weight, const Bytes& bytes, Pool& pool) {
     const uint8_t* data = bytes.data();
     const size_t n = size_t(bytes.nbytes());
     py::gil_scoped_release release;
-    weight.append(data, n);
+    weight.append(data, n, pool);
 }
 
 void check_cells(const KVCache& kv, const std::vector<int64_t>& cells, int64_t end) {
@@ -120,7 +120,7 @@ PYBIND11_MODULE(_cpu, m) {
         .def(py::init<int, int64_t, int64_t, bool>(), py::arg("type"), py::arg("n_out"), py::arg("n_in"),
              py::arg("is_vector"))
         .def("append", &append)
-        .def("finish", &Weight::finish)
+        .def("finish", &Weight::finish, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_bytes", &Weight::n_bytes)
         .def_static("packed_bytes", &Weight::packed_bytes);
     py::class_<Rope>(m, "Rope").def(py::init([](std::vector<double> inv_freq, bool adjacent, double magnitude) {
@@ -149,7 +149,11 @@ PYBIND11_MODULE(_cpu, m) {
         .def(py::init([](int64_t offset, int rows, int64_t n_fixed, int64_t width, int64_t n_head) {
             return Value{offset, Rows(rows), n_fixed, width, n_head};
         }));
-    py::class_<Step>(m, "Step")
+    py::class_<LinearPart>(m, "LinearPart")
+        .def(py::init([](std::shared_ptr<Weight> weight, std::shared_ptr<Weight> bias, std::string target, Value out) {
+            return LinearPart{std::move(weight), std::move(bias), std::move(target), out};
+        }));
+    py::class_<Step, std::shared_ptr<Step>>(m, "Step")
         .def(py::init<>())
         .def_readwrite("kind", &Step::kind)
         .def_readwrite("name", &Step::name)
@@ -162,7 +166,11 @@ PYBIND11_MODULE(_cpu, m) {
         .def_readwrite("numbers", &Step::numbers)
         .def_readwrite("rope", &Step::rope)
         .def_readwrite("state", &Step::state)
-        .def_readwrite("table", &Step::table);
+        .def_readwrite("table", &Step::table)
+        .def_readwrite("parts", &Step::parts)
+        .def_readwrite("norm", &Step::norm)
+        .def_readwrite("gated", &Step::gated)
+        .def_readwrite("gelu", &Step::gelu);
     py::class_<PyProgram>(m, "Program")
         .def(py::init(&make_program))
         .def("run", [](PyProgram& self, int64_t rows, int64_t out_rows, int64_t seqs, int64_t longest) {

@@ -106,8 +106,8 @@ void LinearDelta::multiply(const KernelTable& kernels, Pool& pool, std::vector<s
                       end = std::min(panels_of(t.a->n_out), t.panel + kPanels);
         const WeightView part = some_inputs(some_panels(*t.a, t.panel, end), from, std::min(kSegment, n_in - from));
         float* out = &middle_[size_t((segment * n_rows + t.row) * width_ + t.panel * kLanes)];
-        kernels.linear_float(part, x + t.row * ldx + from, ldx, t.count, 0, end - t.panel, out, width_,
-                             scratch[size_t(thread)].data());
+        kernels.linear_rows(part, x + t.row * ldx + from, ldx, t.count, 0, end - t.panel, out, width_,
+                            scratch[size_t(thread)].data());
     };
     const int64_t n_task = int64_t(tasks.size()) * n_segment;
     if (cost < kSerialCost)
@@ -134,8 +134,8 @@ void LinearDelta::add(const KernelTable& kernels, int64_t begin, int64_t end, fl
         const WeightView part = some_panels(run.adapter->b, begin, end);
         for (int64_t row = run.from; row < run.from + run.count; row += kRows) {
             const int64_t count = std::min(kRows, run.from + run.count - row), ld = kPanels * kLanes;
-            kernels.linear_float(part, &middle_[size_t(row * width_)], width_, count, 0, end - begin, delta, ld,
-                                 scratch + kBytes);
+            kernels.linear_rows(part, &middle_[size_t(row * width_)], width_, count, 0, end - begin, delta, ld,
+                                scratch + kBytes);
             for (int64_t i = 0; i < count; ++i) {
                 float* to = y + (row + i) * ldy + begin * kLanes;
                 kernels.add(to, delta + i * ld, part.n_out, to);

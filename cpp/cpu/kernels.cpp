@@ -8,8 +8,8 @@ const KernelTable* LK_JOIN(kernels_, LK_ISA)() {
         KernelTable made{};
         made.name = LK_TEXT(LK_ISA);
         LK_FILL(rows)(made);
-        LK_FILL(linear_int)(made);
-        LK_FILL(linear_float)(made);
+        LK_FILL(linear)(made);
+        LK_FILL(pack)(made);
         LK_FILL(attention)(made);
         return made;
     }();

@@ -4,155 +4,242 @@
 
 #if defined(__AVX512F__)
 constexpr int kIntTile = 8;
-#elif defined(__aarch64__)
+#elif defined(__AVX2__) || defined(__aarch64__)
 constexpr int kIntTile = 4;
 #else
 constexpr int kIntTile = 2;
 #endif
 
-// Tile: `tile` rows of x (stride ldx) to int8, a scale for each 32 values (largest magnitude / 127).
-void quantise(const float* x, int64_t ldx, int tile, int64_t n, int8_t* q, float* scales, int32_t* sums) {
-    for (int j = 0; j < tile; ++j) {
-        const float* row = x + j * ldx;
-        for (int64_t b = 0; b < n / kActBlock; ++b) {
-            const float* in = row + b * kActBlock;
-            const Floats x0 = load(in), x1 = load(in + kLanes), zero = splat(0.0f);
-            const float top = maximum(max(max(x0, zero - x0), max(x1, zero - x1)));
-            // A block of zeros, or one with an infinity in it, has no useful inverse.
-            const float inverse = top > 1e-38f && top < 3e38f ? 127.0f / top : 0.0f;
-            scales[b * tile + j] = inverse == 0.0f ? top * 0.0f : top / 127.0f;
-            const Floats magic = splat(12582912.0f);  // rounds to the nearest integer
-            float rounded[kActBlock];
-            store(rounded, fma(x0, splat(inverse), magic) - magic);
-            store(rounded + kLanes, fma(x1, splat(inverse), magic) - magic);
-            for (int half = 0; half < 2; ++half) {
-                int32_t total = 0;
-                for (int i = half * 16; i < half * 16 + 16; ++i) {
-                    const int32_t value = inverse == 0.0f ? 0 : int32_t(rounded[i]);
-                    q[((b * 8 + i / 4) * tile + j) * 4 + i % 4] = int8_t(value);
-                    total += value;
-                }
-                sums[(b * 2 + half) * tile + j] = total;
-            }
-        }
-    }
-}
-
-template <bool kHalf>
-LK_INLINE Floats load_scale(const uint8_t* scales, int64_t block) {
-    if constexpr (kHalf) return load_half((const uint16_t*)scales + block * kLanes);
-    return load((const float*)scales + block * kLanes);
-}
-
-// What depends on the activations alone: corrections for the bias and the sums that mins multiply.
+// What depends on the activations of a tile alone.
 struct Prologue {
-    int32_t* start;  // [n_in/block][tile]: -bias * sum
-    float* sums;     // [n_in/block][tile]: scale * sum
+    int32_t* start;  // [blocks][tile]: -bias * sum; with nested minima [blocks/2][tile]: two int16 sums
+    float* sums;     // [blocks][tile]: scale * sum, for minima that are not nested
 };
 
-template <bool kWide, int kBlock, bool kHalf, bool kMin, int kTile>
-void int_panel(const WeightView& w, const uint8_t* panel, const int8_t* a, const float* scales, Prologue pre,
-               Floats* acc_out) {
+template <PanelFormat F, int kTile>
+LK_INLINE void dots(Ints (&s)[kTile], Ints codes, const int8_t* a) {
+    if constexpr (F.table == 1) codes = lookup(codes, kTables[1]);
+    if constexpr (F.table == 2) codes = lookup(codes, kTables[2]);
+#pragma GCC unroll 8
+    for (int j = 0; j < kTile; ++j) {
+        const Ints x = splat_bytes(a + 4 * j);
+        s[j] = F.codes == Codes::byte || F.table == 1 ? dot_bytes(s[j], codes, x) : dot_nibbles(s[j], codes, x);
+    }
+}
+
+// Adds the products of one block. `u` are the codes of the 32 values in which the block lies, `half` which 16 of them.
+template <PanelFormat F, int kTile>
+LK_INLINE void block_dots(Ints (&s)[kTile], const uint8_t* u, int half, const int8_t* a) {
+    constexpr int kGroups = F.block / 4;
+    if constexpr (F.codes == Codes::byte) {
+#pragma GCC unroll 8
+        for (int g = 0; g < kGroups; ++g) dots<F>(s, load_bytes(u + kPlane * g), a + 4 * g * kTile);
+    } else if constexpr (F.codes == Codes::pair || F.codes == Codes::pair_bit) {
+        const Ints low = load_bytes(u + kPlane * (F.codes == Codes::pair ? half : 1 + half));
+        const Ints high = F.codes == Codes::pair ? low : load_bytes(u);
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) {
+            Ints x = shifted(low, -2 * g, 0x03030303);
+            if (F.codes == Codes::pair_bit) x = x | shifted(high, 2 - g - 4 * half, 0x04040404);
+            dots<F>(s, x, a + 4 * g * kTile);
+        }
+    } else {
+        constexpr int kUpper = F.codes == Codes::nibble ? 0 : 1, kPlanes = kGroups / 2;
+        const uint8_t* planes = u + (F.block == 16 ? half * 3 * kPlane : 0);
+        const Ints upper = load_bytes(planes);
+#pragma GCC unroll 4
+        for (int i = 0; i < kPlanes; ++i) {
+            const Ints both = load_bytes(planes + kPlane * (kUpper + i));
+            Ints low = shifted(both, 0, 0x0f0f0f0f), high = shifted(both, -4, 0x0f0f0f0f);
+            if constexpr (F.codes == Codes::nibble_bit) {
+                low = low | shifted(upper, 4 - i, 0x10101010);
+                high = high | shifted(upper, 4 - i - kPlanes, 0x10101010);
+            }
+            if constexpr (F.codes == Codes::nibble_pair) {
+                low = low | shifted(upper, 4 - 2 * i, 0x30303030);
+                high = high | shifted(upper, 4 - 2 * (i + kPlanes), 0x30303030);
+            }
+            dots<F>(s, low, a + 4 * i * kTile);
+            dots<F>(s, high, a + 4 * (i + kPlanes) * kTile);
+        }
+    }
+}
+
+template <PanelFormat F>
+LK_INLINE Floats block_scale(const uint8_t* scales, int block) {
+    if constexpr (F.wide_scale) return load((const float*)scales + block * kLanes);
+    return load_half((const uint16_t*)scales + block * kLanes);
+}
+
+// One panel for one tile, scales nested: sums of 256 values first, then times the activations' scale.
+template <PanelFormat F, int kTile>
+LK_INLINE void nested_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, Prologue pre,
+                            Floats* out) {
+    constexpr int kBlocks = kSuper / F.block;
+    const int32_t* start = pre.start;
+    for (int j = 0; j < kTile; ++j) store((float*)(out + j), splat(0.0f));
+    for (int64_t i = 0; i < n_in; i += kSuper) {
+        Floats total[kTile];
+        for (int j = 0; j < kTile; ++j) total[j] = splat(0.0f);
+        if constexpr (F.has_min) {
+            const uint8_t* minima = w + 64 + kBlocks * kLanes;
+            Ints s[kTile];
+            for (int j = 0; j < kTile; ++j) s[j] = splat_int(0);
+#pragma GCC unroll 8
+            for (int b = 0; b < kBlocks / 2; ++b) {
+                const Ints pairs = widen_bytes(minima + 2 * kLanes * b);
+#pragma GCC unroll 8
+                for (int j = 0; j < kTile; ++j) s[j] = dot_pairs(s[j], pairs, splat_int(start[b * kTile + j]));
+            }
+            const Floats d = splat(0.0f) - load_half((const uint16_t*)w + kLanes);
+            for (int j = 0; j < kTile; ++j) total[j] = d * to_floats(s[j]);
+            start += kBlocks / 2 * kTile;
+        }
+        const Floats d = load_half((const uint16_t*)w);
+        const uint8_t *sc = w + 64, *u = w + scale_bytes(F, kBlocks);
+#pragma GCC unroll 1
+        for (int b = 0; b < kBlocks; b += 32 / F.block) {
+#pragma GCC unroll 2
+            for (int half = 0; half < 32 / F.block; ++half) {
+                Ints s[kTile];
+#pragma GCC unroll 8
+                for (int j = 0; j < kTile; ++j) s[j] = splat_int(F.has_min ? 0 : start[j]);
+                if constexpr (!F.has_min) start += kTile;
+                block_dots<F>(s, u, half, a);
+                const Floats scale = d * bytes_to_floats((const int8_t*)sc);
+#pragma GCC unroll 8
+                for (int j = 0; j < kTile; ++j) total[j] = fma(scale, to_floats(s[j]), total[j]);
+                sc += kLanes, a += F.block * kTile;
+            }
+            u += code_bytes(F.codes);
+        }
+        w = u;
+#pragma GCC unroll 8
+        for (int j = 0; j < kTile; ++j)
+            store((float*)(out + j), fma(splat(scales[j]), total[j], load((const float*)(out + j))));
+        scales += kTile;
+    }
+}
+
+// One panel for one tile, a scale for each block of weights and of activations.
+template <PanelFormat F, int kTile>
+LK_INLINE void plain_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, Prologue pre,
+                           Floats* out) {
     Floats acc[kTile];
     for (int j = 0; j < kTile; ++j) acc[j] = splat(0.0f);
-    const uint8_t* u = panel;
-    for (int64_t b = 0; b < w.n_in / kBlock; ++b) {
-        Ints s[kTile];
+    const int32_t* start = pre.start;
+    const float* sums = pre.sums;
+    for (int64_t i = 0; i < n_in; i += kSuper) {
+        const int n_block = n_in - i < kSuper ? int(n_in - i) / F.block : kSuper / F.block;
+        const uint8_t* u = w + scale_bytes(F, n_block);
+#pragma GCC unroll 1
+        for (int b = 0; b < n_block; ++b) {
+            Ints s[kTile];
 #pragma GCC unroll 8
-        for (int j = 0; j < kTile; ++j) s[j] = splat_int(pre.start[b * kTile + j]);
-        if constexpr (kWide) {
+            for (int j = 0; j < kTile; ++j) s[j] = splat_int(F.has_min ? 0 : start[j]);
+            if constexpr (!F.has_min) start += kTile;
+            block_dots<F>(s, u, 0, a);
+            const Floats d = block_scale<F>(w, b);
 #pragma GCC unroll 8
-            for (int g = 0; g < kBlock / 4; ++g) {
-                const Ints x = load_bytes(u + 64 * g);
+            for (int j = 0; j < kTile; ++j) acc[j] = fma(d * splat(scales[j]), to_floats(s[j]), acc[j]);
+            if constexpr (F.has_min) {
+                const Floats m = block_scale<F>(w, n_block + b);
 #pragma GCC unroll 8
-                for (int j = 0; j < kTile; ++j) s[j] = dot_bytes(s[j], x, splat_bytes(a + 4 * (g * kTile + j)));
+                for (int j = 0; j < kTile; ++j) acc[j] = fma(m, splat(sums[j]), acc[j]);
+                sums += kTile;
             }
-            u += 16 * kBlock;
-        } else {
-#pragma GCC unroll 4
-            for (int g = 0; g < kBlock / 8; ++g) {
-                Ints low = load_bytes(u + 64 * g), high = low;
-                LK_PARTS {
-                    low.p[i] &= 0x0f0f0f0f;
-                    high.p[i] = (high.p[i] >> 4) & 0x0f0f0f0f;
-                }
-#pragma GCC unroll 8
-                for (int j = 0; j < kTile; ++j) s[j] = dot_nibbles(s[j], low, splat_bytes(a + 4 * (2 * g * kTile + j)));
-#pragma GCC unroll 8
-                for (int j = 0; j < kTile; ++j)
-                    s[j] = dot_nibbles(s[j], high, splat_bytes(a + 4 * ((2 * g + 1) * kTile + j)));
-            }
-            u += 8 * kBlock;
+            scales += kTile, a += F.block * kTile, u += code_bytes(F.codes);
         }
-        a += kBlock * kTile;
-        const Floats d = load_scale<kHalf>(panel + w.scale_offset, b);
-        const float* act = scales + b * kBlock / kActBlock * kTile;
-#pragma GCC unroll 8
-        for (int j = 0; j < kTile; ++j) acc[j] = fma(d * splat(act[j]), to_floats(s[j]), acc[j]);
-        if constexpr (kMin) {
-            const Floats m = load_scale<kHalf>(panel + w.min_offset, b);
-#pragma GCC unroll 8
-            for (int j = 0; j < kTile; ++j) acc[j] = fma(m, splat(pre.sums[b * kTile + j]), acc[j]);
-        }
+        w = u;
     }
-    for (int j = 0; j < kTile; ++j) acc_out[j] = acc[j];
+    for (int j = 0; j < kTile; ++j) out[j] = acc[j];
 }
 
-typedef void (*IntPanel)(const WeightView&, const uint8_t*, const int8_t*, const float*, Prologue, Floats*);
+using IntPanel = void (*)(const uint8_t*, int64_t, const int8_t*, const float*, Prologue, Floats*);
 
-template <int kTile>
-IntPanel int_panel_for(const PanelFormat& f) {
-    if (f.block == 16) {
-        if (f.wide) return f.has_min ? nullptr : int_panel<true, 16, false, false, kTile>;
-        return f.has_min ? int_panel<false, 16, false, true, kTile> : int_panel<false, 16, false, false, kTile>;
-    }
-    if (f.half_scale) {
-        if (f.wide) return f.has_min ? int_panel<true, 32, true, true, kTile> : int_panel<true, 32, true, false, kTile>;
-        return f.has_min ? int_panel<false, 32, true, true, kTile> : int_panel<false, 32, true, false, kTile>;
-    }
-    if (f.wide) return f.has_min ? int_panel<true, 32, false, true, kTile> : int_panel<true, 32, false, false, kTile>;
-    return f.has_min ? int_panel<false, 32, false, true, kTile> : nullptr;
-}
-LK_INLINE IntPanel int_panel_of(const PanelFormat& f, int tile) {
-    if (tile == 1) return int_panel_for<1>(f);
-    if (tile == 2) return int_panel_for<2>(f);
-    if (tile == 4) return int_panel_for<4>(f);
-    return int_panel_for<8>(f);
+template <int kPacking, int kTile>
+void int_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, Prologue pre, Floats* out) {
+    constexpr PanelFormat F = kFormats[kPacking];
+    if constexpr (F.nested)
+        nested_panel<F, kTile>(w, n_in, a, scales, pre, out);
+    else
+        plain_panel<F, kTile>(w, n_in, a, scales, pre, out);
 }
 
-LK_INLINE void make_prologue(const WeightView& w, const float* scales, const int32_t* sums, int tile, Prologue pre) {
-    const int per_block = w.format.block / 16, per_scale = kActBlock / w.format.block;
-    for (int64_t b = 0; b < w.n_in / w.format.block; ++b) {
-        for (int j = 0; j < tile; ++j) {
-            int32_t total = 0;
-            for (int i = 0; i < per_block; ++i) total += sums[(b * per_block + i) * tile + j];
-            pre.start[b * tile + j] = -w.format.bias * total;
-            pre.sums[b * tile + j] = scales[b / per_scale * tile + j] * float(total);
-        }
-    }
+struct IntPanels {
+    IntPanel of[kPackings][kIntTile];
+};
+
+constexpr IntPanels int_panels() {
+    IntPanels made{};
+    each_number<kPackings>([&]<int kPacking>() {
+        each_number<kIntTile>([&]<int kAt>() { made.of[kPacking][kAt] = int_panel<kPacking, kAt + 1>; });
+    });
+    return made;
 }
 
-void linear_int(const WeightView& w, const ActView& x, int64_t begin, int64_t end, float* y, int64_t ldy,
-                uint8_t* scratch) {
-    const Prologue pre = {(int32_t*)scratch, (float*)scratch + w.n_in / 16 * kIntTile};
-    for (int64_t row = 0; row < x.n_rows;) {
-        const int tile = tile_at(x.n_rows - row, kIntTile);
-        const int8_t* a = x.values + row * x.n_in;
-        const float* scales = x.scales + row * (x.n_in / kActBlock);
-        make_prologue(w, scales, x.sums + row * (x.n_in / 16), tile, pre);
-        const IntPanel kernel = int_panel_of(w.format, tile);
-        for (int64_t p = begin; p < end; ++p) {
-            Floats acc[kIntTile];
-            kernel(w, w.data + p * w.panel_bytes, a, scales, pre, acc);
-            const int64_t lanes = w.n_out - p * kLanes;
+constexpr IntPanels kIntPanels = int_panels();
+
+void make_prologue(PanelFormat f, int64_t n_in, const float* scales, const int32_t* sums, int tile, Prologue pre) {
+    const int64_t n_block = n_in / f.block;
+    if (f.nested && f.has_min) {
+        const int per_sum = f.block / 16;  // sums are of 16 values
+        for (int64_t pair = 0; pair < n_block / 2; ++pair)
             for (int j = 0; j < tile; ++j) {
-                float* out = y + (row + j) * ldy + p * kLanes;
-                if (lanes >= kLanes)
-                    store(out, acc[j]);
+                int32_t total[2] = {0, 0};
+                for (int half = 0; half < 2; ++half)
+                    for (int i = 0; i < per_sum; ++i) total[half] += sums[((pair * 2 + half) * per_sum + i) * tile + j];
+                pre.start[pair * tile + j] = int32_t((uint32_t(total[1]) << 16) | (uint32_t(total[0]) & 0xffff));
+            }
+    } else if (f.block == 16) {
+        for (int64_t i = 0; i < n_block * tile; ++i) pre.start[i] = -f.bias * sums[i];
+    } else {
+        for (int64_t b = 0; b < n_block; ++b)
+            for (int j = 0; j < tile; ++j) {
+                const int32_t total = sums[2 * b * tile + j] + sums[(2 * b + 1) * tile + j];
+                if (f.has_min)
+                    pre.sums[b * tile + j] = scales[b * tile + j] * float(total);
                 else
-                    store_some(out, acc[j], lanes);
+                    pre.start[b * tile + j] = -f.bias * total;
+            }
+    }
+}
+
+// Rows whose activations stay in the cache while all panels pass by.
+LK_INLINE int64_t rows_of_block(int64_t n_in) {
+    const int64_t fit = (int64_t(384) << 10) / n_in / kIntTile * kIntTile;
+    return fit < kIntTile ? kIntTile : fit > 64 ? 64 : fit;
+}
+
+int64_t int_scratch(int64_t n_in) {
+    return rows_of_block(n_in) * (n_in / 16) * 4 + 64;
+}
+
+// Rows [from, to), `from` at a tile, of panels [begin, end).
+void linear_int(const LinearTask& t, int64_t from, int64_t to, int64_t begin, int64_t end, uint8_t* scratch) {
+    const PanelFormat f = kFormats[int(t.weight.packing)];
+    const int64_t n_in = t.weight.n_in, per_block = n_in / (f.nested ? kSuper : 32), step = rows_of_block(n_in);
+    for (int64_t first = from; first < to; first += step) {
+        const int64_t last = to - first < step ? to : first + step;
+        int32_t* starts = (int32_t*)scratch;
+        for (int64_t row = first; row < last; row += kIntTile) {
+            const int tile = tile_at(t.x.n_rows - row, kIntTile);
+            int32_t* start = starts + (row - first) * (n_in / 16);
+            make_prologue(f, n_in, t.x.scales + row * per_block, t.x.sums + row * (n_in / 16), tile,
+                          {start, (float*)start});
+        }
+        for (int64_t p = begin; p < end; ++p) {
+            for (int64_t row = first; row < last; row += kIntTile) {
+                const int tile = tile_at(t.x.n_rows - row, kIntTile);
+                const IntPanel kernel = kIntPanels.of[int(t.weight.packing)][tile - 1];
+                int32_t* start = starts + (row - first) * (n_in / 16);
+                const int8_t* a = (const int8_t*)t.x.values + row * n_in;
+                const float* scales = t.x.scales + row * per_block;
+                Floats acc[kIntTile], up[kIntTile];
+                kernel(t.weight.data + p * t.weight.panel_bytes, n_in, a, scales, {start, (float*)start}, acc);
+                if (t.up) kernel(t.up->data + p * t.up->panel_bytes, n_in, a, scales, {start, (float*)start}, up);
+                emit(t, acc, t.up ? up : nullptr, row, tile, p);
             }
         }
-        row += tile;
     }
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/pool.h"
 #include "cpu/types.h"
 
 namespace lk::cpu {
@@ -33,21 +34,21 @@ class Weight {
     Weight(int type, int64_t n_out, int64_t n_in, bool is_vector);
 
     static int64_t packed_bytes(int type, int64_t n_out, int64_t n_in, bool is_vector);
-    // The next bytes of the tensor; any number of them.
-    void append(const uint8_t* bytes, size_t n);
-    void finish() const;  // throws if bytes are missing
+    // The next bytes of the tensor; any number of them, best a multiple of 16 rows.
+    void append(const uint8_t* bytes, size_t n, Pool& pool);
+    void finish(Pool& pool);  // throws if bytes are missing
 
     int64_t n_bytes() const { return arena_ ? int64_t(arena_->size()) : int64_t(vector.size() * 4); }
     WeightView view{};
     std::vector<float> vector;
 
   private:
-    void pack_row(int64_t row, const uint8_t* bytes);
+    void pack(const uint8_t* rows, int64_t n, Pool& pool);
 
     int type_;
     bool is_vector_;
     int64_t row_ = 0, row_bytes_;
-    std::vector<uint8_t> partial_;  // of a row that is not complete
+    std::vector<uint8_t> partial_;  // of a panel that is not complete
     std::unique_ptr<Arena> arena_;
 };
 

@@ -6,17 +6,6 @@
 #include <stdexcept>
 
 namespace lk::cpu {
-namespace {
-
-constexpr int64_t kPanelsPerChunk = LinearDelta::kPanels;
-
-int tile_at(int64_t left, int largest) {
-    while (largest > left) largest /= 2;
-    return largest;
-}
-
-}  // namespace
-
 void fail(const Step& step, const std::string& message) {
     throw std::invalid_argument("node " + step.name + ": " + message);
 }
@@ -63,11 +52,11 @@ void Program::for_rows(int64_t n, int64_t cost, const std::function<void(int64_t
 void Program::run(const Sizes& sizes) {
     sizes_ = sizes;
     check();
-    cos_sin_table_ = quantised_ = -1;
+    cos_sin_table_ = -1;
+    for (Prepared& each : prepared_) each.offset = -1;
     for (const Step& step : steps_) {
-        if (step.out.offset == quantised_) quantised_ = -1;  // the memory gets another value
-        if (step.kind == "linear")
-            linear(step);
+        if (step.kind == "linears")
+            linears(step);
         else if (step.kind == "embedding")
             embedding(step);
         else if (step.kind == "rms_norm")
@@ -86,6 +75,11 @@ void Program::run(const Sizes& sizes) {
             state(step);
         else
             elementwise(step);
+        for (Prepared& each : prepared_) {  // is of no use when the memory has another value now
+            if (step.out.offset == each.offset) each.offset = -1;
+            for (const LinearPart& part : step.parts)
+                if (part.out.offset == each.offset) each.offset = -1;
+        }
     }
 }
 
@@ -99,23 +93,23 @@ void Program::check() const {
         if (step.kind == "select_rows") check_range(step, "row", ints(step, 0), n_rows(step.out), n);
         if (step.kind.starts_with("cross_entropy")) check_range(step, "target", ints(step, 0), n, step.in[0].width);
         if (step.kind == "attention") check_attention(step);
-        const bool adapted = step.kind == "linear" || step.kind == "rms_norm" || step.kind == "embedding";
+        const bool adapted = step.kind == "linears" || step.kind == "rms_norm" || step.kind == "embedding";
         if (adapted && ints(step, step.ints.size() - 1) && adapters_)
             check_range(step, "adapter slot", ints(step, step.ints.size() - 1), n, adapters_->n_slot + 1);
     }
 }
 
 // Runs of rows with an adapter for the step's weight; empty without a table or an input of slots.
-std::vector<AdapterRun> Program::adapter_runs(const Step& step, int64_t n) const {
+std::vector<AdapterRun> Program::adapter_runs(const Step& step, const std::string& target, const Weight& weight,
+                                              int64_t n) const {
     const int32_t* slots = adapters_ ? ints(step, step.ints.size() - 1) : nullptr;
     if (!slots) return {};
-    auto runs = adapters_->runs(slots, n, step.target);
+    auto runs = adapters_->runs(slots, n, target);
     for (const AdapterRun& run : runs) {
         const Adapter& a = *run.adapter;
-        const bool fits = step.kind == "rms_norm"
-                              ? a.delta.size() == step.weight->vector.size()
-                              : a.rank() > 0 && a.b.n_in == a.rank() && a.a.n_in == step.weight->view.n_in &&
-                                    a.b.n_out == step.weight->view.n_out;
+        const bool fits = !weight.vector.empty() ? a.delta.size() == weight.vector.size()
+                                                 : a.rank() > 0 && a.b.n_in == a.rank() &&
+                                                       a.a.n_in == weight.view.n_in && a.b.n_out == weight.view.n_out;
         if (!fits) fail(step, "its adapter has another shape");
     }
     return runs;
@@ -125,7 +119,7 @@ void Program::embedding(const Step& step) {
     const int32_t* tokens = ints(step, 0);
     const int64_t width = step.out.width, n = n_rows(step.out);
     for_rows(n, width, [&](int64_t r) { kernels_.weight_row(step.weight->view, tokens[r], at(step.out) + r * width); });
-    const auto runs = adapter_runs(step, n);
+    const auto runs = adapter_runs(step, step.target, *step.weight, n);
     unpack_rows(kernels_, runs);
     for (const AdapterRun& run : runs)
         for_rows(run.count, run.adapter->rank() * width, [&](int64_t i) {
@@ -135,77 +129,30 @@ void Program::embedding(const Step& step) {
         });
 }
 
-// The int8 form of a linear's input; several linears with the same input share it.
-void Program::quantise(const Step& step) {
-    const Value& x = step.in[0];
-    if (quantised_ == x.offset) return;
-    const int64_t n = n_rows(x), width = x.width;
-    act_values_.resize(size_t(n * width));
-    act_scales_.resize(size_t(n * width / kActBlock));
-    act_sums_.resize(size_t(n * width / 16));
-    act_ = {n, width, act_values_.data(), act_scales_.data(), act_sums_.data()};
-    std::vector<std::pair<int64_t, int>> tiles;
-    for (int64_t row = 0; row < n; row += tiles.back().second)
-        tiles.emplace_back(row, tile_at(n - row, kernels_.int_tile));
-    for_rows(int64_t(tiles.size()), width * 8, [&](int64_t i) {
-        const auto [row, tile] = tiles[size_t(i)];
-        kernels_.quantise(at(x) + row * width, width, tile, width, act_.values + row * width,
-                          act_.scales + row * (width / kActBlock), act_.sums + row * (width / 16));
-    });
-    quantised_ = x.offset;
-}
-
-void Program::linear(const Step& step) {
-    const Value &in = step.in[0], &out = step.out;
-    const WeightView& w = step.weight->view;
-    const int64_t n = n_rows(in), n_panel = (w.n_out + kLanes - 1) / kLanes;
-    if (n == 0) return;
-    const bool integer = w.kind == WeightKind::quantised;
-    if (integer) quantise(step);
-    auto runs = adapter_runs(step, n);
-    const size_t kernel_scratch = size_t(w.n_in) * size_t(std::max(kernels_.float_tile, kernels_.int_tile)) * 4 + 256;
-    const size_t scratch = std::max(kernel_scratch, LinearDelta::scratch_bytes(kernels_, runs));
-    for (auto& memory : scratch_)
-        if (memory.size() < scratch) memory.resize(scratch);
-    delta_.multiply(kernels_, *pool_, scratch_, std::move(runs), at(in), in.width, n);
-    const auto chunk = [&](int64_t c, int thread) {
-        uint8_t* memory = scratch_[size_t(thread)].data();
-        const int64_t begin = c * kPanelsPerChunk, end = std::min(n_panel, begin + kPanelsPerChunk);
-        delta_.fetch(begin, end);
-        if (integer)
-            kernels_.linear_int(w, act_, begin, end, at(out), out.width, memory);
-        else
-            kernels_.linear_float(w, at(in), in.width, n, begin, end, at(out), out.width, memory);
-        const int64_t from = begin * kLanes, count = std::min(w.n_out, end * kLanes) - from;
-        for (int64_t r = 0; step.bias && r < n; ++r) {
-            float* y = at(out) + r * out.width + from;
-            kernels_.add(y, step.bias->vector.data() + from, count, y);
-        }
-        delta_.add(kernels_, begin, end, at(out), out.width, memory);
-    };
-    const int64_t n_chunk = (n_panel + kPanelsPerChunk - 1) / kPanelsPerChunk;
-    if (n * w.n_in * w.n_out < kSerialCost)
-        for (int64_t c = 0; c < n_chunk; ++c) chunk(c, 0);
-    else
-        pool_->run(n_chunk, chunk);
-}
-
-void Program::rms_norm(const Step& step) {
-    const Value& in = step.in[0];
-    const int64_t n = n_rows(in), dim = in.width / in.n_head;
+std::vector<const Adapter*> Program::norm_adapters(const Step& step) {
+    const int64_t n = n_rows(step.in[0]);
     std::vector<const Adapter*> adapters;  // by row
-    for (const AdapterRun& run : adapter_runs(step, n)) {
+    for (const AdapterRun& run : adapter_runs(step, step.target, *step.weight, n)) {
         adapters.resize(size_t(n));
         std::fill_n(adapters.begin() + run.from, run.count, run.adapter);
     }
-    for_rows(n, in.width, [&](int64_t r) {
-        const Adapter* adapter = adapters.empty() ? nullptr : adapters[size_t(r)];
-        for (int64_t h = 0; h < in.n_head; ++h) {
-            const int64_t from = r * in.width + h * dim;
-            kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->delta.data() : nullptr,
-                              adapter ? adapter->scale : 0.0f, float(step.numbers[0]), dim, at(step.out) + from);
-        }
-    });
+    return adapters;
+}
+
+void Program::norm_row(const Step& step, const std::vector<const Adapter*>& adapters, int64_t row) {
+    const Value& in = step.in[0];
+    const int64_t dim = in.width / in.n_head;
+    const Adapter* adapter = adapters.empty() ? nullptr : adapters[size_t(row)];
+    for (int64_t h = 0; h < in.n_head; ++h) {
+        const int64_t from = row * in.width + h * dim;
+        kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->delta.data() : nullptr,
+                          adapter ? adapter->scale : 0.0f, float(step.numbers[0]), dim, at(step.out) + from);
+    }
+}
+
+void Program::rms_norm(const Step& step) {
+    const auto adapters = norm_adapters(step);
+    for_rows(n_rows(step.in[0]), step.in[0].width, [&](int64_t r) { norm_row(step, adapters, r); });
 }
 
 void Program::rope(const Step& step) {

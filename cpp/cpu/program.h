@@ -1,6 +1,7 @@
 // A compiled graph: a flat list of steps over an arena of float32, run in one call.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -26,6 +27,13 @@ struct Value {
     int64_t n_head = 1;  // of (rows, n_head, dim)
 };
 
+// One linear of a group that shares its input.
+struct LinearPart {
+    std::shared_ptr<Weight> weight, bias;
+    std::string target;  // name of the weight, for adapters
+    Value out;
+};
+
 struct Step {
     std::string kind, name;
     Value out;
@@ -37,6 +45,11 @@ struct Step {
     Rope rope;
     std::shared_ptr<std::vector<float>> state;
     int64_t table = -1;  // which cos/sin table
+    // Of a group of linears: the norm that makes their input; whether out = activation(first) * second; whether
+    // in[1] is added to out.
+    std::vector<LinearPart> parts;
+    std::shared_ptr<Step> norm;
+    bool gated = false, gelu = false;
 };
 
 constexpr int64_t kSerialCost = 1 << 15;  // multiplications below which waking threads costs more than it gives
@@ -68,12 +81,17 @@ class Program {
     }
     void check() const;
     void check_attention(const Step& step) const;
-    std::vector<AdapterRun> adapter_runs(const Step& step, int64_t n) const;
+    std::vector<AdapterRun> adapter_runs(const Step& step, const std::string& target, const Weight& weight,
+                                         int64_t n) const;
     void for_rows(int64_t n, int64_t cost, const std::function<void(int64_t)>& body);
 
     void embedding(const Step& step);
-    void linear(const Step& step);
-    void quantise(const Step& step);
+    void linears(const Step& step);
+    void prepare(const Step& step);
+    LinearTask linear_task(const Step& step, const LinearPart& part) const;
+    void gate(const Step& step);
+    void norm_row(const Step& step, const std::vector<const Adapter*>& adapters, int64_t row);
+    std::vector<const Adapter*> norm_adapters(const Step& step);
     void rms_norm(const Step& step);
     void rope(const Step& step);
     void attention(const Step& step);
@@ -93,14 +111,18 @@ class Program {
     int64_t max_rows_, max_seqs_, blocks_per_seq_;
     Sizes sizes_{};
     std::vector<std::vector<uint8_t>> scratch_;  // one a thread
-    LinearDelta delta_;                          // of the linear that runs
+    std::vector<LinearDelta> deltas_;            // of the linears that run, by part
     std::vector<float> cos_sin_;                 // of the last rope table
     int64_t cos_sin_table_ = -1;
-    int64_t quantised_ = -1;  // offset of the value whose int8 form is in act_
-    ActView act_{};
-    std::vector<int8_t> act_values_;
-    std::vector<float> act_scales_;
-    std::vector<int32_t> act_sums_;
+    // Activations by form, and the offset of the value that each was made from.
+    struct Prepared {
+        int64_t offset = -1;
+        ActView view{};
+        std::vector<uint8_t> values;
+        std::vector<float> scales;
+        std::vector<int32_t> sums;
+    };
+    std::array<Prepared, kActForms> prepared_;
 };
 
 }  // namespace lk::cpu

@@ -67,14 +67,15 @@ void axpy(float factor, const float* a, int64_t n, float* y) {
     each(n, [&](int64_t i, int64_t m) LK_LAMBDA { put(y + i, fma(splat(factor), take(a + i, m), take(y + i, m)), m); });
 }
 
-void gated(const float* gate, const float* up, bool gelu, int64_t n, float* y) {
-    const Floats one = splat(1.0f), zero = splat(0.0f);
-    each(n, [&](int64_t i, int64_t m) LK_LAMBDA {
-        const Floats g = take(gate + i, m);
-        Floats slope = g;  // silu(g) = g / (1 + exp(-g)); tanh-gelu(g) = g / (1 + exp(-2 sqrt(2/pi) (g + c g^3)))
-        if (gelu) slope = splat(1.59576912f) * fma(g * g * g, splat(0.044715f), g);
-        put(y + i, g / (one + exp(zero - slope)) * take(up + i, m), m);
-    });
+// silu(g) = g / (1 + exp(-g)); tanh-gelu(g) = g / (1 + exp(-2 sqrt(2/pi) (g + c g^3))).
+LK_INLINE Floats gate(Floats g, bool gelu) {
+    Floats slope = g;
+    if (gelu) slope = splat(1.59576912f) * fma(g * g * g, splat(0.044715f), g);
+    return g / (splat(1.0f) + exp(splat(0.0f) - slope));
+}
+
+void gated(const float* left, const float* right, bool gelu, int64_t n, float* y) {
+    each(n, [&](int64_t i, int64_t m) LK_LAMBDA { put(y + i, gate(take(left + i, m), gelu) * take(right + i, m), m); });
 }
 
 float maximum_of(const float* x, int64_t n) {

@@ -9,6 +9,7 @@ constexpr int kBytes = 32;
 constexpr int kBytes = 16;
 #endif
 constexpr int kParts = 64 / kBytes;
+constexpr int kPlane = 64;  // bytes of sixteen lanes
 
 typedef float FloatPart __attribute__((vector_size(kBytes)));
 typedef int32_t IntPart __attribute__((vector_size(kBytes)));
@@ -155,6 +156,106 @@ LK_INLINE Ints load_bytes(const uint8_t* x) {
     return r;
 }
 
+LK_INLINE Ints operator|(Ints a, Ints b) {
+    LK_PARTS a.p[i] |= b.p[i];
+    return a;
+}
+
+// Each lane shifted to the left by `by` bits, or to the right by -by, and masked.
+LK_INLINE Ints shifted(Ints x, int by, int32_t mask) {
+    LK_PARTS x.p[i] = (by >= 0 ? x.p[i] << by : x.p[i] >> -by) & mask;
+    return x;
+}
+
+// table[byte] for each byte below 16.
+LK_INLINE Ints lookup(Ints x, const uint8_t* table) {
+#if defined(__AVX512BW__)
+    const __m512i wide = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table));
+    x.p[0] = (IntPart)_mm512_shuffle_epi8(wide, (__m512i)x.p[0]);
+#elif defined(__AVX2__)
+    const __m256i wide = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
+    LK_PARTS x.p[i] = (IntPart)_mm256_shuffle_epi8(wide, (__m256i)x.p[i]);
+#elif defined(__SSSE3__)
+    LK_PARTS x.p[i] = (IntPart)_mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table), (__m128i)x.p[i]);
+#elif defined(__aarch64__)
+    LK_PARTS x.p[i] = (IntPart)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)x.p[i]);
+#else
+    uint8_t bytes[64];
+    __builtin_memcpy(bytes, &x, 64);
+    for (int i = 0; i < 64; ++i) bytes[i] = table[bytes[i]];
+    __builtin_memcpy(&x, bytes, 64);
+#endif
+    return x;
+}
+
+typedef int16_t ShortPart __attribute__((vector_size(kBytes)));
+typedef uint8_t HalfBytes __attribute__((vector_size(kBytes / 2)));
+typedef int8_t QuarterBytes __attribute__((vector_size(kBytes / 4)));
+
+LK_INLINE Floats as_floats(Ints x) {
+    Floats r;
+    __builtin_memcpy(&r, &x, sizeof r);
+    return r;
+}
+
+// s plus the sums of two products of bfloat16, a pair in each lane.
+LK_INLINE Floats dot_bf16(Floats s, Ints a, Ints b) {
+#if defined(__AVX512BF16__)
+    s.p[0] = (FloatPart)_mm512_dpbf16_ps((__m512)s.p[0], (__m512bh)a.p[0], (__m512bh)b.p[0]);
+    return s;
+#else
+    s = fma(as_floats(shifted(a, 16, -1)), as_floats(shifted(b, 16, -1)), s);
+    return fma(as_floats(shifted(a, 0, int32_t(0xffff0000))), as_floats(shifted(b, 0, int32_t(0xffff0000))), s);
+#endif
+}
+
+// Sixteen integers in -128..127 as bytes.
+LK_INLINE void narrow(Ints x, int8_t* y) {
+    LK_PARTS {
+        const QuarterBytes bytes = __builtin_convertvector(x.p[i], QuarterBytes);
+        __builtin_memcpy(y + i * (kBytes / 4), &bytes, sizeof bytes);
+    }
+}
+
+// 32 bytes as pairs of int16, a pair in each lane.
+LK_INLINE Ints widen_bytes(const uint8_t* x) {
+    Ints r;
+    LK_PARTS {
+        HalfBytes bytes;
+        __builtin_memcpy(&bytes, x + i * (kBytes / 2), sizeof bytes);
+        r.p[i] = (IntPart) __builtin_convertvector(bytes, ShortPart);
+    }
+    return r;
+}
+
+// 16 signed bytes as floats.
+LK_INLINE Floats bytes_to_floats(const int8_t* x) {
+    Floats r;
+    LK_PARTS {
+        QuarterBytes bytes;
+        __builtin_memcpy(&bytes, x + i * (kBytes / 4), sizeof bytes);
+        r.p[i] = __builtin_convertvector(__builtin_convertvector(bytes, IntPart), FloatPart);
+    }
+    return r;
+}
+
+// s plus the sums of two products of int16.
+LK_INLINE Ints dot_pairs(Ints s, Ints a, Ints b) {
+#if defined(__AVX512VNNI__)
+    s.p[0] = (IntPart)_mm512_dpwssd_epi32((__m512i)s.p[0], (__m512i)a.p[0], (__m512i)b.p[0]);
+#elif defined(__AVX2__)
+    LK_PARTS s.p[i] += (IntPart)_mm256_madd_epi16((__m256i)a.p[i], (__m256i)b.p[i]);
+#elif defined(__SSE2__)
+    LK_PARTS s.p[i] += (IntPart)_mm_madd_epi16((__m128i)a.p[i], (__m128i)b.p[i]);
+#else
+    LK_PARTS {
+        const IntPart low = ((a.p[i] << 16) >> 16) * ((b.p[i] << 16) >> 16);
+        s.p[i] += low + (a.p[i] >> 16) * (b.p[i] >> 16);
+    }
+#endif
+    return s;
+}
+
 // The same four bytes in every lane.
 LK_INLINE Ints splat_bytes(const int8_t* x) {
     int32_t four;
@@ -172,6 +273,9 @@ LK_INLINE float sum(Floats a) {
 }
 
 LK_INLINE float maximum(Floats a) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)a.p[0]);
+#endif
     float x[kLanes];
     store(x, a);
     for (int i = 1; i < kLanes; ++i) x[0] = x[i] > x[0] ? x[i] : x[0];
@@ -197,4 +301,13 @@ LK_INLINE Floats exp(Floats x) {
     y = fma(y, r, splat(1.0f));
     LK_PARTS y.p[i] = (FloatPart)((IntPart)y.p[i] + (__builtin_convertvector(n.p[i], IntPart) << 23));
     return y;
+}
+
+// Calls make.operator()<i>() for i in [0, kEnd).
+template <int kEnd, class Make>
+constexpr void each_number(Make make) {
+    if constexpr (kEnd > 0) {
+        each_number<kEnd - 1>(make);
+        make.template operator()<kEnd - 1>();
+    }
 }

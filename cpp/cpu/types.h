@@ -10,36 +10,81 @@ namespace lk::cpu {
 constexpr int kLanes = 16;
 // Positions of one attention partial. Partials start at multiples of this, so they never depend on the step.
 constexpr int kSplit = 256;
-// Values that share one activation scale.
-constexpr int kActBlock = 32;
+// Values along k whose weights lie together in a panel, scales first.
+constexpr int kSuper = 256;
 
 enum class WeightKind : int { f32, f16, bf16, quantised };
 
-// How a quantised panel is stored: value = scale * (u - bias) + min, with u in 4 or 8 bits.
+// How wide the codes of a quantised panel are: in planes of whole bytes, nibbles, pairs of bits, and single bits.
+enum class Codes : int { byte, nibble, nibble_bit, nibble_pair, pair, pair_bit };
+
+// value = scale * (code - bias) + min. The codes of 256 values follow their scales; `pack-inl.h` describes the order.
 struct PanelFormat {
-    bool wide;        // u in bytes, else two k-groups share a byte
+    Codes codes;
     int block;        // values along k per scale: 16 or 32
-    bool half_scale;  // scales and mins are float16, else float32
+    bool nested;      // scales are int8 times one float16 per 256 values, as in the K types
+    bool wide_scale;  // scales are float32
     bool has_min;
+    int table;  // codes stand for values: 0 none, 1 of IQ4_NL, 2 of MXFP4
     int bias;
 };
 
-// A packed weight (n_out, n_in): panels of 16 output rows, zero rows at the end.
-// Float panels are [n_in][16]; quantised ones [n_in/4][16][4] values, then [n_in/block][16] scales, then mins.
+enum class Packing : int { q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, q8_k, iq4_nl, iq4_xs, mxfp4 };
+
+constexpr PanelFormat kFormats[] = {
+    {Codes::nibble, 32, false, false, false, 0, 8},       // Q4_0
+    {Codes::nibble, 32, false, false, true, 0, 0},        // Q4_1
+    {Codes::nibble_bit, 32, false, false, false, 0, 16},  // Q5_0
+    {Codes::nibble_bit, 32, false, false, true, 0, 0},    // Q5_1
+    {Codes::byte, 32, false, false, false, 0, 128},       // Q8_0
+    {Codes::pair, 16, true, false, true, 0, 0},           // Q2_K
+    {Codes::pair_bit, 16, true, false, false, 0, 4},      // Q3_K
+    {Codes::nibble, 32, true, false, true, 0, 0},         // Q4_K
+    {Codes::nibble_bit, 32, true, false, true, 0, 0},     // Q5_K
+    {Codes::nibble_pair, 16, true, false, false, 0, 32},  // Q6_K
+    {Codes::byte, 32, false, true, false, 0, 128},        // Q8_K
+    {Codes::nibble, 32, false, false, false, 1, 127},     // IQ4_NL
+    {Codes::nibble, 32, true, false, false, 1, 127},      // IQ4_XS
+    {Codes::nibble, 32, false, true, false, 2, 12},       // MXFP4
+};
+constexpr int kPackings = sizeof kFormats / sizeof kFormats[0];
+
+// The form in which a kind of weight takes its activations: float32, bfloat16 pairs along k, or int8 with a float32
+// scale for 32 or 256 values.
+enum class ActForm : int { f32, bf16, int8_32, int8_256 };
+constexpr int kActForms = 4;
+
+// A packed weight (n_out, n_in): panels of 16 output rows, zero rows at the end. Float panels are [n_in][16], of
+// bfloat16 [n_in/2][16][2].
 struct WeightView {
     WeightKind kind;
-    PanelFormat format;
+    Packing packing;
+    ActForm form;
     int64_t n_out, n_in;
-    int64_t panel_bytes, scale_offset, min_offset;
+    int64_t panel_bytes;
     const uint8_t* data;
 };
 
-// Activations in int8: tiles of rows, each [n_in/4][tile][4] values, [n_in/32][tile] scales, [n_in/16][tile] sums.
+// Activations in tiles of rows, the last tile with the rows that are left. A tile is [n_in][tile] float32,
+// [n_in/2][tile][2] bfloat16 or [n_in/4][tile][4] int8; for int8 [blocks][tile] scales and [n_in/16][tile] sums.
 struct ActView {
+    ActForm form;
     int64_t n_rows, n_in;
-    int8_t* values;
+    uint8_t* values;
     float* scales;
     int32_t* sums;
+};
+
+// y = x W^T + bias + residual; with `up`: y = activation(x W^T) * (x up^T).
+struct LinearTask {
+    WeightView weight;
+    const WeightView* up;
+    bool gelu;
+    ActView x;
+    const float* bias;
+    const float* residual;
+    float* y;
+    int64_t ldy, ld_residual;
 };
 
 enum class KVType : int { f32, f16, bf16, q8_0 };
@@ -80,15 +125,20 @@ struct AttendTask {
 
 struct KernelTable {
     const char* name;
-    int float_tile, int_tile;  // rows of a step that one kernel call handles at most
+    int float_tile, int_tile;  // rows of a tile
 
-    void (*quantise)(const float* x, int64_t ldx, int tile, int64_t n, int8_t* q, float* scales, int32_t* sums);
-    // Panels [begin, end) of y = x W^T for all rows. `scratch` is private to the thread.
-    void (*linear_int)(const WeightView& w, const ActView& x, int64_t begin, int64_t end, float* y, int64_t ldy,
-                       uint8_t* scratch);
-    void (*linear_float)(const WeightView& w, const float* x, int64_t ldx, int64_t n_rows, int64_t begin, int64_t end,
-                         float* y, int64_t ldy, uint8_t* scratch);
+    // One tile of activations: rows [row, row + tile) of x to their place in `act`.
+    void (*prepare)(const float* x, int64_t ldx, int64_t row, int tile, const ActView& act);
+    // Rows [from, to), `from` at a tile, of panels [begin, end). `scratch` is private to the thread.
+    void (*linear)(const LinearTask& task, int64_t from, int64_t to, int64_t begin, int64_t end, uint8_t* scratch);
+    int64_t (*linear_scratch)(int64_t n_in);  // bytes that it needs
+    // Float panels [begin, end) of y = x W^T for rows of float32 that were not prepared.
+    void (*linear_rows)(const WeightView& w, const float* x, int64_t ldx, int64_t n_rows, int64_t begin, int64_t end,
+                        float* y, int64_t ldy, uint8_t* scratch);
     void (*weight_row)(const WeightView& w, int64_t row, float* y);
+    // Rows [0, n_row) of a tensor in GGUF's blocks to one panel of zeros; n_row <= 16.
+    void (*pack_panel)(const WeightView& w, const uint8_t* rows, int64_t row_bytes, int n_row, uint8_t* panel);
+    int64_t (*panel_bytes)(const WeightView& w);
 
     void (*rms_norm)(const float* x, const float* weight, const float* delta, float delta_scale, float epsilon,
                      int64_t n, float* y);

@@ -19,8 +19,8 @@
 
 namespace lk::cpu {
 void LK_FILL(rows)(KernelTable& table);
-void LK_FILL(linear_int)(KernelTable& table);
-void LK_FILL(linear_float)(KernelTable& table);
+void LK_FILL(linear)(KernelTable& table);
+void LK_FILL(pack)(KernelTable& table);
 void LK_FILL(attention)(KernelTable& table);
 
 namespace {
@@ -28,10 +28,9 @@ namespace {
 
 #include "cpu/half-inl.h"
 
+// Rows of the tile that begins where so many are left.
 LK_INLINE int tile_at(int64_t rows_left, int largest) {
-    int tile = largest;
-    while (tile > rows_left) tile /= 2;
-    return tile;
+    return rows_left < largest ? int(rows_left) : largest;
 }
 }  // namespace
 }  // namespace lk::cpu

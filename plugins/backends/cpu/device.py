@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from llamakit.backend import Adapter, RunSizes, TensorSource, Uses
     from llamakit.graph.graph import Graph, Node, Value
 
-FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
+NESTED = (GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K)  # scales of scales
+PANEL_ROWS = 16
+PIECE = 1 << 24  # bytes of a file that are packed at once
 
 
 @contextmanager
@@ -57,13 +59,14 @@ def _shape(source: TensorSource) -> tuple[int, int, bool]:
 class CPUWeight:
     """A packed tensor."""
 
-    def __init__(self, source: TensorSource) -> None:
+    def __init__(self, source: TensorSource, pool: Any) -> None:
         n_out, n_in, vector = _shape(source)
-        self.name, self.shape = source.name, source.shape
+        self.name, self.shape, self.type = source.name, source.shape, source.type
         self.native = _cpu.Weight(int(source.type), n_out, n_in, vector)
-        for _, piece in source.pieces():
-            self.native.append(piece)
-        self.native.finish()
+        panel = PANEL_ROWS * source.n_bytes // n_out  # pieces of whole panels are packed without a copy
+        for _, piece in source.pieces(max(PIECE // panel, 1) * panel):
+            self.native.append(piece, pool)
+        self.native.finish(pool)
         self.n_bytes: int = self.native.n_bytes
 
 
@@ -132,8 +135,9 @@ def _matrix(values: Any) -> Any:
         elif not (bits & 0xFFFF).any():
             type_, raw = GGMLType.BF16, (bits >> 16).astype(np.uint16)
     weight = _cpu.Weight(int(type_), *(x.shape if x.ndim == 2 else (1, len(x))), x.ndim == 1)
-    weight.append(raw.view(np.uint8).reshape(-1))
-    weight.finish()
+    alone = _cpu.Pool(1)
+    weight.append(raw.view(np.uint8).reshape(-1), alone)
+    weight.finish(alone)
     return weight
 
 
@@ -235,13 +239,17 @@ class CPUDevice(Device):
         return True
 
     def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
-        """Quantised weights meet activations of eight bits a block of 32; everything else is float32.
+        """Quantised weights meet activations of eight bits, bfloat16 weights of bfloat16; all else is float32.
 
-        Rounding to 1/254 of a block's largest value is about 1/127 of its root mean square.
+        Rounding to 1/254 of the largest value of a block of 32 is about 1/127 of the root mean square; the types with
+        blocks of 256 have a scale for 256 activations, whose largest value is about half again as far out.
         """
-        if node.op is Op.LINEAR and weight_type is not None and weight_type not in FLOATS:
-            return Precision(operand=1 / 127, accumulator=2.0**-23)
-        return Precision(operand=0.0, accumulator=2.0**-23)
+        operand = 0.0
+        if node.op is Op.LINEAR and weight_type is not None:
+            operand = {GGMLType.F32: 0.0, GGMLType.F16: 0.0, GGMLType.BF16: 2.0**-8}.get(weight_type, 1 / 127)
+            if weight_type in NESTED:
+                operand = 1 / 85
+        return Precision(operand=operand, accumulator=2.0**-23)
 
     def packed_size(self, source: TensorSource, uses: Uses) -> int:
         """Bytes of the panels."""
@@ -252,7 +260,7 @@ class CPUDevice(Device):
     def load(self, source: TensorSource, uses: Uses) -> CPUWeight:
         """Pack a tensor."""
         with translated():
-            return CPUWeight(source)
+            return CPUWeight(source, self.pool)
 
     def state(self, shape: tuple[int, ...]) -> CPUState:
         """A zero tensor."""

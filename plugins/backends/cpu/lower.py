@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.backends.cpu import _cpu
+from llamakit.plugins.backends.cpu.fuse import Group, fuse
 
 from llamakit.errors import BackendError
 from llamakit.graph.graph import Dim
@@ -28,27 +29,54 @@ class Lowering:
         self, graph: Graph, layout: InputLayout, weights: Mapping[str, Any], states: Mapping[str, Any]
     ) -> None:
         self.graph, self.layout, self.weights, self.states = graph, layout, weights, states
-        self.plan = plan(graph)
+        self.fusion = fuse(graph, weights)
+        self.plan = plan(graph, position=self.fusion.position)
         self.inputs = {value.id: name for name, value in graph.inputs.items()}
         self._tables: dict[Any, int] = {}
 
     def steps(self) -> list[Any]:
-        """All steps in order; a reshape needs none."""
-        return [self.step(node) for node in self.graph.nodes if node.op is not Op.RESHAPE]
+        """All steps in order."""
+        return [self.group(unit) if isinstance(unit, Group) else self.step(unit) for unit in self.fusion.units]
+
+    def group(self, group: Group) -> Any:
+        """Linears that share their input."""
+        first = group.linears[0]
+        step = _cpu.Step()
+        step.kind, step.name = "linears", first.name
+        step.norm = None if group.norm is None else self.step(group.norm)
+        step.inputs, step.ints = self.inputs_of(first)
+        step.parts = [self.part(node) for node in group.linears]
+        step.out = self.value(first.output)
+        if group.gate is not None:
+            step.gated, step.gelu = True, group.gate.attrs.activation == "gelu"
+            step.out = self.value(group.gate.output)
+        if group.add is not None:
+            other = next(value for value in group.add.inputs if value is not first.output)
+            step.inputs = [*step.inputs, self.value(other)]
+            step.out = self.value(group.add.output)
+        return step
+
+    def part(self, node: Node) -> Any:
+        """One of them."""
+        weight, bias = node.weights
+        native = None if bias is None else self.weights[bias].native
+        return _cpu.LinearPart(self.weights[weight].native, native, weight, self.value(node.output))
+
+    def inputs_of(self, node: Node) -> tuple[list[Any], list[int]]:
+        """Places of the float inputs, and offsets of the integer ones."""
+        pairs = [(key.rstrip("?"), value) for key, value in zip(SPECS[node.op].inputs, node.inputs, strict=True)]
+        integers = SPECS[node.op].integers
+        floats = [self.value(value) for key, value in pairs if key not in integers and value is not None]
+        return floats, [self.offset(value) for key, value in pairs if key in integers]
 
     def step(self, node: Node) -> Any:
         """One node."""
         step = _cpu.Step()
         step.kind, step.name = str(node.op), node.name
         step.out = self.value(node.output)
-        spec = SPECS[node.op]
-        pairs = [(key.rstrip("?"), value) for key, value in zip(spec.inputs, node.inputs, strict=True)]
-        step.inputs = [self.value(v) for key, v in pairs if key not in spec.integers and v is not None]
-        step.ints = [self.offset(v) for key, v in pairs if key in spec.integers]
+        step.inputs, step.ints = self.inputs_of(node)
         if node.weights and node.weights[0] is not None:
             step.weight, step.target = self.weights[node.weights[0]].native, node.weights[0]
-        if len(node.weights) > 1 and node.weights[1] is not None:
-            step.bias = self.weights[node.weights[1]].native
         if node.state is not None:
             step.state = self.states[node.state].native
         step.numbers = self.numbers(node)

@@ -1,0 +1,135 @@
+// Linears that share their input: its preparation, and the panels of all of them from one counter.
+#include <algorithm>
+
+#include "cpu/program.h"
+
+namespace lk::cpu {
+namespace {
+
+constexpr int64_t kDecodeBytes = 96 << 10;  // of weights in a chunk when there are few rows: a stream worth beginning
+constexpr int64_t kPanelsPerChunk = LinearDelta::kPanels;
+constexpr int64_t kRowsPerTask = 24, kRowsPerChunk = 96;  // multiples of every tile
+
+int64_t panels_of(const WeightView& w) {
+    return (w.n_out + kLanes - 1) / kLanes;
+}
+
+// Panels [begin, end) and rows [from, to) of one part.
+struct Chunk {
+    size_t part;
+    int64_t begin, end, from, to;
+};
+
+}  // namespace
+
+// The forms in which the parts take the input, after the norm if there is one.
+void Program::prepare(const Step& step) {
+    const Value& x = step.norm ? step.norm->out : step.in[0];
+    const int64_t n = n_rows(x), width = x.width;
+    std::vector<ActView> wanted;
+    for (const LinearPart& part : step.parts) {
+        Prepared& to = prepared_[size_t(part.weight->view.form)];
+        const auto same = [&](const ActView& view) { return view.form == part.weight->view.form; };
+        if (std::any_of(wanted.begin(), wanted.end(), same) || (to.offset == x.offset && !step.norm)) continue;
+        to.offset = x.offset;
+        const bool integer = part.weight->view.kind == WeightKind::quantised;
+        to.values.resize(size_t(integer ? n * width : n * (width + 1) * 4));
+        if (integer) {
+            to.scales.resize(size_t(n * width / 32));
+            to.sums.resize(size_t(n * width / 16));
+        }
+        to.view = {part.weight->view.form, n, width, to.values.data(), to.scales.data(), to.sums.data()};
+        wanted.push_back(to.view);
+    }
+    if (wanted.empty()) return;
+    const auto adapters = step.norm ? norm_adapters(*step.norm) : std::vector<const Adapter*>();
+    const int64_t rows = kRowsPerTask;
+    const auto task = [&](int64_t i) {
+        const int64_t from = i * rows, to = std::min(n, from + rows);
+        for (int64_t r = from; step.norm && r < to; ++r) norm_row(*step.norm, adapters, r);
+        for (const ActView& view : wanted) {
+            const bool integer = view.form == ActForm::int8_32 || view.form == ActForm::int8_256;
+            const int64_t tile = integer ? kernels_.int_tile : kernels_.float_tile;
+            for (int64_t r = from; r < to; r += tile)
+                kernels_.prepare(at(x), width, r, int(std::min(tile, n - r)), view);
+        }
+    };
+    for_rows((n + rows - 1) / rows, rows * width * 2, task);
+}
+
+LinearTask Program::linear_task(const Step& step, const LinearPart& part) const {
+    LinearTask task{};
+    task.weight = part.weight->view;
+    task.x = prepared_[size_t(task.weight.form)].view;
+    task.bias = part.bias ? part.bias->vector.data() : nullptr;
+    task.y = at(part.out), task.ldy = part.out.width;
+    if (step.in.size() > 1) {
+        task.residual = at(step.in[1]), task.ld_residual = step.in[1].width;
+        task.y = at(step.out), task.ldy = step.out.width;
+    }
+    return task;
+}
+
+void Program::linears(const Step& step) {
+    const int64_t n = n_rows(step.norm ? step.norm->out : step.in[0]);
+    if (n == 0) return;
+    prepare(step);
+    const Value& x = step.norm ? step.norm->out : step.in[0];
+    deltas_.resize(std::max(deltas_.size(), step.parts.size()));
+    bool adapted = false;
+    size_t scratch = size_t(kernels_.linear_scratch(x.width));
+    std::vector<std::vector<AdapterRun>> runs;
+    for (const LinearPart& part : step.parts) {
+        runs.push_back(adapter_runs(step, part.target, *part.weight, n));
+        adapted = adapted || !runs.back().empty();
+        scratch = std::max(scratch, LinearDelta::scratch_bytes(kernels_, runs.back()));
+    }
+    for (auto& memory : scratch_)
+        if (memory.size() < scratch) memory.resize(scratch);
+    for (size_t i = 0; i < runs.size(); ++i)
+        deltas_[i].multiply(kernels_, *pool_, scratch_, std::move(runs[i]), at(x), x.width, n);
+
+    const bool together = step.gated && !adapted;  // both products of a gate in registers
+    std::vector<LinearTask> tasks;
+    std::vector<Chunk> chunks;
+    int64_t cost = 0;
+    for (size_t i = 0; i < (together ? 1 : step.parts.size()); ++i) {
+        tasks.push_back(linear_task(step, step.parts[i]));
+        LinearTask& task = tasks.back();
+        if (together) {
+            task.up = &step.parts[1].weight->view, task.gelu = step.gelu;
+            task.y = at(step.out), task.ldy = step.out.width;
+        }
+        const int64_t n_panel = panels_of(task.weight), bytes = task.weight.panel_bytes * (together ? 2 : 1);
+        const int64_t panels =
+            n >= 16 ? kPanelsPerChunk : std::clamp<int64_t>(kDecodeBytes / bytes, 1, kPanelsPerChunk);
+        const int64_t rows = adapted ? n : kRowsPerChunk;
+        for (int64_t begin = 0; begin < n_panel; begin += panels)
+            for (int64_t from = 0; from < n; from += rows)
+                chunks.push_back({i, begin, std::min(n_panel, begin + panels), from, std::min(n, from + rows)});
+        cost += n * task.weight.n_in * task.weight.n_out;
+    }
+    const auto run = [&](int64_t i, int thread) {
+        const Chunk& c = chunks[size_t(i)];
+        const LinearTask& task = tasks[c.part];
+        uint8_t* memory = scratch_[size_t(thread)].data();
+        deltas_[c.part].fetch(c.begin, c.end);
+        kernels_.linear(task, c.from, c.to, c.begin, c.end, memory);
+        deltas_[c.part].add(kernels_, c.begin, c.end, task.y, task.ldy, memory);
+    };
+    if (cost < kSerialCost)
+        for (int64_t i = 0; i < int64_t(chunks.size()); ++i) run(i, 0);
+    else
+        pool_->run(int64_t(chunks.size()), run);
+    if (step.gated && !together) gate(step);
+}
+
+void Program::gate(const Step& step) {
+    const float *left = at(step.parts[0].out), *right = at(step.parts[1].out);
+    const int64_t width = step.out.width;
+    for_rows(n_rows(step.out), width, [&](int64_t r) {
+        kernels_.gated(left + r * width, right + r * width, step.gelu, width, at(step.out) + r * width);
+    });
+}
+
+}  // namespace lk::cpu

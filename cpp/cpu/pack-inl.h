@@ -1,0 +1,234 @@
+// GGUF's blocks to panels (`layout-inl.h`). Included by units of kernels, inside their anonymous namespace.
+// The block formats are described in `formats/blocks.h` and `formats/packing.h`.
+
+using namespace lk::formats;
+
+// 256 values (or fewer) of one row: codes, and scales and minima as they are in the file.
+struct Unpacked {
+    uint8_t* codes;
+    uint16_t d[kSuper / 16], m[kSuper / 16];  // nested: one each
+    float wide[kSuper / 32];
+    int8_t scales[16];
+    uint8_t minima[16];
+};
+
+template <class Block>
+LK_INLINE Block block_at(const uint8_t* bytes, int i) {
+    Block b;
+    __builtin_memcpy(&b, bytes + i * int64_t(sizeof b), sizeof b);
+    return b;
+}
+
+LK_INLINE void nibbles(const uint8_t* qs, uint8_t* u) {
+    for (int j = 0; j < 16; ++j) u[j] = qs[j] & 15, u[16 + j] = qs[j] >> 4;
+}
+
+LK_INLINE void fifth_bits(const uint8_t* qh, uint8_t* u) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, qh, 4);
+    for (int j = 0; j < 32; ++j) u[j] = uint8_t(u[j] | ((bits >> j) & 1) << 4);
+}
+
+LK_INLINE void scales_k4(const uint8_t* s, int8_t* scales, uint8_t* minima) {
+    for (int j = 0; j < 4; ++j) {
+        scales[j] = int8_t(s[j] & 63), minima[j] = s[j + 4] & 63;
+        scales[j + 4] = int8_t((s[j + 8] & 15) | (s[j] >> 6) << 4);
+        minima[j + 4] = uint8_t((s[j + 8] >> 4) | (s[j + 4] >> 6) << 4);
+    }
+}
+
+LK_INLINE void crumbs(const uint8_t* qs, uint8_t* u) {
+    for (int part = 0; part < 8; ++part)
+        for (int l = 0; l < 32; ++l) u[32 * part + l] = (qs[32 * (part / 4) + l] >> (2 * (part % 4))) & 3;
+}
+
+// Blocks of 32 values: `n_block` of them.
+LK_INLINE void unpack_blocks(Packing packing, const uint8_t* bytes, int n_block, Unpacked& out) {
+    for (int b = 0; b < n_block; ++b) {
+        uint8_t* u = out.codes + 32 * b;
+        if (packing == Packing::q4_0 || packing == Packing::iq4_nl) {
+            const auto block = block_at<BlockQ4_0>(bytes, b);
+            out.d[b] = block.d;
+            nibbles(block.qs, u);
+        } else if (packing == Packing::q4_1) {
+            const auto block = block_at<BlockQ4_1>(bytes, b);
+            out.d[b] = block.d, out.m[b] = block.m;
+            nibbles(block.qs, u);
+        } else if (packing == Packing::q5_0) {
+            const auto block = block_at<BlockQ5_0>(bytes, b);
+            out.d[b] = block.d;
+            nibbles(block.qs, u);
+            fifth_bits(block.qh, u);
+        } else if (packing == Packing::q5_1) {
+            const auto block = block_at<BlockQ5_1>(bytes, b);
+            out.d[b] = block.d, out.m[b] = block.m;
+            nibbles(block.qs, u);
+            fifth_bits(block.qh, u);
+        } else {
+            const auto block = block_at<BlockQ8_0>(bytes, b);
+            out.d[b] = block.d;
+            for (int j = 0; j < 32; ++j) u[j] = uint8_t(block.qs[j] + 128);
+        }
+    }
+}
+
+// One block of 256 values.
+LK_INLINE void unpack_super(Packing packing, const uint8_t* bytes, Unpacked& out) {
+    uint8_t* u = out.codes;
+    if (packing == Packing::q2_k) {
+        const auto block = block_at<BlockQ2_K>(bytes, 0);
+        out.d[0] = block.d, out.m[0] = block.dmin;
+        for (int s = 0; s < 16; ++s) out.scales[s] = int8_t(block.scales[s] & 15), out.minima[s] = block.scales[s] >> 4;
+        crumbs(block.qs, u);
+    } else if (packing == Packing::q3_k) {
+        const auto block = block_at<BlockQ3_K>(bytes, 0);
+        out.d[0] = block.d;
+        for (int s = 0; s < 16; ++s) {
+            const int low = s < 8 ? block.scales[s] & 15 : block.scales[s - 8] >> 4;
+            out.scales[s] = int8_t((low | ((block.scales[8 + s % 4] >> (2 * (s / 4))) & 3) << 4) - 32);
+        }
+        crumbs(block.qs, u);
+        for (int part = 0; part < 8; ++part)
+            for (int l = 0; l < 32; ++l) u[32 * part + l] |= uint8_t(((block.hmask[l] >> part) & 1) << 2);
+    } else if (packing == Packing::q4_k || packing == Packing::q5_k) {
+        const bool five = packing == Packing::q5_k;
+        const auto block = block_at<BlockQ4_K>(bytes, 0);  // Q5_K begins in the same way
+        const uint8_t *qh = bytes + 16, *qs = qh + (five ? 32 : 0);
+        out.d[0] = block.d, out.m[0] = block.dmin;
+        scales_k4(block.scales, out.scales, out.minima);
+        for (int c = 0; c < 4; ++c)
+            for (int l = 0; l < 32; ++l) u[64 * c + l] = qs[32 * c + l] & 15, u[64 * c + 32 + l] = qs[32 * c + l] >> 4;
+        for (int part = 0; five && part < 8; ++part)
+            for (int l = 0; l < 32; ++l) u[32 * part + l] |= uint8_t(((qh[l] >> part) & 1) << 4);
+    } else if (packing == Packing::q6_k) {
+        const auto block = block_at<BlockQ6_K>(bytes, 0);
+        out.d[0] = block.d;
+        for (int s = 0; s < 16; ++s) out.scales[s] = block.scales[s];
+        crumbs(block.qh, u);
+        for (int part = 0; part < 8; ++part) {
+            const uint8_t* low = block.ql + 64 * (part / 4) + 32 * (part % 2);
+            for (int l = 0; l < 32; ++l)
+                u[32 * part + l] = uint8_t(u[32 * part + l] << 4 | ((low[l] >> (part % 4 / 2 * 4)) & 15));
+        }
+    } else {
+        const auto block = block_at<BlockQ8_K>(bytes, 0);
+        for (int b = 0; b < 8; ++b) out.wide[b] = block.d;
+        for (int j = 0; j < kSuper; ++j) u[j] = uint8_t(block.qs[j] + 128);
+    }
+}
+
+LK_INLINE void write_scales(PanelFormat f, const Unpacked& row, int n_block, int lane, uint8_t* w) {
+    uint16_t* halves = (uint16_t*)w;
+    if (f.nested) {
+        halves[lane] = row.d[0];
+        if (f.has_min) halves[kLanes + lane] = row.m[0];
+        uint8_t *sc = w + 64, *minima = sc + n_block * kLanes;
+        for (int b = 0; b < n_block; ++b) {
+            sc[b * kLanes + lane] = uint8_t(row.scales[b]);
+            if (f.has_min) minima[(b / 2 * kLanes + lane) * 2 + b % 2] = row.minima[b];
+        }
+        return;
+    }
+    for (int b = 0; b < n_block; ++b) {
+        if (f.wide_scale)
+            ((float*)w)[b * kLanes + lane] = row.wide[b];
+        else
+            halves[b * kLanes + lane] = row.d[b];
+        if (f.has_min) halves[(n_block + b) * kLanes + lane] = row.m[b];
+    }
+}
+
+// The codes of 32 values: `groups` holds [8][16] words of four codes.
+LK_INLINE void write_codes(PanelFormat f, const uint8_t* groups, uint8_t* u) {
+    const auto group = [&](int g) LK_LAMBDA { return load_bytes(groups + kPlane * g); };
+    const auto store_plane = [&](Ints x) LK_LAMBDA {
+        __builtin_memcpy(u, &x, kPlane);
+        u += kPlane;
+    };
+    // `n` groups from `first` on, `width` bits of each from bit `from` on, side by side.
+    const auto bits = [&](int first, int n, int width, int from) LK_LAMBDA {
+        const int mask = ((1 << width) - 1) * 0x01010101;
+        Ints plane = splat_int(0);
+        for (int g = 0; g < n; ++g) plane = plane | shifted(shifted(group(first + g), -from, mask), width * g, -1);
+        return plane;
+    };
+    const auto nibble_planes = [&](int first, int n) LK_LAMBDA {
+        for (int i = 0; i < n; ++i)
+            store_plane(shifted(group(first + i), 0, 0x0f0f0f0f) |
+                        shifted(shifted(group(first + n + i), 0, 0x0f0f0f0f), 4, -1));
+    };
+    if (f.codes == Codes::byte)
+        for (int g = 0; g < 8; ++g) store_plane(group(g));
+    if (f.codes == Codes::nibble_bit) store_plane(bits(0, 8, 1, 4));
+    if (f.codes == Codes::nibble || f.codes == Codes::nibble_bit) nibble_planes(0, 4);
+    if (f.codes == Codes::pair_bit) store_plane(bits(0, 8, 1, 2));
+    for (int half = 0; half < 2; ++half) {
+        if (f.codes == Codes::pair || f.codes == Codes::pair_bit) store_plane(bits(4 * half, 4, 2, 0));
+        if (f.codes == Codes::nibble_pair) {
+            store_plane(bits(4 * half, 4, 2, 4));
+            nibble_planes(4 * half, 2);
+        }
+    }
+}
+
+template <int kPacking>
+void pack_quantised(const uint8_t* rows, int64_t row_bytes, int n_row, int64_t n_in, uint8_t* panel) {
+    constexpr PanelFormat f = kFormats[kPacking];
+    constexpr bool kWhole = f.nested || Packing(kPacking) == Packing::q8_k;  // blocks of 256 in the file
+    const int64_t n_file = kWhole ? n_in / kSuper : n_in / 32, block_bytes = row_bytes / n_file;
+    alignas(64) uint8_t codes[kLanes][kSuper];
+    alignas(64) uint32_t groups[kSuper / 4][kLanes];
+    for (int64_t from = 0; from < n_in; from += kSuper) {
+        const int n = n_in - from < kSuper ? int(n_in - from) : kSuper, n_block = n / f.block;
+        for (int lane = 0; lane < n_row; ++lane) {
+            const uint8_t* at = rows + lane * row_bytes + from / (kWhole ? kSuper : 32) * block_bytes;
+            Unpacked row;
+            row.codes = codes[lane];
+            if constexpr (kWhole)
+                unpack_super(Packing(kPacking), at, row);
+            else
+                unpack_blocks(Packing(kPacking), at, n_block, row);
+            write_scales(f, row, n_block, lane, panel);
+            for (int g = 0; g < n / 4; ++g) __builtin_memcpy(&groups[g][lane], codes[lane] + 4 * g, 4);
+        }
+        for (int lane = n_row; lane < kLanes; ++lane)
+            for (int g = 0; g < n / 4; ++g) groups[g][lane] = 0;
+        panel += scale_bytes(f, n_block);
+        for (int i = 0; i < n / 32; ++i, panel += code_bytes(f.codes))
+            write_codes(f, (const uint8_t*)groups[8 * i], panel);
+    }
+}
+
+void pack_float(WeightKind kind, const uint8_t* rows, int64_t row_bytes, int n_row, int64_t n_in, uint8_t* panel) {
+    for (int lane = 0; lane < n_row; ++lane) {
+        const uint8_t* row = rows + lane * row_bytes;
+        for (int64_t k = 0; k < n_in; ++k) {
+            if (kind == WeightKind::f32) __builtin_memcpy(panel + (k * kLanes + lane) * 4, row + 4 * k, 4);
+            if (kind == WeightKind::f16) __builtin_memcpy(panel + (k * kLanes + lane) * 2, row + 2 * k, 2);
+            if (kind == WeightKind::bf16)
+                __builtin_memcpy(panel + ((k / 2 * kLanes + lane) * 2 + k % 2) * 2, row + 2 * k, 2);
+        }
+    }
+}
+
+using PackPanel = void (*)(const uint8_t*, int64_t, int, int64_t, uint8_t*);
+
+struct PackPanels {
+    PackPanel of[kPackings];
+};
+
+constexpr PackPanels pack_panels() {
+    PackPanels made{};
+    each_number<kPackings>([&]<int kPacking>() { made.of[kPacking] = pack_quantised<kPacking>; });
+    return made;
+}
+
+constexpr PackPanels kPackPanels = pack_panels();
+
+// Rows [0, n_row) of a tensor in GGUF's blocks to one panel of zeros; n_row <= 16.
+void pack_panel(const WeightView& w, const uint8_t* rows, int64_t row_bytes, int n_row, uint8_t* panel) {
+    if (w.kind == WeightKind::quantised)
+        kPackPanels.of[int(w.packing)](rows, row_bytes, n_row, w.n_in, panel);
+    else
+        pack_float(w.kind, rows, row_bytes, n_row, w.n_in, panel);
+}
