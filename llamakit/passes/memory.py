@@ -70,7 +70,8 @@ def elements(value: Value) -> int:
 def plan(graph: Graph, alignment: int = 16, position: Sequence[int] | None = None) -> MemoryPlan:
     """Give each value the lowest place that is free for all of its life, the largest values first.
 
-    `alignment` in elements. `position` gives nodes that run as one step the same number. First fit by falling size is within a few percent of the least possible for networks.
+    `alignment` in elements. `position` gives nodes that run as one step the same number.
+    First fit by falling size is within a few percent of the least possible for networks.
     """
     lives = lifetimes(graph, position)
     placed: list[tuple[int, int, Lifetime]] = []  # offset, end, lifetime

@@ -39,7 +39,7 @@ class Fusion:
 
 
 def fuse(graph: Graph, weights: Mapping[str, Any]) -> Fusion:
-    """Group the nodes; `weights` are the loaded tensors by name. Every node's result is the same as alone, bit by bit."""
+    """Group the nodes; `weights` are the loaded tensors by name. No bit of a result depends on the grouping."""
     n_use = Counter(value.id for node in graph.nodes for value in node.inputs if value is not None)
     n_use.update(value.id for value in graph.outputs.values())
     nodes = [node for node in graph.nodes if node.op is not Op.RESHAPE]
