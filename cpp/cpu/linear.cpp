@@ -6,7 +6,7 @@
 namespace lk::cpu {
 namespace {
 
-constexpr int64_t kDecodeBytes = 96 << 10;  // of weights in a chunk when there are few rows: a stream worth beginning
+constexpr int64_t kDecodeBytes = 256 << 10;  // of weights in a chunk when there are few rows: a stream worth beginning
 constexpr int64_t kPanelsPerChunk = LinearDelta::kPanels;
 constexpr int64_t kRowsPerTask = 24, kRowsPerChunk = 96;  // multiples of every tile
 
@@ -26,33 +26,53 @@ struct Chunk {
 void Program::prepare(const Step& step) {
     const Value& x = step.norm ? step.norm->out : step.in[0];
     const int64_t n = n_rows(x), width = x.width;
-    std::vector<ActView> wanted;
+    std::vector<ActView> views;
+    struct Starts {
+        Packing packing;
+        const ActView* view;
+        int32_t* at;
+    };
+    std::vector<Starts> starts;
     for (const LinearPart& part : step.parts) {
-        Prepared& to = prepared_[size_t(part.weight->view.form)];
-        const auto same = [&](const ActView& view) { return view.form == part.weight->view.form; };
-        if (std::any_of(wanted.begin(), wanted.end(), same) || (to.offset == x.offset && !step.norm)) continue;
-        to.offset = x.offset;
-        const bool integer = part.weight->view.kind == WeightKind::quantised;
-        to.values.resize(size_t(integer ? n * width : n * (width + 1) * 4));
-        if (integer) {
-            to.scales.resize(size_t(n * width / 32));
-            to.sums.resize(size_t(n * width / 16));
+        const WeightView& weight = part.weight->view;
+        Prepared& to = prepared_[size_t(weight.form)];
+        const bool integer = weight.kind == WeightKind::quantised;
+        const auto same = [&](const ActView& view) { return view.form == weight.form; };
+        const bool made = std::any_of(views.begin(), views.end(), same);
+        if (!made && (to.offset != x.offset || step.norm)) {
+            to.offset = x.offset;
+            to.values.resize(size_t(integer ? n * width : n * (width + 1) * 4));
+            if (integer) {
+                to.scales.resize(size_t(n * width / 32));
+                to.sums.resize(size_t(n * width / 16));
+            }
+            to.view = {weight.form, n, width, to.values.data(), to.scales.data(), to.sums.data()};
+            to.started = {};
+            views.push_back(to.view);
         }
-        to.view = {part.weight->view.form, n, width, to.values.data(), to.scales.data(), to.sums.data()};
-        wanted.push_back(to.view);
+        bool& started = to.started[size_t(weight.packing)];
+        if (!integer || started) continue;
+        started = true;
+        auto& memory = to.starts[size_t(weight.packing)];
+        memory.resize(size_t(n * width / 16));
+        starts.push_back({weight.packing, &to.view, memory.data()});
     }
-    if (wanted.empty()) return;
+    if (views.empty() && starts.empty()) return;
     const auto adapters = step.norm ? norm_adapters(*step.norm) : std::vector<const Adapter*>();
     const int64_t rows = kRowsPerTask;
     const auto task = [&](int64_t i) {
         const int64_t from = i * rows, to = std::min(n, from + rows);
         for (int64_t r = from; step.norm && r < to; ++r) norm_row(*step.norm, adapters, r);
-        for (const ActView& view : wanted) {
+        for (const ActView& view : views) {
             const bool integer = view.form == ActForm::int8_32 || view.form == ActForm::int8_256;
             const int64_t tile = integer ? kernels_.int_tile : kernels_.float_tile;
             for (int64_t r = from; r < to; r += tile)
                 kernels_.prepare(at(x), width, r, int(std::min(tile, n - r)), view);
         }
+        for (const Starts& each : starts)
+            for (int64_t r = from; r < to; r += kernels_.int_tile)
+                kernels_.start_sums(each.packing, *each.view, r, int(std::min<int64_t>(kernels_.int_tile, n - r)),
+                                    each.at);
     };
     for_rows((n + rows - 1) / rows, rows * width * 2, task);
 }
@@ -60,7 +80,8 @@ void Program::prepare(const Step& step) {
 LinearTask Program::linear_task(const Step& step, const LinearPart& part) const {
     LinearTask task{};
     task.weight = part.weight->view;
-    task.x = prepared_[size_t(task.weight.form)].view;
+    const Prepared& prepared = prepared_[size_t(task.weight.form)];
+    task.x = prepared.view, task.starts = prepared.starts[size_t(task.weight.packing)].data();
     task.bias = part.bias ? part.bias->vector.data() : nullptr;
     task.y = at(part.out), task.ldy = part.out.width;
     if (step.in.size() > 1) {
@@ -77,7 +98,7 @@ void Program::linears(const Step& step) {
     const Value& x = step.norm ? step.norm->out : step.in[0];
     deltas_.resize(std::max(deltas_.size(), step.parts.size()));
     bool adapted = false;
-    size_t scratch = size_t(kernels_.linear_scratch(x.width));
+    size_t scratch = 0;
     std::vector<std::vector<AdapterRun>> runs;
     for (const LinearPart& part : step.parts) {
         runs.push_back(adapter_runs(step, part.target, *part.weight, n));
@@ -114,7 +135,7 @@ void Program::linears(const Step& step) {
         const LinearTask& task = tasks[c.part];
         uint8_t* memory = scratch_[size_t(thread)].data();
         deltas_[c.part].fetch(c.begin, c.end);
-        kernels_.linear(task, c.from, c.to, c.begin, c.end, memory);
+        kernels_.linear(task, c.from, c.to, c.begin, c.end);
         deltas_[c.part].add(kernels_, c.begin, c.end, task.y, task.ldy, memory);
     };
     if (cost < kSerialCost)

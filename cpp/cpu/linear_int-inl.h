@@ -10,12 +10,6 @@ constexpr int kIntTile = 4;
 constexpr int kIntTile = 2;
 #endif
 
-// What depends on the activations of a tile alone.
-struct Prologue {
-    int32_t* start;  // [blocks][tile]: -bias * sum; with nested minima [blocks/2][tile]: two int16 sums
-    float* sums;     // [blocks][tile]: scale * sum, for minima that are not nested
-};
-
 // With few rows a kernel is as fast as its weights arrive: ask for them early, beyond the end of the page too.
 constexpr int kAhead = 4096, kFewRows = 4;
 
@@ -82,10 +76,9 @@ LK_INLINE Floats block_scale(const uint8_t* scales, int block) {
 
 // One panel for one tile, scales nested: sums of 256 values first, then times the activations' scale.
 template <PanelFormat F, int kTile>
-LK_INLINE void nested_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, Prologue pre,
+LK_INLINE void nested_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, const int32_t* start,
                             Floats* out) {
     constexpr int kBlocks = kSuper / F.block;
-    const int32_t* start = pre.start;
     for (int j = 0; j < kTile; ++j) store((float*)(out + j), splat(0.0f));
     for (int64_t i = 0; i < n_in; i += kSuper) {
         Floats total[kTile];
@@ -112,7 +105,8 @@ LK_INLINE void nested_panel(const uint8_t* w, int64_t n_in, const int8_t* a, con
             for (int half = 0; half < 32 / F.block; ++half) {
                 Ints s[kTile];
 #pragma GCC unroll 8
-                for (int j = 0; j < kTile; ++j) s[j] = splat_int(F.has_min ? 0 : start[j]);
+                for (int j = 0; j < kTile; ++j)
+                    s[j] = F.has_min ? splat_int(0) : splat_bytes((const int8_t*)(start + j));
                 if constexpr (!F.has_min) start += kTile;
                 if (half == 0) fetch_ahead<kTile>(u, code_bytes(F.codes));
                 block_dots<F>(s, u, half, a);
@@ -133,12 +127,10 @@ LK_INLINE void nested_panel(const uint8_t* w, int64_t n_in, const int8_t* a, con
 
 // One panel for one tile, a scale for each block of weights and of activations.
 template <PanelFormat F, int kTile>
-LK_INLINE void plain_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, Prologue pre,
+LK_INLINE void plain_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, const int32_t* start,
                            Floats* out) {
     Floats acc[kTile];
     for (int j = 0; j < kTile; ++j) acc[j] = splat(0.0f);
-    const int32_t* start = pre.start;
-    const float* sums = pre.sums;
     for (int64_t i = 0; i < n_in; i += kSuper) {
         const int n_block = n_in - i < kSuper ? int(n_in - i) / F.block : kSuper / F.block;
         const uint8_t* u = w + scale_bytes(F, n_block);
@@ -146,7 +138,7 @@ LK_INLINE void plain_panel(const uint8_t* w, int64_t n_in, const int8_t* a, cons
         for (int b = 0; b < n_block; ++b) {
             Ints s[kTile];
 #pragma GCC unroll 8
-            for (int j = 0; j < kTile; ++j) s[j] = splat_int(F.has_min ? 0 : start[j]);
+            for (int j = 0; j < kTile; ++j) s[j] = F.has_min ? splat_int(0) : splat_bytes((const int8_t*)(start + j));
             if constexpr (!F.has_min) start += kTile;
             fetch_ahead<kTile>(u, code_bytes(F.codes));
             block_dots<F>(s, u, 0, a);
@@ -156,8 +148,8 @@ LK_INLINE void plain_panel(const uint8_t* w, int64_t n_in, const int8_t* a, cons
             if constexpr (F.has_min) {
                 const Floats m = block_scale<F>(w, n_block + b);
 #pragma GCC unroll 8
-                for (int j = 0; j < kTile; ++j) acc[j] = fma(m, splat(sums[j]), acc[j]);
-                sums += kTile;
+                for (int j = 0; j < kTile; ++j) acc[j] = fma(m, splat(((const float*)start)[j]), acc[j]);
+                start += kTile;
             }
             scales += kTile, a += F.block * kTile, u += code_bytes(F.codes);
         }
@@ -166,15 +158,16 @@ LK_INLINE void plain_panel(const uint8_t* w, int64_t n_in, const int8_t* a, cons
     for (int j = 0; j < kTile; ++j) out[j] = acc[j];
 }
 
-using IntPanel = void (*)(const uint8_t*, int64_t, const int8_t*, const float*, Prologue, Floats*);
+using IntPanel = void (*)(const uint8_t*, int64_t, const int8_t*, const float*, const int32_t*, Floats*);
 
 template <int kPacking, int kTile>
-void int_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, Prologue pre, Floats* out) {
+void int_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, const int32_t* start,
+               Floats* out) {
     constexpr PanelFormat F = kFormats[kPacking];
     if constexpr (F.nested)
-        nested_panel<F, kTile>(w, n_in, a, scales, pre, out);
+        nested_panel<F, kTile>(w, n_in, a, scales, start, out);
     else
-        plain_panel<F, kTile>(w, n_in, a, scales, pre, out);
+        plain_panel<F, kTile>(w, n_in, a, scales, start, out);
 }
 
 struct IntPanels {
@@ -191,8 +184,12 @@ constexpr IntPanels int_panels() {
 
 constexpr IntPanels kIntPanels = int_panels();
 
-void make_prologue(PanelFormat f, int64_t n_in, const float* scales, const int32_t* sums, int tile, Prologue pre) {
-    const int64_t n_block = n_in / f.block;
+void start_sums(Packing packing, const ActView& act, int64_t row, int tile, int32_t* starts) {
+    const PanelFormat f = kFormats[int(packing)];
+    const int64_t n_block = act.n_in / f.block;
+    const int32_t* sums = act.sums + row * (act.n_in / 16);
+    const float* scales = act.scales + row * (act.n_in / (f.nested ? kSuper : 32));
+    starts += row * (act.n_in / 16);
     if (f.nested && f.has_min) {
         const int per_sum = f.block / 16;  // sums are of 16 values
         for (int64_t pair = 0; pair < n_block / 2; ++pair)
@@ -200,18 +197,18 @@ void make_prologue(PanelFormat f, int64_t n_in, const float* scales, const int32
                 int32_t total[2] = {0, 0};
                 for (int half = 0; half < 2; ++half)
                     for (int i = 0; i < per_sum; ++i) total[half] += sums[((pair * 2 + half) * per_sum + i) * tile + j];
-                pre.start[pair * tile + j] = int32_t((uint32_t(total[1]) << 16) | (uint32_t(total[0]) & 0xffff));
+                starts[pair * tile + j] = int32_t((uint32_t(total[1]) << 16) | (uint32_t(total[0]) & 0xffff));
             }
     } else if (f.block == 16) {
-        for (int64_t i = 0; i < n_block * tile; ++i) pre.start[i] = -f.bias * sums[i];
+        for (int64_t i = 0; i < n_block * tile; ++i) starts[i] = -f.bias * sums[i];
     } else {
         for (int64_t b = 0; b < n_block; ++b)
             for (int j = 0; j < tile; ++j) {
                 const int32_t total = sums[2 * b * tile + j] + sums[(2 * b + 1) * tile + j];
                 if (f.has_min)
-                    pre.sums[b * tile + j] = scales[b * tile + j] * float(total);
+                    ((float*)starts)[b * tile + j] = scales[b * tile + j] * float(total);
                 else
-                    pre.start[b * tile + j] = -f.bias * total;
+                    starts[b * tile + j] = -f.bias * total;
             }
     }
 }
@@ -222,34 +219,33 @@ LK_INLINE int64_t rows_of_block(int64_t n_in) {
     return fit < kIntTile ? kIntTile : fit > 64 ? 64 : fit;
 }
 
-int64_t int_scratch(int64_t n_in) {
-    return rows_of_block(n_in) * (n_in / 16) * 4 + 64;
-}
+constexpr int kGatePanels = 8;
 
 // Rows [from, to), `from` at a tile, of panels [begin, end).
-void linear_int(const LinearTask& t, int64_t from, int64_t to, int64_t begin, int64_t end, uint8_t* scratch) {
-    const PanelFormat f = kFormats[int(t.weight.packing)];
-    const int64_t n_in = t.weight.n_in, per_block = n_in / (f.nested ? kSuper : 32), step = rows_of_block(n_in);
+void linear_int(const LinearTask& t, int64_t from, int64_t to, int64_t begin, int64_t end) {
+    const int packing = int(t.weight.packing);
+    const int64_t n_in = t.weight.n_in, per_block = n_in / (kFormats[packing].nested ? kSuper : 32);
+    const int64_t step = rows_of_block(n_in);
     for (int64_t first = from; first < to; first += step) {
         const int64_t last = to - first < step ? to : first + step;
-        int32_t* starts = (int32_t*)scratch;
-        for (int64_t row = first; row < last; row += kIntTile) {
-            const int tile = tile_at(t.x.n_rows - row, kIntTile);
-            int32_t* start = starts + (row - first) * (n_in / 16);
-            make_prologue(f, n_in, t.x.scales + row * per_block, t.x.sums + row * (n_in / 16), tile,
-                          {start, (float*)start});
-        }
-        for (int64_t p = begin; p < end; ++p) {
+        // With few rows a stream of weights is not left before its end: first some panels of the gate, then those of
+        // up.
+        const int64_t together = t.up && last - first <= kIntTile ? kGatePanels : 1;
+        for (int64_t p = begin; p < end; p += together) {
+            const int64_t n = end - p < together ? end - p : together;
             for (int64_t row = first; row < last; row += kIntTile) {
                 const int tile = tile_at(t.x.n_rows - row, kIntTile);
-                const IntPanel kernel = kIntPanels.of[int(t.weight.packing)][tile - 1];
-                int32_t* start = starts + (row - first) * (n_in / 16);
+                const IntPanel kernel = kIntPanels.of[packing][tile - 1];
+                const int32_t* starts = t.starts + row * (n_in / 16);
                 const int8_t* a = (const int8_t*)t.x.values + row * n_in;
                 const float* scales = t.x.scales + row * per_block;
-                Floats acc[kIntTile], up[kIntTile];
-                kernel(t.weight.data + p * t.weight.panel_bytes, n_in, a, scales, {start, (float*)start}, acc);
-                if (t.up) kernel(t.up->data + p * t.up->panel_bytes, n_in, a, scales, {start, (float*)start}, up);
-                emit(t, acc, t.up ? up : nullptr, row, tile, p);
+                Floats acc[kGatePanels][kIntTile], up[kIntTile];
+                for (int64_t i = 0; i < n; ++i)
+                    kernel(t.weight.data + (p + i) * t.weight.panel_bytes, n_in, a, scales, starts, acc[i]);
+                for (int64_t i = 0; i < n; ++i) {
+                    if (t.up) kernel(t.up->data + (p + i) * t.up->panel_bytes, n_in, a, scales, starts, up);
+                    emit(t, acc[i], t.up ? up : nullptr, row, tile, p + i);
+                }
             }
         }
     }

@@ -114,13 +114,15 @@ class Program {
     std::vector<LinearDelta> deltas_;            // of the linears that run, by part
     std::vector<float> cos_sin_;                 // of the last rope table
     int64_t cos_sin_table_ = -1;
-    // Activations by form, and the offset of the value that each was made from.
+    // Activations by form, the offset of the value that each was made from, and what the packings add to its sums.
     struct Prepared {
         int64_t offset = -1;
         ActView view{};
         std::vector<uint8_t> values;
         std::vector<float> scales;
         std::vector<int32_t> sums;
+        std::array<std::vector<int32_t>, kPackings> starts;
+        std::array<bool, kPackings> started{};
     };
     std::array<Prepared, kActForms> prepared_;
 };

@@ -220,6 +220,13 @@ LK_INLINE void narrow(Ints x, int8_t* y) {
 // 32 bytes as pairs of int16, a pair in each lane.
 LK_INLINE Ints widen_bytes(const uint8_t* x) {
     Ints r;
+#if defined(__AVX512BW__)
+    r.p[0] = (IntPart)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)x));
+    return r;
+#elif defined(__AVX2__)
+    LK_PARTS r.p[i] = (IntPart)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)x + i));
+    return r;
+#endif
     LK_PARTS {
         HalfBytes bytes;
         __builtin_memcpy(&bytes, x + i * (kBytes / 2), sizeof bytes);
@@ -228,9 +235,16 @@ LK_INLINE Ints widen_bytes(const uint8_t* x) {
     return r;
 }
 
-// 16 signed bytes as floats.
+// 16 signed bytes as floats. GCC takes vectors of bytes apart where it should convert them, hence the intrinsics.
 LK_INLINE Floats bytes_to_floats(const int8_t* x) {
     Floats r;
+#if defined(__AVX512F__)
+    r.p[0] = (FloatPart)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)x)));
+    return r;
+#elif defined(__AVX2__)
+    LK_PARTS r.p[i] = (FloatPart)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + 8 * i))));
+    return r;
+#endif
     LK_PARTS {
         QuarterBytes bytes;
         __builtin_memcpy(&bytes, x + i * (kBytes / 4), sizeof bytes);

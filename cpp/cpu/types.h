@@ -75,12 +75,13 @@ struct ActView {
     int32_t* sums;
 };
 
-// y = x W^T + bias + residual; with `up`: y = activation(x W^T) * (x up^T).
+// y = x W^T + bias + residual; with `up`: y = activation(x W^T) * (x up^T). `starts` are what `start_sums` made.
 struct LinearTask {
     WeightView weight;
     const WeightView* up;
     bool gelu;
     ActView x;
+    const int32_t* starts;
     const float* bias;
     const float* residual;
     float* y;
@@ -129,10 +130,13 @@ struct KernelTable {
 
     // One tile of activations: rows [row, row + tile) of x to their place in `act`.
     void (*prepare)(const float* x, int64_t ldx, int64_t row, int tile, const ActView& act);
-    // Rows [from, to), `from` at a tile, of panels [begin, end). `scratch` is private to the thread.
-    void (*linear)(const LinearTask& task, int64_t from, int64_t to, int64_t begin, int64_t end, uint8_t* scratch);
-    int64_t (*linear_scratch)(int64_t n_in);  // bytes that it needs
-    // Float panels [begin, end) of y = x W^T for rows of float32 that were not prepared.
+    // What biases and minima of a packing add to the sums of one int8 tile: to its place in `starts`, which has
+    // n_in / 16 words a row.
+    void (*start_sums)(Packing packing, const ActView& act, int64_t row, int tile, int32_t* starts);
+    // Rows [from, to), `from` at a tile, of panels [begin, end).
+    void (*linear)(const LinearTask& task, int64_t from, int64_t to, int64_t begin, int64_t end);
+    // Float panels [begin, end) of y = x W^T for rows of float32 that were not prepared. `scratch` is private to the
+    // thread: n_in * float_tile floats.
     void (*linear_rows)(const WeightView& w, const float* x, int64_t ldx, int64_t n_rows, int64_t begin, int64_t end,
                         float* y, int64_t ldy, uint8_t* scratch);
     void (*weight_row)(const WeightView& w, int64_t row, float* y);
