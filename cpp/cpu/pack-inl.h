@@ -12,21 +12,37 @@ struct Unpacked {
     uint8_t minima[16];
 };
 
+// In place: tensors begin at multiples of 8 bytes, which aligns every block.
 template <class Block>
-LK_INLINE Block block_at(const uint8_t* bytes, int i) {
-    Block b;
-    __builtin_memcpy(&b, bytes + i * int64_t(sizeof b), sizeof b);
-    return b;
+LK_INLINE const Block& block_at(const uint8_t* bytes, int i) {
+    return ((const Block*)bytes)[i];
 }
 
+typedef uint8_t SixteenBytes __attribute__((vector_size(16)));
+
+LK_INLINE SixteenBytes sixteen(const uint8_t* x) {
+    SixteenBytes r;
+    __builtin_memcpy(&r, x, sizeof r);
+    return r;
+}
+
+// The low halves of 16 bytes, then the high ones.
 LK_INLINE void nibbles(const uint8_t* qs, uint8_t* u) {
-    for (int j = 0; j < 16; ++j) u[j] = qs[j] & 15, u[16 + j] = qs[j] >> 4;
+    const SixteenBytes both = sixteen(qs), low = both & 15, high = both >> 4;
+    __builtin_memcpy(u, &low, sizeof low);
+    __builtin_memcpy(u + 16, &high, sizeof high);
 }
 
+// Adds bit j of qh to value j, as its fifth.
 LK_INLINE void fifth_bits(const uint8_t* qh, uint8_t* u) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, qh, 4);
-    for (int j = 0; j < 32; ++j) u[j] = uint8_t(u[j] | ((bits >> j) & 1) << 4);
+    const SixteenBytes place = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    for (int half = 0; half < 2; ++half, u += 16) {
+        uint64_t spread[2];
+        for (int i = 0; i < 2; ++i) spread[i] = 0x0101010101010101u * uint64_t(qh[2 * half + i]);
+        const SixteenBytes bits = (SixteenBytes)((sixteen((const uint8_t*)spread) & place) != 0) & 16;
+        const SixteenBytes sum = sixteen(u) | bits;
+        __builtin_memcpy(u, &sum, sizeof sum);
+    }
 }
 
 LK_INLINE void scales_k4(const uint8_t* s, int8_t* scales, uint8_t* minima) {
@@ -47,27 +63,30 @@ LK_INLINE void unpack_blocks(Packing packing, const uint8_t* bytes, int n_block,
     for (int b = 0; b < n_block; ++b) {
         uint8_t* u = out.codes + 32 * b;
         if (packing == Packing::q4_0 || packing == Packing::iq4_nl) {
-            const auto block = block_at<BlockQ4_0>(bytes, b);
+            const auto& block = block_at<BlockQ4_0>(bytes, b);
             out.d[b] = block.d;
             nibbles(block.qs, u);
         } else if (packing == Packing::q4_1) {
-            const auto block = block_at<BlockQ4_1>(bytes, b);
+            const auto& block = block_at<BlockQ4_1>(bytes, b);
             out.d[b] = block.d, out.m[b] = block.m;
             nibbles(block.qs, u);
         } else if (packing == Packing::q5_0) {
-            const auto block = block_at<BlockQ5_0>(bytes, b);
+            const auto& block = block_at<BlockQ5_0>(bytes, b);
             out.d[b] = block.d;
             nibbles(block.qs, u);
             fifth_bits(block.qh, u);
         } else if (packing == Packing::q5_1) {
-            const auto block = block_at<BlockQ5_1>(bytes, b);
+            const auto& block = block_at<BlockQ5_1>(bytes, b);
             out.d[b] = block.d, out.m[b] = block.m;
             nibbles(block.qs, u);
             fifth_bits(block.qh, u);
         } else {
-            const auto block = block_at<BlockQ8_0>(bytes, b);
+            const auto& block = block_at<BlockQ8_0>(bytes, b);
             out.d[b] = block.d;
-            for (int j = 0; j < 32; ++j) u[j] = uint8_t(block.qs[j] + 128);
+            for (int half = 0; half < 2; ++half) {
+                const SixteenBytes moved = sixteen((const uint8_t*)block.qs + 16 * half) ^ 128;
+                __builtin_memcpy(u + 16 * half, &moved, sizeof moved);
+            }
         }
     }
 }
@@ -76,12 +95,12 @@ LK_INLINE void unpack_blocks(Packing packing, const uint8_t* bytes, int n_block,
 LK_INLINE void unpack_super(Packing packing, const uint8_t* bytes, Unpacked& out) {
     uint8_t* u = out.codes;
     if (packing == Packing::q2_k) {
-        const auto block = block_at<BlockQ2_K>(bytes, 0);
+        const auto& block = block_at<BlockQ2_K>(bytes, 0);
         out.d[0] = block.d, out.m[0] = block.dmin;
         for (int s = 0; s < 16; ++s) out.scales[s] = int8_t(block.scales[s] & 15), out.minima[s] = block.scales[s] >> 4;
         crumbs(block.qs, u);
     } else if (packing == Packing::q3_k) {
-        const auto block = block_at<BlockQ3_K>(bytes, 0);
+        const auto& block = block_at<BlockQ3_K>(bytes, 0);
         out.d[0] = block.d;
         for (int s = 0; s < 16; ++s) {
             const int low = s < 8 ? block.scales[s] & 15 : block.scales[s - 8] >> 4;
@@ -92,7 +111,7 @@ LK_INLINE void unpack_super(Packing packing, const uint8_t* bytes, Unpacked& out
             for (int l = 0; l < 32; ++l) u[32 * part + l] |= uint8_t(((block.hmask[l] >> part) & 1) << 2);
     } else if (packing == Packing::q4_k || packing == Packing::q5_k) {
         const bool five = packing == Packing::q5_k;
-        const auto block = block_at<BlockQ4_K>(bytes, 0);  // Q5_K begins in the same way
+        const auto& block = block_at<BlockQ4_K>(bytes, 0);  // Q5_K begins in the same way
         const uint8_t *qh = bytes + 16, *qs = qh + (five ? 32 : 0);
         out.d[0] = block.d, out.m[0] = block.dmin;
         scales_k4(block.scales, out.scales, out.minima);
@@ -101,7 +120,7 @@ LK_INLINE void unpack_super(Packing packing, const uint8_t* bytes, Unpacked& out
         for (int part = 0; five && part < 8; ++part)
             for (int l = 0; l < 32; ++l) u[32 * part + l] |= uint8_t(((qh[l] >> part) & 1) << 4);
     } else if (packing == Packing::q6_k) {
-        const auto block = block_at<BlockQ6_K>(bytes, 0);
+        const auto& block = block_at<BlockQ6_K>(bytes, 0);
         out.d[0] = block.d;
         for (int s = 0; s < 16; ++s) out.scales[s] = block.scales[s];
         crumbs(block.qh, u);
@@ -111,7 +130,7 @@ LK_INLINE void unpack_super(Packing packing, const uint8_t* bytes, Unpacked& out
                 u[32 * part + l] = uint8_t(u[32 * part + l] << 4 | ((low[l] >> (part % 4 / 2 * 4)) & 15));
         }
     } else {
-        const auto block = block_at<BlockQ8_K>(bytes, 0);
+        const auto& block = block_at<BlockQ8_K>(bytes, 0);
         for (int b = 0; b < 8; ++b) out.wide[b] = block.d;
         for (int j = 0; j < kSuper; ++j) u[j] = uint8_t(block.qs[j] + 128);
     }

@@ -31,12 +31,13 @@ class FileTensor:
         self.type: GGMLType = info.type
         self.shape: tuple[int, ...] = info.shape
         self.n_bytes: int = info.n_bytes
-        self._raw = file.raw(name)
+        self._file, self._raw = file, file.raw(name)
 
     def pieces(self, size: int = 1 << 24) -> Any:
-        """Yield (offset, bytes) in order."""
+        """Yield (offset, bytes) in order. Whoever takes the next piece is done with the one before."""
         for offset in range(0, self.n_bytes, size):
             yield offset, self._raw[offset : offset + size]
+            self._file.release(self.name, offset, min(offset + size, self.n_bytes))
 
 
 def load_weights(

@@ -224,6 +224,16 @@ class GGUFFile:
         info = self._info(name)
         return self._parts[info.part].view[info.offset : info.offset + info.n_bytes]
 
+    def release(self, name: str, begin: int, end: int) -> None:
+        """Bytes [begin, end) of a tensor were read: give the memory back that held them. Reading them again works."""
+        info = self._info(name)
+        part = self._parts[info.part].map
+        if hasattr(mmap, "MADV_DONTNEED"):
+            first = -(-(info.offset + begin) // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = (info.offset + end) // mmap.PAGESIZE * mmap.PAGESIZE
+            if first < last:
+                part.madvise(mmap.MADV_DONTNEED, first, last - first)
+
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor as float32 of its shape."""
         from llamakit.gguf.native import dequantize
