@@ -97,7 +97,9 @@ def busy_with_one_that_leaves(server: Any) -> bool:
     """Whether a stream shows in /slots while it is read, and no more when its reader has gone."""
     body = b'{"prompt": "Once", "n_predict": 100000, "stream": true, "ignore_eos": true}'
     with socket.create_connection((server.host, server.port), timeout=30) as connection:
-        connection.sendall(b"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        connection.sendall(
+            b"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
         connection.recv(1000)
         seen = len(slots(server)) == 1
     return seen and idle(server)
