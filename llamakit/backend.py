@@ -67,6 +67,18 @@ class TensorSource(Protocol):
         """Yield (offset, bytes) in order, each of at most `size` bytes."""
 
 
+class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device does at best, measured: nothing that runs on it can be faster.
+
+    `read_bandwidth`: bytes read from memory a second; `multiply_adds`: multiply-adds a second by type of the operands,
+    such as "int8" or "f32"; `notes`: what matters beside, for people.
+    """
+
+    read_bandwidth: float
+    multiply_adds: dict[str, float]
+    notes: dict[str, str] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Precision:
     """Unit round-offs with which a node is computed; the conformance kit derives its tolerances from them.
@@ -277,6 +289,14 @@ class Device(ABC):
     def kernels(self) -> Mapping[str, str]:
         """What is in use, for `doctor` and `-v`: such as {"isa": "avx512", "threads": "2"}."""
         return {}
+
+    def ceilings(self) -> Ceilings | None:
+        """Measure, in about a second, what the device does at best; None: it does not say."""
+        return None
+
+    def operands(self, weight_type: GGMLType) -> str:
+        """The key of `Ceilings.multiply_adds` that holds for linears with a weight of this type."""
+        return "f32"
 
     def reopen(self) -> None:
         """Recover from a failure: drop every handle and all state, then be usable again."""

@@ -43,6 +43,14 @@ def huge_pages() -> str:
     return text[text.find("[") + 1 : text.find("]")] if "[" in text else ""
 
 
+def huge_bytes() -> int:
+    """Bytes of this process's own memory that lie in huge pages; 0 where the system does not say."""
+    for line in _read("/proc/self/smaps_rollup").splitlines():
+        if line.startswith("AnonHugePages:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def cpu_name() -> str:
     """The processor's name."""
     for line in _read("/proc/cpuinfo").splitlines():

@@ -5,6 +5,7 @@
 
 #include <optional>
 
+#include "cpu/ceilings.h"
 #include "cpu/dispatch.h"
 #include "cpu/program.h"
 
@@ -110,6 +111,13 @@ py::array output(const py::object& self, const Value& value, const std::vector<i
     return view;
 }
 
+ActForm operand(const std::string& name) {
+    if (name == "int8") return ActForm::int8_32;
+    if (name == "bf16") return ActForm::bf16;
+    if (name == "f32") return ActForm::f32;
+    throw std::invalid_argument("operands of type " + name + " are not known; there are: int8 bf16 f32");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -123,6 +131,22 @@ PYBIND11_MODULE(_cpu, m) {
         .def("finish", &Weight::finish, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_bytes", &Weight::n_bytes)
         .def_static("packed_bytes", &Weight::packed_bytes);
+    const auto released = py::call_guard<py::gil_scoped_release>();
+    m.def(
+        "read_bandwidth", [](const std::string& isa, Pool& pool) { return read_bandwidth(kernels(isa), pool); },
+        released);
+    m.def(
+        "multiply_rate",
+        [](const std::string& isa, Pool& pool, const std::string& type) {
+            return multiply_rate(kernels(isa), pool, operand(type));
+        },
+        released);
+    m.def(
+        "linear_seconds",
+        [](const std::string& isa, const Weight& weight, int64_t n_row, int64_t passes) {
+            return linear_seconds(kernels(isa), weight, n_row, passes);
+        },
+        released);
     py::class_<Rope>(m, "Rope").def(py::init([](std::vector<double> inv_freq, bool adjacent, double magnitude) {
         return Rope{std::move(inv_freq), adjacent, magnitude};
     }));

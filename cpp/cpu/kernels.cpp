@@ -11,6 +11,7 @@ const KernelTable* LK_JOIN(kernels_, LK_ISA)() {
         LK_FILL(linear)(made);
         LK_FILL(pack)(made);
         LK_FILL(attention)(made);
+        LK_FILL(ceilings)(made);
         return made;
     }();
     return &table;

@@ -10,13 +10,11 @@ constexpr int kIntTile = 4;
 constexpr int kIntTile = 2;
 #endif
 
-// With few rows a kernel is as fast as its weights arrive: ask for them early, beyond the end of the page too.
-constexpr int kAhead = 4096, kFewRows = 4;
+// A kernel is as fast as its weights arrive: ask for them early, beyond the end of the page too.
+constexpr int kAhead = 2048;
 
-template <int kTile>
 LK_INLINE void fetch_ahead(const uint8_t* u, int n) {
-    if constexpr (kTile <= kFewRows)
-        for (int i = 0; i < n; i += 64) __builtin_prefetch(u + kAhead + i);
+    for (int i = 0; i < n; i += 64) __builtin_prefetch(u + kAhead + i);
 }
 
 template <PanelFormat F, int kTile>
@@ -108,7 +106,7 @@ LK_INLINE void nested_panel(const uint8_t* w, int64_t n_in, const int8_t* a, con
                 for (int j = 0; j < kTile; ++j)
                     s[j] = F.has_min ? splat_int(0) : splat_bytes((const int8_t*)(start + j));
                 if constexpr (!F.has_min) start += kTile;
-                if (half == 0) fetch_ahead<kTile>(u, code_bytes(F.codes));
+                if (half == 0) fetch_ahead(u, code_bytes(F.codes));
                 block_dots<F>(s, u, half, a);
                 const Floats scale = d * bytes_to_floats((const int8_t*)sc);
 #pragma GCC unroll 8
@@ -140,7 +138,7 @@ LK_INLINE void plain_panel(const uint8_t* w, int64_t n_in, const int8_t* a, cons
 #pragma GCC unroll 8
             for (int j = 0; j < kTile; ++j) s[j] = F.has_min ? splat_int(0) : splat_bytes((const int8_t*)(start + j));
             if constexpr (!F.has_min) start += kTile;
-            fetch_ahead<kTile>(u, code_bytes(F.codes));
+            fetch_ahead(u, code_bytes(F.codes));
             block_dots<F>(s, u, 0, a);
             const Floats d = block_scale<F>(w, b);
 #pragma GCC unroll 8

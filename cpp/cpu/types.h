@@ -161,6 +161,9 @@ struct KernelTable {
     void (*kv_write)(const KVLayer& layer, int64_t cell, const float* k, const float* v);
     void (*kv_read)(const KVLayer& layer, int64_t cell, float* k, float* v);
     void (*attend)(const AttendTask& task, float* scratch);
+
+    int64_t (*read_all)(const uint8_t* x, int64_t n);
+    int64_t (*multiply)(ActForm form, int64_t n);
 };
 
 }  // namespace lk::cpu

@@ -22,6 +22,7 @@ void LK_FILL(rows)(KernelTable& table);
 void LK_FILL(linear)(KernelTable& table);
 void LK_FILL(pack)(KernelTable& table);
 void LK_FILL(attention)(KernelTable& table);
+void LK_FILL(ceilings)(KernelTable& table);
 
 namespace {
 #include "cpu/simd-inl.h"

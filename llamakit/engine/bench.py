@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llamakit.engine.engine import Engine
+    from llamakit.engine.work import Work
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table. `deviation` is the standard deviation of tokens_per_second over the repetitions."""
+    """One line of the table. `deviation` is the standard deviation of tokens_per_second over the repetitions.
+
+    `share`: of the rate that the device's ceilings allow (0: they are not known), `limit`: by which of them, "read" or
+    a type of operands.
+    """
 
     test: str
     n_prompt: int
@@ -28,13 +33,18 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     deviation: float
     repetitions: int
+    share: float = 0.0
+    limit: str = ""
 
 
 class Bench:
-    """Runs the engine's program directly: no sampling, no text, the same tokens each time."""
+    """Runs the engine's program directly: no sampling, no text, the same tokens each time.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    With `work`, each measurement says how near to the ceilings it came.
+    """
+
+    def __init__(self, engine: Engine, work: Work | None = None) -> None:
+        self.engine, self.work = engine, work
 
     def run(
         self, prompts: Sequence[int], gens: Sequence[int], depths: Sequence[int], batches: Sequence[int], repeat: int
@@ -65,9 +75,14 @@ class Bench:
                 rates.append((n_prompt + n_gen * batch) / seconds)
             for table in tables:
                 table.truncate(depth)
+        rate = statistics.median(rates)
+        share, limit = 0.0, ""
+        if self.work is not None:
+            seconds, limit = self.work.least(n_prompt, n_gen, depth, batch, self.engine.runner.n_row)
+            share = rate * seconds / (n_prompt + n_gen * batch)
         return Measurement(
-            test=name, n_prompt=n_prompt, n_gen=n_gen, depth=depth, batch=batch,
-            tokens_per_second=statistics.median(rates), deviation=statistics.pstdev(rates), repetitions=repeat,
+            test=name, n_prompt=n_prompt, n_gen=n_gen, depth=depth, batch=batch, tokens_per_second=rate,
+            deviation=statistics.pstdev(rates), repetitions=repeat, share=share, limit=limit,
         )  # fmt: skip
 
     def _prompt(self, table: BlockTable, n: int) -> None:

@@ -65,7 +65,8 @@ def test_tokenize_and_detokenize(stories260k):
 
 
 def test_json_outputs(stories260k, tmp_path):
-    bench = json.loads(run("bench", "-m", stories260k, "-p", "8", "-n", "4", "-b", "1,2", "-r", "1", "--json").stdout)
+    found = json.loads(run("bench", "-m", stories260k, "-p", "8", "-n", "4", "-b", "1,2", "-r", "1", "--json").stdout)
+    bench = found["measurements"]
     assert [(m["test"], m["batch"]) for m in bench] == [("pp8", 1), ("tg4", 1), ("tg4x2", 2)]
     assert {"test", "n_prompt", "n_gen", "depth", "batch", "tokens_per_second"} <= set(bench[0])
     text = tmp_path / "text.txt"

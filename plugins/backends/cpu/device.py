@@ -12,6 +12,7 @@ from llamakit.plugins.backends.cpu.lower import Lowering
 from llamakit import system
 from llamakit.backend import (
     AdapterTable,
+    Ceilings,
     Device,
     DeviceInfo,
     Executable,
@@ -233,6 +234,18 @@ class CPUDevice(Device):
     def kernels(self) -> dict[str, str]:
         """Instruction set and threads."""
         return {"isa": self.isa, "threads": str(self.n_thread)}
+
+    def ceilings(self) -> Ceilings:
+        """Measured with all threads, and this instruction set."""
+        rates = {type_: _cpu.multiply_rate(self.isa, self.pool, type_) for type_ in ("int8", "bf16", "f32")}
+        pages = f"{system.huge_pages() or 'unknown'}, {system.huge_bytes() / 2**20:,.0f} MiB in use"
+        return Ceilings(
+            read_bandwidth=_cpu.read_bandwidth(self.isa, self.pool), multiply_adds=rates, notes={"huge pages": pages}
+        )
+
+    def operands(self, weight_type: GGMLType) -> str:
+        """Quantised weights meet activations of eight bits."""
+        return {GGMLType.F32: "f32", GGMLType.F16: "f32", GGMLType.BF16: "bf16"}.get(weight_type, "int8")
 
     def supports(self, node: Node) -> bool:
         """Every op there is."""

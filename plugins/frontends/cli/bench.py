@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from llamakit.plugins.frontends.cli.params import Context, json_option, model_option, output_options
 
 from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamakit.backend import Ceilings
+    from llamakit.engine.bench import Measurement
 
 
 def _numbers(text: str, least: int) -> list[int]:
@@ -32,11 +39,15 @@ def _numbers(text: str, least: int) -> list[int]:
 @click.option("-t", "--threads", type=int, metavar="N", help="Threads. [as many as cores]")
 @click.option("--backend", metavar="NAMES", help="Backends in order of preference, or auto. [auto]")
 @click.option("--kv-type", metavar="TYPE", help="Type of keys and values: f32, f16, bf16, q8_0. [f16]")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it: a .png or .svg file.")
 @json_option
 @output_options
 @click.pass_context
-def bench(ctx: click.Context, as_json: bool, **options: Any) -> None:
+def bench(ctx: click.Context, as_json: bool, plot: Path | None, **options: Any) -> None:
     """Measure tokens per second of prompts (pp) and of generation (tg).
+
+    Beside them: how much that is of what this machine could do at best, if it did nothing but read the weights and
+    multiply.
 
     \b
     llamakit bench -m model.gguf -p 512 -n 128 -d 0,4096 -b 1,8
@@ -44,7 +55,9 @@ def bench(ctx: click.Context, as_json: bool, **options: Any) -> None:
     import msgspec
 
     from llamakit.engine.bench import Bench
+    from llamakit.engine.work import Work
 
+    draw = None if plot is None else _drawing(plot)
     prompts, gens = _numbers(options["n_prompt"], 0), _numbers(options["n_gen"], 0)
     depths, batches = _numbers(options["depth"], 0), _numbers(options["batch"], 1)
     context = Context(ctx, options["quiet"], options["verbose"])
@@ -52,11 +65,41 @@ def bench(ctx: click.Context, as_json: bool, **options: Any) -> None:
     context.apply({"ctx_size": max(depths) + max(*prompts, *gens) + 1, "batch_size": 512})
     found = []
     with context.session(n_seq=max(batches)) as session:
+        ceilings = session.device.ceilings() if session.weights else None
+        work = None if ceilings is None else Work(session, ceilings)
         if not as_json:
-            click.echo(f"{'test':<16}{'depth':>8}{'batch':>7}   tok/s")
-        for m in Bench(session.engine).run(prompts, gens, depths, batches, options["repeat"]):
+            _show_ceilings(ceilings)
+            click.echo(f"{'test':<16}{'depth':>8}{'batch':>7}{'tok/s':>18}" + ("   of the most" if ceilings else ""))
+        for m in Bench(session.engine, work).run(prompts, gens, depths, batches, options["repeat"]):
             found.append(m)
             if not as_json:
-                click.echo(f"{m.test:<16}{m.depth:>8,}{m.batch:>7}   {m.tokens_per_second:,.1f} ± {m.deviation:.1f}")
+                rate = f"{m.tokens_per_second:,.1f} ± {m.deviation:.1f}"
+                share = f"   {m.share:.0%} ({m.limit})" if m.limit else ""
+                click.echo(f"{m.test:<16}{m.depth:>8,}{m.batch:>7}{rate:>18}{share}")
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        click.echo(msgspec.json.encode({"ceilings": ceilings, "measurements": found}).decode())
+    if draw is not None:
+        draw(found, session.path.name)
+
+
+def _show_ceilings(ceilings: Ceilings | None) -> None:
+    """What the device does at best, in a line or two."""
+    if ceilings is None:
+        return
+    rates = ", ".join(f"{type_} {rate / 1e9:,.0f}" for type_, rate in ceilings.multiply_adds.items())
+    click.echo(f"at best: reads {ceilings.read_bandwidth / 1e9:.1f} GB/s, 10^9 multiply-adds/s: {rates}")
+    for what, text in ceilings.notes.items():
+        click.echo(f"{what}: {text}")
+
+
+def _drawing(path: Path) -> Callable[[list[Measurement], str], None]:
+    """The function that draws; errors about the file or a missing library come before anything is measured."""
+    if path.suffix not in (".png", ".svg"):
+        raise UsageError(f"--plot {path}: the name must end in .png or .svg")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--plot {path}: there is no folder {path.absolute().parent}")
+    try:
+        from llamakit.plugins.frontends.cli.bench_plot import draw
+    except ImportError as error:
+        raise UsageError(f"--plot draws with matplotlib: {error}", hint="pip install 'llamakit[plot]'") from None
+    return lambda found, title: draw(found, title, path)

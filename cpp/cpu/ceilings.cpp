@@ -1,0 +1,74 @@
+#include "cpu/ceilings.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+
+namespace lk::cpu {
+namespace {
+
+constexpr int64_t kChunk = 1 << 20, kChunks = 256;  // 256 MiB: more than caches hold
+constexpr int kReadings = 9;
+constexpr double kSeconds = 0.02;  // that a rate is measured for
+
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+// The best of several readings: a neighbour's traffic only ever slows one down.
+double read_bandwidth(const KernelTable& kernels, Pool& pool) {
+    Arena memory(size_t(kChunk * kChunks));
+    pool.run(kChunks, [&](int64_t i, int) { std::memset(memory.data() + i * kChunk, int(i), size_t(kChunk)); });
+    volatile int64_t kept = 0;
+    double best = 1e9;
+    for (int i = 0; i < kReadings; ++i) {
+        const double start = now();
+        pool.run(kChunks, [&](int64_t c, int) { kept = kernels.read_all(memory.data() + c * kChunk, kChunk); });
+        best = std::min(best, now() - start);
+    }
+    return double(kChunk * kChunks) / best;
+}
+
+double multiply_rate(const KernelTable& kernels, Pool& pool, ActForm form) {
+    std::vector<double> rates(size_t(pool.n_thread()));
+    pool.run(pool.n_thread(), [&](int64_t i, int) {
+        const double start = now();
+        double seconds = 0.0, count = 0.0;
+        while (seconds < kSeconds) {
+            count += double(kernels.multiply(form, 20000));
+            seconds = now() - start;
+        }
+        rates[size_t(i)] = count / seconds;
+    });
+    double sum = 0.0;
+    for (double rate : rates) sum += rate;
+    return sum;
+}
+
+double linear_seconds(const KernelTable& kernels, const Weight& weight, int64_t n_row, int64_t passes) {
+    const WeightView& w = weight.view;
+    if (!weight.vector.empty() || n_row < 1 || n_row > 512) throw std::invalid_argument("a matrix, and 1 to 512 rows");
+    const bool integer = w.kind == WeightKind::quantised;
+    const int64_t tile = integer ? kernels.int_tile : kernels.float_tile;
+    std::vector<float> x(size_t(n_row * w.n_in)), y(size_t(n_row * w.n_out)), scales(size_t(n_row * w.n_in / 32 + 1));
+    std::vector<int32_t> sums(size_t(n_row * w.n_in / 16 + 1)), starts(sums.size());
+    std::vector<uint8_t> values(size_t(n_row * (w.n_in + 1) * 4));
+    for (size_t i = 0; i < x.size(); ++i) x[i] = float(int(i * 37 % 101) - 50) / 50.0f;
+    LinearTask task{};
+    task.weight = w, task.y = y.data(), task.ldy = w.n_out, task.starts = starts.data();
+    task.x = {w.form, n_row, w.n_in, values.data(), scales.data(), sums.data()};
+    for (int64_t r = 0; r < n_row; r += tile) {
+        const int n = int(std::min(tile, n_row - r));
+        kernels.prepare(x.data(), w.n_in, r, n, task.x);
+        if (integer) kernels.start_sums(w.packing, task.x, r, n, starts.data());
+    }
+    const int64_t n_panel = (w.n_out + kLanes - 1) / kLanes;
+    const double start = now();
+    for (int64_t i = 0; i < passes; ++i) kernels.linear(task, 0, n_row, 0, n_panel);
+    return now() - start;
+}
+
+}  // namespace lk::cpu

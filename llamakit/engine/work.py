@@ -1,0 +1,60 @@
+"""How much a step of a model reads and multiplies, and how long that takes a device at the least."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from llamakit.graph.graph import Dim
+from llamakit.graph.ops import Op
+
+if TYPE_CHECKING:
+    from llamakit.backend import Ceilings
+    from llamakit.session import Session
+
+
+class Work:
+    """What steps of a session's model cost its device; the products of attention are left out."""
+
+    def __init__(self, session: Session, ceilings: Ceilings) -> None:
+        from llamakit.models import GraphSizes
+
+        self.ceilings = ceilings
+        sizes = GraphSizes(rows=2, out_rows=1, seqs=1, blocks_per_seq=1)
+        self.row, self.out_row = Counter[str](), Counter[str]()  # multiply-adds of a row by type of the operands
+        weights = {}
+        for node in session.model.build(sizes).nodes:
+            if node.op is Op.LINEAR:
+                name, first = str(node.weights[0]), node.output.shape[0]
+                per = self.out_row if isinstance(first, Dim) and first.name == "out_rows" else self.row
+                info = session.file.tensors[name]
+                per[session.device.operands(info.type)] += info.shape[0] * info.shape[1]
+                weights[name] = session.weights[name].n_bytes
+        spec = session.engine.kv.spec
+        self.weight_bytes = sum(weights.values())
+        self.kv_bytes = session.device.kv_size(spec) / (spec.n_block * spec.block_size)
+
+    def least(self, n_prompt: int, n_gen: int, depth: int, batch: int, n_row: int) -> tuple[float, str]:
+        """Seconds that a prompt in steps of `n_row` rows, then `n_gen` steps of `batch` rows take, and what limits."""
+        total, by = 0.0, Counter[str]()
+        for start in range(0, n_prompt, n_row):
+            rows = min(n_row, n_prompt - start)
+            seconds, limit = self._step(rows, int(start + rows == n_prompt), depth + start)
+            total += seconds
+            by[limit] += rows
+        if n_gen:
+            seconds, limit = self._step(batch, batch, batch * (depth + n_gen / 2))
+            total += n_gen * seconds
+            by[limit] += n_gen
+        return total, by.most_common(1)[0][0]
+
+    def _step(self, rows: int, outputs: int, positions: float) -> tuple[float, str]:
+        """One step that reads so many positions of the KV cache."""
+        read = (self.weight_bytes + positions * self.kv_bytes) / self.ceilings.read_bandwidth
+        rates = self.ceilings.multiply_adds
+        products = {
+            type_: (rows * self.row[type_] + outputs * self.out_row[type_]) / rates[type_]
+            for type_ in self.row | self.out_row
+        }
+        seconds = sum(products.values())
+        return (read, "read") if read >= seconds else (seconds, max(products, key=lambda type_: products[type_]))
