@@ -55,6 +55,17 @@ def test_generate_options(stories260k, tmp_path):
     assert again.stdout == first.stdout
 
 
+@pytest.mark.parametrize(("name", "start"), [("speed.svg", b"<?xml"), ("speed.png", b"\x89PNG")])
+def test_bench_draws(stories260k, tmp_path, name, start):
+    pytest.importorskip("matplotlib")
+    short = ("bench", "-m", stories260k, "-p", "8", "-n", "4", "-d", "0,16", "-r", "1", "-q")
+    assert run(*short, "--plot", tmp_path / name).returncode == 0
+    assert (tmp_path / name).read_bytes().startswith(start)
+    nowhere = run(*short, "--plot", tmp_path / "no" / name)
+    assert nowhere.returncode == 2
+    assert b"there is no folder" in nowhere.stderr
+
+
 def test_tokenize_and_detokenize(stories260k):
     text = "Lily ate \u00fc\u4e2d \U0001f600 cake"
     tokens = json.loads(run("tokenize", "-m", stories260k, "--json", "-", stdin=text.encode()).stdout)["tokens"]
@@ -69,6 +80,8 @@ def test_json_outputs(stories260k, tmp_path):
     bench = found["measurements"]
     assert [(m["test"], m["batch"]) for m in bench] == [("pp8", 1), ("tg4", 1), ("tg4x2", 2)]
     assert {"test", "n_prompt", "n_gen", "depth", "batch", "tokens_per_second"} <= set(bench[0])
+    assert found["ceilings"]["read_bandwidth"] > 1e8
+    assert all(0 < m["share"] < 1 and m["limit"] for m in bench)
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time, there was a little girl named Lily. " * 80)
     found = [

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from llamakit.engine.bench import Measurement
 
 
+def _test(m: Measurement) -> str:
+    return f"tg{m.n_gen}" if m.n_gen else f"pp{m.n_prompt}"
+
+
 def _beside_depth(m: Measurement) -> str:
-    return m.test.split("@")[0] + (f" x {m.batch}" if m.batch > 1 else "")
+    return _test(m) + (f" x {m.batch}" if m.batch > 1 else "")
 
 
 def _beside_batch(m: Measurement) -> str:
-    return f"tg{m.n_gen}" + (f" at {m.depth:,}" if m.depth else "")
+    return _test(m) + (f" at {m.depth:,}" if m.depth else "")
 
 
 PANELS: list[tuple[str, Callable[[Measurement], int], Callable[[Measurement], str]]] = [
