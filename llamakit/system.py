@@ -73,9 +73,14 @@ def cpu_flags() -> list[str]:
     return []
 
 
-def cpu_count() -> int:
-    """Processors that this process may use."""
+def cores() -> list[int]:
+    """Numbers of the processors that this process may use."""
     try:
-        return len(os.sched_getaffinity(0))
+        return sorted(os.sched_getaffinity(0))
     except AttributeError:
-        return os.cpu_count() or 1
+        return list(range(os.cpu_count() or 1))
+
+
+def cpu_count() -> int:
+    """How many processors this process may use."""
+    return len(cores())

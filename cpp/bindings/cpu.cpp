@@ -123,7 +123,8 @@ ActForm operand(const std::string& name) {
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "The CPU backend.";
     m.def("supported_isas", &supported_isas);
-    py::class_<Pool, std::shared_ptr<Pool>>(m, "Pool").def(py::init<int>(), py::arg("n_thread"));
+    py::class_<Pool, std::shared_ptr<Pool>>(m, "Pool").def(py::init<int, std::vector<int>>(), py::arg("n_thread"),
+                                                           py::arg("cores") = std::vector<int>());
     py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight")
         .def(py::init<int, int64_t, int64_t, bool>(), py::arg("type"), py::arg("n_out"), py::arg("n_in"),
              py::arg("is_vector"))
@@ -197,6 +198,7 @@ PYBIND11_MODULE(_cpu, m) {
         .def_readwrite("gelu", &Step::gelu);
     py::class_<PyProgram>(m, "Program")
         .def(py::init(&make_program))
+        .def("use_threads", [](PyProgram& self, int few, int many) { self.program.use_threads(few, many); })
         .def("run", [](PyProgram& self, int64_t rows, int64_t out_rows, int64_t seqs, int64_t longest) {
             py::gil_scoped_release release;
             self.program.run({rows, out_rows, seqs, longest});

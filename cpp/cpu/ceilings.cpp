@@ -21,6 +21,7 @@ double now() {
 // The best of several readings: a neighbour's traffic only ever slows one down.
 double read_bandwidth(const KernelTable& kernels, Pool& pool) {
     Arena memory(size_t(kChunk * kChunks));
+    pool.use(pool.size());
     pool.run(kChunks, [&](int64_t i, int) { std::memset(memory.data() + i * kChunk, int(i), size_t(kChunk)); });
     volatile int64_t kept = 0;
     double best = 1e9;
@@ -33,8 +34,9 @@ double read_bandwidth(const KernelTable& kernels, Pool& pool) {
 }
 
 double multiply_rate(const KernelTable& kernels, Pool& pool, ActForm form) {
-    std::vector<double> rates(size_t(pool.n_thread()));
-    pool.run(pool.n_thread(), [&](int64_t i, int) {
+    pool.use(pool.size());
+    std::vector<double> rates(size_t(pool.size()));
+    pool.run(pool.size(), [&](int64_t i, int) {
         const double start = now();
         double seconds = 0.0, count = 0.0;
         while (seconds < kSeconds) {

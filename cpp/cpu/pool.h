@@ -11,18 +11,38 @@ namespace lk::cpu {
 
 class Pool {
   public:
-    explicit Pool(int n_thread);
+    // `cores`: where thread i may run, if any are named: cores[i % size].
+    explicit Pool(int n_thread, std::vector<int> cores = {});
     ~Pool();
-    int n_thread() const { return n_thread_; }
+    // How many threads take part, as `use` said last.
+    int n_thread() const { return n_active_; }
+    int size() const { return n_thread_; }  // all threads
+    void use(int n) { n_active_ = n < 1 ? 1 : n > n_thread_ ? n_thread_ : n; }
+
+    // While it lives, the calling thread stays on the first core of the pool.
+    class Here {
+      public:
+        explicit Here(const Pool& pool);
+        ~Here();
+        Here(const Here&) = delete;
+        Here& operator=(const Here&) = delete;
+
+      private:
+        std::vector<int> before_;
+    };
 
     // Call body(chunk, thread) for every chunk below n; chunks are taken by whoever is free. Returns when all are done.
     void run(int64_t n, const std::function<void(int64_t, int)>& body);
 
   private:
+    static constexpr uint32_t kCount = 1 << 12;  // the epoch's low digits count who takes part
+
+    void start(uint32_t n_thread);
     void work(int thread);
     void take(int thread);
 
-    int n_thread_;
+    int n_thread_, n_active_;
+    std::vector<int> cores_;
     std::vector<std::thread> threads_;
     const std::function<void(int64_t, int)>* body_ = nullptr;
     std::atomic<int64_t> next_{0};

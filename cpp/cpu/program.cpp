@@ -28,9 +28,11 @@ Program::Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::ve
       adapters_(std::move(adapters)),
       max_rows_(max_rows),
       max_seqs_(max_seqs),
-      blocks_per_seq_(blocks_per_seq) {
+      blocks_per_seq_(blocks_per_seq),
+      threads_few_(pool_->size()),
+      threads_many_(pool_->size()) {
     arena_ = std::make_unique<Arena>(size_t(std::max<int64_t>(arena_floats, 16)) * 4);
-    scratch_.resize(size_t(pool_->n_thread()));
+    scratch_.resize(size_t(pool_->size()));
 }
 
 int64_t Program::n_rows(const Value& v) const {
@@ -52,6 +54,8 @@ void Program::for_rows(int64_t n, int64_t cost, const std::function<void(int64_t
 void Program::run(const Sizes& sizes) {
     sizes_ = sizes;
     check();
+    const Pool::Here here(*pool_);
+    pool_->use(sizes.rows < kManyRows ? threads_few_ : threads_many_);
     cos_sin_table_ = -1;
     for (Prepared& each : prepared_) each.offset = -1;
     for (const Step& step : steps_) {

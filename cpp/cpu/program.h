@@ -52,6 +52,7 @@ struct Step {
     bool gated = false, gelu = false;
 };
 
+constexpr int64_t kManyRows = 16;
 constexpr int64_t kSerialCost = 1 << 15;  // multiplications below which waking threads costs more than it gives
 
 // Throws std::invalid_argument with the step's name.
@@ -69,6 +70,8 @@ class Program {
             const int32_t* inputs, std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters,
             int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq);
 
+    // How many threads steps of few and of many (kManyRows) rows get.
+    void use_threads(int few, int many) { threads_few_ = few, threads_many_ = many; }
     void run(const Sizes& sizes);
     const float* data(const Value& value) const { return arena() + value.offset; }
     int64_t n_rows(const Value& value) const;
@@ -109,6 +112,7 @@ class Program {
     std::shared_ptr<KVCache> kv_;
     std::shared_ptr<AdapterTable> adapters_;
     int64_t max_rows_, max_seqs_, blocks_per_seq_;
+    int threads_few_, threads_many_;
     Sizes sizes_{};
     std::vector<std::vector<uint8_t>> scratch_;  // one a thread
     std::vector<LinearDelta> deltas_;            // of the linears that run, by part

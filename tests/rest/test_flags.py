@@ -64,6 +64,7 @@ def test_options(args, key, value):
         ("--tensor-split 3/1", "tensor_split", "--tensor-split"), ("-lv", "low_vram", "--low-vram"),
         ("-nommq", "no_mul_mat_q", "--no-mul-mat-q"),
         ("--no-mmap", "no_mmap", "--no-mmap"), ("--numa", "numa", "--numa"),
+        ("-tb 4", "threads_batch", "--threads-batch"), ("--affinity 0-3", "affinity", "--affinity"),
     ],
 )  # fmt: skip
 def test_device_options_are_taken_and_given_to_backends_that_know_them(args, name, flag):

@@ -21,6 +21,16 @@ class CPUOptions(Options):
     """How the processor is used."""
 
     threads: Annotated[int, Meta(ge=0, le=1024, description="Threads; 0 = as many as there are cores.")] = 0
+    threads_batch: Annotated[
+        int, Meta(ge=0, le=1024, description="Threads for steps of 16 rows and more, such as prompts; 0 = `threads`.")
+    ] = 0
+    affinity: Annotated[
+        str, Meta(description="Cores for the threads, in order, such as 0-7,16; empty = wherever the system puts them.")
+    ] = ""
+    numa: Annotated[bool, Meta(description="One thread a core, dealt out over the memory nodes.")] = False
+    no_mmap: Annotated[
+        bool, Meta(description="Accepted: weights are packed into memory of their own, never used from the file.")
+    ] = False
     isa: Annotated[str, Meta(description="Instruction set of the kernels, such as avx2; empty = the best.")] = ""
 
 

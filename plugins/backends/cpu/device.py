@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llamakit.plugins.backends.cpu import _cpu
+from llamakit.plugins.backends.cpu.cores import over_nodes, parse_cores
 from llamakit.plugins.backends.cpu.lower import Lowering
 
 from llamakit import system
@@ -200,6 +201,7 @@ class CPUExecutable(Executable):
         self._native = _cpu.Program(
             device.pool, isa, lowering.steps(), lowering.plan.total, self._block, *parts, *sizes
         )
+        self._native.use_threads(device.n_thread, device.n_thread_batch)
         self._outputs = {name: (value, lowering.value(value)) for name, value in graph.outputs.items()}
 
     def run(self, sizes: RunSizes) -> dict[str, CPUBuffer]:
@@ -228,12 +230,17 @@ class CPUDevice(Device):
         self.options = options
         self.isa: str = options.isa or known[0]
         self.n_thread = options.threads or system.cpu_count()
+        self.n_thread_batch = options.threads_batch or self.n_thread
+        self.cores = parse_cores(options.affinity) or (over_nodes() if options.numa else [])
         self.info = DeviceInfo(system.cpu_name(), "cpu", system.total_memory(), system.free_memory(), tuple(known))
-        self.pool = _cpu.Pool(self.n_thread)
+        self.reopen()
 
     def kernels(self) -> dict[str, str]:
         """Instruction set and threads."""
-        return {"isa": self.isa, "threads": str(self.n_thread)}
+        found = {"isa": self.isa, "threads": str(self.n_thread)}
+        if self.n_thread_batch != self.n_thread:
+            found["threads for prompts"] = str(self.n_thread_batch)
+        return found | ({"cores": ",".join(map(str, self.cores))} if self.cores else {})
 
     def ceilings(self) -> Ceilings:
         """Measured with all threads, and this instruction set."""
@@ -304,4 +311,4 @@ class CPUDevice(Device):
 
     def reopen(self) -> None:
         """Nothing is lost on the host; a fresh pool."""
-        self.pool = _cpu.Pool(self.n_thread)
+        self.pool = _cpu.Pool(max(self.n_thread, self.n_thread_batch), self.cores)

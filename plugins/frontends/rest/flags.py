@@ -30,6 +30,8 @@ DEVICE: dict[str, tuple[tuple[str, ...], str, str]] = {
     "tensor_split": (("-ts", "--tensor-split"), "N,N", "How several GPUs share the tensors."),
     "low_vram": (("-lv", "--low-vram"), "", "Keep more in main memory."),
     "no_mul_mat_q": (("-nommq", "--no-mul-mat-q"), "", "Multiply with dequantized weights."),
+    "threads_batch": (("-tb", "--threads-batch"), "N", "Threads for prompts. [as --threads]"),
+    "affinity": (("--affinity",), "CORES", "Cores that threads stay on, such as 0-7,16."),
     "no_mmap": (("--no-mmap",), "", "Read the file at once."),
     "numa": (("--numa",), "", "Spread threads over memory nodes."),
 }
