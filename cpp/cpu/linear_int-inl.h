@@ -10,11 +10,13 @@ constexpr int kIntTile = 4;
 constexpr int kIntTile = 2;
 #endif
 
-// A kernel is as fast as its weights arrive: ask for them early, beyond the end of the page too.
-constexpr int kAhead = 2048;
-
+// A kernel is as fast as its weights arrive: ask for them early, beyond the end of the page too. How early, and into
+// which cache, is what measured best; minima beside the scales need it most.
+template <PanelFormat F, int kTile>
 LK_INLINE void fetch_ahead(const uint8_t* u, int n) {
-    for (int i = 0; i < n; i += 64) __builtin_prefetch(u + kAhead + i);
+    constexpr int kAhead = kTile > 2 ? 2048 : F.has_min && !F.nested ? 6144 : 1024;
+    constexpr int kCache = kTile > 2 ? 3 : 2;
+    for (int i = 0; i < n; i += 64) __builtin_prefetch(u + kAhead + i, 0, kCache);
 }
 
 template <PanelFormat F, int kTile>
@@ -97,6 +99,7 @@ LK_INLINE void nested_panel(const uint8_t* w, int64_t n_in, const int8_t* a, con
         }
         const Floats d = load_half((const uint16_t*)w);
         const uint8_t *sc = w + 64, *u = w + scale_bytes(F, kBlocks);
+        fetch_ahead<F, kTile>(w, scale_bytes(F, kBlocks));
 #pragma GCC unroll 1
         for (int b = 0; b < kBlocks; b += 32 / F.block) {
 #pragma GCC unroll 2
@@ -106,7 +109,7 @@ LK_INLINE void nested_panel(const uint8_t* w, int64_t n_in, const int8_t* a, con
                 for (int j = 0; j < kTile; ++j)
                     s[j] = F.has_min ? splat_int(0) : splat_bytes((const int8_t*)(start + j));
                 if constexpr (!F.has_min) start += kTile;
-                if (half == 0) fetch_ahead(u, code_bytes(F.codes));
+                if (half == 0) fetch_ahead<F, kTile>(u, code_bytes(F.codes));
                 block_dots<F>(s, u, half, a);
                 const Floats scale = d * bytes_to_floats((const int8_t*)sc);
 #pragma GCC unroll 8
@@ -132,13 +135,14 @@ LK_INLINE void plain_panel(const uint8_t* w, int64_t n_in, const int8_t* a, cons
     for (int64_t i = 0; i < n_in; i += kSuper) {
         const int n_block = n_in - i < kSuper ? int(n_in - i) / F.block : kSuper / F.block;
         const uint8_t* u = w + scale_bytes(F, n_block);
+        fetch_ahead<F, kTile>(w, scale_bytes(F, n_block));
 #pragma GCC unroll 1
         for (int b = 0; b < n_block; ++b) {
             Ints s[kTile];
 #pragma GCC unroll 8
             for (int j = 0; j < kTile; ++j) s[j] = F.has_min ? splat_int(0) : splat_bytes((const int8_t*)(start + j));
             if constexpr (!F.has_min) start += kTile;
-            fetch_ahead(u, code_bytes(F.codes));
+            fetch_ahead<F, kTile>(u, code_bytes(F.codes));
             block_dots<F>(s, u, 0, a);
             const Floats d = block_scale<F>(w, b);
 #pragma GCC unroll 8
