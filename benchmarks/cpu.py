@@ -65,7 +65,7 @@ class Side:
 
 def compare(model: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """All cases on one file."""
-    cases = CASES | (DEEP if args.deep else {})
+    cases = {name: case for name, case in (CASES | (DEEP if args.deep else {})).items() if args.only in name}
     context = 9216 if args.deep else 1024
     sides = [Side(sys.executable, "llamakit", model, args.threads, context)]
     if args.peer_python:
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--deep", action="store_true", help="also at 8192 tokens of context")
+    parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose names have this in them")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     lines = [line for model in args.models for line in compare(model, args)]

@@ -97,8 +97,8 @@ def main() -> int:
         lines.append(m)
         print(
             f"{name:6} {m['multiply_adds'] / 1e9:8.1f} of {m['ceiling'] / 1e9:6.1f}"
-            f" ({m['operands']:>4}) {m['share']:5.0%} {m['cached_bytes'] / 1e9:13.1f} GB/s {m['memory_bytes'] / 1e9:8.1f} of {m['bandwidth'] / 1e9:5.1f} GB/s"
-            f" {m['read_share']:5.0%}",
+            f" ({m['operands']:>4}) {m['share']:5.0%} {m['cached_bytes'] / 1e9:13.1f} GB/s"
+            f" {m['memory_bytes'] / 1e9:8.1f} of {m['bandwidth'] / 1e9:5.1f} GB/s {m['read_share']:5.0%}",
             flush=True,
         )
         if m["share"] < gate:

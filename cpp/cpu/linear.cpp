@@ -7,6 +7,7 @@ namespace lk::cpu {
 namespace {
 
 constexpr int64_t kDecodeBytes = 256 << 10;  // of weights in a chunk when there are few rows: a stream worth beginning
+constexpr int64_t kFloatPanels = 4;          // that float kernels take at once for one row
 constexpr int64_t kPanelsPerChunk = LinearDelta::kPanels;
 constexpr int64_t kRowsPerTask = 24, kRowsPerChunk = 96;  // multiples of every tile
 
@@ -122,8 +123,9 @@ void Program::linears(const Step& step) {
             task.y = at(step.out), task.ldy = step.out.width;
         }
         const int64_t n_panel = panels_of(task.weight), bytes = task.weight.panel_bytes * (together ? 2 : 1);
+        const int64_t least = task.weight.kind == WeightKind::quantised ? 1 : kFloatPanels;
         const int64_t panels =
-            n >= 16 ? kPanelsPerChunk : std::clamp<int64_t>(kDecodeBytes / bytes, 1, kPanelsPerChunk);
+            n >= 16 ? kPanelsPerChunk : std::clamp<int64_t>(kDecodeBytes / bytes, least, kPanelsPerChunk);
         const int64_t rows = adapted ? n : kRowsPerChunk;
         for (int64_t begin = 0; begin < n_panel; begin += panels)
             for (int64_t from = 0; from < n; from += rows)
