@@ -156,10 +156,10 @@ PYBIND11_MODULE(_cpu, m) {
                          int64_t n_head_kv, int64_t dim_k, int64_t dim_v) {
             return std::make_shared<KVCache>(kv_type(type), n_layer, n_block, block_size, n_head_kv, dim_k, dim_v);
         }))
-        .def_static("bytes",
-                    [](const std::string& type, int64_t n_layer, int64_t n_cell, int64_t k_values, int64_t v_values) {
-                        return KVCache::bytes(kv_type(type), n_layer, n_cell, k_values, v_values);
-                    })
+        .def_static(
+            "bytes",
+            [](const std::string& type, int64_t n_layer, int64_t n_cell, int64_t n_head_kv, int64_t dim_k,
+               int64_t dim_v) { return KVCache::bytes(kv_type(type), n_layer, n_cell, n_head_kv, dim_k, dim_v); })
         .def("copy", &copy_blocks)
         .def("shift", &shift)
         .def("export", &export_cells)

@@ -7,7 +7,8 @@
 namespace lk::cpu {
 namespace {
 
-constexpr int64_t kAttendRows = 16;  // query rows that share one reading of the keys
+constexpr int64_t kAttendRows = 96;  // query heads times positions that share one reading of the keys
+constexpr int64_t kTasksPerThread = 4;
 
 }  // namespace
 
@@ -24,6 +25,14 @@ void Program::check_attention(const Step& step) const {
                         kv_->n_block);
 }
 
+// Rows of one sequence that share their keys, and the partials of keys that any of them sees.
+struct Program::AttendTile {
+    const std::vector<int32_t>* rows;
+    int64_t from, count;
+    int32_t sequence, split_begin, split_end;
+    int64_t parts;  // where their results begin if partials are computed apart, in floats for each KV head
+};
+
 void Program::attention(const Step& step) {
     const Value &q = step.in[0], &k = step.in[1], &v = step.in[2];
     const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
@@ -37,22 +46,40 @@ void Program::attention(const Step& step) {
     // Rows of one sequence, in order; without a cache they are each other's keys.
     std::map<int32_t, std::vector<int32_t>> of_sequence;
     for (int64_t r = 0; r < n; ++r) of_sequence[sequences[r]].push_back(int32_t(r));
-    struct Tile {
-        const std::vector<int32_t>* rows;
-        int64_t from, count;
-        int32_t sequence;
+    const int64_t n_head_kv = k.n_head, group = q.n_head / k.n_head, dim_k = k.width / k.n_head,
+                  dim_v = v.width / v.n_head, most = std::max<int64_t>(1, kAttendRows / group);
+    const auto end_of = [&](const std::vector<int32_t>& rows, int64_t i) {
+        return cached ? positions[rows[size_t(i)]] + 1 : int32_t(i) + 1;
     };
-    std::vector<Tile> tiles;
+    const auto begin_of = [&](int32_t end) { return window > 0 ? std::max<int32_t>(0, end - int32_t(window)) : 0; };
+    std::vector<AttendTile> tiles;
+    int32_t longest = 0;
+    int64_t n_part = 0;
     for (const auto& [sequence, rows] : of_sequence)
-        for (int64_t from = 0; from < int64_t(rows.size()); from += kAttendRows)
-            tiles.push_back({&rows, from, std::min<int64_t>(kAttendRows, int64_t(rows.size()) - from), sequence});
-    const int64_t n_head_kv = k.n_head, dim_k = k.width / k.n_head, dim_v = v.width / v.n_head,
-                  group = q.n_head / k.n_head;
-    const size_t scratch = size_t(kSplit * (dim_k + dim_v + 1) + dim_v + kAttendRows * group * (dim_v + 2) + 64) * 4;
-    const auto task = [&](int64_t i, int thread) {
+        for (int64_t from = 0; from < int64_t(rows.size()); from += most) {
+            AttendTile tile{&rows, from,  std::min<int64_t>(most, int64_t(rows.size()) - from), sequence, INT32_MAX,
+                            0,     n_part};
+            for (int64_t i = from; i < from + tile.count; ++i) {
+                const int32_t end = end_of(rows, i);
+                tile.split_begin = std::min(tile.split_begin, begin_of(end) / kSplit);
+                tile.split_end = std::max(tile.split_end, (end + kSplit - 1) / kSplit);
+            }
+            longest = std::max(longest, tile.split_end - tile.split_begin);
+            n_part += (tile.split_end - tile.split_begin) * tile.count * group * kernels_.attend_part(dim_v);
+            tiles.push_back(tile);
+        }
+    // With few tasks the partials of each are computed apart; they are merged in the same order either way.
+    const int64_t n_task = int64_t(tiles.size()) * n_head_kv;
+    const bool serial = n * q.width * std::max<int64_t>(sizes_.longest, 1) < kSerialCost;
+    const int64_t wanted = serial ? 1 : kTasksPerThread * pool_->n_thread();
+    const int32_t pieces = n_task < wanted ? int32_t(std::min<int64_t>(longest, (wanted + n_task - 1) / n_task)) : 1;
+    if (pieces > 1) parts_.resize(std::max(parts_.size(), size_t(n_part * n_head_kv)));
+
+    const size_t scratch = size_t(kernels_.attend_scratch(most * group, dim_k, dim_v)) * 4;
+    const auto with_task = [&](int64_t i, int thread, auto body) {
         auto& memory = scratch_[size_t(thread)];
         if (memory.size() < scratch) memory.resize(scratch);
-        const Tile& tile = tiles[size_t(i / n_head_kv)];
+        const AttendTile& tile = tiles[size_t(i / n_head_kv)];
         const float* queries[kAttendRows];
         float* outputs[kAttendRows];
         int32_t first[kAttendRows], last[kAttendRows];
@@ -60,8 +87,8 @@ void Program::attention(const Step& step) {
             const int32_t row = (*tile.rows)[size_t(tile.from + j)];
             queries[j] = at(q) + row * q.width;
             outputs[j] = at(step.out) + row * step.out.width;
-            last[j] = cached ? positions[row] + 1 : int32_t(tile.from + j) + 1;
-            first[j] = window > 0 ? std::max<int32_t>(0, last[j] - int32_t(window)) : 0;
+            last[j] = end_of(*tile.rows, tile.from + j);
+            first[j] = begin_of(last[j]);
         }
         AttendTask a{};
         a.keys = {cached ? &kv_->layers[size_t(layer)] : nullptr,
@@ -74,13 +101,29 @@ void Program::attention(const Step& step) {
         a.head_kv = int(i % n_head_kv);
         a.dim_k = int(dim_k), a.dim_v = int(dim_v), a.scale = float(step.numbers[0]);
         a.q = queries, a.out = outputs, a.first = first, a.last = last;
-        kernels_.attend(a, reinterpret_cast<float*>(memory.data()));
+        a.split_begin = tile.split_begin, a.split_end = tile.split_end, a.first_part = tile.split_begin;
+        if (pieces > 1)
+            a.parts = &parts_[size_t(tile.parts * n_head_kv + i % n_head_kv * (tile.split_end - tile.split_begin) *
+                                                                  tile.count * group * kernels_.attend_part(dim_v))];
+        body(a, reinterpret_cast<float*>(memory.data()));
     };
-    const int64_t n_task = int64_t(tiles.size()) * n_head_kv;
-    if (n * q.width * std::max<int64_t>(sizes_.longest, 1) < kSerialCost)
-        for (int64_t i = 0; i < n_task; ++i) task(i, 0);
-    else
-        pool_->run(n_task, task);
+    const auto run = [&](int64_t n_chunk, const std::function<void(int64_t, int)>& body) {
+        if (serial)
+            for (int64_t i = 0; i < n_chunk; ++i) body(i, 0);
+        else
+            pool_->run(n_chunk, body);
+    };
+    run(n_task * pieces, [&](int64_t i, int thread) {
+        with_task(i / pieces, thread, [&](AttendTask& a, float* memory) {
+            const int32_t count = a.split_end - a.split_begin, piece = int32_t(i % pieces), begin = a.split_begin;
+            a.split_begin = begin + count * piece / pieces, a.split_end = begin + count * (piece + 1) / pieces;
+            if (a.split_begin < a.split_end) kernels_.attend(a, memory);
+        });
+    });
+    if (pieces > 1)
+        run(n_task, [&](int64_t i, int thread) {
+            with_task(i, thread, [&](AttendTask& a, float* memory) { kernels_.attend_merge(a, memory); });
+        });
 }
 
 }  // namespace lk::cpu

@@ -14,6 +14,9 @@ void LK_FILL(attention)(KernelTable& table) {
     table.kv_write = kv_write;
     table.kv_read = kv_read;
     table.attend = attend;
+    table.attend_merge = attend_merge;
+    table.attend_scratch = attend_scratch;
+    table.attend_part = attend_part;
 }
 
 }  // namespace lk::cpu

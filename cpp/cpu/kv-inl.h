@@ -1,108 +1,172 @@
-// Rounding keys and values into the cache and reading them back.
+// Rounding keys and values into the cache and reading them back. `KVLayer` in types.h describes the layout.
 // Included by units of kernels, inside their anonymous namespace.
-
-// Writes value i of a row at [i * stride] of the storage type.
-LK_INLINE void encode(KVType type, const float* x, int64_t n, int64_t stride, uint8_t* y) {
-    for (int64_t i = 0; i < n; ++i) {
-        if (type == KVType::f32) ((float*)y)[i * stride] = x[i];
-        if (type == KVType::f16) ((uint16_t*)y)[i * stride] = to_half(x[i]);
-        if (type == KVType::bf16) ((uint16_t*)y)[i * stride] = to_bf16(x[i]);
-    }
-}
-
-LK_INLINE float decode(KVType type, const uint8_t* y, int64_t at) {
-    if (type == KVType::f32) return ((const float*)y)[at];
-    if (type == KVType::f16) return from_half(((const uint16_t*)y)[at]);
-    if (type == KVType::bf16) return from_bf16(((const uint16_t*)y)[at]);
-    return float(((const int8_t*)y)[at]);
-}
-
-// GGUF Q8_0: 32 values with scale = largest magnitude / 127 in float16, halves rounded away from zero.
-LK_INLINE void encode_q8(const float* x, int64_t n, int64_t stride, int8_t* q, uint16_t* scales) {
-    for (int64_t b = 0; b < n / 32; ++b) {
-        float top = 0.0f;
-        for (int i = 0; i < 32; ++i) top = __builtin_fabsf(x[b * 32 + i]) > top ? __builtin_fabsf(x[b * 32 + i]) : top;
-        const float d = top / 127.0f, inverse = d > 0.0f ? 1.0f / d : 0.0f;
-        scales[b * stride] = to_half(d);
-        for (int i = 0; i < 32; ++i) {
-            const float scaled = x[b * 32 + i] * inverse;
-            q[(b * 32 + i) * stride] = int8_t(scaled < 0.0f ? scaled - 0.5f : scaled + 0.5f);
-        }
-    }
-}
 
 LK_INLINE int64_t size_of(KVType type) {
     return type == KVType::f32 ? 4 : type == KVType::q8_0 ? 1 : 2;
 }
 
-LK_INLINE uint8_t* k_group(const KVLayer& l, int64_t cell) {
-    return l.k + cell / kLanes * kLanes * l.k_values * size_of(l.type);
+LK_INLINE void encode(KVType type, float x, uint8_t* y) {
+    if (type == KVType::f32) *(float*)y = x;
+    if (type == KVType::f16) *(uint16_t*)y = to_half(x);
+    if (type == KVType::bf16) *(uint16_t*)y = to_bf16(x);
+}
+
+LK_INLINE float decode(KVType type, const uint8_t* y) {
+    if (type == KVType::f32) return *(const float*)y;
+    if (type == KVType::f16) return from_half(*(const uint16_t*)y);
+    if (type == KVType::bf16) return from_bf16(*(const uint16_t*)y);
+    return float(*(const int8_t*)y);
+}
+
+// The part of one head of the group that holds the cell.
+LK_INLINE uint8_t* k_panel(const KVLayer& l, int64_t cell, int64_t head) {
+    return l.k + (cell / kLanes * l.n_head + head) * l.pad_k * kLanes * size_of(l.type);
+}
+
+LK_INLINE uint8_t* v_panel(const KVLayer& l, int64_t cell, int64_t head) {
+    return l.v + (cell / kLanes * l.n_head + head) * l.dim_v * kLanes * size_of(l.type);
+}
+
+// Bytes from a panel's start to value d of a cell.
+LK_INLINE int64_t k_place(KVType type, int64_t lane, int64_t d) {
+    const int64_t p = kTogether[int(type)];
+    return ((d / p * kLanes + lane) * p + d % p) * size_of(type);
+}
+
+LK_INLINE int64_t v_place(const KVLayer& l, int64_t lane, int64_t d) {
+    const int64_t p = kTogether[int(l.type)];
+    return ((lane / p * l.dim_v + d) * p + lane % p) * size_of(l.type);
+}
+
+// The scales of q8_0 of value i of a cell, counted over all heads.
+LK_INLINE uint16_t* k_scale(const KVLayer& l, int64_t cell, int64_t i) {
+    return l.k_scales + (cell / kLanes * (l.n_head * l.dim_k / 32) + i / 32) * kLanes + cell % kLanes;
+}
+
+LK_INLINE uint16_t* v_scale(const KVLayer& l, int64_t cell, int64_t i) {
+    return l.v_scales + cell * (l.n_head * l.dim_v / 32) + i / 32;
+}
+
+// GGUF Q8_0: scale = largest magnitude / 127 in float16, halves rounded away from zero. Values to q[32].
+LK_INLINE void encode_q8(const float* x, int8_t* q, uint16_t* scale) {
+    float top = 0.0f;
+    for (int i = 0; i < 32; ++i) top = __builtin_fabsf(x[i]) > top ? __builtin_fabsf(x[i]) : top;
+    const float d = top / 127.0f, inverse = d > 0.0f ? 1.0f / d : 0.0f;
+    *scale = to_half(d);
+    for (int i = 0; i < 32; ++i) {
+        const float scaled = x[i] * inverse;
+        q[i] = int8_t(scaled < 0.0f ? scaled - 0.5f : scaled + 0.5f);
+    }
+}
+
+// Rows of a cell to the places that the layout gives its values; the type is known when this is compiled.
+template <KVType kType>
+LK_INLINE void write_cell(const KVLayer& l, int64_t cell, const float* k, const float* v) {
+    const int64_t lane = cell % kLanes;
+    int8_t bytes[32];
+    for (int64_t h = 0, i = 0; h < l.n_head; ++h) {
+        uint8_t* panel = k_panel(l, cell, h);
+        for (int64_t d = 0; d < l.dim_k; ++d, ++i) {
+            if (kType == KVType::q8_0 && i % 32 == 0) encode_q8(k + i, bytes, k_scale(l, cell, i));
+            if (kType == KVType::q8_0)
+                *(int8_t*)(panel + k_place(kType, lane, d)) = bytes[i % 32];
+            else
+                encode(kType, k[i], panel + k_place(kType, lane, d));
+        }
+    }
+    for (int64_t h = 0, i = 0; h < l.n_head; ++h) {
+        uint8_t* panel = v_panel(l, cell, h);
+        for (int64_t d = 0; d < l.dim_v; ++d, ++i) {
+            if (kType == KVType::q8_0 && i % 32 == 0) encode_q8(v + i, bytes, v_scale(l, cell, i));
+            if (kType == KVType::q8_0)
+                *(int8_t*)(panel + v_place(l, lane, d)) = bytes[i % 32];
+            else
+                encode(kType, v[i], panel + v_place(l, lane, d));
+        }
+    }
 }
 
 void kv_write(const KVLayer& l, int64_t cell, const float* k, const float* v) {
-    const int64_t group = cell / kLanes, lane = cell % kLanes, size = size_of(l.type);
-    uint8_t *keys = k_group(l, cell) + lane * size, *values = l.v + cell * l.v_values * size;
-    if (l.type == KVType::q8_0) {
-        encode_q8(k, l.k_values, kLanes, (int8_t*)keys, l.k_scales + group * (l.k_values / 32) * kLanes + lane);
-        encode_q8(v, l.v_values, 1, (int8_t*)values, l.v_scales + cell * (l.v_values / 32));
-    } else {
-        encode(l.type, k, l.k_values, kLanes, keys);
-        encode(l.type, v, l.v_values, 1, values);
-    }
+    if (l.type == KVType::f32) write_cell<KVType::f32>(l, cell, k, v);
+    if (l.type == KVType::f16) write_cell<KVType::f16>(l, cell, k, v);
+    if (l.type == KVType::bf16) write_cell<KVType::bf16>(l, cell, k, v);
+    if (l.type == KVType::q8_0) write_cell<KVType::q8_0>(l, cell, k, v);
 }
 
-LK_INLINE float k_value(const KVLayer& l, int64_t cell, int64_t i) {
-    const float x = decode(l.type, k_group(l, cell), i * kLanes + cell % kLanes);
-    if (l.type != KVType::q8_0) return x;
-    return x * from_half(l.k_scales[(cell / kLanes * (l.k_values / 32) + i / 32) * kLanes + cell % kLanes]);
+LK_INLINE float k_value(const KVLayer& l, int64_t cell, int64_t head, int64_t d) {
+    const float x = decode(l.type, k_panel(l, cell, head) + k_place(l.type, cell % kLanes, d));
+    return l.type == KVType::q8_0 ? x * from_half(*k_scale(l, cell, head * l.dim_k + d)) : x;
 }
 
-LK_INLINE float v_value(const KVLayer& l, int64_t cell, int64_t i) {
-    const float x = decode(l.type, l.v, cell * l.v_values + i);
-    return l.type == KVType::q8_0 ? x * from_half(l.v_scales[cell * (l.v_values / 32) + i / 32]) : x;
+LK_INLINE float v_value(const KVLayer& l, int64_t cell, int64_t head, int64_t d) {
+    const float x = decode(l.type, v_panel(l, cell, head) + v_place(l, cell % kLanes, d));
+    return l.type == KVType::q8_0 ? x * from_half(*v_scale(l, cell, head * l.dim_v + d)) : x;
 }
 
 void kv_read(const KVLayer& l, int64_t cell, float* k, float* v) {
-    for (int64_t i = 0; i < l.k_values; ++i) k[i] = k_value(l, cell, i);
-    for (int64_t i = 0; i < l.v_values; ++i) v[i] = v_value(l, cell, i);
-}
-
-LK_INLINE Floats load_int8(const int8_t* x) {
-    float wide[kLanes];
-    for (int i = 0; i < kLanes; ++i) wide[i] = float(x[i]);
-    return load(wide);
-}
-
-// Sixteen stored values from index `at` on; scales of q8_0 are the caller's.
-LK_INLINE Floats load_kv(KVType type, const uint8_t* data, int64_t at) {
-    if (type == KVType::f32) return load((const float*)data + at);
-    if (type == KVType::f16) return load_half((const uint16_t*)data + at);
-    if (type == KVType::bf16) return load_bf16((const uint16_t*)data + at);
-    return load_int8((const int8_t*)data + at);
-}
-
-// Keys of 16 neighbouring cells, values [from, from + n): y is [n][16].
-LK_INLINE void read_k_group(const KVLayer& l, int64_t cell, int64_t from, int64_t n, float* y) {
-    const uint8_t* keys = k_group(l, cell);
-    const uint16_t* scales = l.type == KVType::q8_0 ? l.k_scales + cell / kLanes * (l.k_values / 32) * kLanes : nullptr;
-    for (int64_t i = 0; i < n; ++i) {
-        Floats x = load_kv(l.type, keys, (from + i) * kLanes);
-        if (scales) x = x * load_half(scales + (from + i) / 32 * kLanes);
-        store(y + i * kLanes, x);
+    for (int64_t h = 0; h < l.n_head; ++h) {
+        for (int64_t d = 0; d < l.dim_k; ++d) k[h * l.dim_k + d] = k_value(l, cell, h, d);
+        for (int64_t d = 0; d < l.dim_v; ++d) v[h * l.dim_v + d] = v_value(l, cell, h, d);
     }
 }
 
-// Values [from, from + n) of one cell.
-LK_INLINE void read_v_row(const KVLayer& l, int64_t cell, int64_t from, int64_t n, float* y) {
-    const int64_t base = cell * l.v_values + from;
-    int64_t i = 0;
-    if (from % kLanes == 0) {
-        for (; i + kLanes <= n; i += kLanes) {
-            Floats x = load_kv(l.type, l.v, base + i);
-            if (l.type == KVType::q8_0)
-                x = x * splat(from_half(l.v_scales[cell * (l.v_values / 32) + (from + i) / 32]));
-            store(y + i, x);
+// Sixteen pairs of bfloat16 apart.
+LK_INLINE void load_pairs(const uint8_t* x, Floats& even, Floats& odd) {
+    const Ints pairs = load_bytes(x);
+    Ints low, high;
+    LK_PARTS low.p[i] = pairs.p[i] << 16, high.p[i] = pairs.p[i] & int32_t(0xffff0000);
+    __builtin_memcpy(&even, &low, sizeof even);
+    __builtin_memcpy(&odd, &high, sizeof odd);
+}
+
+// Byte j of sixteen quads.
+LK_INLINE Floats load_quad(const uint8_t* x, int j) {
+    Ints quads = load_bytes(x);
+    LK_PARTS quads.p[i] = (quads.p[i] << (24 - 8 * j)) >> 24;
+    return to_floats(quads);
+}
+
+// All keys of one head of the group that holds the cell, to float32: y is [dim_k][16].
+LK_INLINE void read_k_panel(const KVLayer& l, int64_t cell, int64_t head, float* y) {
+    const uint8_t* x = k_panel(l, cell, head);
+    if (l.type == KVType::f32)
+        for (int64_t d = 0; d < l.dim_k; ++d) store(y + d * kLanes, load((const float*)x + d * kLanes));
+    if (l.type == KVType::f16)
+        for (int64_t d = 0; d < l.dim_k; ++d) store(y + d * kLanes, load_half((const uint16_t*)x + d * kLanes));
+    if (l.type == KVType::bf16)
+        for (int64_t d = 0; d < l.dim_k; d += 2, x += 64, y += 2 * kLanes) {
+            Floats even, odd;
+            load_pairs(x, even, odd);
+            store(y, even);
+            if (d + 1 < l.dim_k) store(y + kLanes, odd);
+        }
+    if (l.type == KVType::q8_0) {
+        const uint16_t* scales = k_scale(l, cell / kLanes * kLanes, 0);
+        for (int64_t d = 0; d < l.dim_k; ++d) {
+            const Floats scale = load_half(scales + (head * l.dim_k + d) / 32 * kLanes);
+            store(y + d * kLanes, load_quad(x + d / 4 * 64, int(d % 4)) * scale);
         }
     }
-    for (; i < n; ++i) y[i] = v_value(l, cell, from + i);
+}
+
+// Values [from, from + n) of one head of one cell, n at most kWeighed, zeros up to the next multiple of 16.
+LK_INLINE void read_v_row(const KVLayer& l, int64_t cell, int64_t head, int64_t from, int64_t n, float* y) {
+    const uint8_t* x = v_panel(l, cell, head) + v_place(l, cell % kLanes, from);
+    for (int64_t i = 0; i < n; i += kLanes) {
+        if (n - i < kLanes || (l.type == KVType::q8_0 && (head * l.dim_v + from) % 32 % kLanes)) {
+            for (int64_t j = 0; j < kLanes; ++j) y[i + j] = i + j < n ? v_value(l, cell, head, from + i + j) : 0.0f;
+            continue;
+        }
+        if (l.type == KVType::f32) store(y + i, load((const float*)x + i));
+        if (l.type == KVType::f16) store(y + i, load_half((const uint16_t*)x + i));
+        if (l.type == KVType::bf16) {
+            Floats even, odd;
+            load_pairs(x - cell % 2 * 2 + i * 4, even, odd);
+            store(y + i, cell % 2 ? odd : even);
+        }
+        if (l.type == KVType::q8_0) {
+            const Floats scale = splat(from_half(*v_scale(l, cell, head * l.dim_v + from + i)));
+            store(y + i, load_quad(x - cell % 4 + i * 4, int(cell % 4)) * scale);
+        }
+    }
 }

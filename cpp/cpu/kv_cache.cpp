@@ -14,16 +14,21 @@ int64_t aligned(int64_t n) {
     return (n + 63) / 64 * 64;
 }
 
+int64_t padded(KVType type, int64_t dim_k) {
+    const int64_t together = kTogether[int(type)];
+    return (dim_k + together - 1) / together * together;
+}
+
 // Bytes of the four parts of a layer: keys, values, and their scales.
 struct Parts {
     int64_t k, v, k_scales, v_scales;
 };
 
-Parts parts(KVType type, int64_t n_cell, int64_t k_values, int64_t v_values) {
+Parts parts(KVType type, int64_t n_cell, int64_t n_head, int64_t dim_k, int64_t dim_v) {
     const int64_t cells = (n_cell + kLanes - 1) / kLanes * kLanes, size = value_bytes(type);
-    const int64_t scales = type == KVType::q8_0 ? cells / 32 * 2 : 0;
-    return {aligned(cells * k_values * size), aligned(cells * v_values * size), aligned(scales * k_values),
-            aligned(scales * v_values)};
+    const int64_t scales = type == KVType::q8_0 ? cells / 16 : 0;  // two bytes for 32 values
+    return {aligned(cells * n_head * padded(type, dim_k) * size), aligned(cells * n_head * dim_v * size),
+            aligned(scales * n_head * dim_k), aligned(scales * n_head * dim_v)};
 }
 
 }  // namespace
@@ -37,8 +42,8 @@ void fill_cos_sin(const Rope& rope, double position, double magnitude, float* ou
     }
 }
 
-int64_t KVCache::bytes(KVType type, int64_t n_layer, int64_t n_cell, int64_t k_values, int64_t v_values) {
-    const Parts p = parts(type, n_cell, k_values, v_values);
+int64_t KVCache::bytes(KVType type, int64_t n_layer, int64_t n_cell, int64_t n_head_kv, int64_t dim_k, int64_t dim_v) {
+    const Parts p = parts(type, n_cell, n_head_kv, dim_k, dim_v);
     return n_layer * (p.k + p.v + p.k_scales + p.v_scales);
 }
 
@@ -51,12 +56,11 @@ KVCache::KVCache(KVType type, int64_t n_layer_, int64_t n_block_, int64_t block_
       dim_k(dim_k_),
       dim_v(dim_v_),
       type_(type) {
-    const int64_t k_values = n_head_kv * dim_k, v_values = n_head_kv * dim_v;
-    const Parts p = parts(type, n_cell(), k_values, v_values);
-    arena_ = std::make_unique<Arena>(size_t(bytes(type, n_layer, n_cell(), k_values, v_values)));
+    const Parts p = parts(type, n_cell(), n_head_kv, dim_k, dim_v);
+    arena_ = std::make_unique<Arena>(size_t(bytes(type, n_layer, n_cell(), n_head_kv, dim_k, dim_v)));
     uint8_t* at = arena_->data();
     for (int64_t i = 0; i < n_layer; ++i) {
-        KVLayer layer{type, k_values, v_values, at, at + p.k, nullptr, nullptr};
+        KVLayer layer{type, n_head_kv, dim_k, dim_v, padded(type, dim_k), at, at + p.k, nullptr, nullptr};
         layer.k_scales = reinterpret_cast<uint16_t*>(at + p.k + p.v);
         layer.v_scales = reinterpret_cast<uint16_t*>(at + p.k + p.v + p.k_scales);
         layers.push_back(layer);
@@ -65,31 +69,34 @@ KVCache::KVCache(KVType type, int64_t n_layer_, int64_t n_block_, int64_t block_
 }
 
 int64_t KVCache::canonical_bytes() const {
-    const int64_t values = layers[0].k_values + layers[0].v_values;
+    const int64_t values = n_head_kv * (dim_k + dim_v);
     return type_ == KVType::q8_0 ? values / 32 * 34 : values * value_bytes(type_);
 }
 
 // Calls move(stored bytes, how many, place in canonical form) for all of a cell.
 template <class Move>
 void KVCache::each_value(const KVLayer& l, int64_t cell, Move move) const {
-    const int64_t size = value_bytes(type_), group = cell / kLanes, lane = cell % kLanes;
+    const int64_t size = value_bytes(type_), group = cell / kLanes, lane = cell % kLanes, p = kTogether[int(type_)];
+    const int64_t k_values = n_head_kv * dim_k, v_values = n_head_kv * dim_v;
     const bool q8 = type_ == KVType::q8_0;
     int64_t to = 0;
-    for (int64_t i = 0; i < l.k_values; ++i) {
+    const auto both = [&](uint8_t* stored, int64_t i, uint16_t* scale) {
         if (q8 && i % 32 == 0) {
-            move(reinterpret_cast<uint8_t*>(l.k_scales + (group * (l.k_values / 32) + i / 32) * kLanes + lane), 2, to);
+            move(reinterpret_cast<uint8_t*>(scale), 2, to);
             to += 2;
         }
-        move(l.k + ((group * l.k_values + i) * kLanes + lane) * size, size, to);
+        move(stored, size, to);
         to += size;
+    };
+    for (int64_t i = 0; i < k_values; ++i) {
+        const int64_t d = i % dim_k, panel = (group * n_head_kv + i / dim_k) * l.pad_k * kLanes;
+        both(l.k + (panel + (d / p * kLanes + lane) * p + d % p) * size, i,
+             l.k_scales + (group * (k_values / 32) + i / 32) * kLanes + lane);
     }
-    for (int64_t i = 0; i < l.v_values; ++i) {
-        if (q8 && i % 32 == 0) {
-            move(reinterpret_cast<uint8_t*>(l.v_scales + cell * (l.v_values / 32) + i / 32), 2, to);
-            to += 2;
-        }
-        move(l.v + (cell * l.v_values + i) * size, size, to);
-        to += size;
+    for (int64_t i = 0; i < v_values; ++i) {
+        const int64_t panel = (group * n_head_kv + i / dim_v) * dim_v * kLanes;
+        both(l.v + (panel + (lane / p * dim_v + i % dim_v) * p + lane % p) * size, i,
+             l.v_scales + cell * (v_values / 32) + i / 32);
     }
 }
 
@@ -104,6 +111,20 @@ void KVCache::restore_cell(int64_t layer, int64_t cell, const uint8_t* in) {
 }
 
 void KVCache::copy_block(int64_t source, int64_t destination) {
+    if (block_size % kLanes == 0) {  // a block is whole groups: four pieces of memory a layer
+        for (const KVLayer& l : layers) {
+            const auto copy = [&](uint8_t* data, int64_t cell_bytes) {
+                const int64_t n = block_size * cell_bytes;
+                if (n > 0) std::memcpy(data + destination * n, data + source * n, size_t(n));
+            };
+            const int64_t scales = type_ == KVType::q8_0 ? n_head_kv : 0;
+            copy(l.k, n_head_kv * l.pad_k * value_bytes(type_));
+            copy(l.v, n_head_kv * dim_v * value_bytes(type_));
+            copy(reinterpret_cast<uint8_t*>(l.k_scales), scales * dim_k / 32 * 2);
+            copy(reinterpret_cast<uint8_t*>(l.v_scales), scales * dim_v / 32 * 2);
+        }
+        return;
+    }
     std::vector<uint8_t> cell(static_cast<size_t>(canonical_bytes()));
     for (int64_t layer = 0; layer < n_layer; ++layer)
         for (int64_t i = 0; i < block_size; ++i) {

@@ -23,7 +23,7 @@ class KVCache {
     KVCache(KVType type, int64_t n_layer, int64_t n_block, int64_t block_size, int64_t n_head_kv, int64_t dim_k,
             int64_t dim_v);
 
-    static int64_t bytes(KVType type, int64_t n_layer, int64_t n_cell, int64_t k_values, int64_t v_values);
+    static int64_t bytes(KVType type, int64_t n_layer, int64_t n_cell, int64_t n_head_kv, int64_t dim_k, int64_t dim_v);
     int64_t n_cell() const { return n_block * block_size; }
     // Bytes of one position of one layer in canonical form.
     int64_t canonical_bytes() const;

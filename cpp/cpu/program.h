@@ -97,6 +97,7 @@ class Program {
     std::vector<const Adapter*> norm_adapters(const Step& step);
     void rms_norm(const Step& step);
     void rope(const Step& step);
+    struct AttendTile;
     void attention(const Step& step);
     void elementwise(const Step& step);
     void select_rows(const Step& step);
@@ -116,6 +117,7 @@ class Program {
     Sizes sizes_{};
     std::vector<std::vector<uint8_t>> scratch_;  // one a thread
     std::vector<LinearDelta> deltas_;            // of the linears that run, by part
+    std::vector<float> parts_;                   // results of partials of attention
     std::vector<float> cos_sin_;                 // of the last rope table
     int64_t cos_sin_table_ = -1;
     // Activations by form, the offset of the value that each was made from, and what the packings add to its sums.

@@ -90,11 +90,19 @@ struct LinearTask {
 
 enum class KVType : int { f32, f16, bf16, q8_0 };
 
-// One layer of the KV cache. Keys: groups of 16 cells, [k_values][16], so that 16 scores are one register.
-// Values: one row of v_values a cell. For q8_0 the scales lie apart: [k_values/32][16] a group, [v_values/32] a cell.
+// Neighbouring values along which a dot product runs that lie side by side in the cache, by KVType: pairs of bfloat16,
+// quads of int8.
+constexpr int kTogether[] = {1, 1, 2, 4};
+
+// One layer of the KV cache, in groups of 16 cells, each head's part of a group in one piece, so that attention reads
+// it as it lies. With p values packed together, a group holds for each head
+//   keys [pad_k / p][16 cells][p], so that 16 scores are one register (pad_k: dim_k rounded up to a multiple of p),
+//   values [16 / p][dim_v][p cells].
+// Scales of q8_0, for 32 neighbouring values of a cell (over all heads), lie apart: keys [16 cells] for each 32 values
+// of a group, values [n_head * dim_v / 32] for each cell.
 struct KVLayer {
     KVType type;
-    int64_t k_values, v_values;
+    int64_t n_head, dim_k, dim_v, pad_k;
     uint8_t* k;
     uint8_t* v;
     uint16_t* k_scales;
@@ -122,6 +130,10 @@ struct AttendTask {
     float* const* out;      // n_rows rows of (n_head, dim_v)
     const int32_t* first;   // first key that each row sees
     const int32_t* last;    // one past the last
+    // Keys are taken in partials of kSplit positions: these of them (counted from position 0).
+    int32_t split_begin, split_end;
+    float* parts;            // null: write `out`; else one result a partial and row, for `attend_merge`,
+    int32_t first_part = 0;  // from this partial on
 };
 
 struct KernelTable {
@@ -161,6 +173,10 @@ struct KernelTable {
     void (*kv_write)(const KVLayer& layer, int64_t cell, const float* k, const float* v);
     void (*kv_read)(const KVLayer& layer, int64_t cell, float* k, float* v);
     void (*attend)(const AttendTask& task, float* scratch);
+    // Merges all partials that `attend` left in task.parts, in their order, and writes `out`.
+    void (*attend_merge)(const AttendTask& task, float* scratch);
+    int64_t (*attend_scratch)(int64_t n_rows, int64_t dim_k, int64_t dim_v);  // floats; n_rows: rows times group
+    int64_t (*attend_part)(int64_t dim_v);                                    // floats of one partial and row
 
     int64_t (*read_all)(const uint8_t* x, int64_t n);
     int64_t (*multiply)(ActForm form, int64_t n);

@@ -288,9 +288,9 @@ class CPUDevice(Device):
 
     def kv_size(self, spec: KVSpec) -> int:
         """Bytes of a cache."""
-        k, v = spec.n_head_kv * spec.head_dim_k, spec.n_head_kv * spec.head_dim_v
+        heads = (spec.n_head_kv, spec.head_dim_k, spec.head_dim_v)
         with translated():
-            size: int = _cpu.KVCache.bytes(spec.type, spec.n_layer, spec.n_block * spec.block_size, k, v)
+            size: int = _cpu.KVCache.bytes(spec.type, spec.n_layer, spec.n_block * spec.block_size, *heads)
         return size
 
     def kv_cache(self, spec: KVSpec) -> CPUKVCache:
