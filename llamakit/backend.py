@@ -248,7 +248,7 @@ class Device(ABC):
 
     @abstractmethod
     def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
-        """How exactly it computes the node with a weight of that type."""
+        """How exactly it computes the node with a weight of that type; of attention, with a cache of that type."""
 
     @abstractmethod
     def packed_size(self, source: TensorSource, uses: Uses) -> int:

@@ -292,7 +292,8 @@ def check(case: Case, device: Device, reference: Device) -> None:
     expected, found = run(case, reference), run(case, device)
     setup = Setup(case)
     node = next(n for n in setup.build().nodes if n.name == "node")
-    precision = device.precision(node, case.type if case.op == "linear" else None)
+    stored = GGMLType[setup.kv.type.upper()] if setup.kv is not None else None
+    precision = device.precision(node, case.type if case.op == "linear" else stored)
     if found.shape != expected.shape:
         raise AssertionError(f"{case}: shape {found.shape}, the reference has {expected.shape}")
     # Rounding errors add up like a random walk over the terms of a sum: sqrt(n) of them, at most 4 deviations.

@@ -269,6 +269,8 @@ class CPUDevice(Device):
             operand = {GGMLType.F32: 0.0, GGMLType.F16: 0.0, GGMLType.BF16: 2.0**-8}.get(weight_type, 1 / 127)
             if weight_type in NESTED:
                 operand = 1 / 85
+        if node.op is Op.ATTENTION and weight_type is GGMLType.BF16 and self.isa == "avx512":
+            operand = 2.0**-8  # queries and weights are rounded as keys and values are
         return Precision(operand=operand, accumulator=2.0**-23)
 
     def packed_size(self, source: TensorSource, uses: Uses) -> int:
