@@ -41,8 +41,11 @@ REFUSED = {
         "\n".join(f'r{i} ::= r{i + 1} "x" | "a"' for i in range(200)) + '\nr200 ::= r0 "y"\nroot ::= r0',
     ),
     "counted groups in an expression": ("regex", "(((((a{1,1000}){1,1000}){1,1000}){1,1000}){1,1000})"),
-    "2 to the 200 states": ("json_schema", {"type": "string", "pattern": "(a|b)*a(a|b){200}", "maxLength": 300}),
-    "2 to the 36 states": ("json_schema", {"type": "string", "pattern": "^(.*a.{12}){3}$", "minLength": 3}),
+    "2 to the 200 states": (
+        "json_schema",
+        {"type": "string", "pattern": "(a|b)*a(a|b){200}", "maxLength": 300, "not": {"const": "a"}},
+    ),
+    "2 to the 36 states": ("json_schema", {"type": "string", "pattern": "^(.*a.{12}){3}$", "minLength": 90}),
     "written-out repetitions": ("json_schema", {"pattern": "^((a{0,200}){0,200}){0,200}$", "minLength": 3}),
     "200,000 constants": ("json_schema", {"enum": [f"v{i}" for i in range(200_000)]}),
     "2 to the 40 alternatives": ("json_schema", chain("anyOf", 40, {"type": "object"})),
