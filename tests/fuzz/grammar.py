@@ -28,12 +28,29 @@ from llamakit import _sampling
 
 LETTERS = "abcx1. é-\n"
 FORMATS = ["date", "uuid", "ipv4", "ipv6"]
-ATOMS = ["a", "b", "c", "[ab]", "[^a]", "\\d", "\\w", "\\W", "ab", "[a-c1]", "x", "\\.", "\\s", "é", "[^\\d\\s]", "(?:)"]
+ATOMS = [
+    "a",
+    "b",
+    "c",
+    "[ab]",
+    "[^a]",
+    "\\d",
+    "\\w",
+    "\\W",
+    "ab",
+    "[a-c1]",
+    "x",
+    "\\.",
+    "\\s",
+    "é",
+    "[^\\d\\s]",
+    "(?:)",
+]
 COUNTS = ["*", "+", "?", "{2}", "{1,3}", "{2,}", "{0,12}", "{0}"]
 TEXTS = ["", "a", "ab", "abc", "cab", "zebra", 'say "x"', "\\", "é中😀", "x-1", "12", "\n", "a" * 13]
 
 
-class Failure(AssertionError):
+class DisagreementError(AssertionError):
     """The two sides do not agree."""
 
 
@@ -102,14 +119,13 @@ def check_expression(chance, n=24):
     else:
         source, pattern = regular(chance, 3)
         grammar = parse_gbnf("root ::= " + source)
-    # ECMAScript's \\s and ASCII's differ in characters that LETTERS does not have; texts with such are left aside.
     holds, reference = holder(grammar), re.compile(pattern, re.ASCII)
     count = 0
     for text in some_texts(chance, grammar, n):
-        if any(c in text for c in "\x1c\x1d\x1e\x1f\xa0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff\u0085"):
-            continue
+        if any(c not in " \t\n\r\f\v" and (c.isspace() or c == "\ufeff") for c in text):
+            continue  # ECMAScript and Python do not mean the same by white space
         if holds(text) != bool(reference.fullmatch(text)):
-            raise Failure(f"{source!r} on {text!r}: ours says {holds(text)}")
+            raise DisagreementError(f"{source!r} on {text!r}: ours says {holds(text)}")
         count += 1
     return count
 
@@ -121,7 +137,7 @@ def schema(chance, depth):
     """A random schema of the supported keywords."""
     makers = [string, integer, number, constants, simple]
     if depth > 0:
-        makers += [array, object_, object_, union, merged]
+        makers += [array, object_, object_, union, merged, conditional, excluded, containing, named]
     return chance.choice(makers)(chance, depth)
 
 
@@ -162,6 +178,8 @@ def number(chance, _depth):
         made[chance.choice(["minimum", "exclusiveMinimum"])] = low
     if chance.random() < 0.7:
         made[chance.choice(["maximum", "exclusiveMaximum"])] = low + chance.choice([0.5, 1, 10.75, 1000])
+    if chance.random() < 0.3:
+        made["multipleOf"] = chance.choice([0.5, 0.25, 1.5, 3])
     return made
 
 
@@ -170,12 +188,17 @@ def constants(chance, _depth):
     values = [*TEXTS, 0, 1, -7, 2.5, True, False, None, [], [1, "a"], {}, {"k": [None]}]
     if chance.random() < 0.3:
         return {"const": chance.choice(values)}
-    return {"enum": chance.sample(values, chance.randint(1, 6))}
+    beside = chance.choice([{}, {}, {"type": "string"}, {"minimum": 1}, {"pattern": "a"}, {"maxLength": 3}])
+    return {"enum": chance.sample(values, chance.randint(1, 6)), **beside}
 
 
 def simple(chance, _depth):
     """Types without conditions, one or several."""
-    return {"type": chance.choice(["boolean", "null", "string", "integer", "number", ["string", "null"], ["integer", "boolean"]])}
+    return {
+        "type": chance.choice(
+            ["boolean", "null", "string", "integer", "number", ["string", "null"], ["integer", "boolean"]]
+        )
+    }
 
 
 def array(chance, depth):
@@ -229,6 +252,59 @@ def merged(chance, depth):
     return {"allOf": chosen}
 
 
+def conditional(chance, depth):
+    """What depends on a property."""
+    made = object_(chance, depth)
+    names = list(made.get("properties", {"a": {}, "b": {}}))
+    one, two = chance.choice(names), chance.choice(names)
+    kind = chance.random()
+    if kind < 0.4:
+        condition = {"properties": {one: chance.choice([{"const": chance.choice(TEXTS)}, {"type": "string"}])}}
+        condition |= chance.choice([{}, {"required": [one]}])
+        made["if"], made["then"] = condition, chance.choice([{"required": [two]}, {"properties": {two: False}}])
+        if chance.random() < 0.5:
+            made["else"] = {"maxProperties": 2}
+    elif kind < 0.7:
+        made["dependentRequired"] = {one: [two]}
+    else:
+        made["dependentSchemas"] = {one: {"properties": {two: schema(chance, 0)}}}
+    return made
+
+
+def excluded(chance, depth):
+    """All but something; one of several."""
+    made = schema(chance, depth - 1)
+    kind = chance.random()
+    if kind < 0.5:
+        return {"allOf": [made, {"not": schema(chance, 0)}]}
+    return {"oneOf": [made, schema(chance, 0)]}
+
+
+def containing(chance, depth):
+    """Arrays that must have some items."""
+    made = {"type": "array", "items": schema(chance, depth - 1), "contains": schema(chance, 0)}
+    if chance.random() < 0.5:
+        made["minContains"] = chance.randint(0, 2)
+    if chance.random() < 0.5:
+        made["maxContains"] = chance.randint(2, 3)
+    if chance.random() < 0.5:
+        made["maxItems"] = chance.randint(2, 5)
+    return made
+
+
+def named(chance, depth):
+    """Objects by the names of their properties."""
+    patterns = chance.sample(["^a", "b", "-\\d$", "^.$", "e"], chance.randint(1, 3))
+    made = {"type": "object", "patternProperties": {pattern: schema(chance, depth - 1) for pattern in patterns}}
+    if chance.random() < 0.5:
+        made["properties"] = {name: schema(chance, 0) for name in chance.sample(NAMES, 2)}
+    if chance.random() < 0.6:
+        made["additionalProperties"] = chance.choice([False, schema(chance, 0)])
+    if chance.random() < 0.3:
+        made["propertyNames"] = chance.choice([{"maxLength": 5}, {"not": {"const": "a"}}, {"pattern": "[a-e]"}])
+    return made
+
+
 def mutations(chance, value):
     """The value with one thing changed somewhere: other types, neighbours, missing and further parts."""
     places = [((), value)]
@@ -268,6 +344,19 @@ def changes(chance, value):
     return chance.choice(near)
 
 
+BEYOND = (
+    "contains",
+    "pattern",
+    "patternProperties",
+    "not",
+    "oneOf",
+    "maxContains",
+    "uniqueItems",
+    "minProperties",
+    "multipleOf",
+)
+
+
 class TwiceError(Exception):
     """An object has a name twice."""
 
@@ -289,21 +378,23 @@ def check_schema(chance, validators, n=10):
     try:
         grammar = schema_to_grammar(made)[0]
     except GrammarError as error:
-        if "matches no text" in error.message or error.keyword in ("pattern",):
+        if "matches no text" in error.message or error.keyword in BEYOND:
             return 0  # a contradiction, or beyond the limits
-        raise Failure(f"{json.dumps(made)} is refused: {error.message}") from None
+        raise DisagreementError(f"{json.dumps(made)} is refused: {error.message}") from None
     holds, valid = holder(grammar), validators(made)
     count = 0
     for _ in range(n):
         text = random_text(grammar, chance, budget=24)
         if not holds(text):
-            raise Failure(f"{json.dumps(made)} makes {text!r} and refuses it")
+            raise DisagreementError(f"{json.dumps(made)} makes {text!r} and refuses it")
         try:
             value = json.loads(text, object_pairs_hook=_pairs)
         except TwiceError:
             continue
+        except json.JSONDecodeError:
+            raise DisagreementError(f"{json.dumps(made)} makes {text!r}, which is no JSON") from None
         if not valid(value):
-            raise Failure(f"{json.dumps(made)} makes {text!r}, which is not valid")
+            raise DisagreementError(f"{json.dumps(made)} makes {text!r}, which is not valid")
         count += 1
         if spelled(value):
             for shown in (
@@ -313,12 +404,12 @@ def check_schema(chance, validators, n=10):
             ):
                 escaped = shown.isascii() and not text.isascii()
                 if not escaped and not holds(shown) and not _respelled(made, text):
-                    raise Failure(f"{json.dumps(made)} refuses {shown!r}, made as {text!r}")
+                    raise DisagreementError(f"{json.dumps(made)} refuses {shown!r}, made as {text!r}")
                 count += 1
         for other in mutations(chance, value):
             shown = json.dumps(other, ensure_ascii=False)
             if holds(shown) and not valid(other):
-                raise Failure(f"{json.dumps(made)} allows {shown!r}, which is not valid")
+                raise DisagreementError(f"{json.dumps(made)} allows {shown!r}, which is not valid")
             count += 1
     return count
 
@@ -328,6 +419,10 @@ def _respelled(made, text):
     return json.dumps(json.loads(text)) != text and ("\\" in text or bool(re.search(r"\d[.eE]", text)))
 
 
+# What ECMAScript's expressions mean, for Python, as they are written in JSON.
+PYTHON = {'$"': '\\\\Z"', '"^.': '"^[^\\n\\r\\u2028\\u2029]', "\\\\d": "[0-9]", "\\\\w": "[a-zA-Z0-9_]"}
+
+
 def validators():
     """`jsonschema` with the formats that it checks exactly."""
     import jsonschema
@@ -335,6 +430,10 @@ def validators():
     formats = jsonschema.FormatChecker(FORMATS)
 
     def make(made):
+        shown = json.dumps(made)
+        for ours, python in PYTHON.items():
+            shown = shown.replace(ours, python)
+        made = json.loads(shown)
         check = jsonschema.Draft202012Validator(made, format_checker=formats)
         return check.is_valid
 
@@ -342,7 +441,7 @@ def validators():
 
 
 def run(count, seed):
-    """`count` cases, half of them about schemas; returns how many of each. Failure for the first disagreement."""
+    """`count` cases, half of them about schemas; returns how many of each. DisagreementError for the first disagreement."""
     done = {"expressions": 0, "schemas": 0}
     made = validators()
     while sum(done.values()) < count:
@@ -350,8 +449,8 @@ def run(count, seed):
         kind = "expressions" if done["expressions"] <= done["schemas"] else "schemas"
         try:
             done[kind] += check_expression(chance) if kind == "expressions" else check_schema(chance, made)
-        except Failure as failure:
-            raise Failure(f"seed {seed}: {failure}") from None
+        except DisagreementError as failure:
+            raise DisagreementError(f"seed {seed}: {failure}") from None
         seed += 1
     return done
 
@@ -364,7 +463,7 @@ def main() -> int:
     began = time.perf_counter()
     try:
         done = run(args.count, args.seed)
-    except Failure as failure:
+    except DisagreementError as failure:
         print(failure, file=sys.stderr)
         return 1
     print(f"{sum(done.values()):,} cases, none wrong: {done} in {time.perf_counter() - began:.0f} s")

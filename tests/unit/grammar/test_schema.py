@@ -137,7 +137,9 @@ def test_what_cannot_be_enforced_is_named(schema, pointer, keyword):
 
 
 def test_lenient_leaves_out_and_reports():
-    grammar, relaxed = schema_to_grammar({"type": "string", "format": "nonsense", "not": {"uniqueItems": True}}, lenient=True)
+    grammar, relaxed = schema_to_grammar(
+        {"type": "string", "format": "nonsense", "not": {"uniqueItems": True}}, lenient=True
+    )
     assert len(relaxed) == 2
     assert grammar.rules
 

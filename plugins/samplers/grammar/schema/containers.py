@@ -253,7 +253,7 @@ def containing(
     if "unevaluatedItems" in schema:
         converter.cannot(pointer, "unevaluatedItems", "it stands beside contains")
     counted = max(need, 0 if limit is None else limit)
-    longest = max(len(first), least, most or 0)
+    longest = max(len(first), least, most or 0, 1)
     if (longest + 1) * (counted + 1) > MOST_COUNTED:
         converter.cannot(pointer, "contains", "there are too many ways to count the items")
         counted, need, limit, longest = 0, 0, None, max(len(first), min(least, MOST_COUNTED // 2))
@@ -273,7 +273,7 @@ def containing(
         if most is None or i < most:
             inside, outside = kinds[min(i, len(first))]
             after = min(i + 1, longest)
-            begin = [comma if i or longest == 0 else EMPTY]
+            begin = [comma if i else EMPTY]
             if limit is None or n < limit:
                 ways.append(seq([*begin, inside, rules[after, min(n + 1, counted)]]))
             ways.append(seq([*begin, outside, rules[after, n]]))

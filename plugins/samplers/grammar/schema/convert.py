@@ -142,26 +142,27 @@ class Converter:
                 found = self.merged(found, self._expanded(part, pointer), f"{pointer}/{key}/{i}")
             return self.visit(found, pointer)
         plain = not set(base) - ANNOTATIONS
+        whole = parts
         if not plain or key == "oneOf":
-            parts = [
+            whole = [
                 self.merged(base, self._expanded(part, pointer), f"{pointer}/{key}/{i}") for i, part in enumerate(parts)
             ]
         if key == "oneOf":
-            parts = self._exclusive(parts, pointer)
-        return alt([self.visit(part, f"{pointer}/{key}/{i}") for i, part in enumerate(parts)])
+            whole = self._exclusive(whole, parts, pointer)
+        return alt([self.visit(part, f"{pointer}/{key}/{i}") for i, part in enumerate(whole)])
 
-    def _exclusive(self, parts: list[Any], pointer: str) -> list[Any]:
-        """The alternatives, each without what others describe as well."""
+    def _exclusive(self, whole: list[Any], parts: list[Any], pointer: str) -> list[Any]:
+        """The alternatives, `whole` with what stands beside them, each without what others describe as well."""
 
         def expand(part: Any) -> Any:
             return self._expanded(part, pointer)
 
         found = []
-        for i, part in enumerate(parts):
-            others = [other for j, other in enumerate(parts) if j != i and not apart(part, other, expand)]
+        for i, part in enumerate(whole):
+            others = [parts[j] for j, other in enumerate(whole) if j != i and not apart(part, other, expand)]
             if len(others) >= MOST_COMPARED:
                 self.cannot(pointer, "oneOf", f"more than {MOST_COMPARED} of its alternatives may hold at once")
-                return parts
+                return whole
             opposites = [self.opposite(other, pointer, "oneOf") for other in others]
             found.append({"allOf": [part, *opposites]} if opposites else part)
         return found

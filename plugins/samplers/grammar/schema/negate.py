@@ -80,5 +80,5 @@ def _opposites(key: str, value: Any, schema: Schema, opposite: Callable[[Any], A
     if key == "anyOf":
         return [{"allOf": [opposite(part) for part in value]}]
     if key == "not":
-        return [value]
+        return list(value) if isinstance(value, Both) else [value]
     raise CannotNegateError(key)

@@ -77,7 +77,11 @@ def integer(lo: int | None, hi: int | None, multiple: int = 1) -> Node:
         return found
     if multiple > MOST_MULTIPLE:
         raise GrammarError(f"multiples of more than {MOST_MULTIPLE:,} are not possible")
-    return product(determinize(found), _multiples(multiple)).node()
+    return _accepted(product(determinize(found), _multiples(multiple)))
+
+
+def _accepted(dfa: DFA) -> Node:
+    return dfa.node() if any(dfa.accepting) else NOTHING
 
 
 def _multiples(n: int, places: int = 0) -> DFA:
@@ -112,7 +116,7 @@ def multiples(lo: Decimal | None, hi: Decimal | None, step: Decimal, *, open_lo:
     inside = number(lo, hi, open_lo=open_lo, open_hi=open_hi, places=places)
     if unit == 1 or inside == NOTHING:
         return inside
-    return product(determinize(inside), _multiples(unit, places)).node()
+    return _accepted(product(determinize(inside), _multiples(unit, places)))
 
 
 def number(
