@@ -441,7 +441,7 @@ def validators():
 
 
 def run(count, seed):
-    """`count` cases, half of them about schemas; returns how many of each. DisagreementError for the first disagreement."""
+    """`count` cases, half of them about schemas; returns how many of each. DisagreementError for the first one wrong."""
     done = {"expressions": 0, "schemas": 0}
     made = validators()
     while sum(done.values()) < count:
@@ -449,8 +449,8 @@ def run(count, seed):
         kind = "expressions" if done["expressions"] <= done["schemas"] else "schemas"
         try:
             done[kind] += check_expression(chance) if kind == "expressions" else check_schema(chance, made)
-        except DisagreementError as failure:
-            raise DisagreementError(f"seed {seed}: {failure}") from None
+        except Exception as failure:
+            raise DisagreementError(f"seed {seed}: {type(failure).__name__}: {failure}") from failure
         seed += 1
     return done
 

@@ -148,7 +148,7 @@ class Converter:
                 self.merged(base, self._expanded(part, pointer), f"{pointer}/{key}/{i}") for i, part in enumerate(parts)
             ]
         if key == "oneOf":
-            whole = self._exclusive(whole, parts, pointer)
+            whole = self._exclusive([self.flat(part, pointer) for part in whole], parts, pointer)
         return alt([self.visit(part, f"{pointer}/{key}/{i}") for i, part in enumerate(whole)])
 
     def _exclusive(self, whole: list[Any], parts: list[Any], pointer: str) -> list[Any]:
