@@ -441,7 +441,7 @@ def validators():
 
 
 def run(count, seed):
-    """`count` cases, half of them about schemas; returns how many of each. DisagreementError for the first one wrong."""
+    """`count` cases, half of them about schemas; returns how many of each. DisagreementError if any is wrong."""
     done = {"expressions": 0, "schemas": 0}
     made = validators()
     while sum(done.values()) < count:

@@ -13,6 +13,27 @@ Schema = dict[str, Any]
 DEEPEST = 4  # properties of properties that are compared
 
 
+def all_apart(parts: list[Any], expand: Callable[[Any], Any]) -> bool:
+    """Whether one look tells all of them apart: all are constants, or all need a property of other constants each."""
+    values = [_values(part) for part in parts if isinstance(part, dict)]
+    if len(values) < len(parts) or _distinct(values):
+        return len(values) == len(parts)
+    needed = [set(part.get("required", ())) for part in parts]
+    if not all(_possible(part) == {"object"} for part in parts):
+        return False
+    tables = [part.get("properties", {}) for part in parts]
+    for name in sorted(set.intersection(*needed)):
+        told = [expand(table.get(name, True)) for table in tables]
+        if _distinct([_values(part) if isinstance(part, dict) else None for part in told]):
+            return True
+    return False
+
+
+def _distinct(values: list[set[Any] | None]) -> bool:
+    known = [each for each in values if each is not None]
+    return len(known) == len(values) and len(set().union(*known)) == sum(map(len, known))
+
+
 def apart(a: Any, b: Any, expand: Callable[[Any], Any], depth: int = 0) -> bool:
     """Whether two schemas surely have no value in common: by type, by constants, by a property that tells."""
     if depth > DEEPEST:

@@ -11,7 +11,7 @@ from llamakit.plugins.samplers.grammar.analysis import finish
 from llamakit.plugins.samplers.grammar.build import NOTHING, Builder, alt, chars, repeat, seq, text
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.schema import numbers, texts
-from llamakit.plugins.samplers.grammar.schema.apart import apart
+from llamakit.plugins.samplers.grammar.schema.apart import all_apart, apart
 from llamakit.plugins.samplers.grammar.schema.conditions import rewritten
 from llamakit.plugins.samplers.grammar.schema.merge import ANNOTATIONS, BY_KEYWORD, CannotMergeError, merge, normal
 from llamakit.plugins.samplers.grammar.schema.negate import CannotNegateError, negate
@@ -28,9 +28,10 @@ Schema = dict[str, Any]
 MOST_SCHEMAS = 20_000  # places visited
 MOST_SECONDS = 2.0
 MOST_CASES = 700  # schemas made by merging alternatives with what stands beside them
-MOST_ALTERNATIVES = 500  # of one `oneOf`, each of which is compared with each
+MOST_ALTERNATIVES = 500  # of one `oneOf`
 MOST_CONSTANT = 1 << 18  # characters of all constants
 DEEPEST = 60  # schemas within one another, references not counted
+MOST_PAIRED = 40  # alternatives each of which is compared with each
 MOST_COMPARED = 16  # alternatives of which one excludes the others by their opposites
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 BESIDE = {"type", "enum", "not", "additionalItems", "minContains", "maxContains"}  # say nothing about the type
@@ -48,7 +49,7 @@ class Converter:
         self.builder = Builder()
         self._rules: dict[str, Ref] = {}  # by pointer
         self._shared: dict[str, Ref] = {}
-        self._visited = self._depth = self._cases = self._constant = 0
+        self._visited = self._depth = self._cases = self._constant = self._followed = 0
         self._end = time.monotonic() + MOST_SECONDS
         self.validator = Validator(self.resolve)
 
@@ -157,9 +158,15 @@ class Converter:
         def expand(part: Any) -> Any:
             return self._expanded(part, pointer)
 
+        if all_apart(whole, expand):
+            return whole
+        if len(whole) > MOST_PAIRED:
+            self.cannot(pointer, "oneOf", f"no property tells its alternatives apart, of which there are {len(whole)}")
+            return whole
         found = []
+        known = {(i, j): apart(whole[i], whole[j], expand) for i in range(len(whole)) for j in range(i)}
         for i, part in enumerate(whole):
-            others = [parts[j] for j, other in enumerate(whole) if j != i and not apart(part, other, expand)]
+            others = [parts[j] for j in range(len(whole)) if j != i and not known[max(i, j), min(i, j)]]
             if len(others) >= MOST_COMPARED:
                 self.cannot(pointer, "oneOf", f"more than {MOST_COMPARED} of its alternatives may hold at once")
                 return whole
@@ -169,8 +176,15 @@ class Converter:
 
     def opposite(self, schema: Any, pointer: str, keyword: str) -> Any:
         """A schema of what another one does not describe."""
+
+        def resolve(target: str) -> Any:
+            self._followed += 1
+            if self._followed > MOST_SCHEMAS or time.monotonic() > self._end:
+                raise self.error(pointer, keyword, "it takes too long to work out its opposite")
+            return self.resolve(target, pointer)
+
         try:
-            return negate(schema, lambda target: self.resolve(target, pointer))
+            return negate(schema, resolve)
         except CannotNegateError as error:
             why = (
                 "its alternatives may hold at once, and" if keyword == "oneOf" else "it needs the opposite of a schema:"
@@ -206,13 +220,15 @@ class Converter:
     def merged(self, a: Any, b: Any, pointer: str) -> Any:
         """A schema for what both describe."""
         self._cases += 1
-        if self._cases > MOST_CASES:
+        if self._cases > MOST_CASES or time.monotonic() > self._end:
             raise self.error(pointer, "", f"more than {MOST_CASES:,} ways to put its parts together")
         try:
             return merge(a, b)
         except CannotMergeError as error:
             self.cannot(pointer, error.keyword, "it stands in several schemas that hold together")
-            return a
+        except GrammarError as error:  # of a pattern
+            self.cannot(pointer, "patternProperties", error.message)
+        return a
 
     # -- values ---------------------------------------------------------------------------------------------------
 

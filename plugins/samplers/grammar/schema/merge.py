@@ -25,6 +25,7 @@ BY_KEYWORD = {  # the type that a keyword is about, where no type is given
 BOUNDS_UP = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")  # the larger one counts
 BOUNDS_DOWN = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")  # the smaller one
 SCHEMAS = ("additionalItems", "propertyNames")  # both have to hold
+COMPARED = {"enum", "properties", "patternProperties", "items", "prefixItems", "additionalProperties"}  # 1 is not true
 SEVERAL = ("pattern", "format", "not")  # any number of them can hold together
 TABLES = ("properties", "patternProperties")
 DEFERRED = ("not", "$ref", "if", "dependentRequired", "dependentSchemas", "dependencies")  # worked out later
@@ -68,8 +69,8 @@ def normal(schema: Schema) -> Schema:
 
 def merge(a: Schema | bool, b: Schema | bool) -> Schema | bool:
     """A schema for what both describe."""
-    if a is False or b is False:
-        return False
+    if a is b or a is False or b is False:
+        return a if a is b else False
     if a is True or b is True:
         return b if a is True else a
     if not isinstance(a, dict) or not isinstance(b, dict):
@@ -78,19 +79,15 @@ def merge(a: Schema | bool, b: Schema | bool) -> Schema | bool:
     a, b = _tuples(_closed(a, b), _closed(b, a))
     found = dict(a)
     for key, value in b.items():
-        found[key] = _both(key, a[key], value) if key in a and not _equal(a[key], value) else value
+        same = key not in a or (key not in COMPARED and a[key] == value)
+        found[key] = value if same else _both(key, a[key], value)
     return found
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Whether two values are written alike: true is not 1."""
-    return bool(a == b) and repr(a) == repr(b)
 
 
 def _deferred(a: Schema, b: Schema) -> tuple[Schema, Schema]:
     """With the words of `b` that cannot stand beside the same ones of `a` moved to its `allOf`."""
     for key in DEFERRED:
-        if key in a and key in b and not _equal(a[key], b[key]):
+        if key in a and key in b and a[key] != b[key]:
             if key == "not" and isinstance(a[key], Both) and isinstance(b[key], Both):
                 continue
             words = ("if", "then", "else") if key == "if" else (key,)

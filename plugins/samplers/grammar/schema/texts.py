@@ -17,6 +17,7 @@ CONTROL = ((0, 0x1F),)
 MUST_ESCAPE = charset.normal([*CONTROL, (0x22, 0x22), (0x5C, 0x5C)])
 PLAIN = charset.negate(MUST_ESCAPE)
 SHORT = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}
+MOST_PRODUCT = 40_000  # states of a condition, times characters
 HEX = chars([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)])
 D = chars([(0x44, 0x44), (0x64, 0x64)])
 # \uXXXX of one character: of surrogates both halves of a pair.
@@ -115,7 +116,10 @@ def conditioned(condition: Node, least: int, most: int | None) -> Node:
     if low >= least and (most is None or (high is not None and high <= most)):
         return quoted(encoded(condition))
     try:
-        return of_automaton(product(determinize(condition), of_length(least, most)))
+        dfa = determinize(condition)
+        if len(dfa.edges) * (most or least) > MOST_PRODUCT:
+            raise GrammarError(f"a condition on a text takes {len(dfa.edges):,} states for each of its characters")
+        return of_automaton(product(dfa, of_length(least, most)))
     except GrammarError:
         if low < least or most is None or most < low:
             raise

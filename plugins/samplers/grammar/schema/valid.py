@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.samplers.grammar.automata import accepts, determinize
+from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.regex import parse_pattern
 from llamakit.plugins.samplers.grammar.schema.formats import format_node
 from llamakit.plugins.samplers.grammar.schema.merge import Both, normal
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 Schema = dict[str, Any]
+MOST_STEPS = 20_000  # values compared with schemas
+DEEPEST = 60  # schemas within one another
 SIZES = {"Length": str, "Items": list, "Properties": dict}  # of minLength and so on
 
 
@@ -50,13 +53,21 @@ class Validator:
 
     def __init__(self, resolve: Callable[[str, str], Any]) -> None:
         self.resolve = resolve
+        self._left, self._depth = MOST_STEPS, 0
 
     def holds(self, value: Any, schema: Any) -> bool:
         """Whether a schema describes a value. GrammarError for patterns beyond the limits."""
         if isinstance(schema, bool):
             return schema
-        schema = normal(schema)
-        return self._by_any(value, schema) and self._by_kind(value, schema)
+        self._left -= 1
+        if self._left < 0 or self._depth > DEEPEST:
+            raise GrammarError("it takes too long to compare constants with what stands beside them")
+        self._depth += 1
+        try:
+            schema = normal(schema)
+            return self._by_any(value, schema) and self._by_kind(value, schema)
+        finally:
+            self._depth -= 1
 
     def _by_any(self, value: Any, schema: Schema) -> bool:
         kinds = schema.get("type")
