@@ -104,7 +104,8 @@ def _members(
             full = most is not None and n >= most
             ways = [] if full else [seq([step, rows[min(n + 1, counted)]])]
             ways += [] if required else [rows[n]]
-            made = alt(ways)
+            same = n == counted and most is None  # one rest behind both, whose masks are then made once
+            made = seq([repeat(seq([comma, pair]), int(required), 1), rows[n]]) if same else alt(ways)
             simple = n == 0 or made in (NOTHING, EMPTY)
             following.append(made if simple else converter.builder.new_rule("rest", pointer, made))
         rows = following
