@@ -7,6 +7,7 @@ from urllib.parse import urldefrag, urljoin
 
 ANCHORS = ("$anchor", "$dynamicAnchor")
 DYNAMIC = ("$dynamicRef", "$recursiveRef")  # a document by itself has nothing that could override their target
+NAMES = {"$id", "id", *ANCHORS, *DYNAMIC}
 TABLES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 DATA = ("enum", "const", "default", "examples", "example")
 DEEPEST = 150  # objects and lists within one another; what is below is left as it is
@@ -15,9 +16,24 @@ DEEPEST = 150  # objects and lists within one another; what is below is left as 
 def localised(schema: Any) -> Any:
     """The document with references to places of its own that are named in other ways; others stay as they are."""
     places: dict[str, str] = {}
-    if not isinstance(schema, dict) or not _index(schema, places):
+    if not isinstance(schema, dict) or _plain(schema) or not _index(schema, places):
         return schema
     return _changed(schema, "", places, 0)
+
+
+def _plain(schema: dict[str, Any]) -> bool:
+    """Whether no name but a `#/...` can be in it, which is quickly seen."""
+    work: list[Any] = [schema]
+    while work:
+        node = work.pop()
+        if isinstance(node, dict):
+            target = node.get("$ref", "#/")
+            if not NAMES.isdisjoint(node) or not isinstance(target, str) or not target.startswith("#/"):
+                return False
+            work += node.values()
+        elif isinstance(node, list):
+            work += node
+    return True
 
 
 def _index(schema: dict[str, Any], places: dict[str, str]) -> bool:

@@ -112,6 +112,8 @@ def conditioned(condition: Node, least: int, most: int | None) -> Node:
 
     Where that takes too many states, repetitions are kept so short that no text can be too long.
     """
+    if least == 0 and most is None:
+        return quoted(encoded(condition))
     low, high = lengths(condition)
     if low >= least and (most is None or (high is not None and high <= most)):
         return quoted(encoded(condition))
