@@ -151,6 +151,8 @@ def test_every_text_of_the_grammar_is_valid(matches, number):
         ({"minLength": -1}, "#", "minLength"),
         ({"typo": 1}, "#", "typo"),
         ({"anyOf": 3}, "#", "anyOf"),
+        ({"properties": {"a": {"type": 3}}}, "#/properties/a", "type"),
+        ({"oneOf": [{"not": {"required": 5}}, {"not": {"minLength": "x"}}]}, "#", ""),
     ],
 )
 def test_what_cannot_be_enforced_is_named(schema, pointer, keyword):

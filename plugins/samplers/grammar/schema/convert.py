@@ -17,6 +17,7 @@ from llamakit.plugins.samplers.grammar.schema.merge import ANNOTATIONS, BY_KEYWO
 from llamakit.plugins.samplers.grammar.schema.negate import CannotNegateError, negate
 from llamakit.plugins.samplers.grammar.schema.references import localised
 from llamakit.plugins.samplers.grammar.schema.scalars import number_node, string_node
+from llamakit.plugins.samplers.grammar.schema.shape import wrong_keyword
 from llamakit.plugins.samplers.grammar.schema.valid import Validator
 
 if TYPE_CHECKING:
@@ -51,17 +52,23 @@ class Converter:
         self._shared: dict[str, Ref] = {}
         self._visited = self._depth = self._cases = self._constant = self._followed = 0
         self._end = time.monotonic() + MOST_SECONDS
+        self._at = "#"
         self.validator = Validator(self.resolve)
 
     def grammar(self) -> tuple[Grammar, list[str]]:
         """The grammar, and what was left out."""
         root = self.builder.new_rule("root", "#")
-        self.builder.define(root, self.visit(self.root, "#"))
+        try:
+            self.builder.define(root, self.visit(self.root, "#"))
+        except (TypeError, AttributeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
+            # Parts that are put together before they are visited; the place that was visited last is near.
+            raise self.error(self._at, "", f"a keyword there has a value of a wrong kind ({error})"[:300]) from error
         return finish(self.builder.grammar(root)), self.relaxed
 
     def visit(self, schema: Any, pointer: str) -> Node:
         """A value that a schema describes."""
         self._visited += 1
+        self._at = pointer
         if self._visited > MOST_SCHEMAS:
             raise self.error(pointer, "", f"the schema has more than {MOST_SCHEMAS:,} parts")
         if time.monotonic() > self._end:
@@ -70,6 +77,9 @@ class Converter:
             return self.value() if schema else NOTHING
         if not isinstance(schema, dict):
             raise self.error(pointer, "", f"a schema is an object, true or false; this is {type(schema).__name__}")
+        wrong = wrong_keyword(schema)
+        if wrong is not None:
+            raise self.error(pointer, *wrong)
         self._depth += 1
         if self._depth > DEEPEST:
             raise self.error(pointer, "", f"more than {DEEPEST} schemas within one another")
