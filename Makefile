@@ -49,8 +49,9 @@ fix: install  ## Format everything, repair what can be repaired
 docs: install  ## Regenerate the generated pages of docs/
 	$(BIN)/python tools/make_docs.py
 
-fuzz: install  ## Parse 200,000 mutated GGUF files under sanitizers
+fuzz: install  ## Mutated GGUF files under sanitizers; grammars against other judges
 	$(BIN)/python tests/fuzz/run.py --count $(or $(COUNT),200000)
+	$(BIN)/python tests/fuzz/grammar.py --count $(or $(COUNT),100000)
 
 soak: install  ## The tests that take minutes
 	$(BIN)/python -m pytest -m soak $(ARGS)

@@ -1,9 +1,12 @@
 """Masks of grammars, side by side with llguidance and xgrammar: one thread, the same documents, in one run.
 
     python benchmarks/grammar.py VOCABULARY.gguf ...    (pip install llguidance xgrammar)
+    python benchmarks/grammar.py --set VOCABULARY.gguf ...
 
 For each grammar: milliseconds to make it ready, then microseconds for the mask of each token of a document, the first
-time (nothing remembered) and again. Peers that are not installed are left out.
+time (nothing remembered) and again. Peers that are not installed are left out. With `--set`: the same over all schemas
+of benchmarks/schemas and their valid values, with how many each engine compiles, accepts all values of, and refuses all
+invalid values of; the times of masks are of the values that all engines accept.
 """
 
 from __future__ import annotations
@@ -183,8 +186,10 @@ def engines(tokenizer):
 def tokens_of(tokenizer, value):
     ids = tokenizer.encode(json.dumps(value, ensure_ascii=False))
     if tokenizer.piece(ids[0]).startswith(b" "):
-        first = tokenizer.piece(ids[0])[1:].decode()
-        ids = ([tokenizer.id_of(first)] if first else []) + ids[1:]
+        first = tokenizer.piece(ids[0])[1:]
+        whole = tokenizer.id_of(first.decode())
+        bytewise = [tokenizer.id_of(f"<0x{byte:02X}>") for byte in first]
+        ids = ([whole] if whole is not None and first else bytewise) + ids[1:]
     return ids
 
 
@@ -193,13 +198,79 @@ def micro(times):
     return f"{statistics.mean(ordered):9.1f} {ordered[len(ordered) // 2]:9.1f} {ordered[int(len(ordered) * 0.99)]:9.1f}"
 
 
+def entries():
+    """The schemas of benchmarks/schemas, as {"name", "schema", "valid", "invalid"}."""
+    for path in sorted((Path(__file__).parent / "schemas").glob("*.jsonl")):
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
+def accepts(engine, program, tokens, tokenizer):
+    """Whether an engine lets a value through to its end, and the times of its masks."""
+    try:
+        return True, engine.run(program, [*tokens, min(tokenizer.eog_ids)])
+    except AssertionError:
+        return False, []
+
+
+def measure(engine, entry, tokenizer):
+    """One schema on one engine: seconds to compile, what it makes of the values, and times by value."""
+    began = time.perf_counter()
+    try:
+        program = engine.compile(entry["schema"])
+    except Exception:  # each engine has errors of its own
+        return None
+    ready = time.perf_counter() - began
+    passes = [[accepts(engine, program, tokens_of(tokenizer, v), tokenizer) for v in entry["valid"]] for _ in range(3)]
+    refused = [not accepts(engine, program, tokens_of(tokenizer, v), tokenizer)[0] for v in entry["invalid"]]
+    first = {i: times for i, (held, times) in enumerate(passes[0]) if held}
+    again = {i: passes[1][i][1] + passes[2][i][1] for i in first}
+    return {"ready": ready, "first": first, "again": again, "valid": len(first), "refused": all(refused)}
+
+
+def whole_set(made, tokenizer) -> None:
+    """All schemas on all engines, one schema after the other."""
+    found = []
+    for engine in made:
+        engine.compile(SMALL)
+    for entry in entries():
+        found.append((entry, [measure(engine, entry, tokenizer) for engine in made]))
+    for i, engine in enumerate(made):
+        compiled = [(entry, each[i]) for entry, each in found if each[i] is not None]
+        accepted = sum(result["valid"] == len(entry["valid"]) for entry, result in compiled)
+        refused = sum(result["refused"] for _, result in compiled)
+        ready = sorted(result["ready"] * 1e3 for _, result in compiled)
+        times = {"first": [], "again": []}
+        for _, each in found:
+            if any(result is None for result in each):
+                continue
+            for value in set.intersection(*(set(result["first"]) for result in each)):
+                for key, seconds in times.items():
+                    seconds.extend(each[i][key][value])
+        print(
+            f"{engine.name:12} {len(compiled):4} of {len(found)} compile, {accepted} accept, {refused} refuse;"
+            f" compile ms mean {statistics.mean(ready):.2f}, p99 {ready[int(len(ready) * 0.99)]:.2f};"
+            f" first {micro(times['first'])}, again {micro(times['again'])} us ({len(times['first'])} masks)"
+        )
+        if engine.name == Ours.name:
+            worst = sorted(
+                ((max(max(t) for t in result["first"].values()) * 1e6, entry["name"]) for entry, result in compiled
+                 if result["first"]), reverse=True)[:5]  # fmt: skip
+            print("  slowest masks:", ", ".join(f"{name} {us:.0f} us" for us, name in worst))
+            slow = sorted(((result["ready"] * 1e3, entry["name"]) for entry, result in compiled), reverse=True)[:5]
+            print("  slowest to compile:", ", ".join(f"{name} {ms:.1f} ms" for ms, name in slow))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("vocabulary", nargs="+", type=Path)
+    parser.add_argument("--set", action="store_true", help="all schemas of benchmarks/schemas")
     arguments = parser.parse_args()
     for path in arguments.vocabulary:
         tokenizer = load_tokenizer(open_gguf(path).metadata)
         print(f"\n{path.name}: {tokenizer.n_vocab:,} tokens")
+        if arguments.set:
+            whole_set(list(engines(tokenizer)), tokenizer)
+            continue
         print(f"{'':28} compile ms   first: mean, median, p99 us      again: mean, median, p99 us")
         made = list(engines(tokenizer))
         for name, (schema, value) in CASES.items():

@@ -1,4 +1,4 @@
-"""A short run of the GGUF fuzzer; `make fuzz` is the long one."""
+"""Short runs of the fuzzers; `make fuzz` has the long ones."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ def test_mutated_files_are_parsed_or_refused():
         pytest.skip("the compiler has no sanitizer libraries")
     assert run.returncode == 0, run.stderr[-3000:]
     assert "3000 files" in run.stdout
+
+
+@pytest.mark.parametrize("seed", [1, 20_000])
+def test_the_grammar_matcher_agrees_with_re_and_jsonschema(seed):
+    pytest.importorskip("jsonschema", reason="needs jsonschema as an oracle")
+    script = Path(__file__).with_name("grammar.py")
+    command = [sys.executable, script, "--count", "6000", "--seed", str(seed)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "none wrong" in run.stdout

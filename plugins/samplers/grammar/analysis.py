@@ -72,12 +72,16 @@ def productive(grammar: Grammar) -> list[bool]:
 def _least(grammar: Grammar, holds: Callable[[Node, list[bool]], bool]) -> list[bool]:
     """The least solution of a property of rules that depends on that of the rules they name."""
     found = [False] * len(grammar.rules)
+    work: deque[int] = deque()
+    for number in reversed(range(len(grammar.rules))):  # rules mostly name later ones
+        found[number] = holds(grammar.rules[number].body, found)
+        if not found[number]:
+            work.append(number)
     users: list[set[int]] = [set() for _ in grammar.rules]
-    for number, rule in enumerate(grammar.rules):
-        for node in walk(rule.body):
+    for number in work:
+        for node in walk(grammar.rules[number].body):
             if isinstance(node, Ref):
                 users[node.rule].add(number)
-    work = deque(range(len(grammar.rules)))
     while work:
         number = work.popleft()
         if not found[number] and holds(grammar.rules[number].body, found):
@@ -126,14 +130,14 @@ def _has_text(node: Node, rules: list[bool]) -> bool:
 def without_left_recursion(grammar: Grammar) -> Grammar:
     """A ::= A x | y becomes A ::= y x*; recursion through other rules is an error that names the cycle."""
     empty = nullable(grammar)
-    rules = []
+    rules = list(grammar.rules)
     for number, rule in enumerate(grammar.rules):
-        body = rule.body
-        if any(ref == number for ref in first_refs(body, empty)):
-            body = _rewritten(body, number)
-        rules.append(Rule(rule.name, body, rule.where))
-    grammar = Grammar(tuple(rules), grammar.root)
-    cycle = _left_cycle(grammar, nullable(grammar))
+        if any(ref == number for ref in first_refs(rule.body, empty)):
+            rules[number] = Rule(rule.name, _rewritten(rule.body, number), rule.where)
+    if any(new is not old for new, old in zip(rules, grammar.rules, strict=True)):
+        grammar = Grammar(tuple(rules), grammar.root)
+        empty = nullable(grammar)
+    cycle = _left_cycle(grammar, empty)
     if cycle:
         names = " -> ".join(grammar.rules[number].name for number in [*cycle, cycle[0]])
         where = grammar.rules[cycle[0]].where

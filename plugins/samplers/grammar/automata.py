@@ -34,6 +34,13 @@ class DFA:
         self.edges: list[Edges] = []
         self.accepting: list[bool] = []
 
+    @classmethod
+    def empty(cls) -> DFA:
+        """That accepts nothing."""
+        made = cls()
+        made.add(False)
+        return made
+
     def add(self, accepting: bool) -> int:
         """One more state."""
         if len(self.edges) >= MOST_STATES:
@@ -229,6 +236,14 @@ def trimmed(dfa: DFA) -> DFA:
     return made
 
 
-def is_empty(dfa: DFA) -> bool:
-    """Whether a trimmed automaton accepts nothing."""
-    return not any(dfa.accepting)
+def accepts(dfa: DFA, text: str) -> bool:
+    """Whether an automaton accepts a text."""
+    state = 0
+    for code in map(ord, text):
+        for lo, hi, target in dfa.edges[state]:
+            if lo <= code <= hi:
+                state = target
+                break
+        else:
+            return False
+    return dfa.accepting[state]

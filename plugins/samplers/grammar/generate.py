@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ class _Generator:
     def __init__(self, grammar: Grammar, random: Random, budget: int) -> None:
         self.grammar, self.random, self.budget = grammar, random, budget
         self.depths = [math.inf] * len(grammar.rules)  # of the shallowest tree of each rule
+        self.far: dict[int, list[float]] = {}  # of automata, by their id
         changed = True
         while changed:
             changed = False
@@ -74,6 +76,8 @@ class _Generator:
 
     def _turns(self, node: Repeat) -> int:
         turns = node.least
+        if self._depth(node.item) == math.inf:
+            return turns
         while (node.most is None or turns < node.most) and self.budget > 0 and self.random.random() < GO_ON:
             turns += 1
             self.budget -= 1
@@ -96,7 +100,9 @@ class _Generator:
 
     def _walk(self, node: Automaton) -> str:
         """A path to an accepting state: at random at first, then the shortest."""
-        far = self._distances(node)
+        if id(node) not in self.far:
+            self.far[id(node)] = self._distances(node)
+        far = self.far[id(node)]
         state, made, steps = 0, [], 0
         while True:
             here = node.states[state]
@@ -112,14 +118,19 @@ class _Generator:
 
     @staticmethod
     def _distances(node: Automaton) -> list[float]:
-        far = [0 if state.accepting else math.inf for state in node.states]
-        changed = True
-        while changed:
-            changed = False
-            for number, state in enumerate(node.states):
-                best = min((far[target] + 1 for _, _, target in state.edges), default=math.inf)
-                if best < far[number]:
-                    far[number], changed = best, True
+        """From each state, how many characters an accepting one is away."""
+        before: list[list[int]] = [[] for _ in node.states]
+        for number, state in enumerate(node.states):
+            for _, _, target in state.edges:
+                before[target].append(number)
+        far: list[float] = [0 if state.accepting else math.inf for state in node.states]
+        work = deque(number for number, state in enumerate(node.states) if state.accepting)
+        while work:
+            target = work.popleft()
+            for number in before[target]:
+                if far[number] == math.inf:
+                    far[number] = far[target] + 1
+                    work.append(number)
         return far
 
 

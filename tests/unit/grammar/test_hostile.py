@@ -41,13 +41,41 @@ REFUSED = {
         "\n".join(f'r{i} ::= r{i + 1} "x" | "a"' for i in range(200)) + '\nr200 ::= r0 "y"\nroot ::= r0',
     ),
     "counted groups in an expression": ("regex", "(((((a{1,1000}){1,1000}){1,1000}){1,1000}){1,1000})"),
-    "2 to the 200 states": ("json_schema", {"type": "string", "pattern": "(a|b)*a(a|b){200}", "maxLength": 300}),
-    "2 to the 36 states": ("json_schema", {"type": "string", "pattern": "^(.*a.{12}){3}$", "minLength": 3}),
+    "2 to the 200 states": (
+        "json_schema",
+        {"type": "string", "pattern": "(a|b)*a(a|b){200}", "maxLength": 300, "not": {"const": "a"}},
+    ),
+    "2 to the 36 states": ("json_schema", {"type": "string", "pattern": "^(.*a.{12}){3}$", "minLength": 90}),
     "written-out repetitions": ("json_schema", {"pattern": "^((a{0,200}){0,200}){0,200}$", "minLength": 3}),
     "200,000 constants": ("json_schema", {"enum": [f"v{i}" for i in range(200_000)]}),
     "2 to the 40 alternatives": ("json_schema", chain("anyOf", 40, {"type": "object"})),
     "schemas 500 deep": ("json_schema", nested(500, lambda inner: {"type": "array", "items": inner}, {})),
     "2,000 alternatives": ("json_schema", {"oneOf": [{"const": i} for i in range(2000)]}),
+    "alternatives that nothing tells apart": (
+        "json_schema",
+        {"oneOf": [{"type": "object", "properties": {f"p{i}": {"type": "string"}}} for i in range(400)]},
+    ),
+    "opposites of opposites": (
+        "json_schema",
+        {
+            "$defs": {f"d{i}": {"not": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 3}} for i in range(60)}
+            | {"d60": {"type": "string"}},
+            "$ref": "#/$defs/d0",
+        },
+    ),
+    "constants beside a cycle": (
+        "json_schema",
+        {"enum": list(range(99)), "anyOf": [{"not": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}]},
+    ),
+    "conditions on conditions": (
+        "json_schema",
+        {
+            "type": "object",
+            "allOf": [
+                {"if": {"properties": {f"p{i}": {"const": i}}}, "then": {"required": [f"q{i}"]}} for i in range(40)
+            ],
+        },
+    ),
     "many remainders": ("json_schema", {"type": "integer", "multipleOf": 997, "minimum": 1, "maximum": 10**17}),
     "names by an exponential pattern": (
         "json_schema",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -12,7 +11,14 @@ from llamakit.plugins.samplers.grammar.analysis import finish
 from llamakit.plugins.samplers.grammar.build import NOTHING, Builder, alt, chars, repeat, seq, text
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.schema import numbers, texts
-from llamakit.plugins.samplers.grammar.schema.merge import CannotMergeError, merge
+from llamakit.plugins.samplers.grammar.schema.apart import all_apart, apart
+from llamakit.plugins.samplers.grammar.schema.conditions import rewritten
+from llamakit.plugins.samplers.grammar.schema.merge import ANNOTATIONS, BY_KEYWORD, CannotMergeError, merge, normal
+from llamakit.plugins.samplers.grammar.schema.negate import CannotNegateError, negate
+from llamakit.plugins.samplers.grammar.schema.references import localised
+from llamakit.plugins.samplers.grammar.schema.scalars import number_node, string_node
+from llamakit.plugins.samplers.grammar.schema.shape import wrong_keyword
+from llamakit.plugins.samplers.grammar.schema.valid import Validator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,49 +29,46 @@ Schema = dict[str, Any]
 MOST_SCHEMAS = 20_000  # places visited
 MOST_SECONDS = 2.0
 MOST_CASES = 700  # schemas made by merging alternatives with what stands beside them
-MOST_ALTERNATIVES = 500  # of one `oneOf`, each of which is compared with each
+MOST_ALTERNATIVES = 500  # of one `oneOf`
 MOST_CONSTANT = 1 << 18  # characters of all constants
 DEEPEST = 60  # schemas within one another, references not counted
+MOST_PAIRED = 40  # alternatives each of which is compared with each
+MOST_COMPARED = 16  # alternatives of which one excludes the others by their opposites
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-BY_KEYWORD = {  # the type that a keyword is about, where no type is given
-    "properties": "object", "required": "object", "additionalProperties": "object", "patternProperties": "object",
-    "propertyNames": "object", "minProperties": "object", "maxProperties": "object", "items": "array",
-    "prefixItems": "array", "minItems": "array", "maxItems": "array", "uniqueItems": "array", "contains": "array",
-    "minLength": "string", "maxLength": "string", "pattern": "string", "x-patterns": "string", "minimum": "number",
-    "maximum": "number", "exclusiveMinimum": "number", "exclusiveMaximum": "number", "multipleOf": "number",
-}  # fmt: skip
-ANNOTATIONS = {
-    "$schema", "$id", "id", "$comment", "$anchor", "$vocabulary", "title", "description", "default", "examples",
-    "example", "deprecated", "readOnly", "writeOnly", "$defs", "definitions", "contentMediaType", "contentEncoding",
-    "discriminator", "xml", "externalDocs", "nullable", "format",
-}  # fmt: skip
-CANNOT = {
-    "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties",
-    "unevaluatedItems", "contains", "minContains", "maxContains", "$dynamicRef", "$recursiveRef", "contentSchema",
-}  # fmt: skip
+BESIDE = {"type", "enum", "not", "additionalItems", "minContains", "maxContains"}  # say nothing about the type
+APPLIED = {"$ref", "allOf", "anyOf", "oneOf", "if"}  # further schemas for the same value
+CANNOT = {"$dynamicRef", "$recursiveRef"}
+UNEVALUATED = {"unevaluatedProperties": "additionalProperties", "unevaluatedItems": "items"}
 
 
 class Converter:
     """Converts one schema. Every place that is referred to becomes a rule, so recursion is fine."""
 
     def __init__(self, schema: object, *, lenient: bool) -> None:
-        self.root, self.lenient = schema, lenient
+        self.root, self.lenient = localised(schema), lenient
         self.relaxed: list[str] = []
         self.builder = Builder()
         self._rules: dict[str, Ref] = {}  # by pointer
         self._shared: dict[str, Ref] = {}
-        self._visited = self._depth = self._cases = self._constant = 0
+        self._visited = self._depth = self._cases = self._constant = self._followed = 0
         self._end = time.monotonic() + MOST_SECONDS
+        self._at = "#"
+        self.validator = Validator(self.resolve)
 
     def grammar(self) -> tuple[Grammar, list[str]]:
         """The grammar, and what was left out."""
         root = self.builder.new_rule("root", "#")
-        self.builder.define(root, self.visit(self.root, "#"))
+        try:
+            self.builder.define(root, self.visit(self.root, "#"))
+        except (TypeError, AttributeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
+            # Parts that are put together before they are visited; the place that was visited last is near.
+            raise self.error(self._at, "", f"a keyword there has a value of a wrong kind ({error})"[:300]) from error
         return finish(self.builder.grammar(root)), self.relaxed
 
     def visit(self, schema: Any, pointer: str) -> Node:
         """A value that a schema describes."""
         self._visited += 1
+        self._at = pointer
         if self._visited > MOST_SCHEMAS:
             raise self.error(pointer, "", f"the schema has more than {MOST_SCHEMAS:,} parts")
         if time.monotonic() > self._end:
@@ -74,6 +77,9 @@ class Converter:
             return self.value() if schema else NOTHING
         if not isinstance(schema, dict):
             raise self.error(pointer, "", f"a schema is an object, true or false; this is {type(schema).__name__}")
+        wrong = wrong_keyword(schema)
+        if wrong is not None:
+            raise self.error(pointer, *wrong)
         self._depth += 1
         if self._depth > DEEPEST:
             raise self.error(pointer, "", f"more than {DEEPEST} schemas within one another")
@@ -87,13 +93,15 @@ class Converter:
         return node, list(getattr(node, "items", ())), "part", pointer
 
     def _applied(self, schema: Schema, pointer: str) -> Node:
+        schema = normal(schema)
         if "$ref" in schema:
             return self._reference(schema, pointer)
+        schema = rewritten(self, schema, pointer)
         for key in ("allOf", "anyOf", "oneOf"):
             if key in schema:
                 return self._combined(key, schema, pointer)
         self._check_keywords(schema, pointer)
-        if "const" in schema or "enum" in schema:
+        if "enum" in schema:
             return self._constants(schema, pointer)
         return alt([self._typed(kind, schema, pointer) for kind in self._types(schema, pointer)])
 
@@ -105,7 +113,7 @@ class Converter:
         if not isinstance(target, str) or not target.startswith("#"):
             raise self.error(pointer, "$ref", f"{str(target)[:80]!r} is not in this document")
         if others:
-            return self.visit(self._merged(self.resolve(target, pointer), others, pointer), pointer)
+            return self.visit(self.merged(self.resolve(target, pointer), others, pointer), pointer)
         if target not in self._rules:
             self._rules[target] = self.builder.new_rule(target.rpartition("/")[2] or "root", target)
             depth, self._depth = self._depth, 0
@@ -142,38 +150,95 @@ class Converter:
         if key == "allOf":
             found: Any = base
             for i, part in enumerate(parts):
-                found = self._merged(found, self._expanded(part, pointer), f"{pointer}/{key}/{i}")
+                found = self.merged(found, self._expanded(part, pointer), f"{pointer}/{key}/{i}")
             return self.visit(found, pointer)
-        if key == "oneOf" and not self._disjoint([self._expanded(part, pointer) for part in parts]):
-            self.cannot(pointer, key, "its alternatives may hold at once")
         plain = not set(base) - ANNOTATIONS
-        ways = []
-        for i, part in enumerate(parts):
-            whole = part if plain else self._merged(base, self._expanded(part, pointer), f"{pointer}/{key}/{i}")
-            ways.append(self.visit(whole, f"{pointer}/{key}/{i}"))
-        return alt(ways)
+        whole = parts
+        if not plain or key == "oneOf":
+            whole = [
+                self.merged(base, self._expanded(part, pointer), f"{pointer}/{key}/{i}") for i, part in enumerate(parts)
+            ]
+        if key == "oneOf":
+            whole = self._exclusive([self.flat(part, pointer) for part in whole], parts, pointer)
+        return alt([self.visit(part, f"{pointer}/{key}/{i}") for i, part in enumerate(whole)])
+
+    def _exclusive(self, whole: list[Any], parts: list[Any], pointer: str) -> list[Any]:
+        """The alternatives, `whole` with what stands beside them, each without what others describe as well."""
+
+        def expand(part: Any) -> Any:
+            return self._expanded(part, pointer)
+
+        if all_apart(whole, expand):
+            return whole
+        if len(whole) > MOST_PAIRED:
+            self.cannot(pointer, "oneOf", f"no property tells its alternatives apart, of which there are {len(whole)}")
+            return whole
+        found = []
+        known = {(i, j): apart(whole[i], whole[j], expand) for i in range(len(whole)) for j in range(i)}
+        for i, part in enumerate(whole):
+            others = [parts[j] for j in range(len(whole)) if j != i and not known[max(i, j), min(i, j)]]
+            if len(others) >= MOST_COMPARED:
+                self.cannot(pointer, "oneOf", f"more than {MOST_COMPARED} of its alternatives may hold at once")
+                return whole
+            opposites = [self.opposite(other, pointer, "oneOf") for other in others]
+            found.append({"allOf": [part, *opposites]} if opposites else part)
+        return found
+
+    def opposite(self, schema: Any, pointer: str, keyword: str) -> Any:
+        """A schema of what another one does not describe."""
+
+        def resolve(target: str) -> Any:
+            self._followed += 1
+            if self._followed > MOST_SCHEMAS or time.monotonic() > self._end:
+                raise self.error(pointer, keyword, "it takes too long to work out its opposite")
+            return self.resolve(target, pointer)
+
+        try:
+            return negate(schema, resolve)
+        except CannotNegateError as error:
+            why = (
+                "its alternatives may hold at once, and" if keyword == "oneOf" else "it needs the opposite of a schema:"
+            )
+            self.cannot(pointer, keyword, f"{why} {error.keyword!r} has no opposite")
+            return True
 
     def _expanded(self, schema: Any, pointer: str) -> Any:
-        """A schema with a reference at its top replaced by what it refers to."""
-        if isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
+        """A schema as it can be merged: references at its top replaced, and what it says of further parts closed."""
+        if not isinstance(schema, dict):
+            return schema
+        if isinstance(schema.get("$ref"), str):
             others = {key: value for key, value in schema.items() if key != "$ref" and key not in ANNOTATIONS}
-            target = self.resolve(schema["$ref"], pointer)
-            return self._merged(target, others, pointer) if others else target
-        return schema
+            target = self._expanded(self.resolve(schema["$ref"], pointer), pointer)
+            return self.merged(target, self._expanded(others, pointer), pointer) if others else target
+        for key, closed in UNEVALUATED.items():
+            if key in schema and set(schema) & APPLIED:
+                self.cannot(pointer, key, "it stands within alternatives and beside others")
+            elif key in schema:
+                schema = {closed: schema[key]} | {name: value for name, value in schema.items() if name != key}
+        return rewritten(self, normal(schema), pointer)
 
-    def _merged(self, a: Any, b: Any, pointer: str) -> Any:
+    def flat(self, schema: Any, pointer: str) -> Any:
+        """A schema with its references and `allOf` put together."""
+        found = self._expanded(schema, pointer)
+        while isinstance(found, dict) and "allOf" in found:
+            parts = found["allOf"]
+            found = {key: value for key, value in found.items() if key != "allOf"}
+            for part in parts:
+                found = self.merged(found, self._expanded(part, pointer), pointer)
+        return found if isinstance(found, bool) else normal(found)
+
+    def merged(self, a: Any, b: Any, pointer: str) -> Any:
+        """A schema for what both describe."""
         self._cases += 1
-        if self._cases > MOST_CASES:
+        if self._cases > MOST_CASES or time.monotonic() > self._end:
             raise self.error(pointer, "", f"more than {MOST_CASES:,} ways to put its parts together")
         try:
             return merge(a, b)
         except CannotMergeError as error:
             self.cannot(pointer, error.keyword, "it stands in several schemas that hold together")
-            return a
-
-    def _disjoint(self, parts: Sequence[Any]) -> bool:
-        """Whether no value can be described by two of the schemas: by type, by constants, by a property that tells."""
-        return all(_apart(a, b) for i, a in enumerate(parts) for b in parts[i + 1 :])
+        except GrammarError as error:  # of a pattern
+            self.cannot(pointer, "patternProperties", error.message)
+        return a
 
     # -- values ---------------------------------------------------------------------------------------------------
 
@@ -181,23 +246,18 @@ class Converter:
         kinds = schema.get("type")
         if kinds is None:
             kinds = list(dict.fromkeys(BY_KEYWORD[key] for key in schema if key in BY_KEYWORD)) or list(TYPES)
-            if "format" in schema and kinds == list(TYPES):
-                kinds = ["string"]
         kinds = [kinds] if isinstance(kinds, str) else list(kinds)
         for kind in kinds:
             if kind not in TYPES:
                 raise self.error(pointer, "type", f"there is no type {str(kind)[:40]!r}; there are {', '.join(TYPES)}")
-        if schema.get("nullable") is True and "null" not in kinds:
-            kinds.append("null")
         return [kind for kind in kinds if not (kind == "integer" and "number" in kinds)]
 
     def _typed(self, kind: str, schema: Schema, pointer: str) -> Node:
         from llamakit.plugins.samplers.grammar.schema.containers import array_node, object_node
 
-        if kind == "boolean":
-            return alt([text("true"), text("false")])
-        if kind == "null":
-            return text("null")
+        if kind in ("boolean", "null"):
+            words = (True, False) if kind == "boolean" else (None,)
+            return alt([self.constant(word) for word in words if self.validator.holds(word, schema)])
         makers: dict[str, Callable[[Converter, Schema, str], Node]] = {
             "object": object_node, "array": array_node, "string": string_node, "number": number_node,
             "integer": number_node,
@@ -208,18 +268,16 @@ class Converter:
         return makers[kind](self, values, pointer)
 
     def _constants(self, schema: Schema, pointer: str) -> Node:
-        values = [schema["const"]] if "const" in schema else schema["enum"]
+        values = schema["enum"]
         if not isinstance(values, list):
             raise self.error(pointer, "enum", "it is a list of values")
-        if "const" in schema and "enum" in schema:
-            values = [value for value in values if value in schema["enum"]]
-        rest = {key: value for key, value in schema.items() if key not in ("const", "enum") and key not in ANNOTATIONS}
-        if schema.get("nullable") is True and None not in values:
-            values = [*values, None]
         self._count_constant(4 * len(values), pointer)
-        kept = [value for value in values if _fits(value, rest)]
-        if set(rest) - {"type"} - set(BY_KEYWORD):
-            self.cannot(pointer, "enum", "it stands beside other conditions")
+        rest = {key: value for key, value in schema.items() if key != "enum" and key not in ANNOTATIONS}
+        try:
+            kept = [value for value in values if not rest or self.validator.holds(value, rest)]
+        except GrammarError as error:
+            self.cannot(pointer, error.keyword or "pattern", error.message)
+            kept = values
         return alt([self.constant(value) for value in kept])
 
     def _count_constant(self, n: int, pointer: str) -> None:
@@ -289,7 +347,7 @@ class Converter:
         for key in schema:
             if key in CANNOT:
                 self.cannot(pointer, key, "it is not supported")
-        known = ANNOTATIONS | CANNOT | set(BY_KEYWORD) | {"type", "enum", "const", "additionalItems"}
+        known = ANNOTATIONS | CANNOT | set(BY_KEYWORD) | BESIDE
         for key in schema:
             if key not in known and not key.startswith("x-"):
                 self.cannot(pointer, key, "there is no such keyword")
@@ -306,161 +364,3 @@ class Converter:
         """An error at a place of the schema."""
         where = f"{pointer}: {keyword}" if keyword else pointer
         return GrammarError(f"the schema cannot be enforced at {where}: {message}", pointer=pointer, keyword=keyword)
-
-
-def string_node(converter: Converter, schema: Schema, pointer: str) -> Node:
-    """A string with its length, pattern and format."""
-    from llamakit.plugins.samplers.grammar.regex import parse_pattern
-    from llamakit.plugins.samplers.grammar.schema.formats import WITHOUT_EFFECT, format_node
-
-    least, most = count(converter, schema, pointer, "minLength") or 0, count(converter, schema, pointer, "maxLength")
-    conditions: list[Node] = []
-    for pattern in [*([schema["pattern"]] if "pattern" in schema else []), *schema.get("x-patterns", [])]:
-        try:
-            conditions.append(parse_pattern(pattern, search=True))
-        except GrammarError as error:
-            converter.cannot(pointer, "pattern", str(error.message))
-    name = schema.get("format")
-    if isinstance(name, str) and name not in WITHOUT_EFFECT:
-        found = format_node(name)
-        if found is None:
-            converter.cannot(pointer, "format", f"the format {name[:40]!r} is not known")
-        else:
-            conditions.append(found)
-    if most is not None and most < least:
-        return NOTHING
-    if not conditions:
-        return converter.string() if (least, most) == (0, None) else texts.any_string(least, most)
-    try:
-        if len(conditions) == 1:
-            return texts.conditioned(conditions[0], least, most)
-        return texts.quoted(texts.encoded_automaton(texts.both(conditions, least, most).node()))
-    except GrammarError as error:
-        converter.cannot(pointer, "pattern", str(error.message))
-        return texts.any_string(least, most)
-
-
-def number_node(converter: Converter, schema: Schema, pointer: str) -> Node:
-    """A number or an integer with its bounds."""
-    lo, open_lo = _bound(converter, schema, pointer, "minimum", "exclusiveMinimum", max)
-    hi, open_hi = _bound(converter, schema, pointer, "maximum", "exclusiveMaximum", min)
-    multiple = schema.get("multipleOf")
-    if multiple is not None and (
-        not isinstance(multiple, int | float) or isinstance(multiple, bool) or not multiple > 0
-    ):
-        raise converter.error(pointer, "multipleOf", "it is a number above 0")
-    whole = multiple is not None and float(multiple).is_integer()
-    try:
-        if schema.get("type") == "integer" or whole:
-            if multiple is not None and not whole:
-                converter.cannot(pointer, "multipleOf", "of integers only whole numbers are possible")
-            low = None if lo is None else int(lo.to_integral_value("ROUND_FLOOR")) + 1 if open_lo else _up(lo)
-            high = None if hi is None else int(hi.to_integral_value("ROUND_CEILING")) - 1 if open_hi else _down(hi)
-            return numbers.integer(low, high, int(multiple) if whole and multiple is not None else 1)
-        places = -1
-        if multiple is not None:
-            exact = Decimal(str(multiple))
-            places = -int(exact.as_tuple().exponent)
-            if exact != Decimal(1).scaleb(-places):
-                converter.cannot(pointer, "multipleOf", "of fractions only 0.1, 0.01 and so on are possible")
-        return numbers.number(lo, hi, open_lo=open_lo, open_hi=open_hi, places=places)
-    except GrammarError as error:
-        if error.pointer:
-            raise
-        converter.cannot(pointer, "multipleOf", error.message)
-        return numbers.INTEGER if schema.get("type") == "integer" else numbers.NUMBER
-
-
-def _up(x: Decimal) -> int:
-    return int(x.to_integral_value("ROUND_CEILING"))
-
-
-def _down(x: Decimal) -> int:
-    return int(x.to_integral_value("ROUND_FLOOR"))
-
-
-def _bound(
-    converter: Converter, schema: Schema, pointer: str, key: str, exclusive: str, choose: Any
-) -> tuple[Decimal | None, bool]:
-    """A bound and whether it is open; in old drafts the exclusive keyword was true or false."""
-    found: list[tuple[Decimal, bool]] = []
-    for name in (key, exclusive):
-        value = schema.get(name)
-        if value is None or isinstance(value, bool):
-            continue
-        if not isinstance(value, int | float) or not abs(value) <= 1e17:
-            raise converter.error(pointer, name, "it is a number of at most 17 digits")
-        exact = Decimal(str(value))
-        if -int(exact.as_tuple().exponent) > numbers.MOST_DIGITS:
-            raise converter.error(pointer, name, f"it has more than {numbers.MOST_DIGITS} places")
-        found.append((exact, name == exclusive or schema.get(exclusive) is True))
-    if not found:
-        return None, False
-    best = choose(value for value, _ in found)
-    return best, any(opened for value, opened in found if value == best)
-
-
-def count(converter: Converter, schema: Schema, pointer: str, key: str) -> int | None:
-    """A keyword that is a count."""
-    value = schema.get(key)
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise converter.error(pointer, key, "it is a count")
-    return min(value, 1 << 31)
-
-
-def _fits(value: Any, schema: Schema) -> bool:
-    """Whether a constant satisfies the simple keywords beside it."""
-    kinds = schema.get("type")
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if kinds is not None and not any(kind in kinds for kind in _kinds(value)):
-        return False
-    if isinstance(value, str):
-        return schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
-    return True
-
-
-def _kinds(value: Any) -> tuple[str, ...]:
-    if isinstance(value, bool):
-        return ("boolean",)
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return ("integer", "number")
-    names = {float: "number", str: "string", list: "array", dict: "object", type(None): "null"}
-    return (names.get(type(value), ""),)
-
-
-def _apart(a: Any, b: Any) -> bool:
-    """Whether two schemas surely have no value in common."""
-    if a is False or b is False:
-        return True
-    if not isinstance(a, dict) or not isinstance(b, dict):
-        return False
-    one, two = _possible(a), _possible(b)
-    if one is not None and two is not None and not one & two:
-        return True
-    values = [[s["const"]] if "const" in s else s.get("enum") for s in (a, b)]
-    if values[0] is not None and values[1] is not None:
-        return not any(x == y for x in values[0] for y in values[1])
-    shared = set(a.get("required", ())) & set(b.get("required", ()))
-    return any(
-        name in a.get("properties", {}) and name in b.get("properties", {})
-        and _apart(a["properties"][name], b["properties"][name])
-        for name in shared
-    )  # fmt: skip
-
-
-def _possible(schema: Schema) -> set[str] | None:
-    """The types that a schema's values may have; None if any."""
-    if "const" in schema or "enum" in schema:
-        values = [schema["const"]] if "const" in schema else schema["enum"]
-        return {kind for value in values for kind in _kinds(value)}
-    kinds = schema.get("type")
-    if kinds is None:
-        return None
-    found = {kinds} if isinstance(kinds, str) else set(kinds)
-    return found | ({"integer"} if "number" in found else set())

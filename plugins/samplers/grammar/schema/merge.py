@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-import math
+from fractions import Fraction
+from math import gcd, lcm
 from typing import Any
 
 Schema = dict[str, Any]
+ANNOTATIONS = {
+    "$schema", "$id", "id", "$comment", "$anchor", "$vocabulary", "title", "description", "default", "examples",
+    "example", "deprecated", "readOnly", "writeOnly", "$defs", "definitions", "contentMediaType", "contentEncoding",
+    "contentSchema", "$dynamicAnchor", "$recursiveAnchor", "discriminator", "xml", "externalDocs", "$async",
+    "errorMessage", "markdownDescription", "enumNames", "tsType", "defaultSnippets", "propertyOrder",
+    "deprecationMessage", "doNotSuggest", "enumDescriptions", "markdownEnumDescriptions", "links",
+}  # fmt: skip
+BY_KEYWORD = {  # the type that a keyword is about, where no type is given
+    "properties": "object", "required": "object", "additionalProperties": "object", "patternProperties": "object",
+    "propertyNames": "object", "minProperties": "object", "maxProperties": "object", "unevaluatedProperties": "object",
+    "items": "array", "prefixItems": "array", "minItems": "array", "maxItems": "array", "uniqueItems": "array",
+    "contains": "array", "unevaluatedItems": "array", "minLength": "string", "maxLength": "string",
+    "pattern": "string", "format": "string", "minimum": "number", "maximum": "number", "exclusiveMinimum": "number",
+    "exclusiveMaximum": "number", "multipleOf": "number",
+}  # fmt: skip
 BOUNDS_UP = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")  # the larger one counts
 BOUNDS_DOWN = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")  # the smaller one
-SCHEMAS = ("items", "additionalProperties", "propertyNames")  # both have to hold
+SCHEMAS = ("additionalItems", "propertyNames")  # both have to hold
+COMPARED = {"enum", "properties", "patternProperties", "items", "prefixItems", "additionalProperties"}  # 1 is not true
+SEVERAL = ("pattern", "format", "not")  # any number of them can hold together
 TABLES = ("properties", "patternProperties")
+DEFERRED = ("not", "$ref", "if", "dependentRequired", "dependentSchemas", "dependencies")  # worked out later
+MOST_PAIRS = 400
+
+
+class Both(tuple[Any, ...]):
+    """Values of one keyword that hold together; no document has such, since its lists are lists."""
+
+    __slots__ = ()
 
 
 class CannotMergeError(Exception):
@@ -20,25 +46,98 @@ class CannotMergeError(Exception):
         self.keyword = keyword
 
 
+def normal(schema: Schema) -> Schema:
+    """In today's words: bounds that are true or false, `nullable` and `const` say the same in others."""
+    for key, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if isinstance(schema.get(key), bool):
+            value = schema.get(bound)
+            rest = {name: each for name, each in schema.items() if name not in (key, bound)}
+            schema = rest if value is None else rest | {key if schema[key] else bound: value}
+    if "const" in schema:
+        values = [schema["const"]]
+        values = _values(values, schema["enum"]) if isinstance(schema.get("enum"), list) else values
+        schema = {name: each for name, each in schema.items() if name != "const"} | {"enum": values}
+    if "nullable" in schema:
+        schema = dict(schema)
+        if schema.pop("nullable") is True and "type" in schema:
+            kinds = schema["type"]
+            schema["type"] = [*([kinds] if isinstance(kinds, str) else kinds), "null"]
+            if isinstance(schema.get("enum"), list) and None not in schema["enum"]:
+                schema["enum"] = [*schema["enum"], None]
+    return schema
+
+
 def merge(a: Schema | bool, b: Schema | bool) -> Schema | bool:
     """A schema for what both describe."""
-    if a is False or b is False:
-        return False
+    if a is b or a is False or b is False:
+        return a if a is b else False
     if a is True or b is True:
         return b if a is True else a
-    assert isinstance(a, dict)
-    assert isinstance(b, dict)
+    if not isinstance(a, dict) or not isinstance(b, dict):
+        raise CannotMergeError("allOf")
+    a, b = _deferred(normal(a), normal(b))
+    a, b = _tuples(_closed(a, b), _closed(b, a))
     found = dict(a)
     for key, value in b.items():
-        found[key] = _both(key, a[key], value) if key in a and a[key] != value else value
-    _close(found, a, b)
+        same = key not in a or (key not in COMPARED and a[key] == value)
+        found[key] = value if same else _both(key, a[key], value)
     return found
+
+
+def _deferred(a: Schema, b: Schema) -> tuple[Schema, Schema]:
+    """With the words of `b` that cannot stand beside the same ones of `a` moved to its `allOf`."""
+    for key in DEFERRED:
+        if key in a and key in b and a[key] != b[key]:
+            if key == "not" and isinstance(a[key], Both) and isinstance(b[key], Both):
+                continue
+            words = ("if", "then", "else") if key == "if" else (key,)
+            moved = {word: b[word] for word in words if word in b}
+            rest = {word: value for word, value in b.items() if word not in words}
+            b = rest | {"allOf": [*b.get("allOf", ()), moved]}
+    if {"then", "else"} & set(a) & set(b) and "if" not in b:
+        b = {word: value for word, value in b.items() if word not in ("then", "else")}
+    return a, b
+
+
+def _closed(a: Schema, b: Schema) -> Schema:
+    """`a` with its properties, where they are further ones to `b`, as `b` wants those."""
+    from llamakit.plugins.samplers.grammar.schema.valid import matches
+
+    further = b.get("additionalProperties", True)
+    if further is True or further == {}:
+        return a
+    if set(a.get("patternProperties", ())) - set(b.get("patternProperties", ())):
+        raise CannotMergeError("patternProperties")
+    known, patterns = b.get("properties", {}), b.get("patternProperties", {})
+    table = {
+        name: schema if name in known or any(matches(pattern, name) for pattern in patterns) else merge(schema, further)
+        for name, schema in a.get("properties", {}).items()
+    }
+    return a | {"properties": table} if table else a
+
+
+def _tuples(a: Schema, b: Schema) -> tuple[Schema, Schema]:
+    """Items by position in the words of 2020, filled up to the same length."""
+    sides = []
+    for side in (a, b):
+        if isinstance(side.get("items"), list):
+            rest = {key: value for key, value in side.items() if key not in ("items", "additionalItems")}
+            further = {"items": side["additionalItems"]} if "additionalItems" in side else {}
+            sides.append(rest | {"prefixItems": side["items"]} | further)
+        else:
+            sides.append(side)
+    longest = max(len(side.get("prefixItems", ())) for side in sides)
+    for i, side in enumerate(sides):
+        first = side.get("prefixItems", [])
+        if longest and ("items" in side or first):
+            sides[i] = side | {"prefixItems": [*first, *[side.get("items", True)] * (longest - len(first))]}
+    return sides[0], sides[1]
 
 
 def _both(key: str, a: Any, b: Any) -> Any:
     if key in BOUNDS_UP or key in BOUNDS_DOWN:
         return max(a, b) if key in BOUNDS_UP else min(a, b)
-    if key in SCHEMAS:
+    if key in (*SCHEMAS, "items", "additionalProperties"):
         return merge(a, b)
     if key in TABLES:
         return a | {name: merge(a[name], schema) if name in a else schema for name, schema in b.items()}
@@ -47,23 +146,33 @@ def _both(key: str, a: Any, b: Any) -> Any:
     if key == "type":
         return _types(a, b)
     if key == "enum":
-        return [value for value in a if value in b]
+        return _values(a, b)
     if key == "multipleOf":
-        if float(a).is_integer() and float(b).is_integer():
-            return math.lcm(int(a), int(b))
-        raise CannotMergeError(key)
+        one, two = Fraction(str(a)), Fraction(str(b))
+        both = Fraction(lcm(one.numerator, two.numerator), gcd(one.denominator, two.denominator))
+        return both.numerator if both.denominator == 1 else float(both)
     if key == "prefixItems":
-        longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
-        return [merge(x, y) for x, y in zip(longer, shorter, strict=False)] + longer[len(shorter) :]
-    if key in ("allOf", "x-patterns"):
+        return [merge(x, y) for x, y in zip(a, b, strict=True)]
+    if key == "allOf":
         return [*a, *b]
-    if key == "pattern":
-        return a  # the other one is kept by `_close`
-    if key in ("uniqueItems", "nullable"):
-        return a or b if key == "uniqueItems" else a and b
-    if key in ("anyOf", "oneOf", "not", "const", "format", "$ref", "if", "then", "else", "contains"):
-        raise CannotMergeError(key)
-    return a  # an annotation
+    if key in SEVERAL:
+        return Both((*(a if isinstance(a, Both) else (a,)), *(b if isinstance(b, Both) else (b,))))
+    if key == "uniqueItems":
+        return a or b
+    if key in ("anyOf", "oneOf"):
+        if len(a) * len(b) > MOST_PAIRS:
+            raise CannotMergeError(key)
+        return [{"allOf": [x, y]} for x in a for y in b]
+    if key in ANNOTATIONS or key.startswith("x-"):
+        return a
+    raise CannotMergeError(key)
+
+
+def _values(a: list[Any], b: list[Any]) -> list[Any]:
+    from llamakit.plugins.samplers.grammar.schema.valid import identity
+
+    known = {identity(value) for value in b}
+    return [value for value in a if identity(value) in known]
 
 
 def _types(a: Any, b: Any) -> Any:
@@ -74,15 +183,3 @@ def _types(a: Any, b: Any) -> Any:
     if "number" in one:
         found += [t for t in two if t == "integer" and t not in found]
     return found
-
-
-def _close(found: Schema, a: Schema, b: Schema) -> None:
-    """What depends on more than one keyword: second patterns, and properties that the other side forbids."""
-    if "pattern" in a and "pattern" in b and a["pattern"] != b["pattern"]:
-        found["x-patterns"] = [*found.get("x-patterns", []), b["pattern"]]
-    for one, other in ((a, b), (b, a)):
-        if one.get("additionalProperties") is False and "patternProperties" not in one:
-            known = one.get("properties", {})
-            for name in other.get("properties", {}):
-                if name not in known:
-                    found["properties"] = {**found["properties"], name: False}

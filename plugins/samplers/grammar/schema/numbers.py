@@ -77,19 +77,46 @@ def integer(lo: int | None, hi: int | None, multiple: int = 1) -> Node:
         return found
     if multiple > MOST_MULTIPLE:
         raise GrammarError(f"multiples of more than {MOST_MULTIPLE:,} are not possible")
-    return product(determinize(found), _multiples(multiple)).node()
+    return _accepted(product(determinize(found), _multiples(multiple)))
 
 
-def _multiples(n: int) -> DFA:
-    """Digits, perhaps after a minus sign, whose number is a multiple of n: one state for each remainder."""
+def _accepted(dfa: DFA) -> Node:
+    return dfa.node() if any(dfa.accepting) else NOTHING
+
+
+def _multiples(n: int, places: int = 0) -> DFA:
+    """Decimals of at most `places` places that are multiples of n units of the last place.
+
+    A state is a remainder and how many places were read (-1: no point yet), the first one perhaps behind a minus sign.
+    """
     dfa = DFA()
     dfa.add(False)
-    for remainder in range(n):
-        dfa.add(remainder == 0)
-    for remainder in range(n):
-        dfa.edges[remainder + 1] = [(0x30 + d, 0x30 + d, (remainder * 10 + d) % n + 1) for d in range(10)]
-    dfa.edges[0] = [(0x2D, 0x2D, 0), *dfa.edges[1]]
+    numbers = {}
+    for place in range(-1, places + 1):
+        for remainder in range(n):
+            missing = places - max(place, 0)
+            numbers[remainder, place] = dfa.add(place != 0 and remainder * 10**missing % n == 0)
+    for (remainder, place), number in numbers.items():
+        after = place + 1 if place >= 0 else place
+        edges = dfa.edges[number]
+        if place < 0 and places:
+            edges.append((0x2E, 0x2E, numbers[remainder, 0]))
+        if after <= places:
+            edges += [(0x30 + d, 0x30 + d, numbers[(remainder * 10 + d) % n, after]) for d in range(10)]
+    dfa.edges[0] = [(0x2D, 0x2D, 0), *[edge for edge in dfa.edges[numbers[0, -1]] if edge[0] != 0x2E]]
     return dfa
+
+
+def multiples(lo: Decimal | None, hi: Decimal | None, step: Decimal, *, open_lo: bool, open_hi: bool) -> Node:
+    """Decimals within bounds that are multiples of a step that is no integer, with as many places as it has."""
+    places = -int(step.normalize().as_tuple().exponent)
+    unit = int(step.scaleb(places))
+    if places > MOST_DIGITS or unit * (places + 2) > MOST_MULTIPLE:
+        raise GrammarError(f"multiples of {step} take too many states")
+    inside = number(lo, hi, open_lo=open_lo, open_hi=open_hi, places=places)
+    if unit == 1 or inside == NOTHING:
+        return inside
+    return _accepted(product(determinize(inside), _multiples(unit, places)))
 
 
 def number(
