@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamakit.plugins.samplers.grammar.ir import Grammar
+    from llamakit.plugins.samplers.grammar.study import Study
 
 WARM_MASKS = 48  # made when a grammar is new, while its prompt waits
 LONGEST = 1 << 18  # characters of a grammar; reading that many takes a second or two
@@ -111,6 +112,25 @@ class GrammarSampler(NativeSampler):
         """The intermediate form of a "gbnf", "json_schema", "regex" or "choices"."""
         return parse(kind, source, lenient=lenient)
 
+    @staticmethod
+    def study(
+        kind: str, source: object, *, lenient: bool = False, token_ids: Callable[[str], list[int]] | None = None
+    ) -> Study:
+        """The same to look at: what is odd in it, texts that are in it, the whole as GBNF."""
+        from llamakit.plugins.samplers.grammar.study import Study
+
+        notes = Notes()
+        grammar = parse(kind, source, lenient=lenient, token_ids=token_ids, notes=notes)
+        return Study(grammar, tuple(notes.warnings), tuple(notes.left_out))
+
+
+class Notes:
+    """What is said of a grammar while it is read: what is odd, and what of a schema was left out."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.left_out: list[str] = []
+
 
 def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool = False) -> Any:
     """The native program of a grammar for the vocabulary of a sequence."""
@@ -131,9 +151,11 @@ def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool =
 
 
 def parse(
-    kind: str, source: Any, *, lenient: bool = False, token_ids: Callable[[str], list[int]] | None = None
-) -> Grammar:
+    kind: str, source: Any, *, lenient: bool = False, token_ids: Callable[[str], list[int]] | None = None,
+    notes: Notes | None = None,
+) -> Grammar:  # fmt: skip
     """Each language's own reader, imported when it is asked for. GrammarError for texts of more than `LONGEST`."""
+    notes = notes or Notes()
     if isinstance(source, str) and len(source) > LONGEST:
         from llamakit.plugins.samplers.grammar.errors import GrammarError
 
@@ -141,7 +163,7 @@ def parse(
     if kind == "gbnf":
         from llamakit.plugins.samplers.grammar.gbnf import parse_gbnf
 
-        return parse_gbnf(source, token_ids=token_ids)
+        return parse_gbnf(source, token_ids=token_ids, warnings=notes.warnings)
     if kind == "json_schema":
         from llamakit.plugins.samplers.grammar.schema import schema_to_grammar
 
@@ -150,7 +172,9 @@ def parse(
                 source = msgspec.json.decode(source)
             except msgspec.DecodeError as error:
                 raise UsageError(f"json_schema is no JSON: {error}", param="json_schema") from None
-        return schema_to_grammar(source, lenient=lenient)[0]
+        grammar, left_out = schema_to_grammar(source, lenient=lenient)
+        notes.left_out += left_out
+        return grammar
     if kind == "regex":
         from llamakit.plugins.samplers.grammar.regex import parse_regex
 

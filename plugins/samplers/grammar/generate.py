@@ -20,7 +20,7 @@ BUDGET = 60  # choices that are made freely; then the shortest way out is taken
 
 
 def random_text(grammar: Grammar, random: Random, *, budget: int = BUDGET) -> str:
-    """A text that the grammar matches. GrammarError where it names tokens of a vocabulary, which have no text here."""
+    """A text that the grammar matches. GrammarError where there is none, or a token of a vocabulary in it."""
     return _Generator(grammar, random, budget).text()
 
 
@@ -38,6 +38,8 @@ class _Generator:
 
     def text(self) -> str:
         """One text, made from left to right."""
+        if self.depths[self.grammar.root] == math.inf:
+            raise GrammarError(f"the rule {self.grammar.rules[self.grammar.root].name!r} matches no text at all")
         made: list[str] = []
         work: list[Node] = [Ref(self.grammar.root)]
         while work:
@@ -74,6 +76,8 @@ class _Generator:
 
     def _turns(self, node: Repeat) -> int:
         turns = node.least
+        if self._depth(node.item) == math.inf:
+            return turns
         while (node.most is None or turns < node.most) and self.budget > 0 and self.random.random() < GO_ON:
             turns += 1
             self.budget -= 1
