@@ -25,6 +25,15 @@ def test_texts_and_the_place_where_they_leave_it():
     assert output("--choices", '["yes", "no"]', "-", stdin="no") == "yes  'no'\n"
 
 
+def test_lark_from_a_file_becomes_gbnf(tmp_path):
+    file = tmp_path / "sum.lark"
+    file.write_text('start: N ("+" N)*\nN: /[0-9]+/\n%ignore " "\n')
+    assert output("--lark-file", file, "1 + 2") == "yes  '1 + 2'\n"
+    printed = output("--lark-file", file, "--print")
+    assert output("--grammar", printed, " 1+ 22") == "yes  ' 1+ 22'\n"
+    output("--grammar", printed, "1 +", code=1)
+
+
 def test_random_texts_and_seeds():
     args = ("--regex", "[a-z]{3}-[0-9]{2}", "--count", 20, "--seed", 4)
     texts = output(*args).splitlines()
@@ -71,6 +80,8 @@ def test_warnings_and_explanation():
         (("--regex", "a", "--grammar", 'root ::= "a"'), "more than one grammar"),
         (("--grammar", "root ::= (\nx"), "line 2, column 2"),
         (("--grammar", "root ::= b"), "'b' is used but not defined"),
+        (("--lark", "start: a\na: (b"), "line 2, column 5"),
+        (("--lark", 'start: start2\nstart2: start | "x"'), "start -> start2 -> start"),
         (("--json-schema", "{"), "json_schema is no JSON"),
         (("--regex", "a(?=b)"), "column 3"),
         (("--grammar", "root ::= <think>"), "needs the vocabulary of a model"),

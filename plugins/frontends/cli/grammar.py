@@ -10,7 +10,7 @@ from llamakit.plugins.frontends.cli.params import json_option, model_option, out
 
 from llamakit.errors import UsageError
 
-KINDS = {"grammar": "gbnf", "json_schema": "json_schema", "regex": "regex", "choices": "choices"}
+KINDS = {"grammar": "gbnf", "lark": "lark", "json_schema": "json_schema", "regex": "regex", "choices": "choices"}
 SHOWN = 60  # characters of a text that was checked
 MOST_TEXTS = 10_000
 
@@ -18,6 +18,8 @@ MOST_TEXTS = 10_000
 @click.command()
 @click.option("--grammar", "grammar_", metavar="TEXT", help="A grammar in GBNF.")
 @click.option("--grammar-file", metavar="FILE", help="The same from a file; - is standard input.")
+@click.option("--lark", metavar="TEXT", help="A grammar in lark's notation.")
+@click.option("--lark-file", metavar="FILE", help="The same from a file; - is standard input.")
 @click.option("--json-schema", metavar="JSON", help="A JSON Schema.")
 @click.option("--json-schema-file", metavar="FILE", help="The same from a file; - is standard input.")
 @click.option("--regex", metavar="TEXT", help="A regular expression.")

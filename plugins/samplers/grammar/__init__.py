@@ -1,4 +1,4 @@
-"""`grammar`: only what a grammar allows. GBNF, JSON Schema, regular expressions and choices.
+"""`grammar`: only what a grammar allows. GBNF, lark's notation, JSON Schema, regular expressions and choices.
 
 Every language becomes the intermediate form of `ir`, which `compile` makes into a native network; the masks are made
 and applied natively, first in the chain. Control tokens are never allowed; tokens that end the text are, exactly where
@@ -37,6 +37,9 @@ class GrammarOptions(Options):
         str, Meta(max_length=LONGEST, description="A grammar in GBNF; the text matches its rule root.",
                   extra_json_schema=UI),
     ] = ""  # fmt: skip
+    lark: Annotated[
+        str, Meta(max_length=LONGEST, description="A grammar in lark's notation; the text matches its rule start.")
+    ] = ""
     json_schema: Annotated[
         dict[str, Any] | str | bool | None,
         Meta(description="A JSON Schema, or its text; the answer is a JSON value that it describes.",
@@ -52,7 +55,7 @@ class GrammarOptions(Options):
 
     def chosen(self) -> tuple[str, Any] | None:
         """Which of them is given, and its value."""
-        values = {"gbnf": self.grammar, "regex": self.regex, "choices": self.choices}
+        values = {"gbnf": self.grammar, "lark": self.lark, "regex": self.regex, "choices": self.choices}
         given = [(kind, value) for kind, value in values.items() if value]
         if self.json_schema is not None and self.json_schema != "":
             given.append(("json_schema", self.json_schema))
@@ -109,7 +112,7 @@ class GrammarSampler(NativeSampler):
 
     @staticmethod
     def parse(kind: str, source: object, *, lenient: bool = False) -> Grammar:
-        """The intermediate form of a "gbnf", "json_schema", "regex" or "choices"."""
+        """The intermediate form of a "gbnf", "lark", "json_schema", "regex" or "choices"."""
         return parse(kind, source, lenient=lenient)
 
     @staticmethod
@@ -164,6 +167,10 @@ def parse(
         from llamakit.plugins.samplers.grammar.gbnf import parse_gbnf
 
         return parse_gbnf(source, token_ids=token_ids, warnings=notes.warnings)
+    if kind == "lark":
+        from llamakit.plugins.samplers.grammar.lark_notation import parse_lark
+
+        return parse_lark(source, token_ids=token_ids, warnings=notes.warnings)
     if kind == "json_schema":
         from llamakit.plugins.samplers.grammar.schema import schema_to_grammar
 
@@ -183,7 +190,7 @@ def parse(
         from llamakit.plugins.samplers.grammar.choices import choices_to_grammar
 
         return choices_to_grammar(source)
-    raise UsageError(f"no kind of grammar called {kind!r}: gbnf, json_schema, regex or choices")
+    raise UsageError(f"no kind of grammar called {kind!r}: gbnf, lark, json_schema, regex or choices")
 
 
 @hookimpl
