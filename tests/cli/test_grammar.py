@@ -80,7 +80,7 @@ def test_warnings_and_explanation():
         (("--regex", "a", "--grammar", 'root ::= "a"'), "more than one grammar"),
         (("--grammar", "root ::= (\nx"), "line 2, column 2"),
         (("--grammar", "root ::= b"), "'b' is used but not defined"),
-        (("--lark", "start: a\na: (b"), "line 2, column 5"),
+        (("--lark", "start: a\na: (b"), "line 2, column 6"),
         (("--lark", 'start: start2\nstart2: start | "x"'), "start -> start2 -> start"),
         (("--json-schema", "{"), "json_schema is no JSON"),
         (("--regex", "a(?=b)"), "column 3"),

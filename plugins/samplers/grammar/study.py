@@ -72,14 +72,18 @@ class Study:
             return self._verdict(text, error.start, "half of a surrogate pair is no character", "")
         if len(data) > LARGEST_TEXT:
             raise GrammarError(f"the text has {len(data):,} bytes; {LARGEST_TEXT:,} are possible")
-        matcher = self._matcher()
-        for place, c in enumerate(text):
-            before = matcher.clone()
-            if not matcher.accept_bytes(c.encode()):
-                return self._verdict(text, place, f"{c!r} cannot stand here", _expected(before))
-        if matcher.can_end():
-            return Verdict(accepted=True)
-        return self._verdict(text, len(text), "the text ends too early", _expected(matcher))
+        from llamakit import _sampling
+
+        try:
+            matcher = self._matcher()
+            for place, c in enumerate(text):
+                if not matcher.accept_bytes(c.encode()):  # which leaves it where it was
+                    return self._verdict(text, place, f"{c!r} cannot stand here", _expected(matcher))
+            if matcher.can_end():
+                return Verdict(accepted=True)
+            return self._verdict(text, len(text), "the text ends too early", _expected(matcher))
+        except _sampling.GrammarLimitError as error:
+            raise GrammarError(str(error)) from None
 
     def _matcher(self) -> Any:
         from llamakit import _sampling

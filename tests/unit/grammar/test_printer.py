@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 
 import pytest
 from llamakit.plugins.samplers.grammar import parse
@@ -26,6 +27,8 @@ from llamakit.plugins.samplers.grammar.ir import (
 from llamakit.plugins.samplers.grammar.printer import to_gbnf
 
 from llamakit import json_schema_to_grammar
+from llamakit.grammar import study
+from tests.examples import gbnf
 
 NODE = {
     "type": "object",
@@ -68,6 +71,22 @@ def same_language(matches, grammar, count=60):
         rng, holds = random.Random(5), matches(other)
         assert [t for t in (random_text(one, rng) for _ in range(count)) if not holds(t)] == [], text
     return text
+
+
+@pytest.mark.parametrize(("kind", "source"), [row for row in TABLE if "." not in str(row[1])])
+def test_another_reader_of_gbnf_says_the_same(kind, source):
+    grammar, rng = parse(kind, source), random.Random(1)
+    other = gbnf.parse(to_gbnf(grammar))
+    texts = [text for text in (random_text(grammar, rng) for _ in range(20)) if len(text) < 80]
+    assert [text for text in texts if not other.accepts(text)] == []
+    assert len(texts) > 10
+
+
+def test_checking_a_long_text_takes_time_as_its_length():
+    found, begin = study("json_schema", True), time.monotonic()
+    assert found.check("[" + "1, " * 100_000 + "1]").accepted
+    assert found.check("[" + "1, " * 100_000 + "x").column == 300_002
+    assert time.monotonic() - begin < 5
 
 
 def made(body, *others):
