@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llamakit.errors import LlamaKitError
+    from llamakit.grammar import json_schema_to_grammar
     from llamakit.session import Session
 
 __version__ = "0.1.0"
-__all__ = ["LlamaKitError", "Session", "__version__"]
+__all__ = ["LlamaKitError", "Session", "__version__", "json_schema_to_grammar"]
 
-_HOME = {"Session": "llamakit.session", "LlamaKitError": "llamakit.errors"}
+_HOME = {
+    "Session": "llamakit.session",
+    "LlamaKitError": "llamakit.errors",
+    "json_schema_to_grammar": "llamakit.grammar",
+}
 
 
 def __getattr__(name: str) -> Any:

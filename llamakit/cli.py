@@ -27,6 +27,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Make a model": {"quantize": "Make a GGUF smaller."},
     "Look closer": {
         "inspect": "Metadata and tensors of a GGUF.",
+        "grammar": "What a grammar or JSON Schema allows.",
         "bench": "How fast a model runs here.",
         "perplexity": "How well a model predicts a text.",
         "plugins": "What is installed, and why something is not available.",

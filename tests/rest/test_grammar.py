@@ -24,6 +24,7 @@ TALK = [{"role": "user", "content": "Who are you?"}]
         ({"grammar": 'root ::= "yes" | "no"'}, "yes|no"),
         ({"regex": "[a-z]{3}-[0-9]{2}"}, "[a-z]{3}-[0-9]{2}"),
         ({"choices": ["Lily", "Tom"]}, "Lily|Tom"),
+        ({"lark": 'start: NAME ("," NAME)~1..2\nNAME: /[a-z]{2}/'}, "[a-z]{2}(,[a-z]{2}){1,2}"),
     ],
 )
 def test_completions_keep_to_it(server, fields, pattern):
@@ -75,6 +76,7 @@ def test_any_json_object(server):
         ({"grammar": "root ::= ("}, "grammar"),
         ({"json_schema": {"not": {}}}, "json_schema"),
         ({"regex": "(?=x)"}, "regex"),
+        ({"lark": "start: a"}, "lark"),
         ({"grammar": 'root ::= "a"', "regex": "a"}, "grammar"),
         ({"grammar": "root ::= " + "(" * 50_000}, "grammar"),
     ],
@@ -122,3 +124,14 @@ def test_a_search_ends_where_the_grammar_does(server):
     only = server.post("/completion", body | {"grammar": 'root ::= "ab"'})[1]
     assert only[0]["content"] == "ab"
     assert len(only) == 2
+
+
+@pytest.mark.parametrize(
+    "fields", [{"grammar": 'root ::= "a"'}, {"lark": 'start: "a"'}, {"regex": "a"}, {"choices": ["a"]}]
+)
+def test_without_the_sampler_each_of_them_is_an_error(without_grammar, fields):
+    status, found = without_grammar.post("/completion", {"prompt": "x", "n_predict": 1} | fields)
+    assert status == 400
+    assert found["error"]["param"] == next(iter(fields))
+    absent = {"grammar": "", "lark": "", "regex": "", "choices": [], "json_schema": None}
+    assert without_grammar.post("/completion", {"prompt": "x", "n_predict": 1} | absent)[0] == 200

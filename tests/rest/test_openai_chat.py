@@ -268,9 +268,12 @@ def test_json_needs_the_grammar_sampler(without_grammar):
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}},
         {"grammar": 'root ::= "a"'},
         {"json_schema": {"type": "object"}},
+        {"lark": 'start: "a"'},
+        {"regex": "a"},
+        {"choices": ["a"]},
     ):
         assert "the sampler 'grammar', which is not installed" in refused(without_grammar, **fields)["message"]
-    assert ask(without_grammar, response_format={"type": "text"}, grammar="")
+    assert ask(without_grammar, response_format={"type": "text"}, grammar="", choices=[], regex="")
 
 
 def test_a_prompt_that_does_not_fit_is_an_error(server):

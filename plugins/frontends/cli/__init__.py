@@ -21,6 +21,7 @@ COMMANDS = {
     "detokenize": "tokenize",
     "quantize": "quantize",
     "inspect": "inspect",
+    "grammar": "grammar",
     "bench": "bench",
     "perplexity": "perplexity",
     "plugins": "plugins",

@@ -1,4 +1,4 @@
-"""`grammar`: only what a grammar allows. GBNF, JSON Schema, regular expressions and choices.
+"""`grammar`: only what a grammar allows. GBNF, lark's notation, JSON Schema, regular expressions and choices.
 
 Every language becomes the intermediate form of `ir`, which `compile` makes into a native network; the masks are made
 and applied natively, first in the chain. Control tokens are never allowed; tokens that end the text are, exactly where
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamakit.plugins.samplers.grammar.ir import Grammar
+    from llamakit.plugins.samplers.grammar.study import Study
 
 WARM_MASKS = 48  # made when a grammar is new, while its prompt waits
 LONGEST = 1 << 18  # characters of a grammar; reading that many takes a second or two
@@ -36,6 +37,9 @@ class GrammarOptions(Options):
         str, Meta(max_length=LONGEST, description="A grammar in GBNF; the text matches its rule root.",
                   extra_json_schema=UI),
     ] = ""  # fmt: skip
+    lark: Annotated[
+        str, Meta(max_length=LONGEST, description="A grammar in lark's notation; the text matches its rule start.")
+    ] = ""
     json_schema: Annotated[
         dict[str, Any] | str | bool | None,
         Meta(description="A JSON Schema, or its text; the answer is a JSON value that it describes.",
@@ -51,7 +55,7 @@ class GrammarOptions(Options):
 
     def chosen(self) -> tuple[str, Any] | None:
         """Which of them is given, and its value."""
-        values = {"gbnf": self.grammar, "regex": self.regex, "choices": self.choices}
+        values = {"gbnf": self.grammar, "lark": self.lark, "regex": self.regex, "choices": self.choices}
         given = [(kind, value) for kind, value in values.items() if value]
         if self.json_schema is not None and self.json_schema != "":
             given.append(("json_schema", self.json_schema))
@@ -108,8 +112,27 @@ class GrammarSampler(NativeSampler):
 
     @staticmethod
     def parse(kind: str, source: object, *, lenient: bool = False) -> Grammar:
-        """The intermediate form of a "gbnf", "json_schema", "regex" or "choices"."""
+        """The intermediate form of a "gbnf", "lark", "json_schema", "regex" or "choices"."""
         return parse(kind, source, lenient=lenient)
+
+    @staticmethod
+    def study(
+        kind: str, source: object, *, lenient: bool = False, token_ids: Callable[[str], list[int]] | None = None
+    ) -> Study:
+        """The same to look at: what is odd in it, texts that are in it, the whole as GBNF."""
+        from llamakit.plugins.samplers.grammar.study import Study
+
+        notes = Notes()
+        grammar = parse(kind, source, lenient=lenient, token_ids=token_ids, notes=notes)
+        return Study(grammar, tuple(notes.warnings), tuple(notes.left_out))
+
+
+class Notes:
+    """What is said of a grammar while it is read: what is odd, and what of a schema was left out."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.left_out: list[str] = []
 
 
 def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool = False) -> Any:
@@ -131,9 +154,11 @@ def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool =
 
 
 def parse(
-    kind: str, source: Any, *, lenient: bool = False, token_ids: Callable[[str], list[int]] | None = None
-) -> Grammar:
+    kind: str, source: Any, *, lenient: bool = False, token_ids: Callable[[str], list[int]] | None = None,
+    notes: Notes | None = None,
+) -> Grammar:  # fmt: skip
     """Each language's own reader, imported when it is asked for. GrammarError for texts of more than `LONGEST`."""
+    notes = notes or Notes()
     if isinstance(source, str) and len(source) > LONGEST:
         from llamakit.plugins.samplers.grammar.errors import GrammarError
 
@@ -141,7 +166,11 @@ def parse(
     if kind == "gbnf":
         from llamakit.plugins.samplers.grammar.gbnf import parse_gbnf
 
-        return parse_gbnf(source, token_ids=token_ids)
+        return parse_gbnf(source, token_ids=token_ids, warnings=notes.warnings)
+    if kind == "lark":
+        from llamakit.plugins.samplers.grammar.lark_notation import parse_lark
+
+        return parse_lark(source, token_ids=token_ids, warnings=notes.warnings)
     if kind == "json_schema":
         from llamakit.plugins.samplers.grammar.schema import schema_to_grammar
 
@@ -150,7 +179,9 @@ def parse(
                 source = msgspec.json.decode(source)
             except msgspec.DecodeError as error:
                 raise UsageError(f"json_schema is no JSON: {error}", param="json_schema") from None
-        return schema_to_grammar(source, lenient=lenient)[0]
+        grammar, left_out = schema_to_grammar(source, lenient=lenient)
+        notes.left_out += left_out
+        return grammar
     if kind == "regex":
         from llamakit.plugins.samplers.grammar.regex import parse_regex
 
@@ -159,7 +190,7 @@ def parse(
         from llamakit.plugins.samplers.grammar.choices import choices_to_grammar
 
         return choices_to_grammar(source)
-    raise UsageError(f"no kind of grammar called {kind!r}: gbnf, json_schema, regex or choices")
+    raise UsageError(f"no kind of grammar called {kind!r}: gbnf, lark, json_schema, regex or choices")
 
 
 @hookimpl

@@ -13,14 +13,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-def finish(grammar: Grammar) -> Grammar:
+def finish(grammar: Grammar, warnings: list[str] | None = None) -> Grammar:
     """The grammar as it can be run: recursion on the left rewritten, rules that are never reached left out.
 
     GrammarError for what matches nothing, and for recursion on the left that cannot be rewritten, with its cycle.
+    What is odd but possible is added to `warnings`.
     """
+    written = grammar
     grammar = without_left_recursion(grammar)
-    if not productive(grammar)[grammar.root]:
+    good = productive(grammar)
+    if not good[grammar.root]:
         raise GrammarError(f"the rule {grammar.rules[grammar.root].name!r} matches no text at all")
+    if warnings is not None:
+        unused = set(unreachable(grammar))
+        for number, rule in enumerate(grammar.rules):
+            place = f"{rule.name!r} ({rule.where})" if rule.where else repr(rule.name)
+            if rule.name in unused:
+                warnings.append(f"the rule {place} is never used")
+            elif not good[number]:
+                warnings.append(f"the rule {place} matches no text at all")
+            if rule.body is not written.rules[number].body:
+                warnings.append(f"the rule {place} begins with itself; it was rewritten as a repetition")
     return reachable(grammar)
 
 

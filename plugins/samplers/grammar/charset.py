@@ -19,6 +19,7 @@ SPACE: Ranges = (  # what ECMAScript calls white space or a line terminator
     (0x09, 0x0D), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F),
     (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
 )  # fmt: skip
+LAST_WITH_CASE = 0x1FFFF  # no letter beyond has a case
 LINE_ENDS: Ranges = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 
 
@@ -69,6 +70,31 @@ def union(*sets: Ranges) -> Ranges:
 def subtract(a: Ranges, b: Ranges) -> Ranges:
     """What is in `a` but not in `b`."""
     return intersect(a, negate(b))
+
+
+def either_case(ranges: Ranges) -> Ranges:
+    """With the other cases of each letter, where those are one character."""
+    cases = _cases()
+    if size(ranges) < len(cases):
+        codes = [code for lo, hi in ranges for code in range(lo, hi + 1) if code in cases]
+    else:
+        codes = [code for code in cases if contains(ranges, code)]
+    return normal([*ranges, *((other, other) for code in codes for other in cases[code])])
+
+
+@lru_cache(maxsize=1)
+def _cases() -> dict[int, set[int]]:
+    """Letters and all that differ from them in case alone: one pass, once in a process."""
+    found: dict[int, set[int]] = {}
+    for code in range(LAST_WITH_CASE + 1):
+        c = chr(code)
+        group = {ord(form) for form in (c, c.lower(), c.upper()) if len(form) == 1}
+        if len(group) > 1:
+            for member in list(group):
+                group |= found.get(member, set())
+            for member in group:
+                found[member] = group
+    return found
 
 
 def size(ranges: Ranges) -> int:

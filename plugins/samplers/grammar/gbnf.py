@@ -66,11 +66,14 @@ ESCAPES_SHOWN = '\\n \\r \\t \\\\ \\" \\[ \\] \\xHH \\uHHHH \\UHHHHHHHH exist'
 ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([\s\S]))")
 
 
-def parse_gbnf(text: str, *, token_ids: Callable[[str], list[int]] | None = None, root: str = "root") -> Grammar:
+def parse_gbnf(
+    text: str, *, token_ids: Callable[[str], list[int]] | None = None, root: str = "root",
+    warnings: list[str] | None = None,
+) -> Grammar:  # fmt: skip
     """A grammar in GBNF that starts from the rule `root`.
 
-    `token_ids` tokenises the text of token terminals such as <think>, with control tokens recognised. GrammarError
-    names the line and column of what is wrong.
+    `token_ids` tokenises the text of token terminals such as <think>, with control tokens recognised. What is odd is
+    added to `warnings`. GrammarError names the line and column of what is wrong.
     """
     from lark.exceptions import UnexpectedInput, VisitError
 
@@ -85,7 +88,7 @@ def parse_gbnf(text: str, *, token_ids: Callable[[str], list[int]] | None = None
         raise error.orig_exc from None
     finally:
         del _local.reader
-    return reader.grammar(root)
+    return reader.grammar(root, warnings)
 
 
 _local = threading.local()  # the reader of the parse that runs on a thread
@@ -121,7 +124,7 @@ class _Reader:
         self._mentions: dict[str, Token] = {}  # the first place where a rule is named
         self._defined: set[str] = set()
 
-    def grammar(self, root: str) -> Grammar:
+    def grammar(self, root: str, warnings: list[str] | None) -> Grammar:
         """The whole, checked."""
         for name, token in self._mentions.items():
             if name not in self._defined:
@@ -129,7 +132,7 @@ class _Reader:
         if root not in self._defined:
             known = ", ".join(sorted(self._defined)[:8])
             raise GrammarError(f"there is no rule {root!r}", found=f"there are: {known}" if known else "no rule at all")
-        return finish(self._builder.grammar(self._refs[root]))
+        return finish(self._builder.grammar(self._refs[root]), warnings)
 
     def on_start(self, items: list[Any]) -> None:
         """The end of the text."""

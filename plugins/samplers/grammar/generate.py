@@ -21,7 +21,7 @@ BUDGET = 60  # choices that are made freely; then the shortest way out is taken
 
 
 def random_text(grammar: Grammar, random: Random, *, budget: int = BUDGET) -> str:
-    """A text that the grammar matches. GrammarError where it names tokens of a vocabulary, which have no text here."""
+    """A text that the grammar matches. GrammarError where there is none, or a token of a vocabulary in it."""
     return _Generator(grammar, random, budget).text()
 
 
@@ -40,6 +40,8 @@ class _Generator:
 
     def text(self) -> str:
         """One text, made from left to right."""
+        if self.depths[self.grammar.root] == math.inf:
+            raise GrammarError(f"the rule {self.grammar.rules[self.grammar.root].name!r} matches no text at all")
         made: list[str] = []
         work: list[Node] = [Ref(self.grammar.root)]
         while work:

@@ -34,18 +34,21 @@ def parse_regex(pattern: str) -> Grammar:
     return builder.grammar(root)
 
 
-def parse_pattern(pattern: str, *, search: bool) -> Node:
-    """A node for an expression. With `search` it may match anywhere in the text, unless anchored, as `pattern` does."""
+def parse_pattern(pattern: str, *, search: bool, dot: Ranges = NOT_LINE_END, any_case: bool = False) -> Node:
+    """A node for an expression; `dot` is what a . stands for, `any_case` takes capitals and small letters alike.
+
+    With `search` it may match anywhere in the text, unless anchored, as `pattern` does.
+    """
     if len(pattern) > MOST_CHARACTERS:
         raise GrammarError(f"the expression has {len(pattern):,} characters; {MOST_CHARACTERS:,} are possible")
-    return _Parser(pattern, search).whole()
+    return _Parser(pattern, search, dot, any_case).whole()
 
 
 class _Parser:
     """Reads an expression from left to right; groups are kept on a stack of its own."""
 
-    def __init__(self, text: str, search: bool) -> None:
-        self.text, self.search, self.i = text, search, 0
+    def __init__(self, text: str, search: bool, dot: Ranges, any_case: bool) -> None:
+        self.text, self.search, self.dot, self.any_case, self.i = text, search, dot, any_case, 0
 
     def whole(self) -> Node:
         """The whole expression, with what may stand around each of its outermost alternatives."""
@@ -133,13 +136,19 @@ class _Parser:
             return chars(self._class())
         self.i += 1
         if c == ".":
-            return chars(NOT_LINE_END)
+            return chars(self.dot)
         if c in "*+?":
             self.i -= 1
             raise self._error(f"there is nothing before {c!r} that it could repeat")
         if c == "\\":
-            return chars(self._escape(in_class=False))
+            return chars(self._cased(self._escape(in_class=False)))
+        if self.any_case:
+            return chars(self._cased(((ord(c), ord(c)),)))
         return Text(self._encoded(c))
+
+    def _cased(self, ranges: Ranges) -> Ranges:
+        """With the other case, if asked for; sets such as \\w, which are more than one range, stay as they are."""
+        return charset.either_case(ranges) if self.any_case and len(ranges) == 1 else ranges
 
     def _group(self, depth: int) -> Node:
         if depth >= MOST_NESTED:
@@ -195,7 +204,7 @@ class _Parser:
                 if len(high) != 1 or low[0][0] != low[0][1] or high[0][0] != high[0][1] or high[0][0] < low[0][0]:
                     raise self._error("this range has no ends, or has them the wrong way round")
                 low = ((low[0][0], high[0][0]),)
-            ranges += low
+            ranges += self._cased(low)
         self.i += 1
         found = charset.normal(ranges)
         return charset.negate(found) if negated else found

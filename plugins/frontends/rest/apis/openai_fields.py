@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.apis.native_fields import (
+    CONSTRAINTS,
     LARGEST,
     LONGEST_STOP,
     Bias,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from llamakit.engine.request import Request
     from llamakit.session import Session
 
-CONSTRAINTS = ("grammar", "json_schema")  # options of a sampler that may or may not be installed
 MOST_ANSWERS = 128
 ANY_OBJECT = {"type": "object"}
 RANDOM_SEED = (1 << 32) - 1  # -1 as 2023 kept it, in 32 bits
@@ -90,7 +90,7 @@ def check_constraints(state: ServerState) -> Callable[[dict[str, Any]], None]:
 
     def rewrite(values: dict[str, Any]) -> None:
         for name in CONSTRAINTS:
-            if values.get(name) in (None, ""):
+            if values.get(name) in (None, "", []):
                 values.pop(name, None)
             elif name in values:
                 constraint_key(state, name, name)
