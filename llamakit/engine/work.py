@@ -9,30 +9,43 @@ from llamakit.graph.graph import Dim
 from llamakit.graph.ops import Op
 
 if TYPE_CHECKING:
-    from llamakit.backend import Ceilings
-    from llamakit.session import Session
+    from collections.abc import Mapping
+
+    from llamakit.backend import Ceilings, Device, KVSpec, Weight
+    from llamakit.gguf import GGUFFile
+    from llamakit.models import LoadedModel
 
 
 class Work:
-    """What steps of a session's model cost its device; the products of attention are left out."""
+    """What steps of a model cost a device; the products of attention are left out.
 
-    def __init__(self, session: Session, ceilings: Ceilings) -> None:
+    `weights`: the model's tensors on the device; `spec`: the KV cache that the steps use.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        file: GGUFFile,
+        device: Device,
+        weights: Mapping[str, Weight],
+        spec: KVSpec,
+        ceilings: Ceilings,
+    ) -> None:
         from llamakit.models import GraphSizes
 
         self.ceilings = ceilings
         sizes = GraphSizes(rows=2, out_rows=1, seqs=1, blocks_per_seq=1)
         self.row, self.out_row = Counter[str](), Counter[str]()  # multiply-adds of a row by type of the operands
-        weights = {}
-        for node in session.model.build(sizes).nodes:
+        read = {}
+        for node in model.build(sizes).nodes:
             if node.op is Op.LINEAR:
                 name, first = str(node.weights[0]), node.output.shape[0]
                 per = self.out_row if isinstance(first, Dim) and first.name == "out_rows" else self.row
-                info = session.file.tensors[name]
-                per[session.device.operands(info.type)] += info.shape[0] * info.shape[1]
-                weights[name] = session.weights[name].n_bytes
-        spec = session.engine.kv.spec
-        self.weight_bytes = sum(weights.values())
-        self.kv_bytes = session.device.kv_size(spec) / (spec.n_block * spec.block_size)
+                info = file.tensors[name]
+                per[device.operands(info.type)] += info.shape[0] * info.shape[1]
+                read[name] = weights[name].n_bytes
+        self.weight_bytes = sum(read.values())
+        self.kv_bytes = device.kv_size(spec) / (spec.n_block * spec.block_size)
 
     def least(self, n_prompt: int, n_gen: int, depth: int, batch: int, n_row: int) -> tuple[float, str]:
         """Seconds that a prompt in steps of `n_row` rows, then `n_gen` steps of `batch` rows take, and what limits."""

@@ -44,12 +44,12 @@ def test_random_texts_and_seeds():
 
 def test_json_output(tmp_path):
     file = tmp_path / "schema.json"
-    file.write_text('{"type": "integer", "not": {}}')
+    file.write_text('{"type": "integer", "not": {"multipleOf": 7}}')
     shown = output("--json-schema-file", file, "--lenient", "--json", "--print", "--count", 2, "12", "x", code=1)
     found = json.loads(shown)
     assert found["kind"] == "json_schema"
     assert found["n_state"] > found["n_rule"] == len(found["rules"])
-    assert found["left_out"] == ["#: not: it is not supported"]
+    assert found["left_out"] == ["#: not: it needs the opposite of a schema: 'multipleOf' has no opposite"]
     assert [check["accepted"] for check in found["checks"]] == [True, False]
     assert found["checks"][1]["column"] == 1
     assert found["gbnf"].startswith("root ::= ")

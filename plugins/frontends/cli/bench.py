@@ -66,7 +66,10 @@ def bench(ctx: click.Context, as_json: bool, plot: Path | None, **options: Any) 
     found = []
     with context.session(n_seq=max(batches)) as session:
         ceilings = session.device.ceilings() if session.weights else None
-        work = None if ceilings is None else Work(session, ceilings)
+        work = None
+        if ceilings is not None:
+            spec = session.engine.kv.spec
+            work = Work(session.model, session.file, session.device, session.weights, spec, ceilings)
         if not as_json:
             _show_ceilings(ceilings)
             click.echo(f"{'test':<16}{'depth':>8}{'batch':>7}{'tok/s':>18}" + ("   of the most" if ceilings else ""))

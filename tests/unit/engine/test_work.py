@@ -16,7 +16,9 @@ HEAD = HIDDEN * VOCABULARY
 @pytest.fixture
 def work(stories260k):
     with Session(stories260k, backend="cpu", threads=1) as session:
-        yield Work(session, Ceilings(read_bandwidth=1e6, multiply_adds={"f32": 1e6}))
+        ceilings = Ceilings(read_bandwidth=1e6, multiply_adds={"f32": 1e6})
+        spec = session.engine.kv.spec
+        yield Work(session.model, session.file, session.device, session.weights, spec, ceilings)
 
 
 def test_a_token_reads_every_weight_and_its_context(work):

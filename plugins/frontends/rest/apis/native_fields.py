@@ -105,7 +105,7 @@ def spellings_of_2023(state: ServerState) -> Callable[[dict[str, Any]], None]:
                 values[name] = least
         options = sampler_options(state)
         for name in CONSTRAINTS:
-            if values.get(name) in (None, "", []):
+            if values.get(name) in (None, "") or (name == "choices" and values[name] == []):
                 values.pop(name, None)
             elif name not in options:
                 raise UsageError(
