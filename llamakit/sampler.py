@@ -148,6 +148,19 @@ class Sampler(ABC):
     def apply(self, candidates: Candidates) -> None:
         """Reweigh, cut, mask, or choose."""
 
+    def masks(self) -> bool:
+        """Whether `apply` does nothing but mask now.
+
+        A chain leaves such samplers out at first and asks them by `permits` about what the others chose; only if one
+        of them does not permit it, the whole chain runs, with a random number of its own. So an answer that would have
+        been permitted anyhow is the one that the same seed gives without them.
+        """
+        return False
+
+    def permits(self, token_id: int) -> bool:
+        """Of a sampler that masks: whether it lets this token follow."""
+        return True
+
     def accept(self, token_id: int) -> None:
         """Learn that `token_id` now follows in the sequence (prompt tokens too, oldest first)."""
 
@@ -196,6 +209,14 @@ class NativeSampler(Sampler):
     def apply(self, candidates: Candidates) -> None:
         """Let the stage work on native candidates."""
         self._stage.apply(candidates)
+
+    def masks(self) -> bool:
+        """Ask the stage."""
+        return bool(self._stage.masks())
+
+    def permits(self, token_id: int) -> bool:
+        """Ask the stage."""
+        return bool(self._stage.permits(token_id))
 
     def accept(self, token_id: int) -> None:
         """Tell the stage."""

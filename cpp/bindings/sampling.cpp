@@ -104,6 +104,7 @@ PYBIND11_MODULE(_sampling, m) {
         .def("scale", &Candidates::scale)
         .def("mask", &mask)
         .def("keep_top", &Candidates::keep_top)
+        .def("draw_again", &Candidates::draw_again)
         .def("top_parts", &top, "(ids, logits, max, log_sum_exp) of the k likeliest.")
         .def("array", [](PyCandidates& c) { return arrays(c.list(false)); })
         .def("replace", &replace)
@@ -118,6 +119,8 @@ PYBIND11_MODULE(_sampling, m) {
         });
     py::class_<Stage, std::shared_ptr<Stage>>(m, "Stage")
         .def("apply", &Stage::apply)
+        .def("masks", &Stage::masks)
+        .def("permits", &Stage::permits)
         .def("accept", &Stage::accept)
         .def("accept_many",
              [](Stage& s, const std::vector<int32_t>& ids) {

@@ -282,6 +282,14 @@ std::shared_ptr<const Mask> Matcher::mask() {
     return program_->mask(configs_.back());
 }
 
+bool Matcher::permits(int32_t token) {
+    const std::lock_guard lock(program_->mutex_);
+    refresh();
+    if (ended_ || token < 0 || token >= program_->trie().n_vocab()) return false;
+    if (program_->trie().is_end(token)) return program_->machine_->accepts(configs_.back());
+    return next(configs_.back(), token) != kDead;
+}
+
 bool Matcher::accept(int32_t token) {
     const std::lock_guard lock(program_->mutex_);
     refresh();

@@ -82,6 +82,8 @@ class Matcher {
 
     // The tokens that may follow. Throws GrammarError where the grammar's limits are met.
     std::shared_ptr<const Mask> mask();
+    // Whether the token may follow; what `mask` would say, without making one.
+    bool permits(int32_t token);
     // Go on by a token; false, and no change, if it is not allowed.
     bool accept(int32_t token);
     // Go on by bytes, as one token of the history.

@@ -39,6 +39,14 @@ void GrammarStage::apply(sampling::Candidates& c) {
     c.replace(std::move(allowed), false);
 }
 
+bool GrammarStage::permits(int32_t id) {
+    try {
+        return lost_ == 0 && matcher_.permits(id);
+    } catch (const GrammarError&) {
+        return false;  // `apply` says why
+    }
+}
+
 void GrammarStage::accept(int32_t id) {
     if (!started_) return;
     ++n_accepted_;

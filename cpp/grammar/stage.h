@@ -18,6 +18,8 @@ class GrammarStage : public sampling::Stage {
     explicit GrammarStage(std::shared_ptr<Program> program) : matcher_(std::move(program)) {}
 
     void apply(sampling::Candidates& c) override;
+    bool masks() const override { return started_; }
+    bool permits(int32_t id) override;
     void accept(int32_t id) override;
     double mark() const override { return double(n_accepted_); }
     void rewind(double mark) override;

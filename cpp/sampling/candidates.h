@@ -54,6 +54,11 @@ class Candidates {
     // The logits of a whole row, (n_vocab,).
     const float* row() const { return copy_.empty() ? logits_ : copy_.data(); }
 
+    // What was drawn is not permitted: the next draw has random numbers of its own, or it would only ever fall where
+    // the first one fell.
+    void draw_again() { again_ = true; }
+    uint64_t draw_offset() const { return again_ ? uint64_t(1) << 63 : 0; }
+
     void choose(int32_t id) { chosen_ = id; }
     int32_t chosen() const { return chosen_; }  // -1: none yet
 
@@ -63,7 +68,7 @@ class Candidates {
 
     const float* logits_;
     int32_t n_vocab_;
-    bool whole_ = true, sorted_ = false;
+    bool whole_ = true, sorted_ = false, again_ = false;
     std::vector<float> copy_;      // of a whole row that was changed
     std::vector<Candidate> list_;  // when not whole
     int32_t chosen_ = -1;

@@ -149,7 +149,7 @@ void Temperature::apply(Candidates& c) {
 
 void Dist::apply(Candidates& c) {
     std::vector<Candidate>& list = c.list(false);
-    c.choose(list.at(draw(softmax(list), uniform(seed_, choice_, position_))).id);
+    c.choose(list.at(draw(softmax(list), uniform(seed_, choice_ + c.draw_offset(), position_))).id);
 }
 
 void Mirostat::rewind(double mark) {
@@ -192,7 +192,7 @@ void Mirostat::apply(Candidates& c) {
     else
         cut_version_2(list);
     const std::vector<float> p = softmax(list);
-    const size_t i = draw(p, uniform(seed_, choice_, past_mu_.size()));
+    const size_t i = draw(p, uniform(seed_, choice_ + c.draw_offset(), past_mu_.size()));
     pending_ = list[i].id;
     pending_surprise_ = -std::log2(double(p[i]));
     c.choose(pending_);
@@ -205,7 +205,17 @@ void Mirostat::accept(int32_t id) {
 }
 
 int32_t sample(const float* logits, int32_t n_vocab, const Chain& chain) {
+    const auto masks = [](const auto& stage) { return stage->masks(); };
+    if (std::any_of(chain.begin(), chain.end(), masks)) {
+        Candidates candidates(logits, n_vocab);
+        for (const auto& stage : chain)
+            if (!stage->masks()) stage->apply(candidates);
+        const int32_t chosen = candidates.chosen();
+        const auto permits = [&](const auto& stage) { return !stage->masks() || stage->permits(chosen); };
+        if (chosen >= 0 && std::all_of(chain.begin(), chain.end(), permits)) return chosen;
+    }
     Candidates candidates(logits, n_vocab);
+    if (std::any_of(chain.begin(), chain.end(), masks)) candidates.draw_again();
     for (const auto& stage : chain) stage->apply(candidates);
     if (candidates.chosen() < 0) throw SamplingError("the chain ended without choosing a token");
     return candidates.chosen();

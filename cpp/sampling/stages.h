@@ -15,6 +15,9 @@ class Stage {
   public:
     virtual ~Stage() = default;
     virtual void apply(Candidates& c) = 0;
+    // Whether `apply` does nothing but mask, so that asking `permits` of what the others chose may do instead.
+    virtual bool masks() const { return false; }
+    virtual bool permits(int32_t id) { return true; }
     virtual void accept(int32_t id) {}
     virtual double mark() const { return 0; }
     virtual void rewind(double mark) {}
@@ -153,7 +156,8 @@ class Mirostat : public StageOf<Mirostat> {
 
 using Chain = std::vector<std::shared_ptr<Stage>>;
 
-// Run a chain on a row and return the token that it chose. Throws SamplingError.
+// Run a chain on a row and return the token that it chose. Throws SamplingError. Stages that mask are left out at
+// first; only if one of them does not permit what was chosen the whole chain runs, with a draw of its own.
 int32_t sample(const float* logits, int32_t n_vocab, const Chain& chain);
 
 }  // namespace lk::sampling

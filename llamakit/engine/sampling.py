@@ -186,11 +186,23 @@ def _no_choice(message: str, row: npt.NDArray[np.float32]) -> LlamaKitError:
 
 
 def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
-    """Stage by stage; a sampler that raises ends this row only."""
+    """Stage by stage; a sampler that raises ends this row only. Those that mask may be left out: `Sampler.masks`."""
+    masking = [sampler for sampler in chain.samplers if sampler.masks()]
+    if masking:
+        choice = _run(row, [sampler for sampler in chain.samplers if sampler not in masking], again=False)
+        if choice.token_id >= 0 and all(sampler.permits(choice.token_id) for sampler in masking):
+            return choice
+    return _run(row, chain.samplers, again=bool(masking))
+
+
+def _run(row: npt.NDArray[np.float32], samplers: Sequence[Sampler], *, again: bool) -> Choice:
+    """One pass; `again`: what was drawn first was not permitted."""
     from llamakit import _sampling
 
     candidates = NativeCandidates(row)
-    for sampler in chain.samplers:
+    if again:
+        candidates.handle.draw_again()
+    for sampler in samplers:
         try:
             stage = sampler.native()
             if stage is None:
@@ -204,7 +216,7 @@ def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
             failure.__cause__ = error
             return Choice(-1, failure)
     if candidates.chosen is None:
-        return Choice(-1, PluginError(f"the last sampler, {chain.names[-1]!r}, chose no token"))
+        return Choice(-1, PluginError(f"the last sampler, {samplers[-1].name!r}, chose no token"))
     return Choice(candidates.chosen)
 
 
