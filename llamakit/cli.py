@@ -28,6 +28,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Look closer": {
         "inspect": "Metadata and tensors of a GGUF.",
         "grammar": "What a grammar or JSON Schema allows.",
+        "json-schema-to-grammar": "A JSON Schema as GBNF.",
         "bench": "How fast a model runs here.",
         "perplexity": "How well a model predicts a text.",
         "plugins": "What is installed, and why something is not available.",
@@ -82,7 +83,7 @@ class LazyGroup(click.Group):
         """The table by section, from text alone."""
         for title, commands in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl(list(commands.items()), col_max=12)
+                formatter.write_dl(list(commands.items()), col_max=24)
         others = _other_frontends()
         if others:
             with formatter.section("From other packages"):

@@ -99,3 +99,19 @@ def test_errors_name_the_place(capsys, args, said):
 def test_names_of_tokens_with_a_model(stories260k):
     shown = output("-m", stories260k, "--grammar", 'root ::= <s> "a"', "--print")
     assert shown == 'root ::= <[1]> "a"\n'
+
+
+def test_json_schema_to_grammar_as_scripts_of_2023_call_it(tmp_path, capsys):
+    file = tmp_path / "person.json"
+    properties = {"name": {"type": "string"}, "age": {"type": "integer"}}
+    file.write_text(json.dumps({"type": "object", "properties": properties, "required": ["name", "age"]}))
+    checked = ('{"name": "a", "age": 1}', '{"age": 1, "name": "a"}')
+    for order, accepted in (((), [True, False]), (("--prop-order", "age,name"), [False, True])):
+        made = CliRunner().invoke(llamakit, ["json-schema-to-grammar", str(file), *order])
+        assert made.exit_code == 0
+        found = json.loads(output("--grammar", made.stdout, "--json", *checked, code=1))
+        assert [check["accepted"] for check in found["checks"]] == accepted
+    file.write_text("{nothing")
+    for order in ((), ("--prop-order", "a")):
+        assert run(["json-schema-to-grammar", str(file), *order]) == 2
+        assert "no JSON" in capsys.readouterr().err

@@ -22,6 +22,7 @@ COMMANDS = {
     "quantize": "quantize",
     "inspect": "inspect",
     "grammar": "grammar",
+    "json-schema-to-grammar": "json_schema_to_grammar",
     "bench": "bench",
     "perplexity": "perplexity",
     "plugins": "plugins",
@@ -44,7 +45,7 @@ class CLI(Frontend):
     def command(self, name: str) -> click.Command:
         """One of them."""
         module = importlib.import_module(f"llamakit.plugins.frontends.cli.{COMMANDS[name]}")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
 
