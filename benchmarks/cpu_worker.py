@@ -35,7 +35,7 @@ class LlamaKit:
 
     def measure(self, n_prompt: int, n_gen: int, depth: int, batch: int) -> float:
         """Tokens per second, once, after one run to warm up."""
-        return self.bench._measure("", n_prompt, n_gen, depth, batch, 1).tokens_per_second
+        return self.bench.measure("", n_prompt, n_gen, depth, batch, 1).tokens_per_second
 
 
 class LlamaCpp:

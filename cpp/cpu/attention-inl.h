@@ -80,22 +80,6 @@ LK_INLINE Floats exp2_below(Floats x) {
     return y;
 }
 
-LK_INLINE float highest_lane(Floats x) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_max_ps((__m512)x.p[0]);
-#else
-    return maximum(x);
-#endif
-}
-
-LK_INLINE float sum_of_lanes(Floats x) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_add_ps((__m512)x.p[0]);
-#else
-    return sum(x);
-#endif
-}
-
 // The keys and values of one partial, as pointers to each group's panel: in the cache, or null where they have to be
 // converted to float32 first.
 struct Partial {
@@ -328,7 +312,7 @@ LK_INLINE void soften(float* s, int from, int to, int first, int last, float* to
     for (int i = to; i < end * kLanes; ++i) s[i] = kNothing;
     Floats tops = splat(kNothing), sums = splat(0.0f);
     for (int g = begin; g < end; ++g) tops = max(load(s + g * kLanes), tops);
-    const float top = highest_lane(tops);
+    const float top = maximum(tops);
     const Floats highest = splat(top);
     for (int g = first; g < last; ++g) {
         Floats w = splat(0.0f);
@@ -342,7 +326,7 @@ LK_INLINE void soften(float* s, int from, int to, int first, int last, float* to
 #endif
         store(s + g * kRoom, w);
     }
-    top_and_total[0] = top, top_and_total[1] = sum_of_lanes(sums);
+    top_and_total[0] = top, top_and_total[1] = sum(sums);
 }
 
 template <class From>

@@ -52,12 +52,13 @@ class Bench:
         """Every prompt length at every depth, every generation length at every depth and batch."""
         for depth in depths:
             for n in (n for n in prompts if n):
-                yield self._measure(f"pp{n}", n, 0, depth, 1, repeat)
+                yield self.measure(f"pp{n}", n, 0, depth, 1, repeat)
             for n in (n for n in gens if n):
                 for batch in batches:
-                    yield self._measure(f"tg{n}", 0, n, depth, batch, repeat)
+                    yield self.measure(f"tg{n}", 0, n, depth, batch, repeat)
 
-    def _measure(self, test: str, n_prompt: int, n_gen: int, depth: int, batch: int, repeat: int) -> Measurement:
+    def measure(self, test: str, n_prompt: int, n_gen: int, depth: int, batch: int, repeat: int) -> Measurement:
+        """One line: a prompt, then tokens of `batch` sequences, after `depth` tokens; one run more warms up."""
         name = test + (f"@d{depth}" if depth else "") + (f"x{batch}" if batch > 1 else "")
         pool = BlockPool(self.engine.kv.spec.n_block)
         tables = [BlockTable(pool, self.engine.kv) for _ in range(batch)]
