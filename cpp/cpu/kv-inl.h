@@ -7,7 +7,8 @@ LK_INLINE int64_t size_of(KVType type) {
 
 LK_INLINE void encode(KVType type, float x, uint8_t* y) {
     if (type == KVType::f32) *(float*)y = x;
-    if (type == KVType::f16) *(uint16_t*)y = to_half(x);
+    // Held to what is finite: a key that a row does not see has weight 0, and 0 times infinity would be NaN.
+    if (type == KVType::f16) *(uint16_t*)y = to_half(x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x);
     if (type == KVType::bf16) *(uint16_t*)y = to_bf16(x);
 }
 
@@ -51,11 +52,13 @@ LK_INLINE uint16_t* v_scale(const KVLayer& l, int64_t cell, int64_t i) {
 LK_INLINE void encode_q8(const float* x, int8_t* q, uint16_t* scale) {
     float top = 0.0f;
     for (int i = 0; i < 32; ++i) top = __builtin_fabsf(x[i]) > top ? __builtin_fabsf(x[i]) : top;
+    top = top < 127.0f * 65504.0f ? top : 127.0f * 65504.0f;  // the largest scale that float16 holds
     const float d = top / 127.0f, inverse = d > 0.0f ? 1.0f / d : 0.0f;
     *scale = to_half(d);
     for (int i = 0; i < 32; ++i) {
-        const float scaled = x[i] * inverse;
-        q[i] = int8_t(scaled < 0.0f ? scaled - 0.5f : scaled + 0.5f);
+        const float scaled = x[i] * inverse, most = scaled < 127.0f ? scaled : 127.0f;
+        const float held = most > -127.0f ? most : -127.0f;  // what a model gives need not be a number
+        q[i] = int8_t(held < 0.0f ? held - 0.5f : held + 0.5f);
     }
 }
 
