@@ -14,12 +14,12 @@ def study(
     kind: str, source: object, *, lenient: bool = False, token_ids: Callable[[str], list[int]] | None = None,
     registry: Registry | None = None,
 ) -> Any:  # fmt: skip
-    """A grammar to look at: `kind` is gbnf, lark, json_schema, regex or choices, `source` what is written in it.
+    """A grammar to look at: `kind` is gbnf, lark, json_schema, regex, choices or structural_tag.
 
-    What comes back has `n_rule`, `n_state`, `warnings`, `left_out` (of a schema, with `lenient`), `gbnf()`,
-    `check(text)` with the place where a text leaves the grammar, and `texts(count, seed=...)`. `token_ids` turns the
-    text of a token into ids, for grammars that name tokens. UsageError names the line and column, or the JSON pointer,
-    of what is wrong.
+    `source` is what is written in it. What comes back has `n_rule`, `n_state`, `warnings`, `left_out` (of lenient
+    schemas), `gbnf()`, `check(text)` with the place where a text leaves the grammar, and `texts(count, seed=...)`.
+    `token_ids` turns the text of a token into ids, for grammars that name tokens. UsageError names the line and column,
+    or the JSON pointer, of what is wrong.
     """
     if registry is None:
         from llamakit.registry import Registry as Plugins

@@ -51,6 +51,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     default ones. `priority`: larger goes first. `deadline`: seconds from submission. `cache`: whether evaluated
     prefixes are looked up and kept; only requests with the same `cache_salt` share them. `draft`: most tokens guessed
     ahead in a step; None: as the engine is set, 0: none. `progress`: whether to report queue and prompt progress.
+    `shown`: control tokens whose text belongs to the answer's, such as those around a call of a tool.
     """
 
     prompt: list[int]
@@ -77,6 +78,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str = ""
     draft: int | None = None
     progress: bool = False
+    shown: frozenset[int] = frozenset()
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

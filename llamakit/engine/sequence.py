@@ -56,7 +56,7 @@ class Sequence(Track):
         self.group, self.choice, self.chain = group, choice, chain
         self.tokenizer: Tokenizer = tokenizer
         self.generated: list[int] = []
-        self.detokenizer = tokenizer.detokenizer(tokens)
+        self.detokenizer = tokenizer.detokenizer(tokens, shown=request.shown)
         self.stops = StopMatcher(request.stop) if request.stop else None
         self.text: list[str] = []
         self.pieces: list[Piece] = []  # kept where the answer cannot be told as it comes

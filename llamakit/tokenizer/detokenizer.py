@@ -6,7 +6,7 @@ import codecs
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from llamakit.tokenizer.tokenizer import Tokenizer
 
@@ -17,14 +17,14 @@ class PieceJoiner:
     It is what makes decoding the inverse of encoding for vocabularies with a space prefix.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, special: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, special: bool, shown: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._special = special
+        self._special, self._shown = special, shown
         self._drop_space = tokenizer.add_space_prefix
 
     def push(self, token: int) -> bytes:
         """Bytes that the token adds."""
-        piece = self._tokenizer.piece(token, special=self._special)
+        piece = self._tokenizer.piece(token, special=self._special or token in self._shown)
         if not piece:
             return piece
         if self._tokenizer.is_special(token):
@@ -38,11 +38,15 @@ class PieceJoiner:
 class Detokenizer:
     """Turns a stream of tokens into text. The pieces together are `Tokenizer.decode` of all the tokens.
 
-    `prompt_ids` are tokens that came before and whose text has been shown; only what follows is returned.
+    `prompt_ids` are tokens that came before and whose text has been shown; only what follows is returned. Of control
+    tokens all are shown with `special`, else those among `shown`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Iterable[int] = (), *, special: bool = False) -> None:
-        self._joiner = PieceJoiner(tokenizer, special=special)
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_ids: Iterable[int] = (), *, special: bool = False,
+        shown: Collection[int] = (),
+    ) -> None:  # fmt: skip
+        self._joiner = PieceJoiner(tokenizer, special=special, shown=shown)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token in reversed(list(prompt_ids)):  # the last one that shows something decides about a space
             if tokenizer.piece(token, special=special):

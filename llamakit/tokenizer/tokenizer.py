@@ -11,7 +11,7 @@ from llamakit.errors import UsageError
 from llamakit.tokenizer.detokenizer import Detokenizer, PieceJoiner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from llamakit import _text
 
@@ -106,9 +106,11 @@ class Tokenizer:
         joiner = PieceJoiner(self, special=special)
         return b"".join(joiner.push(token) for token in ids)
 
-    def detokenizer(self, prompt_ids: Iterable[int] = (), *, special: bool = False) -> Detokenizer:
-        """An incremental decoder for the tokens that follow `prompt_ids`."""
-        return Detokenizer(self, prompt_ids, special=special)
+    def detokenizer(
+        self, prompt_ids: Iterable[int] = (), *, special: bool = False, shown: Collection[int] = ()
+    ) -> Detokenizer:
+        """An incremental decoder for the tokens that follow `prompt_ids`; of control tokens it shows only `shown`."""
+        return Detokenizer(self, prompt_ids, special=special, shown=shown)
 
     def piece(self, token: int, *, special: bool = True) -> bytes:
         """Bytes that one token stands for; nothing for control tokens where `special` is off."""
@@ -132,6 +134,11 @@ class Tokenizer:
     def is_control(self, token: int) -> bool:
         """Whether it steers the model instead of standing for text."""
         return self.token_type(token) is TokenType.CONTROL
+
+    def is_control_text(self, text: str) -> bool:
+        """Whether a text is that of a control token."""
+        token = self.id_of(text)
+        return token is not None and self.is_control(token)
 
     def is_special(self, token: int) -> bool:
         """Whether encoding recognises it as a whole: control, unknown and user-defined tokens."""

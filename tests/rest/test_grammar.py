@@ -135,3 +135,38 @@ def test_without_the_sampler_each_of_them_is_an_error(without_grammar, fields):
     assert found["error"]["param"] == next(iter(fields))
     absent = {"grammar": "", "lark": "", "regex": "", "choices": [], "json_schema": None}
     assert without_grammar.post("/completion", {"prompt": "x", "n_predict": 1} | absent)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"structured_outputs": {"regex": "[a-z]{3}"}}, "[a-z]{3}"),
+        ({"structured_outputs": {"choice": ["Lily", "Tom"]}}, "Lily|Tom"),
+        ({"guided_choice": ["Lily", "Tom"]}, "Lily|Tom"),
+        ({"guided_json": {"type": "boolean"}}, "true|false"),
+        ({"guided_grammar": 'root ::= "a" | "b"'}, "a|b"),
+        (
+            {
+                "response_format": {
+                    "type": "structural_tag",
+                    "format": {
+                        "type": "tag", "begin": "<n>", "end": "</n>",
+                        "content": {"type": "json_schema", "json_schema": {"type": "boolean"}},
+                    },
+                }
+            },
+            "<n>(true|false)</n>",
+        ),
+    ],
+)  # fmt: skip
+def test_vllms_names_and_structural_tags(server, fields, pattern):
+    body = {"messages": TALK, "max_tokens": 40, "temperature": 1.5, "seed": 1} | fields
+    status, found = server.post("/v1/chat/completions", body)
+    assert status == 200, found
+    assert re.fullmatch(pattern, found["choices"][0]["message"]["content"])
+
+
+def test_structured_outputs_that_are_none(server):
+    status, found = server.post("/v1/chat/completions", {"messages": TALK, "structured_outputs": [1]})
+    assert status == 400
+    assert found["error"]["param"] == "structured_outputs"

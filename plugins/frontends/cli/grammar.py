@@ -10,7 +10,10 @@ from llamakit.plugins.frontends.cli.params import json_option, model_option, out
 
 from llamakit.errors import UsageError
 
-KINDS = {"grammar": "gbnf", "lark": "lark", "json_schema": "json_schema", "regex": "regex", "choices": "choices"}
+KINDS = {
+    "grammar": "gbnf", "lark": "lark", "json_schema": "json_schema", "regex": "regex", "choices": "choices",
+    "structural_tag": "structural_tag",
+}  # fmt: skip
 SHOWN = 60  # characters of a text that was checked
 MOST_TEXTS = 10_000
 
@@ -24,6 +27,8 @@ MOST_TEXTS = 10_000
 @click.option("--json-schema-file", metavar="FILE", help="The same from a file; - is standard input.")
 @click.option("--regex", metavar="TEXT", help="A regular expression.")
 @click.option("--choices", metavar="JSON", help='An array of texts, such as ["yes", "no"].')
+@click.option("--structural-tag", metavar="JSON", help="Free text with tags and schemas in it.")
+@click.option("--structural-tag-file", metavar="FILE", help="The same from a file; - is standard input.")
 @click.option("--lenient", is_flag=True, help="Of a JSON Schema, leave out what cannot be enforced.")
 @model_option
 @click.option("--print", "print_", is_flag=True, help="Write the grammar in GBNF.")

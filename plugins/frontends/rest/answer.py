@@ -11,7 +11,7 @@ from llamakit.plugins.frontends.rest.generation import batches
 from llamakit.engine.job import Finished, PromptProgress, Queued, Token
 from llamakit.engine.request import FinishReason, Piece, Result
 from llamakit.tokenizer.reasoning import ReasoningSplitter
-from llamakit.tokenizer.tool_calls import ToolCall, ToolCallSplitter
+from llamakit.tokenizer.tool_calls import CallDelta, ToolCall, ToolCallReader, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,12 +29,12 @@ class Delta(msgspec.Struct, frozen=True):
     choice: int
     reasoning: str = ""
     content: str = ""
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[CallDelta, ...] = ()
     pieces: tuple[Piece, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True):
-    """An answer is complete; `n_reasoning` of its tokens were its thought."""
+    """An answer is complete; `n_reasoning` of its tokens were its thought. `called`: it ends with calls, none cut."""
 
     choice: int
     result: Result
@@ -109,12 +109,11 @@ class _Choice:
     def __init__(self, choice: int, prompt: Prompt | None) -> None:
         self.choice = choice
         self._splitter = None if prompt is None else _splitter(prompt)
-        self._tools = ToolCallSplitter(prompt.tool_names) if prompt is not None and prompt.tool_names else None
+        self._tools = (
+            None if prompt is None or not prompt.tool_names else ToolCallReader(prompt.format, prompt.tool_names)
+        )
         self._pieces: list[Piece] = []
         self._n, self._n_reasoning, self._called = 0, 0, False
-        self._calls: list[ToolCall] = []
-        if self._tools is not None and prompt is not None and prompt.forced:
-            self._tools.push(prompt.forced)
 
     def token(self, piece: Piece) -> Delta | None:
         """One more token; None while its text is held back."""
@@ -147,7 +146,7 @@ class _Choice:
 
     def _told(self, text: str, *, last: bool) -> Delta | None:
         """What some more text, after the last of which nothing comes, adds."""
-        reasoning, content, calls = "", text, list[ToolCall]()
+        reasoning, content, calls = "", text, list[CallDelta]()
         if self._splitter is not None:
             part = self._splitter.push(text)
             reasoning, content = part.reasoning, part.content
@@ -160,7 +159,7 @@ class _Choice:
             if last:
                 end_content, end_calls = self._tools.flush()
                 content, calls = content + end_content, calls + end_calls
-        self._called = self._called or bool(calls)
+        self._called = (self._called or bool(calls)) and not (self._tools is not None and self._tools.cut)
         if not (reasoning or content or calls or (last and self._pieces)):
             return None
         pieces = tuple(self._pieces)
@@ -170,7 +169,7 @@ class _Choice:
 
 def _splitter(prompt: Prompt) -> ReasoningSplitter | None:
     """What splits the answer, after what is in the prompt already."""
-    if prompt.markers is None or prompt.forced:
+    if prompt.markers is None:
         return None
     splitter = ReasoningSplitter(prompt.markers, inside=prompt.inside)
     if prompt.begun:
@@ -190,7 +189,7 @@ def gather(parts: Iterable[Part]) -> list[Whole]:
     """Whole answers, in order of their numbers, from their parts."""
     reasoning: dict[int, list[str]] = {}
     content: dict[int, list[str]] = {}
-    calls: dict[int, list[ToolCall]] = {}
+    calls: dict[int, list[CallDelta]] = {}
     pieces: dict[int, list[Piece]] = {}
     found: list[Whole] = []
     for part in parts:
@@ -202,5 +201,5 @@ def gather(parts: Iterable[Part]) -> list[Whole]:
         elif type(part) is Done:
             number = part.choice
             thought, said = ("".join(told.get(number, ())) for told in (reasoning, content))
-            found.append(Whole(part, thought, said, calls.get(number, []), pieces.get(number, [])))
+            found.append(Whole(part, thought, said, joined(calls.get(number, [])), pieces.get(number, [])))
     return sorted(found, key=lambda whole: whole.done.choice)

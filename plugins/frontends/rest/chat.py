@@ -10,9 +10,8 @@ from llamakit.plugins.frontends.rest.body import wrong
 from llamakit.errors import UsageError
 from llamakit.tokenizer.chat_prompt import chat_prompt
 from llamakit.tokenizer.chat_template import ChatTemplate
-from llamakit.tokenizer.infill import inner_tokens
 from llamakit.tokenizer.reasoning import Markers, begins_inside, find_markers
-from llamakit.tokenizer.tool_calls import forced_beginning
+from llamakit.tokenizer.tool_calls import ToolFormat, find_format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.state import ServerState
 
     from llamakit.session import Session
+    from llamakit.tokenizer import Tokenizer
 
 ANY_TOOL = ""
 RESERVED = {  # what templates are always given, and parameters of the functions that render them
@@ -34,56 +34,68 @@ class Conversation(msgspec.Struct, kw_only=True):
 
     `messages`: in the form of chat templates, with texts as contents; `tools`: as OpenAI's, {"type": "function",
     "function": {...}}; `must_call`: the tool that the answer must call, ANY_TOOL for any, None where it need not;
+    `allowed`: names of the tools that may be called, None for all; `parallel`: whether several at once;
     `continue_last`: write on the last message in place of a new one; `variables`: more names for the template.
     """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = []
     must_call: str | None = None
+    allowed: frozenset[str] | None = None
+    parallel: bool = True
     continue_last: bool = False
     variables: dict[str, Any] = {}
 
     @property
     def tool_names(self) -> frozenset[str]:
-        """Names of the tools."""
-        return frozenset(tool["function"]["name"] for tool in self.tools)
+        """Names of the tools that may be called."""
+        names = frozenset(tool["function"]["name"] for tool in self.tools)
+        return names if self.allowed is None else names & self.allowed
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """What the model gets, and how its answer is read.
 
     `begun`: text of the answer that is in the prompt already; `stop`: texts that end the answer; `inside`: whether the
-    answer begins in a thought.
+    answer begins in a thought; `shown`: control tokens that are markers of thoughts or calls; `talk`: the conversation,
+    if it is one.
     """
 
     tokens: list[int]
     begun: str = ""
-    forced: str = ""
     stop: tuple[str, ...] = ()
     markers: Markers | None = None
     inside: bool = False
     tool_names: frozenset[str] = frozenset()
+    format: ToolFormat = find_format("")
+    shown: frozenset[int] = frozenset()
+    talk: Conversation | None = None
 
 
 def make_prompt(state: ServerState, session: Session, talk: Conversation) -> Prompt:
     """The prompt of a conversation. UsageError if the template refuses its messages."""
     _check(talk)
     template, stop = template_of(state.options, session)
+    format, markers = find_format(template.source), find_markers(template.source)
     tools, messages = talk.tools or None, _known_roles(talk.messages, template.source)
     if tools and "tools" not in template.source:
-        messages, tools = _with_tools_described(messages, tools, template.source), None
+        messages, tools = _with_tools_described(messages, tools, format), None
     made = chat_prompt(
         template, session.tokenizer, messages, tools=tools, continue_last=talk.continue_last, **talk.variables
     )
-    markers, tokens, forced = find_markers(template.source), made.tokens, ""
-    if talk.must_call is not None:
-        forced = forced_beginning(template.source, talk.must_call or None)
-        tokens = tokens + inner_tokens(session.tokenizer, forced)
-    begun = messages[-1].get("content") or "" if talk.continue_last else ""
     return Prompt(
-        tokens=tokens, begun=begun, forced=forced, stop=stop, markers=markers, tool_names=talk.tool_names,
-        inside=not forced and not talk.continue_last and begins_inside(made.text, markers),
+        tokens=made.tokens, begun=messages[-1].get("content") or "" if talk.continue_last else "", stop=stop,
+        markers=markers, inside=not talk.continue_last and begins_inside(made.text, markers),
+        tool_names=talk.tool_names, format=format, talk=talk,
+        shown=_shown(session.tokenizer, markers, format if talk.tool_names else None),
     )  # fmt: skip
+
+
+def _shown(tokenizer: Tokenizer, markers: Markers | None, format: ToolFormat | None) -> frozenset[int]:
+    """The markers of thoughts and calls that are control tokens."""
+    texts = (() if markers is None else (markers.begin, markers.end)) + (() if format is None else format.markers)
+    found = [tokenizer.id_of(text) for text in texts]
+    return frozenset(token for token in found if token is not None and tokenizer.is_control(token))
 
 
 def template_of(options: ServeOptions, session: Session) -> tuple[ChatTemplate, tuple[str, ...]]:
@@ -135,14 +147,11 @@ def _known_roles(messages: list[dict[str, Any]], source: str) -> list[dict[str, 
 
 
 def _with_tools_described(
-    messages: list[dict[str, Any]], tools: list[dict[str, Any]], source: str
+    messages: list[dict[str, Any]], tools: list[dict[str, Any]], format: ToolFormat
 ) -> list[dict[str, Any]]:
     """The messages with the tools told to the system, for templates that have no place for tools."""
     lines = [msgspec.json.encode(tool["function"]).decode() for tool in tools]
-    text = (
-        "These tools can be called:\n" + "\n".join(lines) + "\nTo call one, answer with nothing but "
-        + forced_beginning(source, None).replace('{"name": "', '{"name": <name>, "arguments": <object>}')
-    )  # fmt: skip
+    text = "\n".join(["These tools can be called:", *lines, f"To call one, answer with nothing but {format.example()}"])
     first = messages[0]
     if first["role"] == "system":
         return [{**first, "content": f"{first.get('content') or ''}\n\n{text}".strip()}, *messages[1:]]

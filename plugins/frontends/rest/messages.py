@@ -47,6 +47,7 @@ def conversation(
     *,
     tools: list[dict[str, Any]] | None = None,
     tool_choice: Any = None,
+    parallel: bool = True,
     variables: dict[str, Any] | None = None,
     continue_last: bool | None = None,
 ) -> Conversation:
@@ -56,12 +57,26 @@ def conversation(
     can_continue = last.get("role") == "assistant" and not last.get("tool_calls")
     if continue_last and not can_continue:
         raise UsageError("the last message is not one of the assistant, so it cannot be continued", param="messages")
+    allowed, tool_choice = _allowed(tool_choice)
     choice = _tool_choice(tool_choice, usable)
     return Conversation(
         messages=converted, tools=[] if choice == "none" else usable,
-        must_call=None if choice in ("auto", "none") else choice.removeprefix("="),
+        must_call=None if choice in ("auto", "none") else choice.removeprefix("="), allowed=allowed, parallel=parallel,
         continue_last=can_continue if continue_last is None else continue_last, variables=variables or {},
     )  # fmt: skip
+
+
+def _allowed(asked: Any) -> tuple[frozenset[str] | None, Any]:
+    """The names in a choice of `allowed_tools`, and whether one must be called; None and the choice for all others."""
+    if not isinstance(asked, dict) or asked.get("type") != "allowed_tools":
+        return None, asked
+    value = asked.get("allowed_tools", asked)
+    tools = value.get("tools") if isinstance(value, dict) else None
+    functions = [tool.get("function", tool) if isinstance(tool, dict) else {} for tool in tools or []]
+    names = [function.get("name") if isinstance(function, dict) else None for function in functions]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UsageError("the tools of allowed_tools have no names", param="tool_choice")
+    return frozenset(names), value.get("mode", "auto")
 
 
 def _tool_choice(asked: Any, tools: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""`grammar`: only what a grammar allows. GBNF, lark's notation, JSON Schema, regular expressions and choices.
+"""`grammar`: only what a grammar allows. GBNF, lark's notation, JSON Schema, expressions, choices, structural tags.
 
 Every language becomes the intermediate form of `ir`, which `compile` makes into a native network; the masks are made
 and applied natively, first in the chain. Control tokens are never allowed; tokens that end the text are, exactly where
@@ -49,6 +49,10 @@ class GrammarOptions(Options):
         ""
     )
     choices: Annotated[list[str], Meta(max_length=10_000, description="The text is exactly one of these.")] = []
+    structural_tag: Annotated[
+        dict[str, Any] | str | None,
+        Meta(description="Free text with tags, schemas and expressions in it, as in xgrammar; or its text."),
+    ] = None
     lenient: Annotated[
         bool, Meta(description="Of a JSON Schema, leave out what cannot be enforced instead of refusing it.")
     ] = False
@@ -57,8 +61,9 @@ class GrammarOptions(Options):
         """Which of them is given, and its value."""
         values = {"gbnf": self.grammar, "lark": self.lark, "regex": self.regex, "choices": self.choices}
         given = [(kind, value) for kind, value in values.items() if value]
-        if self.json_schema is not None and self.json_schema != "":
-            given.append(("json_schema", self.json_schema))
+        for kind, value in (("json_schema", self.json_schema), ("structural_tag", self.structural_tag)):
+            if value is not None and value != "":
+                given.append((kind, value))
         if len(given) > 1:
             names = " and ".join(kind for kind, _ in given[:2])
             raise UsageError(f"{names} cannot both be asked for", hint="one of them", param="grammar")
@@ -112,7 +117,7 @@ class GrammarSampler(NativeSampler):
 
     @staticmethod
     def parse(kind: str, source: object, *, lenient: bool = False) -> Grammar:
-        """The intermediate form of a "gbnf", "lark", "json_schema", "regex" or "choices"."""
+        """The intermediate form of a "gbnf", "lark", "json_schema", "regex", "choices" or "structural_tag"."""
         return parse(kind, source, lenient=lenient)
 
     @staticmethod
@@ -190,7 +195,11 @@ def parse(
         from llamakit.plugins.samplers.grammar.choices import choices_to_grammar
 
         return choices_to_grammar(source)
-    raise UsageError(f"no kind of grammar called {kind!r}: gbnf, lark, json_schema, regex or choices")
+    if kind == "structural_tag":
+        from llamakit.plugins.samplers.grammar.structural_tag import structural_tag_to_grammar
+
+        return structural_tag_to_grammar(source, token_ids, notes.left_out)
+    raise UsageError(f"no kind of grammar called {kind!r}: gbnf, lark, json_schema, regex, choices or structural_tag")
 
 
 @hookimpl

@@ -146,9 +146,30 @@ class Builder:
         self._depths[id(node)] = (node, depth)
         return node
 
+    def include(self, grammar: Grammar) -> Ref:
+        """The rules of another grammar; returns the one that it starts from."""
+        first = len(self.rules)
+        for rule in grammar.rules:
+            self.new_rule(rule.name, rule.where, _moved(rule.body, first))
+        return Ref(first + grammar.root)
+
     def grammar(self, root: Ref) -> Grammar:
         """What was built."""
         return Grammar(tuple(rule for rule in self.rules if rule is not None), root.rule)
+
+
+def _moved(node: Node, by: int) -> Node:
+    """A node whose references name rules so many places further on."""
+    match node:
+        case Ref(rule):
+            return Ref(rule + by)
+        case Seq(items):
+            return Seq(tuple(_moved(item, by) for item in items))
+        case Alt(items):
+            return Alt(tuple(_moved(item, by) for item in items))
+        case Repeat(item, least, most):
+            return Repeat(_moved(item, by), least, most)
+    return node
 
 
 def children(node: Node) -> tuple[Node, ...]:

@@ -89,7 +89,7 @@ class Letters:
     def piece(self, token):
         return chr(60 + token)
 
-    def detokenizer(self, prompt=()):
+    def detokenizer(self, prompt=(), shown=()):
         return _Detokenizer()
 
     def decode(self, tokens):

@@ -8,18 +8,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamakit.tokenizer.tool_calls import ToolCall, ToolCallSplitter, forced_beginning
+from llamakit.tokenizer.tool_calls import (
+    FORMATS,
+    ToolCall,
+    ToolCallReader,
+    find_format,
+    joined,
+)
+from llamakit.tokenizer.tool_calls.generic import GENERIC
+from llamakit.tokenizer.tool_calls.hermes import HERMES
+from llamakit.tokenizer.tool_calls.llama3 import LLAMA3
+from llamakit.tokenizer.tool_calls.mistral import MISTRAL, MISTRAL_ARGS
 
 NAMES = {"f", "g"}
-F = ToolCall("f", '{"x":1}')
+F = ToolCall("f", '{"x": 1}')
+G = ToolCall("g", "{}")
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+BARE = '{"name": "f", "arguments": {"x": 1}}'
 
 
-def run(text, cuts=()):
-    splitter = ToolCallSplitter(NAMES)
+def run(text, cuts=(), format=HERMES):
+    reader = ToolCallReader(format, NAMES)
     edges = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    told = [splitter.push(text[a:b]) for a, b in itertools.pairwise(edges)] + [splitter.flush()]
-    return "".join(shown for shown, _ in told), [call for _, calls in told for call in calls]
+    told = [reader.push(text[a:b]) for a, b in itertools.pairwise(edges)] + [reader.flush()]
+    deltas = [delta for _, deltas in told for delta in deltas]
+    assert [d.index for d in deltas] == sorted(d.index for d in deltas)
+    first, last = {d.index for d in deltas if d.name and d.id}, {d.index for d in deltas if d.done}
+    assert first == last == {d.index for d in deltas}
+    calls = [ToolCall(call.name, call.arguments) for call in joined(deltas)]
+    return "".join(shown for shown, _ in told), calls, reader.cut
 
 
 @pytest.mark.parametrize(
@@ -29,36 +46,99 @@ def run(text, cuts=()):
         ("Let me look.\n" + CALL, "Let me look.", [F]),
         (CALL + "\n" + CALL + " done", "done", [F, F]),
         ('{"name": "f", "parameters": {"x": 1}}', "", [F]),
-        ('[{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}]', "", [F, ToolCall("g", "{}")]),
-        ('{"name": "g"}', "", [ToolCall("g", "{}")]),
-        ('{"name": "f", "arguments": "{\\"x\\":1}"}', "", [F]),
+        ('[{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}]', "", [F, G]),
+        ('{"name": "g"}', "", [G]),
+        ('{"name": "f", "arguments": "{\\"x\\": 1}"}', "", [F]),
+        ('{"arguments": {"x": 1}, "name": "f"}', "", [ToolCall("f", '{"x":1}')]),
+        ('{"name": "f", "arguments": {"s": "}\\"{"}, "id": "}"} x', "x", [ToolCall("f", '{"s": "}\\"{"}')]),
         ('{"name": "unknown", "arguments": {}}', '{"name": "unknown", "arguments": {}}', []),
         ('{"some": "json"}', '{"some": "json"}', []),
+        ("[1, 2] x", "[1, 2] x", []),
         ("<tool_call>broken</tool_call> x", "<tool_call>broken</tool_call> x", []),
-        ('<tool_call>{"name": "f", "arguments": {"x": 1}}', "", [F]),
+        ("a <tool_call> </tool_call> x", "a <tool_call> </tool_call> x", []),
+        ("<tool_call>" + BARE, "", [F]),
         ("<tool_call>cut", "<tool_call>cut", []),
         ("a < b <tool", "a < b <tool", []),
         ("plain ", "plain ", []),
         ("", "", []),
         ('{"name": "f", "arguments": [1]}', '{"name": "f", "arguments": [1]}', []),
+        ("{" * 300, "{" * 300, []),
     ],
 )
 def test_answers(text, shown, calls):
-    assert run(text) == (shown, calls)
+    assert run(text) == (shown, calls, False)
+    assert run(text, range(len(text))) == (shown, calls, False)
 
 
-PIECES = st.sampled_from([CALL, "<tool_call>", "</tool_call>", '{"name": "f"}', "<", "tool", " ", "\n", "a", "{", "["])
+@pytest.mark.parametrize(
+    ("format", "text", "shown", "calls"),
+    [
+        (LLAMA3, '{"name": "f", "parameters": {"x": 1}}', "", [F]),
+        (LLAMA3, '<|python_tag|>{"name": "f", "parameters": {"x": 1}}; {"name": "g", "parameters": {}}', "", [F, G]),
+        (LLAMA3, "<|python_tag|>print(1)", "<|python_tag|>print(1)", []),
+        (MISTRAL, f"[TOOL_CALLS][{BARE}]", "", [F]),
+        (MISTRAL, f"Well. [TOOL_CALLS] [{BARE}, " + '{"name": "g", "arguments": {}, "id": "a1"}]', "Well.", [F, G]),
+        (MISTRAL, "[TOOL_CALLS] no", "[TOOL_CALLS] no", []),
+        (MISTRAL, "[1]", "[1]", []),
+        (MISTRAL, "[TOOL", "[TOOL", []),
+        (MISTRAL_ARGS, '[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[CALL_ID]ab1[ARGS]{}', "", [F, G]),
+        (MISTRAL_ARGS, "[TOOL_CALLS]h[ARGS]{}", "[TOOL_CALLS]h[ARGS]{}", []),
+        (MISTRAL_ARGS, "[TOOL_CALLS]f[ARGS] 1", "[TOOL_CALLS]f[ARGS] 1", []),
+        (GENERIC, f"[{BARE}]", "", [F]),
+        (GENERIC, f"say {BARE}", f"say {BARE}", []),
+    ],
+)
+def test_families(format, text, shown, calls):
+    assert run(text, format=format) == (shown, calls, False)
+    assert run(text, range(len(text)), format) == (shown, calls, False)
 
 
-@given(parts=st.lists(PIECES, max_size=8), cuts=st.lists(st.integers(0, 200)))
-def test_pieces_together_are_the_whole(parts, cuts):
+def test_a_call_is_told_before_it_is_complete():
+    reader = ToolCallReader(HERMES, NAMES)
+    shown, (begin, first) = reader.push('<tool_call>{"name": "f", "arguments": {"x": "lo')
+    assert (shown, begin.name, first.arguments, first.done) == ("", "f", '{"x": "lo', False)
+    _, (more,) = reader.push("ng")
+    assert (more.index, more.name, more.arguments) == (0, "", "ng")
+    assert reader.flush()[1][0].done
+    assert reader.cut
+
+
+def test_what_is_no_json_ends_a_call():
+    text = '<tool_call>{"name": "f", "arguments": {"x": 1</tool_call> done'
+    assert run(text) == ("done", [ToolCall("f", '{"x": 1')], False)
+
+
+def test_ids_are_as_the_family_wants_them():
+    deltas = ToolCallReader(MISTRAL, NAMES).push(f"[TOOL_CALLS][{BARE}]")[1]
+    assert len(deltas[0].id) == 9
+    assert deltas[0].id.isalnum()
+    assert ToolCallReader(HERMES, NAMES).push(CALL)[1][0].id.startswith("call_")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("{{ '<tool_call>' }}", "hermes"),
+        ("[TOOL_CALLS] and [ARGS]", "mistral-args"),
+        ("[TOOL_CALLS]", "mistral"),
+        ("<|python_tag|>", "llama3"),
+        ('{"name": function name, "parameters": dict}', "llama3"),
+        ("{{ messages }}", "generic"),
+    ],
+)
+def test_the_template_tells_the_family(source, name):
+    assert find_format(source).name == name
+
+
+PIECES = st.sampled_from(
+    [
+        CALL, BARE, "<tool_call>", "</tool_call>", '{"name": "f"}', "<", "tool", " ", "\n", "a", "{", "[", "]", '"',
+        "\\", "[TOOL_CALLS]", "f[ARGS]", "{}", ",", '{"name": "f", "arguments": {', "<|python_tag|>",
+    ]
+)  # fmt: skip
+
+
+@given(format=st.sampled_from(FORMATS), parts=st.lists(PIECES, max_size=8), cuts=st.lists(st.integers(0, 200)))
+def test_pieces_together_are_the_whole(format, parts, cuts):
     text = "".join(parts)
-    assert run(text, cuts) == run(text)
-
-
-@pytest.mark.parametrize("source", ["<tool_call>", '{"name": x, "parameters": y}', ""])
-@pytest.mark.parametrize("name", ["f", None])
-def test_a_forced_beginning_begins_a_call(source, name):
-    text = forced_beginning(source, name)
-    rest = '{"x": 1}}' if name else 'f", "arguments": {"x": 1}}'
-    assert run(text + rest + ("</tool_call>" if "<tool_call>" in source else "")) == ("", [F])
+    assert run(text, cuts, format) == run(text, format=format)

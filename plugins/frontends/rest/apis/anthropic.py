@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.answer import AnswerReader
 from llamakit.plugins.frontends.rest.apis.anthropic_answer import MessageAnswer, error_body, error_event
-from llamakit.plugins.frontends.rest.apis.anthropic_fields import CountBody, MessagesBody, conversation
+from llamakit.plugins.frontends.rest.apis.anthropic_fields import CountBody, MessagesBody, conversation, output_options
 from llamakit.plugins.frontends.rest.apis.native_fields import stop_texts
 from llamakit.plugins.frontends.rest.apis.openai_fields import check_constraints, extended, settings_of
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
 from llamakit.plugins.frontends.rest.chat import make_prompt
+from llamakit.plugins.frontends.rest.constrain import constrained
 from llamakit.plugins.frontends.rest.generation import held, start
 from llamakit.plugins.frontends.rest.route import Operation, Route
 from llamakit.plugins.frontends.rest.sse import stream
@@ -76,10 +77,11 @@ class Messages(Resource):
     ) -> tuple[MessageAnswer, Job]:
         fields = body.fields
         prompt = make_prompt(self.state, session, conversation(fields))
-        options = settings_of(self.state, body.sampling)
+        options = settings_of(self.state, body.sampling) | output_options(self.state, fields)
         request = extended(
             session, prompt.tokens, fields, max_tokens=fields.max_tokens, seed=fields.seed,
-            stop=(*stop_texts(list(fields.stop_sequences)), *prompt.stop), **options,
+            stop=(*stop_texts(list(fields.stop_sequences)), *prompt.stop), shown=prompt.shown,
+            **constrained(self.state, session, prompt, options),
         )  # fmt: skip
         answer = MessageAnswer(fields.model or name, request, AnswerReader(prompt, 1), body.ignored)
         return answer, start(self.state, session, request, req, api="anthropic")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llamakit.engine.job import Job
     from llamakit.engine.request import Request, Result
     from llamakit.errors import LlamaKitError
-    from llamakit.tokenizer.tool_calls import ToolCall
+    from llamakit.tokenizer.tool_calls import CallDelta, ToolCall
 
 TYPES = {"413": "request_too_large", "503": "overloaded_error", "500": "api_error"}
 encode_text = msgspec.json.Encoder().encode
@@ -101,9 +101,11 @@ class MessageAnswer:
         if part.content:
             data += self._begin("text", {"type": "text", "text": ""}) + self._text(part.content)
         for call in part.calls:
-            data += self._close() + self._begin("tool_use", _tool_use(call) | {"input": {}})
-            delta = {"type": "input_json_delta", "partial_json": call.arguments}
-            data += _event("content_block_delta", index=self._index, delta=delta)
+            if call.name:
+                data += self._close() + self._begin("tool_use", _tool_use(call) | {"input": {}})
+            if call.arguments:
+                delta = {"type": "input_json_delta", "partial_json": call.arguments}
+                data += _event("content_block_delta", index=self._index, delta=delta)
         return data
 
     def _begin(self, kind: str, block: dict[str, Any]) -> bytes:
@@ -154,8 +156,8 @@ def _stop(done: Done) -> dict[str, Any]:
     return {"stop_reason": "max_tokens" if reason in LENGTH else "end_turn", "stop_sequence": None}
 
 
-def _tool_use(call: ToolCall) -> dict[str, Any]:
-    return {"type": "tool_use", "id": new_id("toolu_"), "name": call.name}
+def _tool_use(call: ToolCall | CallDelta) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id.replace("call_", "toolu_", 1), "name": call.name}
 
 
 def arguments_object(call: ToolCall) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from llamakit.plugins.frontends.rest.apis.openai_fields import Extensions, StopText
+from llamakit.plugins.frontends.rest.apis.openai_fields import Extensions, StopText, format_options
 from llamakit.plugins.frontends.rest.chat import ANY_TOOL, Conversation, text_of
 from msgspec import Meta
 
 from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamakit.plugins.frontends.rest.state import ServerState
 
 TEXTS = {"text": "text"}
 LARGEST = (1 << 31) - 1
@@ -31,6 +34,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=256)]
     input_schema: dict[str, Any] = {}
     description: str = ""
+    strict: Annotated[bool, Meta(description="Refuse a schema that cannot be enforced.")] = False
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +42,7 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     type: str
     name: str = ""
+    disable_parallel_tool_use: Annotated[bool, Meta(description="Call one tool at most.")] = False
 
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +50,12 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
 
     type: str
     budget_tokens: int | None = None
+
+
+class OutputConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The form of the answer: {"type": "json_schema", "schema": {...}}."""
+
+    format: dict[str, Any] | None = None
 
 
 class CountBody(Extensions, frozen=True, kw_only=True):
@@ -64,7 +75,16 @@ class MessagesBody(CountBody, frozen=True, kw_only=True):
     stop_sequences: Annotated[list[StopText], Meta(description="Texts that end the answer.")] = []
     stream: Annotated[bool, Meta(description="Answer with server-sent events.")] = False
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, description="Of random numbers; -1 = a new one.")] = -1
+    output_config: OutputConfig | None = None
+    output_format: Annotated[dict[str, Any], Meta(description="As `format` of `output_config`.")] | None = None
     metadata: Annotated[dict[str, Any], Meta(description="Without effect.")] = {}
+
+
+def output_options(state: ServerState, fields: MessagesBody) -> dict[str, Any]:
+    """Sampler options for the form that is asked for."""
+    if fields.output_config is not None and fields.output_config.format is not None:
+        return format_options(state, fields.output_config.format, "output_config")
+    return format_options(state, fields.output_format, "output_format")
 
 
 def conversation(fields: CountBody) -> Conversation:
@@ -80,6 +100,7 @@ def conversation(fields: CountBody) -> Conversation:
     kind = "auto" if choice is None else choice.type
     return Conversation(
         messages=messages, tools=[] if kind == "none" else tools, must_call=_must_call(fields),
+        parallel=choice is None or not choice.disable_parallel_tool_use,
         continue_last=messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"),
         variables={} if fields.thinking is None else {"enable_thinking": fields.thinking.type != "disabled"},
     )  # fmt: skip
@@ -101,7 +122,8 @@ def _must_call(fields: CountBody) -> str | None:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     """A tool as OpenAI has it."""
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+    function: dict[str, Any] = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+    function |= {"strict": True} if tool.strict else {}
     return {"type": "function", "function": function}
 
 

@@ -26,7 +26,7 @@ LARGEST = (1 << 31) - 1
 RANDOM_SEED = (1 << 32) - 1  # -1 as 2023 kept it, in 32 bits: also asks for a random seed
 DEFAULTS = {"repeat_penalty": 1.1}  # where the request defaults of 2023 differ from the samplers' own
 SPELLINGS = {"typ_p": "typical_p", "temp": "temperature", "tfs": "tfs_z", "top-k": "top_k", "top-p": "top_p"}
-CONSTRAINTS = ("grammar", "lark", "json_schema", "regex", "choices")  # of a sampler that may or may not be installed
+CONSTRAINTS = ("grammar", "lark", "json_schema", "regex", "choices", "structural_tag")  # of a sampler that may be there
 MOST_STOPS, LONGEST_STOP = 128, 1024  # each is looked for after every token
 
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]

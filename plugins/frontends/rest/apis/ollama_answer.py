@@ -12,6 +12,8 @@ from llamakit.plugins.frontends.rest.apis.anthropic_answer import arguments_obje
 from llamakit.plugins.frontends.rest.apis.openai_format import chat_logprobs, extensions_of, finish_reason
 from llamakit.plugins.frontends.rest.errors import status_of, without_folders
 
+from llamakit.tokenizer.tool_calls import joined
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from llamakit.engine.request import Request, Result
     from llamakit.errors import LlamaKitError
     from llamakit.tokenizer import Tokenizer
+    from llamakit.tokenizer.tool_calls import CallDelta
 
 NDJSON = "application/x-ndjson"
 encode_text = msgspec.json.Encoder().encode
@@ -66,12 +69,19 @@ class Answer:
         return value | self._logprobs(answer.pieces)
 
     def lines(self, job: Job) -> Iterator[bytes]:
-        """Every line of the stream."""
+        """Every line of the stream. A call is told when it is complete, since its arguments are an object here."""
+        open_calls: list[CallDelta] = []
         for parts in self.reader.parts(job):
             data = []
             for part in parts:
                 if type(part) is Delta:
-                    value = self.part(part.content, part.reasoning, [_call(call) for call in part.calls])
+                    open_calls += part.calls
+                    n = 1 + max((i for i, call in enumerate(open_calls) if call.done), default=-1)
+                    complete, open_calls = open_calls[:n], open_calls[n:]
+                    waits = part.calls and not (complete or part.content or part.reasoning)
+                    if waits and self.request.logprobs is None:
+                        continue
+                    value = self.part(part.content, part.reasoning, [_call(call) for call in joined(complete)])
                     data.append(line(self._head() | value | {"done": False} | self._logprobs(part.pieces)))
                 elif type(part) is Done:
                     data.append(line(self._head() | self.part("", "", []) | self._last(part)))

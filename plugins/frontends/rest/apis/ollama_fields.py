@@ -9,12 +9,12 @@ from llamakit.plugins.frontends.rest.apis.native_fields import LARGEST, Name, st
 from llamakit.plugins.frontends.rest.apis.openai_fields import (
     Extensions,
     StopText,
-    constraint_key,
     extended,
     settings_of,
 )
 from llamakit.plugins.frontends.rest.body import check, sampler_options
-from llamakit.plugins.frontends.rest.chat import Conversation, arguments_of, checked_tools
+from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, arguments_of, checked_tools
+from llamakit.plugins.frontends.rest.constrain import constrained, constraint_key
 from msgspec import Meta
 
 from llamakit.errors import UsageError
@@ -94,15 +94,15 @@ def read_options(state: ServerState, fields: Common) -> tuple[Body[OllamaOptions
 
 
 def make_request(
-    state: ServerState, session: Session, tokens: list[int], fields: Common, body: Body[OllamaOptions],
-    stop: tuple[str, ...] = (),
-) -> Request:  # fmt: skip
+    state: ServerState, session: Session, prompt: Prompt, fields: Common, body: Body[OllamaOptions]
+) -> Request:
     """The engine's request for a prompt."""
     options = body.fields
     sampling = {**DEFAULTS, **settings_of(state, body.sampling), **format_options(state, fields.format)}
+    sampling = constrained(state, session, prompt, sampling)
     return extended(
-        session, tokens, options, seed=options.seed, max_tokens=options.num_predict, keep=options.num_keep,
-        stop=(*stop_texts(options.stop), *stop), truncate=fields.truncate,
+        session, prompt.tokens, options, seed=options.seed, max_tokens=options.num_predict, keep=options.num_keep,
+        stop=(*stop_texts(options.stop), *prompt.stop), truncate=fields.truncate, shown=prompt.shown,
         logprobs=fields.top_logprobs if fields.logprobs else None, **sampling,
     )  # fmt: skip
 

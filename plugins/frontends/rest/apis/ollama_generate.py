@@ -74,7 +74,7 @@ class Generation(Resource):
                 self._only_load(resp, fields)
                 return
             prompt, context = self.prompt(session, fields, options)
-            request = make_request(self.state, session, prompt.tokens, fields, options, prompt.stop)
+            request = make_request(self.state, session, prompt, fields, options)
             answer = Answer(
                 fields.model or self.state.pool.default, session.tokenizer, request, AnswerReader(prompt, 1),
                 part=self.part, began=began, loaded=loaded, context=context, ignored=ignored,

@@ -26,6 +26,7 @@ from llamakit.plugins.frontends.rest.apis.openai_format import (
 )
 from llamakit.plugins.frontends.rest.body import read, tell_ignored, wrong
 from llamakit.plugins.frontends.rest.chat import make_prompt
+from llamakit.plugins.frontends.rest.constrain import constrained
 from llamakit.plugins.frontends.rest.errors import body_of
 from llamakit.plugins.frontends.rest.generation import held, start, take_resources
 from llamakit.plugins.frontends.rest.messages import conversation
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from llamakit.engine.job import Job
     from llamakit.engine.request import Request
     from llamakit.session import Session
-    from llamakit.tokenizer.tool_calls import ToolCall
+    from llamakit.tokenizer.tool_calls import CallDelta, ToolCall
 
 END = b"data: [DONE]\n\n"
 TOP = 100  # OpenAI has 20
@@ -62,11 +63,14 @@ class ChatBody(Generate, frozen=True, kw_only=True):
     max_completion_tokens: Limit | None = None
     logprobs: Annotated[bool, Meta(description="Give the logarithm of each token's probability.")] = False
     top_logprobs: Annotated[int, Meta(ge=0, le=TOP, description="So many of the likeliest with each token.")] = 0
-    response_format: Annotated[dict[str, Any], Meta(description="text, json_object or json_schema.")] | None = None
+    response_format: (
+        Annotated[dict[str, Any], Meta(description="text, json_object, json_schema or structural_tag.")] | None
+    ) = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1000, description="Functions to call.")] | None = None
     tool_choice: (
         Annotated[str | dict[str, Any], Meta(description="auto, none, required, or which function.")] | None
     ) = None
+    parallel_tool_calls: Annotated[bool, Meta(description="Whether an answer may call several tools.")] = True
     reasoning_effort: Annotated[str, Meta(max_length=64, description="For the template; none = off.")] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], Meta(description="More names for the chat template.")] = {}
     continue_final_message: (
@@ -108,15 +112,16 @@ class ChatCompletions:
     def _start(self, req: falcon.Request, session: Session, body: Body[ChatBody], name: str) -> tuple[ChatAnswer, Job]:
         fields = body.fields
         talk = conversation(
-            fields.messages, tools=fields.tools, tool_choice=fields.tool_choice, variables=fields.variables,
-            continue_last=fields.continue_final_message,
+            fields.messages, tools=fields.tools, tool_choice=fields.tool_choice, parallel=fields.parallel_tool_calls,
+            variables=fields.variables, continue_last=fields.continue_final_message,
         )  # fmt: skip
         prompt = make_prompt(self.state, session, talk)
         limit = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
         sampling = settings_of(self.state, body.sampling) | format_options(self.state, fields.response_format)
+        sampling = constrained(self.state, session, prompt, sampling)
         request = make_request(
             session, prompt.tokens, fields, sampling, max_tokens=-1 if limit is None else limit, stop=prompt.stop,
-            logprobs=fields.top_logprobs if fields.logprobs else None,
+            shown=prompt.shown, logprobs=fields.top_logprobs if fields.logprobs else None,
         )  # fmt: skip
         reader = AnswerReader(prompt, fields.n)
         answer = ChatAnswer(session, name, fields, request, reader, body.ignored)
@@ -147,7 +152,6 @@ class ChatAnswer:
             "system_fingerprint": fingerprint(session, llamakit.__version__),
         }  # fmt: skip
         self._done: list[Done] = []
-        self._n_calls = [0] * request.n
 
     # -- whole ---------------------------------------------------------------------------------------------------
 
@@ -220,9 +224,7 @@ class ChatAnswer:
             data += self._delta(part.choice, {"reasoning_content": part.reasoning}, self._logprobs(pieces))
             pieces = ()
         if part.calls:
-            at = self._n_calls[part.choice]
-            self._n_calls[part.choice] += len(part.calls)
-            calls = [{"index": at + i, **call_value(call)} for i, call in enumerate(part.calls)]
+            calls = [call_delta(call) for call in part.calls]
             data += self._delta(part.choice, {"tool_calls": calls}, self._logprobs(pieces))
             pieces = ()
         if part.content or (pieces and self.fields.logprobs):
@@ -256,8 +258,16 @@ class ChatAnswer:
 def call_value(call: ToolCall) -> dict[str, Any]:
     """A call as OpenAI writes it."""
     return {
-        "id": new_id("call_"), "type": "function", "function": {"name": call.name, "arguments": call.arguments}
+        "id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}
     }  # fmt: skip
+
+
+def call_delta(call: CallDelta) -> dict[str, Any]:
+    """What is new of a call, as OpenAI writes it: its name and id once."""
+    if not call.name:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
 
 
 def progress_value(part: Queued | PromptProgress) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from llamakit.plugins.frontends.rest.apis.native_fields import (
     sampler_names,
     stop_texts,
 )
-from llamakit.plugins.frontends.rest.body import sampler_options, wrong
+from llamakit.plugins.frontends.rest.body import wrong
+from llamakit.plugins.frontends.rest.constrain import constraint_key
 from msgspec import Meta
 
 from llamakit.errors import UsageError
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 MOST_ANSWERS = 128
 ANY_OBJECT = {"type": "object"}
+VLLM_NAMES = {
+    "json": "json_schema", "regex": "regex", "choice": "choices", "grammar": "grammar",
+    "structural_tag": "structural_tag",
+}  # fmt: skip
 RANDOM_SEED = (1 << 32) - 1  # -1 as 2023 kept it, in 32 bits
 
 Count = Annotated[int, Meta(ge=1, le=MOST_ANSWERS)]
@@ -86,9 +91,10 @@ class Generate(Extensions, frozen=True, kw_only=True):
 
 
 def check_constraints(state: ServerState) -> Callable[[dict[str, Any]], None]:
-    """What refuses a grammar or a schema where no sampler keeps to one."""
+    """What reads vLLM's names of constraints, and refuses any where no sampler keeps to one."""
 
     def rewrite(values: dict[str, Any]) -> None:
+        _rename_constraints(values)
         for name in CONSTRAINTS:
             if values.get(name) in (None, "", []):
                 values.pop(name, None)
@@ -98,15 +104,17 @@ def check_constraints(state: ServerState) -> Callable[[dict[str, Any]], None]:
     return rewrite
 
 
-def constraint_key(state: ServerState, option: str, param: str) -> str:
-    """The flat name of an option of the sampler `grammar`; UsageError where it is not installed."""
-    for key in (option, f"grammar.{option}"):
-        if key in sampler_options(state):
-            return key
-    raise UsageError(
-        f"{param} needs the sampler 'grammar', which is not installed",
-        hint="ask for JSON in the prompt, and check the answer", param=param,
-    )  # fmt: skip
+def _rename_constraints(values: dict[str, Any]) -> None:
+    """`structured_outputs` and `guided_json` and so on, as vLLM has them, under the sampler's names."""
+    given = values.pop("structured_outputs", None) or {}
+    if not isinstance(given, dict):
+        raise wrong("structured_outputs", given, "an object")
+    if given.get("json_object"):
+        given = {"json": ANY_OBJECT} | given
+    for theirs, ours in VLLM_NAMES.items():
+        value = values.pop(f"guided_{theirs}", None) or given.get(theirs)
+        if value:
+            values[ours] = value
 
 
 def format_options(state: ServerState, asked: Any, param: str = "response_format") -> dict[str, Any]:
@@ -124,7 +132,9 @@ def format_options(state: ServerState, asked: Any, param: str = "response_format
         if not isinstance(schema, dict):
             raise UsageError(f"{param} has no schema", hint='{"json_schema": {"schema": {...}}}', param=param)
         return {constraint_key(state, "json_schema", param): schema}
-    raise wrong(param, kind, "text, json_object or json_schema")
+    if kind == "structural_tag" and isinstance(asked, dict):
+        return {constraint_key(state, "structural_tag", param): asked}
+    raise wrong(param, kind, "text, json_object, json_schema or structural_tag")
 
 
 def make_request(
@@ -137,6 +147,7 @@ def make_request(
     stop: tuple[str, ...] = (),
     logprobs: int | None = None,
     prompt_logprobs: int | None = None,
+    shown: frozenset[int] = frozenset(),
 ) -> Request:
     """The engine's request for a prompt. UsageError for what only the model can tell: token ids, adapters."""
     options = {name: value for name, value in sampling.items() if name not in ("ignore_eos", "logit_bias")}
@@ -147,7 +158,7 @@ def make_request(
     return extended(
         session, tokens, fields, max_tokens=max_tokens, stop=(*stop_texts(fields.stop), *stop), seed=fields.seed,
         n=fields.n, best_of=fields.best_of or 1, logprobs=logprobs, prompt_logprobs=prompt_logprobs,
-        progress=fields.return_progress and fields.stream, **options,
+        progress=fields.return_progress and fields.stream, shown=shown, **options,
     )  # fmt: skip
 
 

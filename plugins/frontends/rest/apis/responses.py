@@ -16,6 +16,7 @@ from llamakit.plugins.frontends.rest.apis.responses_answer import ResponseAnswer
 from llamakit.plugins.frontends.rest.apis.responses_fields import ResponsesBody, conversation
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
 from llamakit.plugins.frontends.rest.chat import make_prompt
+from llamakit.plugins.frontends.rest.constrain import constrained
 from llamakit.plugins.frontends.rest.generation import held, start
 from llamakit.plugins.frontends.rest.route import Operation, Route
 from llamakit.plugins.frontends.rest.sse import stream
@@ -69,7 +70,7 @@ class Responses:
             options |= format_options(self.state, fields.text.format, "text")
         request = extended(
             session, prompt.tokens, fields, max_tokens=fields.max_output_tokens or -1, seed=fields.seed,
-            stop=prompt.stop, **options,
+            stop=prompt.stop, shown=prompt.shown, **constrained(self.state, session, prompt, options),
         )  # fmt: skip
         answer = ResponseAnswer(name, fields, request, AnswerReader(prompt, 1), body.ignored)
         return answer, start(self.state, session, request, req, api="openai")

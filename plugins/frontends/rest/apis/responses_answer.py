@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llamakit.engine.job import Job
     from llamakit.engine.request import Request
     from llamakit.errors import LlamaKitError
-    from llamakit.tokenizer.tool_calls import ToolCall
+    from llamakit.tokenizer.tool_calls import CallDelta
 
 TEXT = {"type": "text"}
 
@@ -81,7 +81,7 @@ class ResponseAnswer:
         if part.content:
             data += self._grow("message", part.content)
         for call in part.calls:
-            data += self._close() + self._call(call)
+            data += self._call(call)
         return data
 
     def _grow(self, kind: str, text: str) -> bytes:
@@ -109,6 +109,8 @@ class ResponseAnswer:
         if item is None:
             return b""
         text = "".join(self._text)
+        if item["type"] == "function_call":
+            return self._close_call(item, text, status)
         thought = item["type"] == "reasoning"
         name = "reasoning_text" if thought else "output_text"
         more: dict[str, Any] = {} if thought else {"logprobs": []}
@@ -127,21 +129,30 @@ class ResponseAnswer:
             return {"type": "reasoning_text", "text": text}
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
-    def _call(self, call: ToolCall) -> bytes:
-        """A call, which is complete as soon as it is known."""
-        item = {
-            "id": new_id("fc_"), "type": "function_call", "status": "in_progress", "call_id": new_id("call_"),
-            "name": call.name, "arguments": "",
-        }  # fmt: skip
-        place = {"item_id": item["id"], "output_index": len(self.output)}
-        done = {**item, "status": "completed", "arguments": call.arguments}
-        data = self._event("response.output_item.added", output_index=len(self.output), item=item)
-        data += self._event("response.function_call_arguments.delta", **place, delta=call.arguments)
-        data += self._event(
-            "response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments
-        )  # fmt: skip
+    def _call(self, call: CallDelta) -> bytes:
+        """What is new of a call, which is closed when the next item begins."""
+        data = b""
+        if call.name:
+            data = self._close()
+            self._open = {
+                "id": new_id("fc_"), "type": "function_call", "status": "in_progress", "call_id": call.id,
+                "name": call.name, "arguments": "",
+            }  # fmt: skip
+            self._text = []
+            data += self._event("response.output_item.added", output_index=len(self.output), item=self._open)
+        if call.arguments:
+            self._text.append(call.arguments)
+            data += self._event("response.function_call_arguments.delta", **self._place(), delta=call.arguments)
+        return data
+
+    def _close_call(self, item: dict[str, Any], arguments: str, status: str) -> bytes:
+        data = self._event(
+            "response.function_call_arguments.done", **self._place(), name=item["name"], arguments=arguments
+        )
+        done = {**item, "status": status, "arguments": arguments}
         data += self._event("response.output_item.done", output_index=len(self.output), item=done)
         self.output.append(done)
+        self._open = None
         return data
 
     def _last(self, done: Done) -> bytes:

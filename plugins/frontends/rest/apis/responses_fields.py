@@ -38,7 +38,7 @@ class ResponsesBody(Extensions, frozen=True, kw_only=True):
     stream: Annotated[bool, Meta(description="Answer with server-sent events.")] = False
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1000, description="Functions to call.")] = []
     tool_choice: Annotated[str | dict[str, Any], Meta(description="auto, none, required, or which function.")] = "auto"
-    parallel_tool_calls: Annotated[bool, Meta(description="Without effect: an answer may call several tools.")] = True
+    parallel_tool_calls: Annotated[bool, Meta(description="Whether an answer may call several tools.")] = True
     reasoning: Reasoning | None = None
     text: TextFormat | None = None
     metadata: Annotated[dict[str, Any], Meta(description="Given back.")] = {}
@@ -69,7 +69,8 @@ def conversation(fields: ResponsesBody) -> Conversation:
     effort = None if fields.reasoning is None else fields.reasoning.effort
     variables = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
     return from_chat(
-        messages, tools=[_tool(tool) for tool in fields.tools], tool_choice=fields.tool_choice, variables=variables
+        messages, tools=[_tool(tool) for tool in fields.tools], tool_choice=fields.tool_choice,
+        parallel=fields.parallel_tool_calls, variables=variables,
     )  # fmt: skip
 
 

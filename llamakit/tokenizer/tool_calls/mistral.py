@@ -1,0 +1,14 @@
+"""Mistral's: after the control token `[TOOL_CALLS]` an array of calls, or since 2025 `name[ARGS]{...}` after each.
+
+https://docs.mistral.ai/cookbooks/concept-deep-dive-tokenization-tool_calling
+"""
+
+from llamakit.tokenizer.tool_calls.format import ToolFormat
+
+MISTRAL = ToolFormat(
+    name="mistral", signs=(("[TOOL_CALLS]",),), begin="[TOOL_CALLS]", listed=True, separator=", ", short_ids=True
+)  # fmt: skip
+MISTRAL_ARGS = ToolFormat(
+    name="mistral-args", signs=(("[TOOL_CALLS]", "[ARGS]"),), begin="[TOOL_CALLS]", before_name="", after_name="[ARGS]",
+    after_arguments="", plain_name=True, short_ids=True,
+)  # fmt: skip

@@ -1,0 +1,121 @@
+"""What keeps an answer to a conversation to its tools, to the form that is asked for, and to thinking first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.apis.native_fields import CONSTRAINTS
+from llamakit.plugins.frontends.rest.body import sampler_options
+
+from llamakit.errors import UsageError
+from llamakit.tokenizer.tool_calls.structure import Function, Structure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamakit.plugins.frontends.rest.chat import Conversation, Prompt
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.session import Session
+
+
+def constraint_key(state: ServerState, option: str, param: str) -> str:
+    """The flat name of an option of the sampler `grammar`; UsageError where it is not installed."""
+    for key in (option, f"grammar.{option}"):
+        if key in sampler_options(state):
+            return key
+    raise UsageError(
+        f"{param} needs the sampler 'grammar', which is not installed",
+        hint="ask for JSON in the prompt, and check the answer", param=param,
+    )  # fmt: skip
+
+
+def constrained(state: ServerState, session: Session, prompt: Prompt, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler options with those that keep to a conversation: its tools are called as their schemas say.
+
+    What `sampling` asks for itself, such as a schema, holds for the answer after the thought; with tools that need not
+    be called it is the other thing that the answer may be.
+    """
+    talk = prompt.talk
+    given = _given(state, sampling)
+    rest = {key: value for key, value in sampling.items() if key not in given}
+    asked = next(((option, given[key]) for key, option in _keys(state) if key in given), None)
+    if talk is None or talk.continue_last or (asked is None and not prompt.tool_names):
+        return dict(sampling)
+    if talk.must_call is not None and asked is not None:
+        raise UsageError(
+            f"the answer must call a tool, so {asked[0]} cannot be asked for", hint="tool_choice auto",
+            param="tool_choice",
+        )  # fmt: skip
+    if not any(option == "structural_tag" for _, option in _keys(state)):
+        if talk.must_call is not None:
+            constraint_key(state, "structural_tag", "tool_choice")
+        return dict(sampling)
+    content = None if asked is None else _format(*asked, lenient=_lenient(state, sampling))
+    structure = Structure(session.tokenizer.is_control_text)
+    if prompt.tool_names:
+        answer = structure.answer(
+            prompt.format, _functions(talk, prompt), required=talk.must_call is not None, several=talk.parallel,
+            content=content,
+        )  # fmt: skip
+    elif prompt.markers is None or content is None:
+        return dict(sampling)
+    else:
+        answer = content
+    if prompt.markers is not None:
+        answer = structure.thought(prompt.markers, answer, inside=prompt.inside)
+    tag = {"type": "structural_tag", "format": answer}
+    return rest | {constraint_key(state, "structural_tag", "tools"): tag}
+
+
+def _keys(state: ServerState) -> list[tuple[str, str]]:
+    """Flat names of the options that constrain, each with the option."""
+    options = sampler_options(state)
+    return [(key, option) for option in CONSTRAINTS for key in (option, f"grammar.{option}") if key in options]
+
+
+def _given(state: ServerState, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that constrain, where they do."""
+    return {key: sampling[key] for key, _ in _keys(state) if sampling.get(key) not in (None, "", [], ())}
+
+
+def _lenient(state: ServerState, sampling: Mapping[str, Any]) -> bool:
+    return any(sampling.get(key) for key in ("lenient", "grammar.lenient") if key in sampler_options(state))
+
+
+def _functions(talk: Conversation, prompt: Prompt) -> list[Function]:
+    """The functions that may be called."""
+    functions = [tool["function"] for tool in talk.tools if tool["function"]["name"] in prompt.tool_names]
+    if talk.must_call:
+        functions = [function for function in functions if function["name"] == talk.must_call]
+    return [
+        Function(each["name"], each.get("parameters"), strict=each.get("strict") is True)
+        for each in {each["name"]: each for each in functions}.values()
+    ]
+
+
+def _format(option: str, value: Any, *, lenient: bool) -> dict[str, Any]:
+    """What an option asks for as a format of a structural tag."""
+    match option:
+        case "grammar" | "lark":
+            return {"type": option, "grammar": value}
+        case "regex":
+            return {"type": "regex", "pattern": value}
+        case "choices":
+            return {"type": "or", "elements": [{"type": "const_string", "value": each} for each in value]}
+        case "structural_tag":
+            found = _decoded(value, "structural_tag")
+            if not isinstance(found, dict) or not isinstance(found.get("format"), dict):
+                raise UsageError("with tools or thoughts a structural_tag needs a format", param="structural_tag")
+            return dict(found["format"])
+    return {"type": "json_schema", "json_schema": _decoded(value, "json_schema"), "lenient": lenient}
+
+
+def _decoded(value: Any, param: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{param} is no JSON: {error}", param=param) from None
