@@ -107,7 +107,7 @@ def test_streams_in_flight_are_finished_when_it_is_told_to_stop(stories260k):
         port, ends = server.port, []
 
         def read():
-            body = {"prompt": "Once", "n_predict": 3000, "stream": True, "ignore_eos": True}
+            body = {"prompt": "Once", "n_predict": 1200, "stream": True, "ignore_eos": True}
             connection, response = ask(port, "POST", "/completion", body)
             started.release()
             data = response.read()
