@@ -9,6 +9,7 @@
 namespace py = pybind11;
 using namespace lk::sampling;
 
+void bind_automata(py::module_& m);
 void bind_grammar(py::module_& m);
 
 namespace {
@@ -145,6 +146,7 @@ PYBIND11_MODULE(_sampling, m) {
     py::class_<Mirostat, Stage, std::shared_ptr<Mirostat>>(m, "Mirostat")
         .def(py::init<int, float, float, uint64_t, uint64_t>());
     bind_grammar(m);
+    bind_automata(m);
     m.def("sample_rows", &sample_rows, py::arg("logits"), py::arg("rows"), py::arg("chains"));
     m.def("uniform", &uniform, py::arg("seed"), py::arg("choice"), py::arg("position"));
 }

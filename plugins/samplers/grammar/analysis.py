@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from llamakit.plugins.samplers.grammar.build import EMPTY, NOTHING, alt, repeat, seq, walk
+from llamakit.plugins.samplers.grammar.build import EMPTY, NOTHING, alt, is_leaf, repeat, seq, walk
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.ir import Alt, Automaton, Chars, Grammar, Node, Ref, Repeat, Rule, Seq, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 
 def finish(grammar: Grammar, warnings: list[str] | None = None) -> Grammar:
@@ -90,17 +90,28 @@ def _least(grammar: Grammar, holds: Callable[[Node, list[bool]], bool]) -> list[
         found[number] = holds(grammar.rules[number].body, found)
         if not found[number]:
             work.append(number)
-    users: list[set[int]] = [set() for _ in grammar.rules]
+    users: list[list[int]] = [[] for _ in grammar.rules]
     for number in work:
-        for node in walk(grammar.rules[number].body):
-            if isinstance(node, Ref):
-                users[node.rule].add(number)
+        for rule in _named(grammar.rules[number].body):
+            users[rule].append(number)
     while work:
         number = work.popleft()
         if not found[number] and holds(grammar.rules[number].body, found):
             found[number] = True
             work.extend(users[number])
     return found
+
+
+def _named(node: Node) -> Iterator[int]:
+    """The rules that a node names."""
+    if isinstance(node, Ref):
+        yield node.rule
+    elif isinstance(node, Seq | Alt):
+        for item in node.items:
+            if not is_leaf(item):
+                yield from _named(item)
+    elif isinstance(node, Repeat):
+        yield from _named(node.item)
 
 
 def _is_empty(node: Node, rules: list[bool]) -> bool:

@@ -107,6 +107,10 @@ def contains(ranges: Ranges, code: int) -> bool:
     return any(lo <= code <= hi for lo, hi in ranges)
 
 
+ASSIGNED = ((0, 0x3FFFF), (0xE0000, 0xE0FFF), (0xFFFFE, 0xFFFFF), (0x10FFFE, MAX_CODEPOINT))
+UNIFORM = ((0x40000, 0xDFFFF), (0xE1000, 0xEFFFF), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD))  # of one category each
+
+
 @lru_cache(maxsize=64)
 def category(name: str) -> Ranges | None:
     """The code points of a Unicode general category such as L or Lu; None if there is none of that name."""
@@ -116,14 +120,18 @@ def category(name: str) -> Ranges | None:
 
 @lru_cache(maxsize=1)
 def _categories() -> dict[str, list[tuple[int, int]]]:
-    """Every category's ranges: one pass over all code points, once in a process."""
+    """Every category's ranges: one pass over all that may differ from their neighbours, once in a process."""
     import unicodedata
 
     found: dict[str, list[tuple[int, int]]] = {}
-    last, start = unicodedata.category("\0"), 0
-    for code in range(1, MAX_CODEPOINT + 2):
-        name = unicodedata.category(chr(code)) if code <= MAX_CODEPOINT else ""
-        if name != last:
-            found.setdefault(last, []).append((start, code - 1))
-            last, start = name, code
+    for first, last in ASSIGNED:
+        names = list(map(unicodedata.category, map(chr, range(first, last + 1))))
+        start = 0
+        for place, name in enumerate(names):
+            if name != names[start]:
+                found.setdefault(names[start], []).append((first + start, first + place - 1))
+                start = place
+        found.setdefault(names[start], []).append((first + start, last))
+    for first, last in UNIFORM:
+        found.setdefault(unicodedata.category(chr(first)), []).append((first, last))
     return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamakit.plugins.samplers.grammar import charset
-from llamakit.plugins.samplers.grammar.automata import DFA, determinize, of_length, product
+from llamakit.plugins.samplers.grammar.automata import DFA, determinize, of_length, product, spelled
 from llamakit.plugins.samplers.grammar.build import NOTHING, alt, chars, repeat, seq, text
 from llamakit.plugins.samplers.grammar.errors import GrammarError
-from llamakit.plugins.samplers.grammar.ir import Alt, Automaton, Chars, Node, Repeat, Seq, State, Text
+from llamakit.plugins.samplers.grammar.ir import Alt, Automaton, Chars, Node, Repeat, Seq, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +52,9 @@ def written(code: int) -> str:
     return f"\\u{code:04x}" if code < 0x20 else chr(code)
 
 
+SPELLINGS = [(code, written(code)) for lo, hi in MUST_ESCAPE for code in range(lo, hi + 1)]
+
+
 def literal(value: str) -> Text:
     """Exactly this string, quotation marks included; half a surrogate pair cannot be written."""
     return Text(('"' + "".join(written(ord(c)) for c in value) + '"').encode("utf-8", "replace"))
@@ -79,32 +82,9 @@ def encoded(node: Node) -> Node:
 
 def encoded_automaton(node: Automaton) -> Automaton:
     """The same for an automaton: what must be escaped goes through states of its own."""
-    states = [[list(state.edges), state.accepting] for state in node.states]
-    for number in range(len(states)):
-        edges, direct = states[number][0], []
-        for lo, hi, target in edges:
-            direct += [(a, b, target) for a, b in charset.intersect(((lo, hi),), PLAIN)]
-            for a, b in charset.intersect(((lo, hi),), MUST_ESCAPE):
-                for code in range(a, b + 1):
-                    direct = _spell(states, direct, written(code), target)
-        states[number][0] = direct
-    return Automaton(tuple(State(tuple(sorted(edges)), accepting) for edges, accepting in states))
-
-
-def _spell(states: list[list], edges: list, spelling: str, target: int) -> list:  # type: ignore[type-arg]
-    """Edges that lead over the characters of a spelling; common beginnings share their states."""
-    for i, c in enumerate(spelling):
-        code, last = ord(c), i == len(spelling) - 1
-        known = next((to for lo, hi, to in edges if lo <= code <= hi), None)
-        if known is None or last:
-            known = target if last else len(states)
-            if not last:
-                states.append([[], False])
-            edges.append((code, code, known))
-        if i == 0:
-            first = edges
-        edges = states[known][0] if not last else edges
-    return first
+    dfa = DFA()
+    dfa.edges, dfa.accepting = [list(state.edges) for state in node.states], [s.accepting for s in node.states]
+    return spelled(dfa, SPELLINGS).node()
 
 
 def conditioned(condition: Node, least: int, most: int | None) -> Node:

@@ -54,6 +54,7 @@ class Validator:
     def __init__(self, resolve: Callable[[str, str], Any]) -> None:
         self.resolve = resolve
         self._left, self._depth = MOST_STEPS, 0
+        self._known: dict[int, tuple[list[Any], frozenset[Hashable]]] = {}
 
     def holds(self, value: Any, schema: Any) -> bool:
         """Whether a schema describes a value. GrammarError for patterns beyond the limits."""
@@ -74,7 +75,7 @@ class Validator:
         if kinds is not None and not set(kinds_of(value)) & set([kinds] if isinstance(kinds, str) else kinds):
             return False
         listed = schema.get("enum")
-        if listed is not None and identity(value) not in {identity(each) for each in listed}:
+        if listed is not None and identity(value) not in self._identities(listed):
             return False
         if "$ref" in schema and not self.holds(value, self.resolve(schema["$ref"], "#")):
             return False
@@ -91,6 +92,13 @@ class Validator:
             and ("anyOf" not in schema or any(self.holds(value, part) for part in schema["anyOf"]))
             and ("oneOf" not in schema or sum(self.holds(value, part) for part in schema["oneOf"]) == 1)
         )
+
+    def _identities(self, listed: list[Any]) -> frozenset[Hashable]:
+        """Those of the values of an `enum`, which is kept alive so that no other list gets its id."""
+        known = self._known.get(id(listed))
+        if known is None:
+            known = self._known[id(listed)] = (listed, frozenset(identity(each) for each in listed))
+        return known[1]
 
     def _by_kind(self, value: Any, schema: Schema) -> bool:
         for size, kind in SIZES.items():
