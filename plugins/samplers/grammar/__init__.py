@@ -38,21 +38,26 @@ class GrammarOptions(Options):
                   extra_json_schema=UI),
     ] = ""  # fmt: skip
     lark: Annotated[
-        str, Meta(max_length=LONGEST, description="A grammar in lark's notation; the text matches its rule start.")
-    ] = ""
+        str, Meta(max_length=LONGEST, description="A grammar in lark's notation; the text matches its rule start.",
+                  extra_json_schema=UI),
+    ] = ""  # fmt: skip
     json_schema: Annotated[
         dict[str, Any] | str | bool | None,
         Meta(description="A JSON Schema, or its text; the answer is a JSON value that it describes.",
              extra_json_schema=UI),
     ] = None  # fmt: skip
-    regex: Annotated[str, Meta(max_length=LONGEST, description="A regular expression that the whole text matches.")] = (
-        ""
-    )
-    choices: Annotated[list[str], Meta(max_length=10_000, description="The text is exactly one of these.")] = []
+    regex: Annotated[
+        str, Meta(max_length=LONGEST, description="A regular expression that the whole text matches.",
+                  extra_json_schema=UI),
+    ] = ""  # fmt: skip
+    choices: Annotated[
+        list[str], Meta(max_length=10_000, description="The text is exactly one of these.", extra_json_schema=UI)
+    ] = []
     structural_tag: Annotated[
         dict[str, Any] | str | None,
-        Meta(description="Free text with tags, schemas and expressions in it, as in xgrammar; or its text."),
-    ] = None
+        Meta(description="Free text with tags, schemas and expressions in it, as in xgrammar; or its text.",
+             extra_json_schema=UI),
+    ] = None  # fmt: skip
     lenient: Annotated[
         bool, Meta(description="Of a JSON Schema, leave out what cannot be enforced instead of refusing it.")
     ] = False

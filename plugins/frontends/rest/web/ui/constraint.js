@@ -1,17 +1,23 @@
-/** A grammar or a JSON Schema that the answer has to follow; the server checks it. */
+/** A grammar, a JSON Schema or an expression that the answer has to follow; the server checks it. */
 
 import { ApiError, postJson } from "./api.js";
 import { button, h, uniqueId } from "./dom.js";
 import { saveConv, server } from "./state.js";
+import { constraint } from "./wire.js";
 
-const EXAMPLE = { gbnf: 'root ::= "yes" | "no"', schema: '{"type": "object", "properties": {"name": {"type": "string"}}}' };
+const KINDS = {
+  gbnf: { title: "GBNF grammar", example: 'root ::= "yes" | "no"' },
+  lark: { title: "Lark grammar", example: 'start: "yes" | "no"' },
+  schema: { title: "JSON Schema", example: '{"type": "object", "properties": {"name": {"type": "string"}}}' },
+  regex: { title: "Regular expression", example: "yes|no" },
+};
 
 export function constraintBox(doc) {
   const why = server.value.props?.grammar === false ? "Not available: no grammar sampler is installed on this server." : "";
   const now = { kind: "gbnf", text: "", on: false, ...doc.conv.grammar };
   const id = uniqueId("grammar");
   const problem = h("pre", { class: "problem", id: `${id}-problem`, role: "status", hidden: true });
-  const box = h("textarea", { id, rows: 6, class: "mono", spellcheck: "false", disabled: Boolean(why), placeholder: EXAMPLE[now.kind], "aria-describedby": `${id}-about ${id}-problem`, prop: { value: now.text } });
+  const box = h("textarea", { id, rows: 6, class: "mono", spellcheck: "false", disabled: Boolean(why), placeholder: KINDS[now.kind].example, "aria-describedby": `${id}-about ${id}-problem`, prop: { value: now.text } });
   const on = h("input", { type: "checkbox", role: "switch", id: uniqueId("use"), disabled: Boolean(why), prop: { checked: now.on } });
   const tell = (text) => {
     problem.hidden = !text;
@@ -19,14 +25,14 @@ export function constraintBox(doc) {
     box.setAttribute("aria-invalid", String(Boolean(text)));
   };
   const keep = () => saveConv(doc, { grammar: now.text || now.on ? { ...now } : null });
-  const kinds = Object.entries({ gbnf: "GBNF grammar", schema: "JSON Schema" }).map(([value, text]) => {
+  const kinds = Object.entries(KINDS).map(([value, { title }]) => {
     const radio = h("input", { type: "radio", name: id, id: uniqueId("kind"), disabled: Boolean(why), prop: { checked: now.kind === value }, on: { change: () => {
       now.kind = value;
-      box.placeholder = EXAMPLE[value];
+      box.placeholder = KINDS[value].example;
       keep();
       check();
     } } });
-    return h("span", { class: "radio" }, radio, h("label", { for: radio.id, text }));
+    return h("span", { class: "radio" }, radio, h("label", { for: radio.id, text: title }));
   });
   const check = async () => {
     const wrong = now.text.trim() ? local(now) || (now.on ? await remote(now) : "") : "";
@@ -50,7 +56,7 @@ export function constraintBox(doc) {
   });
   const node = h("fieldset", { class: `option ${why ? "dimmed" : ""}`, data: { field: "grammar" } }, h("legend", { class: "option-label", text: "Grammar" }),
     h("div", { class: "check" }, on, h("label", { for: on.id, text: "The answer has to follow it" })), h("div", { class: "radios" }, ...kinds),
-    h("label", { for: id, class: "visually-hidden", text: "Grammar or schema" }), box, problem, h("p", { class: "about", id: `${id}-about`, text: why || "Checked by the server when it is switched on." }),
+    h("label", { for: id, class: "visually-hidden", text: "What the answer has to follow" }), box, problem, h("p", { class: "about", id: `${id}-about`, text: why || "Checked by the server when it is switched on." }),
     !why && button("Check", check, { className: "small bordered" }));
   node.update = ({ error }) => tell(error);
   return node;
@@ -76,9 +82,9 @@ function caret(text, at) {
 }
 
 /** A request for no token at all: the server only reads the grammar. */
-async function remote({ kind, text }) {
+async function remote(now) {
   try {
-    await postJson("completion", { prompt: "", n_predict: 0, stream: false, ...(kind === "gbnf" ? { grammar: text } : { json_schema: JSON.parse(text) }) });
+    await postJson("completion", { prompt: "", n_predict: 0, stream: false, ...constraint(now) });
     return "";
   } catch (error) {
     if (!(error instanceof ApiError)) return "";

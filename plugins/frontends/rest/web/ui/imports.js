@@ -5,6 +5,7 @@ import { newId } from "./store.js";
 const MOST_MESSAGES = 100_000;
 const LONGEST_TEXT = 4 << 20;
 const ROLES = new Set(["user", "assistant"]);
+const CONSTRAINTS = ["gbnf", "lark", "schema", "regex"];
 
 /** `{docs: [{conv, list}], presets, settings, skipped: [reason]}`. */
 export function readImport(data) {
@@ -40,7 +41,7 @@ function kept({ params, chain, grammar, adapters, model, template }) {
   return {
     params: isObject(params) ? params : {},
     chain: Array.isArray(chain) && chain.every((name) => typeof name === "string") ? chain : null,
-    grammar: isObject(grammar) && typeof grammar.text === "string" ? { kind: grammar.kind === "schema" ? "schema" : "gbnf", text: grammar.text, on: Boolean(grammar.on) } : null,
+    grammar: isObject(grammar) && typeof grammar.text === "string" ? { kind: CONSTRAINTS.includes(grammar.kind) ? grammar.kind : "gbnf", text: grammar.text, on: Boolean(grammar.on) } : null,
     adapters: Array.isArray(adapters) ? adapters.filter((one) => isObject(one) && typeof one.name === "string" && Number.isFinite(one.scale)).map(({ name, scale }) => ({ name, scale })) : null,
     model: typeof model === "string" ? model : null,
     template: isObject(template) ? { plain: Boolean(template.plain), user: string(template.user, 100) || "User", bot: string(template.bot, 100) || "Llama" } : null,

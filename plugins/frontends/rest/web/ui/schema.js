@@ -10,6 +10,7 @@ export function readSamplers({ chain = [], samplers = [] }) {
   const groups = new Map();
   for (const sampler of sorted) {
     for (const field of fieldsOf(sampler)) {
+      if (field.kind === "grammar") continue; // what the answer has to follow has a box of its own
       const name = field.ui.group ?? groupOf(sampler);
       if (!groups.has(name)) groups.set(name, { name, sampler, foreign: isForeign(sampler), fields: [] });
       groups.get(name).fields.push(field);

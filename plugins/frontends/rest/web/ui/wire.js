@@ -58,8 +58,10 @@ function common(conv, seed) {
   return body;
 }
 
-function constraint({ kind, text }) {
-  return kind === "gbnf" ? { grammar: text } : { json_schema: JSON.parse(text) };
+/** The field of a request for what the answer has to follow. */
+export function constraint({ kind, text }) {
+  if (kind === "schema") return { json_schema: JSON.parse(text) };
+  return { [kind === "gbnf" ? "grammar" : kind]: text };
 }
 
 /** Options of samplers that are not installed here are kept, but not sent. */
