@@ -121,7 +121,14 @@ def test_every_sampler_of_the_server_is_in_the_drawer(real_tabs: Tabs, real: Any
     names = open_drawer(page)
     for sampler in real.request("GET", "/samplers")[1]["samplers"]:
         for option in sampler["defaults"]:
-            if option not in ("grammar", "lark", "json_schema", "regex", "choices", "structural_tag"):  # have their own box
+            if option not in (
+                "grammar",
+                "lark",
+                "json_schema",
+                "regex",
+                "choices",
+                "structural_tag",
+            ):  # have their own box
                 assert option in names, option
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from decimal import Decimal
 
 import pytest
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.generate import random_text
 from llamakit.plugins.samplers.grammar.schema import schema_to_grammar
+
+from llamakit.grammar import study
 
 NODE = {
     "$ref": "#/$defs/node",
@@ -185,3 +188,17 @@ def test_deep_and_large_schemas_are_bounded():
         schema_to_grammar(deep)
     wide = {"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 10_000} for i in range(1500)}}
     assert len(schema_to_grammar(wide)[0].rules) < 5000
+
+
+@pytest.mark.parametrize("bound", [99.5, -3, 123456.75, 1e-3])
+def test_no_number_is_too_near_to_an_open_bound(bound):
+    """A program that reads a float64 still finds it within."""
+    for schema in ({"exclusiveMinimum": bound}, {"exclusiveMaximum": bound}):
+        found = study("json_schema", {"type": "number"} | schema)
+        below = "exclusiveMaximum" in schema
+        for digits in range(1, 19):
+            value = Decimal(str(bound)) + Decimal(10) ** -digits * (-1 if below else 1)
+            if found.check(f"{value:f}").accepted:
+                assert float(value) != bound, value
+            else:
+                assert digits > 15 - len(str(int(abs(bound)))), value

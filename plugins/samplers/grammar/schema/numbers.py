@@ -11,6 +11,7 @@ from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.ir import Node
 
 MOST_DIGITS = 18  # of an integer without bounds, and of a fraction: what programs read back exactly
+FLOAT_DIGITS = 15  # decimal digits that a float64 always tells apart
 LARGEST = 10**MOST_DIGITS - 1
 MOST_MULTIPLE = 1000
 DIGIT = chars([(0x30, 0x39)])
@@ -125,9 +126,9 @@ def number(
     """Decimal numbers within bounds, open ones without the bound itself; `places`: of the fraction at most."""
     if lo is None and hi is None and places < 0:
         return NUMBER
-    most = MOST_DIGITS if places < 0 else places
     limit = Decimal(LARGEST)
     low, high = (-limit if lo is None else lo), (limit if hi is None else hi)
+    most = min(_places(low, opened=open_lo), _places(high, opened=open_hi)) if places < 0 else places
     if low > high or (low == high and (open_lo or open_hi)):
         return NOTHING
     from_zero = partial(_positive, most=most)
@@ -139,6 +140,14 @@ def number(
         end, opened = (-high, open_hi) if high < 0 else (Decimal(0), True)
         ways.append(seq([text("-"), from_zero(end, -low, opened, open_lo)]))
     return alt(ways)
+
+
+def _places(bound: Decimal, *, opened: bool) -> int:
+    """Of a fraction beside a bound: no number may be so near to an open one that a float64 takes them for the same."""
+    whole, part = _split(abs(bound))
+    if not opened or bound == 0:
+        return MOST_DIGITS
+    return max(FLOAT_DIGITS - len(str(whole)), len(part))
 
 
 def _positive(lo: Decimal, hi: Decimal, open_lo: bool, open_hi: bool, most: int) -> Node:
