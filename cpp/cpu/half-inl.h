@@ -42,31 +42,33 @@ LK_INLINE uint16_t to_bf16(float x) {
     return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
-LK_INLINE Floats load_half(const uint16_t* x) {
-    Floats r;
+template <int P = kParts>
+LK_INLINE FloatsOf<P> load_half(const uint16_t* x) {
+    FloatsOf<P> r;
 #if defined(__AVX512F__)
     r.p[0] = (FloatPart)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)x));
 #elif defined(__F16C__)
-    LK_PARTS r.p[i] = (FloatPart)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + 8 * i)));
+    LK_EACH(P) r.p[i] = (FloatPart)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + 8 * i)));
 #else
-    float wide[kLanes];
-    for (int i = 0; i < kLanes; ++i) wide[i] = from_half(x[i]);
-    r = load(wide);
+    float wide[P * kPartLanes];
+    for (int i = 0; i < P * kPartLanes; ++i) wide[i] = from_half(x[i]);
+    r = load<P>(wide);
 #endif
     return r;
 }
 
-LK_INLINE Floats load_bf16(const uint16_t* x) {
-    Floats r;
+template <int P = kParts>
+LK_INLINE FloatsOf<P> load_bf16(const uint16_t* x) {
+    FloatsOf<P> r;
 #if defined(__AVX512F__)
     r.p[0] = (FloatPart)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x)), 16);
 #elif defined(__AVX2__)
-    LK_PARTS r.p[i] =
+    LK_EACH(P) r.p[i] =
         (FloatPart)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(x + 8 * i))), 16);
 #else
-    float wide[kLanes];
-    for (int i = 0; i < kLanes; ++i) wide[i] = from_bf16(x[i]);
-    r = load(wide);
+    float wide[P * kPartLanes];
+    for (int i = 0; i < P * kPartLanes; ++i) wide[i] = from_bf16(x[i]);
+    r = load<P>(wide);
 #endif
     return r;
 }

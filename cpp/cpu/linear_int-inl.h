@@ -19,41 +19,100 @@ LK_INLINE void fetch_ahead(const uint8_t* u, int n) {
     for (int i = 0; i < n; i += 64) __builtin_prefetch(u + kAhead + i, 0, kCache);
 }
 
-template <PanelFormat F, int kTile>
-LK_INLINE void dots(Ints (&s)[kTile], Ints codes, const int8_t* a) {
-    if constexpr (F.table == 1) codes = lookup(codes, kTables[1]);
-    if constexpr (F.table == 2) codes = lookup(codes, kTables[2]);
-#pragma GCC unroll 8
-    for (int j = 0; j < kTile; ++j) {
-        const Ints x = splat_bytes(a + 4 * j);
-        s[j] = F.codes == Codes::byte || F.table == 1 ? dot_bytes(s[j], codes, x) : dot_nibbles(s[j], codes, x);
-    }
+// One part of the lanes: the sums of a tile fit the registers.
+using Floats1 = FloatsOf<1>;
+using Ints1 = IntsOf<1>;
+
+// Without VNNI, products of bytes are added in pairs to 16 bits. Codes of few bits let several such sums be added before
+// they are widened; for bytes, one of the factors must be unsigned, and it is the magnitude of the weight.
+#if (defined(__AVX2__) || defined(__SSSE3__)) && !defined(__AVX512VNNI__)
+#define LK_SHORT_SUMS 1
+#else
+#define LK_SHORT_SUMS 0
+#endif
+
+constexpr bool signed_codes(PanelFormat f) {
+    return LK_SHORT_SUMS && (f.codes == Codes::byte || f.table == 1);
 }
 
-// Adds the products of one block. `u` are the codes of the 32 values in which the block lies, `half` which 16 of them.
+// What the sums of a block begin with, times the sum of the activations.
+constexpr int start_bias(PanelFormat f) {
+    return signed_codes(f) ? 0 : f.bias;
+}
+
+// Groups of a block whose sums of pairs fit 16 bits together.
+constexpr int short_run(PanelFormat f) {
+    const int most = f.codes == Codes::byte || f.table == 1 ? 128
+                     : f.table == 2                         ? 24
+                     : f.codes == Codes::nibble             ? 15
+                     : f.codes == Codes::nibble_bit         ? 31
+                     : f.codes == Codes::nibble_pair        ? 63
+                                                            : 7;
+    const int run = 32767 / (2 * 127 * most);
+    return run >= 8 ? 8 : run >= 4 ? 4 : run >= 2 ? 2 : 1;
+}
+
+// The sums of one block for a tile of rows.
 template <PanelFormat F, int kTile>
-LK_INLINE void block_dots(Ints (&s)[kTile], const uint8_t* u, int half, const int8_t* a) {
+struct BlockSums {
+    Ints1 s[kTile];
+#if LK_SHORT_SUMS
+    ShortPart pairs[kTile];
+#endif
+};
+
+// Adds the products of a group, the n-th of its block.
+template <PanelFormat F, int kTile>
+LK_INLINE void dots(BlockSums<F, kTile>& sums, int n, Ints1 codes, const int8_t* a) {
+    if constexpr (F.table != 0 && !signed_codes(F)) codes = lookup(codes, kTables[F.table]);
+    if constexpr (F.table != 0 && signed_codes(F)) codes = lookup(codes, kSignedTable);
+#if LK_SHORT_SUMS
+    constexpr int kRun = short_run(F);
+    if constexpr (signed_codes(F) && F.codes == Codes::byte) codes.p[0] ^= (int32_t)0x80808080;
+    const Ints1 magnitude = signed_codes(F) ? magnitudes(codes) : codes;
+#pragma GCC unroll 8
+    for (int j = 0; j < kTile; ++j) {
+        Ints1 x = splat_bytes<1>(a + 4 * j);
+        if constexpr (signed_codes(F)) x = with_sign(x, codes);
+        const ShortPart found = pair_sums(magnitude.p[0], x.p[0]);
+        sums.pairs[j] = n % kRun == 0 ? found : sums.pairs[j] + found;
+        if (n % kRun == kRun - 1 || n == F.block / 4 - 1) sums.s[j].p[0] += widened(sums.pairs[j]);
+    }
+#else
+#pragma GCC unroll 8
+    for (int j = 0; j < kTile; ++j) {
+        const Ints1 x = splat_bytes<1>(a + 4 * j);
+        constexpr bool kWide = F.codes == Codes::byte || F.table == 1;
+        sums.s[j] = kWide ? dot_bytes(sums.s[j], codes, x) : dot_nibbles(sums.s[j], codes, x);
+    }
+#endif
+}
+
+// Adds the products of one block. `u` are the codes of the 32 values in which the block lies, at the part of the lanes;
+// `half`: which 16 of them.
+template <PanelFormat F, int kTile>
+LK_INLINE void block_dots(BlockSums<F, kTile>& s, const uint8_t* u, int half, const int8_t* a) {
     constexpr int kGroups = F.block / 4;
     if constexpr (F.codes == Codes::byte) {
 #pragma GCC unroll 8
-        for (int g = 0; g < kGroups; ++g) dots<F>(s, load_bytes(u + kPlane * g), a + 4 * g * kTile);
+        for (int g = 0; g < kGroups; ++g) dots(s, g, load_bytes<1>(u + kPlane * g), a + 4 * g * kTile);
     } else if constexpr (F.codes == Codes::pair || F.codes == Codes::pair_bit) {
-        const Ints low = load_bytes(u + kPlane * (F.codes == Codes::pair ? half : 1 + half));
-        const Ints high = F.codes == Codes::pair ? low : load_bytes(u);
+        const Ints1 low = load_bytes<1>(u + kPlane * (F.codes == Codes::pair ? half : 1 + half));
+        const Ints1 high = F.codes == Codes::pair ? low : load_bytes<1>(u);
 #pragma GCC unroll 4
         for (int g = 0; g < kGroups; ++g) {
-            Ints x = shifted(low, -2 * g, 0x03030303);
+            Ints1 x = shifted(low, -2 * g, 0x03030303);
             if (F.codes == Codes::pair_bit) x = x | shifted(high, 2 - g - 4 * half, 0x04040404);
-            dots<F>(s, x, a + 4 * g * kTile);
+            dots(s, g, x, a + 4 * g * kTile);
         }
     } else {
         constexpr int kUpper = F.codes == Codes::nibble ? 0 : 1, kPlanes = kGroups / 2;
         const uint8_t* planes = u + (F.block == 16 ? half * 3 * kPlane : 0);
-        const Ints upper = load_bytes(planes);
+        const Ints1 upper = load_bytes<1>(planes);
 #pragma GCC unroll 4
         for (int i = 0; i < kPlanes; ++i) {
-            const Ints both = load_bytes(planes + kPlane * (kUpper + i));
-            Ints low = shifted(both, 0, 0x0f0f0f0f), high = shifted(both, -4, 0x0f0f0f0f);
+            const Ints1 both = load_bytes<1>(planes + kPlane * (kUpper + i));
+            Ints1 low = shifted(both, 0, 0x0f0f0f0f), high = shifted(both, -4, 0x0f0f0f0f);
             if constexpr (F.codes == Codes::nibble_bit) {
                 low = low | shifted(upper, 4 - i, 0x10101010);
                 high = high | shifted(upper, 4 - i - kPlanes, 0x10101010);
@@ -62,102 +121,117 @@ LK_INLINE void block_dots(Ints (&s)[kTile], const uint8_t* u, int half, const in
                 low = low | shifted(upper, 4 - 2 * i, 0x30303030);
                 high = high | shifted(upper, 4 - 2 * (i + kPlanes), 0x30303030);
             }
-            dots<F>(s, low, a + 4 * i * kTile);
-            dots<F>(s, high, a + 4 * (i + kPlanes) * kTile);
+            dots(s, 2 * i, low, a + 4 * i * kTile);
+            dots(s, 2 * i + 1, high, a + 4 * (i + kPlanes) * kTile);
         }
     }
 }
 
+// Sixteen scales of a block, those of a part of the lanes.
 template <PanelFormat F>
-LK_INLINE Floats block_scale(const uint8_t* scales, int block) {
-    if constexpr (F.wide_scale) return load((const float*)scales + block * kLanes);
-    return load_half((const uint16_t*)scales + block * kLanes);
+LK_INLINE Floats1 block_scale(const uint8_t* scales, int block, int lane) {
+    if constexpr (F.wide_scale) return load<1>((const float*)scales + block * kLanes + lane);
+    return load_half<1>((const uint16_t*)scales + block * kLanes + lane);
 }
 
-// One panel for one tile, scales nested: sums of 256 values first, then times the activations' scale.
+// 256 values of a part of a panel for one tile, scales nested: their sums, times the activations' scale.
 template <PanelFormat F, int kTile>
-LK_INLINE void nested_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, const int32_t* start,
-                            Floats* out) {
+LK_INLINE void nested_super(const uint8_t* w, int lane, const int8_t* a, const float* scales, const int32_t* start,
+                            Floats1 (&acc)[kTile]) {
     constexpr int kBlocks = kSuper / F.block;
-    for (int j = 0; j < kTile; ++j) store((float*)(out + j), splat(0.0f));
-    for (int64_t i = 0; i < n_in; i += kSuper) {
-        Floats total[kTile];
-        for (int j = 0; j < kTile; ++j) total[j] = splat(0.0f);
-        if constexpr (F.has_min) {
-            const uint8_t* minima = w + 64 + kBlocks * kLanes;
-            Ints s[kTile];
-            for (int j = 0; j < kTile; ++j) s[j] = splat_int(0);
+    Floats1 total[kTile];
+    for (int j = 0; j < kTile; ++j) total[j] = splat<1>(0.0f);
+    if constexpr (F.has_min) {
+        const uint8_t* minima = w + 64 + kBlocks * kLanes + 2 * lane;
+        Ints1 s[kTile];
+        for (int j = 0; j < kTile; ++j) s[j] = splat_int<1>(0);
 #pragma GCC unroll 8
-            for (int b = 0; b < kBlocks / 2; ++b) {
-                const Ints pairs = widen_bytes(minima + 2 * kLanes * b);
+        for (int b = 0; b < kBlocks / 2; ++b) {
+            const Ints1 pairs = widen_bytes<1>(minima + 2 * kLanes * b);
 #pragma GCC unroll 8
-                for (int j = 0; j < kTile; ++j) s[j] = dot_pairs(s[j], pairs, splat_int(start[b * kTile + j]));
-            }
-            const Floats d = splat(0.0f) - load_half((const uint16_t*)w + kLanes);
-            for (int j = 0; j < kTile; ++j) total[j] = d * to_floats(s[j]);
-            start += kBlocks / 2 * kTile;
+            for (int j = 0; j < kTile; ++j) s[j] = dot_pairs(s[j], pairs, splat_int<1>(start[b * kTile + j]));
         }
-        const Floats d = load_half((const uint16_t*)w);
-        const uint8_t *sc = w + 64, *u = w + scale_bytes(F, kBlocks);
-        fetch_ahead<F, kTile>(w, scale_bytes(F, kBlocks));
+        const Floats1 d = splat<1>(0.0f) - load_half<1>((const uint16_t*)w + kLanes + lane);
+        for (int j = 0; j < kTile; ++j) total[j] = d * to_floats(s[j]);
+    }
+    const Floats1 d = load_half<1>((const uint16_t*)w + lane);
+    const uint8_t *sc = w + 64 + lane, *u = w + scale_bytes(F, kBlocks) + 4 * lane;
+    if (lane == 0) fetch_ahead<F, kTile>(w, scale_bytes(F, kBlocks));
 #pragma GCC unroll 1
-        for (int b = 0; b < kBlocks; b += 32 / F.block) {
+    for (int b = 0; b < kBlocks; b += 32 / F.block) {
+        if (lane == 0) fetch_ahead<F, kTile>(u, code_bytes(F.codes));
 #pragma GCC unroll 2
-            for (int half = 0; half < 32 / F.block; ++half) {
-                Ints s[kTile];
+        for (int half = 0; half < 32 / F.block; ++half) {
+            BlockSums<F, kTile> sums;
 #pragma GCC unroll 8
-                for (int j = 0; j < kTile; ++j)
-                    s[j] = F.has_min ? splat_int(0) : splat_bytes((const int8_t*)(start + j));
-                if constexpr (!F.has_min) start += kTile;
-                if (half == 0) fetch_ahead<F, kTile>(u, code_bytes(F.codes));
-                block_dots<F>(s, u, half, a);
-                const Floats scale = d * bytes_to_floats((const int8_t*)sc);
+            for (int j = 0; j < kTile; ++j)
+                sums.s[j] = F.has_min || start_bias(F) == 0 ? splat_int<1>(0) : splat_bytes<1>((const int8_t*)(start + j));
+            if constexpr (!F.has_min) start += kTile;
+            block_dots(sums, u, half, a);
+            const Floats1 scale = d * bytes_to_floats<1>((const int8_t*)sc);
 #pragma GCC unroll 8
-                for (int j = 0; j < kTile; ++j) total[j] = fma(scale, to_floats(s[j]), total[j]);
-                sc += kLanes, a += F.block * kTile;
-            }
-            u += code_bytes(F.codes);
+            for (int j = 0; j < kTile; ++j) total[j] = fma(scale, to_floats(sums.s[j]), total[j]);
+            sc += kLanes, a += F.block * kTile;
         }
-        w = u;
+        u += code_bytes(F.codes);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kTile; ++j) acc[j] = fma(splat<1>(scales[j]), total[j], acc[j]);
+}
+
+// Up to 256 values of a part of a panel for one tile, a scale for each block of weights and of activations.
+template <PanelFormat F, int kTile>
+LK_INLINE void plain_super(const uint8_t* w, int n_block, int lane, const int8_t* a, const float* scales,
+                           const int32_t* start, Floats1 (&acc)[kTile]) {
+    const uint8_t* u = w + scale_bytes(F, n_block) + 4 * lane;
+    if (lane == 0) fetch_ahead<F, kTile>(w, scale_bytes(F, n_block));
+#pragma GCC unroll 1
+    for (int b = 0; b < n_block; ++b) {
+        BlockSums<F, kTile> sums;
 #pragma GCC unroll 8
         for (int j = 0; j < kTile; ++j)
-            store((float*)(out + j), fma(splat(scales[j]), total[j], load((const float*)(out + j))));
-        scales += kTile;
+            sums.s[j] = F.has_min || start_bias(F) == 0 ? splat_int<1>(0) : splat_bytes<1>((const int8_t*)(start + j));
+        if constexpr (!F.has_min) start += kTile;
+        if (lane == 0) fetch_ahead<F, kTile>(u, code_bytes(F.codes));
+        block_dots(sums, u, 0, a);
+        const Floats1 d = block_scale<F>(w, b, lane);
+#pragma GCC unroll 8
+        for (int j = 0; j < kTile; ++j) acc[j] = fma(d * splat<1>(scales[j]), to_floats(sums.s[j]), acc[j]);
+        if constexpr (F.has_min) {
+            const Floats1 m = block_scale<F>(w, n_block + b, lane);
+#pragma GCC unroll 8
+            for (int j = 0; j < kTile; ++j) acc[j] = fma(m, splat<1>(((const float*)start)[j]), acc[j]);
+            start += kTile;
+        }
+        scales += kTile, a += F.block * kTile, u += code_bytes(F.codes);
     }
 }
 
-// One panel for one tile, a scale for each block of weights and of activations.
+// One panel for one tile: 256 values at a time, of these a part of the lanes after the other.
 template <PanelFormat F, int kTile>
-LK_INLINE void plain_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, const int32_t* start,
-                           Floats* out) {
-    Floats acc[kTile];
-    for (int j = 0; j < kTile; ++j) acc[j] = splat(0.0f);
+LK_INLINE void panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, const int32_t* start,
+                     Floats* out) {
+    Floats1 acc[kParts][kTile];
+    for (int part = 0; part < kParts; ++part)
+        for (int j = 0; j < kTile; ++j) acc[part][j] = splat<1>(0.0f);
     for (int64_t i = 0; i < n_in; i += kSuper) {
         const int n_block = n_in - i < kSuper ? int(n_in - i) / F.block : kSuper / F.block;
-        const uint8_t* u = w + scale_bytes(F, n_block);
-        fetch_ahead<F, kTile>(w, scale_bytes(F, n_block));
-#pragma GCC unroll 1
-        for (int b = 0; b < n_block; ++b) {
-            Ints s[kTile];
-#pragma GCC unroll 8
-            for (int j = 0; j < kTile; ++j) s[j] = F.has_min ? splat_int(0) : splat_bytes((const int8_t*)(start + j));
-            if constexpr (!F.has_min) start += kTile;
-            fetch_ahead<F, kTile>(u, code_bytes(F.codes));
-            block_dots<F>(s, u, 0, a);
-            const Floats d = block_scale<F>(w, b);
-#pragma GCC unroll 8
-            for (int j = 0; j < kTile; ++j) acc[j] = fma(d * splat(scales[j]), to_floats(s[j]), acc[j]);
-            if constexpr (F.has_min) {
-                const Floats m = block_scale<F>(w, n_block + b);
-#pragma GCC unroll 8
-                for (int j = 0; j < kTile; ++j) acc[j] = fma(m, splat(((const float*)start)[j]), acc[j]);
-                start += kTile;
-            }
-            scales += kTile, a += F.block * kTile, u += code_bytes(F.codes);
+        for (int part = 0; part < kParts; ++part) {
+            Floats1 sums[kTile];
+            for (int j = 0; j < kTile; ++j) sums[j] = acc[part][j];
+            if constexpr (F.nested)
+                nested_super<F, kTile>(w, part * kPartLanes, a, scales, start, sums);
+            else
+                plain_super<F, kTile>(w, n_block, part * kPartLanes, a, scales, start, sums);
+            for (int j = 0; j < kTile; ++j) acc[part][j] = sums[j];
         }
-        w = u;
+        w += scale_bytes(F, n_block) + n_block * F.block / 32 * code_bytes(F.codes);
+        a += n_block * F.block * kTile;
+        scales += (F.nested ? 1 : n_block) * kTile;
+        start += (F.nested && F.has_min ? n_block / 2 : n_block) * kTile;
     }
-    for (int j = 0; j < kTile; ++j) out[j] = acc[j];
+    for (int j = 0; j < kTile; ++j)
+        for (int part = 0; part < kParts; ++part) out[j].p[part] = acc[part][j].p[0];
 }
 
 using IntPanel = void (*)(const uint8_t*, int64_t, const int8_t*, const float*, const int32_t*, Floats*);
@@ -165,11 +239,7 @@ using IntPanel = void (*)(const uint8_t*, int64_t, const int8_t*, const float*, 
 template <int kPacking, int kTile>
 void int_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, const int32_t* start,
                Floats* out) {
-    constexpr PanelFormat F = kFormats[kPacking];
-    if constexpr (F.nested)
-        nested_panel<F, kTile>(w, n_in, a, scales, start, out);
-    else
-        plain_panel<F, kTile>(w, n_in, a, scales, start, out);
+    panel<kFormats[kPacking], kTile>(w, n_in, a, scales, start, out);
 }
 
 struct IntPanels {
@@ -202,7 +272,7 @@ void start_sums(Packing packing, const ActView& act, int64_t row, int tile, int3
                 starts[pair * tile + j] = int32_t((uint32_t(total[1]) << 16) | (uint32_t(total[0]) & 0xffff));
             }
     } else if (f.block == 16) {
-        for (int64_t i = 0; i < n_block * tile; ++i) starts[i] = -f.bias * sums[i];
+        for (int64_t i = 0; i < n_block * tile; ++i) starts[i] = -start_bias(f) * sums[i];
     } else {
         for (int64_t b = 0; b < n_block; ++b)
             for (int j = 0; j < tile; ++j) {
@@ -210,7 +280,7 @@ void start_sums(Packing packing, const ActView& act, int64_t row, int tile, int3
                 if (f.has_min)
                     ((float*)starts)[b * tile + j] = scales[b * tile + j] * float(total);
                 else
-                    starts[b * tile + j] = -f.bias * total;
+                    starts[b * tile + j] = -start_bias(f) * total;
             }
     }
 }

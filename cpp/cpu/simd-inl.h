@@ -13,36 +13,50 @@ constexpr int kPlane = 64;  // bytes of sixteen lanes
 
 typedef float FloatPart __attribute__((vector_size(kBytes)));
 typedef int32_t IntPart __attribute__((vector_size(kBytes)));
+// The same anywhere in memory. (GCC copies 32 bytes in two halves, by way of the stack.)
+typedef FloatPart LooseFloats __attribute__((aligned(1), may_alias));
+typedef IntPart LooseInts __attribute__((aligned(1), may_alias));
 
-struct Floats {
-    FloatPart p[kParts];
+// So many registers. Kernels whose sums would not all fit work on one part of the lanes after the other.
+template <int P>
+struct FloatsOf {
+    FloatPart p[P];
 };
-struct Ints {
-    IntPart p[kParts];
+template <int P>
+struct IntsOf {
+    IntPart p[P];
 };
+using Floats = FloatsOf<kParts>;
+using Ints = IntsOf<kParts>;
+constexpr int kPartLanes = kBytes / 4;
 
-#define LK_PARTS _Pragma("GCC unroll 4") for (int i = 0; i < kParts; ++i)
+#define LK_EACH(n) _Pragma("GCC unroll 4") for (int i = 0; i < (n); ++i)
+#define LK_PARTS LK_EACH(kParts)
 #define LK_INLINE static inline __attribute__((always_inline))
 
-LK_INLINE Floats load(const float* x) {
-    Floats r;
-    __builtin_memcpy(&r, x, sizeof r);
+template <int P = kParts>
+LK_INLINE FloatsOf<P> load(const float* x) {
+    FloatsOf<P> r;
+    LK_EACH(P) r.p[i] = ((const LooseFloats*)x)[i];
     return r;
 }
 
-LK_INLINE void store(float* y, Floats x) {
-    __builtin_memcpy(y, &x, sizeof x);
+template <int P>
+LK_INLINE void store(float* y, FloatsOf<P> x) {
+    LK_EACH(P) ((LooseFloats*)y)[i] = x.p[i];
 }
 
-LK_INLINE Floats splat(float x) {
-    Floats r;
-    LK_PARTS r.p[i] = x - FloatPart{};
+template <int P = kParts>
+LK_INLINE FloatsOf<P> splat(float x) {
+    FloatsOf<P> r;
+    LK_EACH(P) r.p[i] = x - FloatPart{};
     return r;
 }
 
-LK_INLINE Ints splat_int(int32_t x) {
-    Ints r;
-    LK_PARTS r.p[i] = x - IntPart{};
+template <int P = kParts>
+LK_INLINE IntsOf<P> splat_int(int32_t x) {
+    IntsOf<P> r;
+    LK_EACH(P) r.p[i] = x - IntPart{};
     return r;
 }
 
@@ -59,53 +73,61 @@ LK_INLINE void store_some(float* y, Floats x, int64_t n) {
     for (int64_t i = 0; i < n; ++i) y[i] = padded[i];
 }
 
-LK_INLINE Floats operator+(Floats a, Floats b) {
-    LK_PARTS a.p[i] += b.p[i];
+template <int P>
+LK_INLINE FloatsOf<P> operator+(FloatsOf<P> a, FloatsOf<P> b) {
+    LK_EACH(P) a.p[i] += b.p[i];
     return a;
 }
 
-LK_INLINE Floats operator-(Floats a, Floats b) {
-    LK_PARTS a.p[i] -= b.p[i];
+template <int P>
+LK_INLINE FloatsOf<P> operator-(FloatsOf<P> a, FloatsOf<P> b) {
+    LK_EACH(P) a.p[i] -= b.p[i];
     return a;
 }
 
-LK_INLINE Floats operator*(Floats a, Floats b) {
-    LK_PARTS a.p[i] *= b.p[i];
+template <int P>
+LK_INLINE FloatsOf<P> operator*(FloatsOf<P> a, FloatsOf<P> b) {
+    LK_EACH(P) a.p[i] *= b.p[i];
     return a;
 }
 
-LK_INLINE Floats operator/(Floats a, Floats b) {
-    LK_PARTS a.p[i] /= b.p[i];
+template <int P>
+LK_INLINE FloatsOf<P> operator/(FloatsOf<P> a, FloatsOf<P> b) {
+    LK_EACH(P) a.p[i] /= b.p[i];
     return a;
 }
 
-LK_INLINE Floats max(Floats a, Floats b) {
-    LK_PARTS a.p[i] = a.p[i] > b.p[i] ? a.p[i] : b.p[i];
+template <int P>
+LK_INLINE FloatsOf<P> max(FloatsOf<P> a, FloatsOf<P> b) {
+    LK_EACH(P) a.p[i] = a.p[i] > b.p[i] ? a.p[i] : b.p[i];
     return a;
 }
 
-LK_INLINE Floats min(Floats a, Floats b) {
-    LK_PARTS a.p[i] = a.p[i] < b.p[i] ? a.p[i] : b.p[i];
+template <int P>
+LK_INLINE FloatsOf<P> min(FloatsOf<P> a, FloatsOf<P> b) {
+    LK_EACH(P) a.p[i] = a.p[i] < b.p[i] ? a.p[i] : b.p[i];
     return a;
 }
 
 // a * b + c, rounded once where the instruction set can. Explicit, so that it never depends on the surroundings.
-LK_INLINE Floats fma(Floats a, Floats b, Floats c) {
+template <int P>
+LK_INLINE FloatsOf<P> fma(FloatsOf<P> a, FloatsOf<P> b, FloatsOf<P> c) {
 #if defined(__AVX512F__)
     c.p[0] = (FloatPart)_mm512_fmadd_ps((__m512)a.p[0], (__m512)b.p[0], (__m512)c.p[0]);
 #elif defined(__FMA__)
-    LK_PARTS c.p[i] = (FloatPart)_mm256_fmadd_ps((__m256)a.p[i], (__m256)b.p[i], (__m256)c.p[i]);
+    LK_EACH(P) c.p[i] = (FloatPart)_mm256_fmadd_ps((__m256)a.p[i], (__m256)b.p[i], (__m256)c.p[i]);
 #elif defined(__aarch64__)
-    LK_PARTS c.p[i] = (FloatPart)vfmaq_f32((float32x4_t)c.p[i], (float32x4_t)a.p[i], (float32x4_t)b.p[i]);
+    LK_EACH(P) c.p[i] = (FloatPart)vfmaq_f32((float32x4_t)c.p[i], (float32x4_t)a.p[i], (float32x4_t)b.p[i]);
 #else
-    LK_PARTS c.p[i] += a.p[i] * b.p[i];
+    LK_EACH(P) c.p[i] += a.p[i] * b.p[i];
 #endif
     return c;
 }
 
-LK_INLINE Floats to_floats(Ints a) {
-    Floats r;
-    LK_PARTS r.p[i] = __builtin_convertvector(a.p[i], FloatPart);
+template <int P>
+LK_INLINE FloatsOf<P> to_floats(IntsOf<P> a) {
+    FloatsOf<P> r;
+    LK_EACH(P) r.p[i] = __builtin_convertvector(a.p[i], FloatPart);
     return r;
 }
 
@@ -114,11 +136,9 @@ LK_INLINE IntPart dot_part(IntPart s, IntPart u, IntPart a) {
 #if defined(__AVX512VNNI__)
     return (IntPart)_mm512_dpbusd_epi32((__m512i)s, (__m512i)u, (__m512i)a);
 #elif defined(__AVX2__)
-    const __m256i pairs = _mm256_maddubs_epi16((__m256i)u, (__m256i)a);
-    return s + (IntPart)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return s + (IntPart)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)u, (__m256i)a), _mm256_set1_epi16(1));
 #elif defined(__SSSE3__)
-    const __m128i pairs = _mm_maddubs_epi16((__m128i)u, (__m128i)a);
-    return s + (IntPart)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
+    return s + (IntPart)_mm_madd_epi16(_mm_maddubs_epi16((__m128i)u, (__m128i)a), _mm_set1_epi16(1));
 #elif defined(__ARM_FEATURE_DOTPROD)
     return (IntPart)vdotq_s32((int32x4_t)s, (int8x16_t)u, (int8x16_t)a);
 #else
@@ -131,18 +151,62 @@ LK_INLINE IntPart dot_part(IntPart s, IntPart u, IntPart a) {
 #endif
 }
 
+typedef int16_t ShortPart __attribute__((vector_size(kBytes)));
+
+#if defined(__SSSE3__) && !defined(__AVX512VNNI__)
+// Sums of two products of an unsigned and a signed byte; they must fit.
+LK_INLINE ShortPart pair_sums(IntPart u, IntPart a) {
+#if defined(__AVX2__)
+    return (ShortPart)_mm256_maddubs_epi16((__m256i)u, (__m256i)a);
+#else
+    return (ShortPart)_mm_maddubs_epi16((__m128i)u, (__m128i)a);
+#endif
+}
+
+// Sums of neighbours.
+LK_INLINE IntPart widened(ShortPart x) {
+#if defined(__AVX2__)
+    return (IntPart)_mm256_madd_epi16((__m256i)x, _mm256_set1_epi16(1));
+#else
+    return (IntPart)_mm_madd_epi16((__m128i)x, _mm_set1_epi16(1));
+#endif
+}
+
+// Of signed bytes.
+LK_INLINE IntsOf<1> magnitudes(IntsOf<1> x) {
+#if defined(__AVX2__)
+    x.p[0] = (IntPart)_mm256_abs_epi8((__m256i)x.p[0]);
+#else
+    x.p[0] = (IntPart)_mm_abs_epi8((__m128i)x.p[0]);
+#endif
+    return x;
+}
+
+// Bytes of x, negated where those of y are negative.
+LK_INLINE IntsOf<1> with_sign(IntsOf<1> x, IntsOf<1> y) {
+#if defined(__AVX2__)
+    x.p[0] = (IntPart)_mm256_sign_epi8((__m256i)x.p[0], (__m256i)y.p[0]);
+#else
+    x.p[0] = (IntPart)_mm_sign_epi8((__m128i)x.p[0], (__m128i)y.p[0]);
+#endif
+    return x;
+}
+#endif
+
 // u holds 4-bit values: any product sum fits.
-LK_INLINE Ints dot_nibbles(Ints s, Ints u, Ints a) {
-    LK_PARTS s.p[i] = dot_part(s.p[i], u.p[i], a.p[i]);
+template <int P>
+LK_INLINE IntsOf<P> dot_nibbles(IntsOf<P> s, IntsOf<P> u, IntsOf<P> a) {
+    LK_EACH(P) s.p[i] = dot_part(s.p[i], u.p[i], a.p[i]);
     return s;
 }
 
 // u holds bytes up to 255. Without VNNI the pair sums of dot_part would not fit 16 bits, so halves are summed apart.
-LK_INLINE Ints dot_bytes(Ints s, Ints u, Ints a) {
+template <int P>
+LK_INLINE IntsOf<P> dot_bytes(IntsOf<P> s, IntsOf<P> u, IntsOf<P> a) {
 #if defined(__AVX512VNNI__)
     return dot_nibbles(s, u, a);
 #else
-    LK_PARTS {
+    LK_EACH(P) {
         const IntPart low = u.p[i] & 0x0f0f0f0f, high = (u.p[i] >> 4) & 0x0f0f0f0f;
         s.p[i] = dot_part(s.p[i], low, a.p[i]) + (dot_part(IntPart{}, high, a.p[i]) << 4);
     }
@@ -150,56 +214,61 @@ LK_INLINE Ints dot_bytes(Ints s, Ints u, Ints a) {
 #endif
 }
 
-LK_INLINE Ints load_bytes(const uint8_t* x) {
-    Ints r;
-    __builtin_memcpy(&r, x, sizeof r);
+template <int P = kParts>
+LK_INLINE IntsOf<P> load_bytes(const uint8_t* x) {
+    IntsOf<P> r;
+    LK_EACH(P) r.p[i] = ((const LooseInts*)x)[i];
     return r;
 }
 
-LK_INLINE Ints operator|(Ints a, Ints b) {
-    LK_PARTS a.p[i] |= b.p[i];
+template <int P>
+LK_INLINE IntsOf<P> operator|(IntsOf<P> a, IntsOf<P> b) {
+    LK_EACH(P) a.p[i] |= b.p[i];
     return a;
 }
 
 // Each lane shifted to the left by `by` bits, or to the right by -by, and masked.
-LK_INLINE Ints shifted(Ints x, int by, int32_t mask) {
-    LK_PARTS x.p[i] = (by >= 0 ? x.p[i] << by : x.p[i] >> -by) & mask;
+template <int P>
+LK_INLINE IntsOf<P> shifted(IntsOf<P> x, int by, int32_t mask) {
+    LK_EACH(P) x.p[i] = (by >= 0 ? x.p[i] << by : x.p[i] >> -by) & mask;
     return x;
 }
 
 // table[byte] for each byte below 16.
-LK_INLINE Ints lookup(Ints x, const uint8_t* table) {
+template <int P>
+LK_INLINE IntsOf<P> lookup(IntsOf<P> x, const void* table) {
 #if defined(__AVX512BW__)
     const __m512i wide = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table));
     x.p[0] = (IntPart)_mm512_shuffle_epi8(wide, (__m512i)x.p[0]);
 #elif defined(__AVX2__)
     const __m256i wide = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
-    LK_PARTS x.p[i] = (IntPart)_mm256_shuffle_epi8(wide, (__m256i)x.p[i]);
+    LK_EACH(P) x.p[i] = (IntPart)_mm256_shuffle_epi8(wide, (__m256i)x.p[i]);
 #elif defined(__SSSE3__)
-    LK_PARTS x.p[i] = (IntPart)_mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table), (__m128i)x.p[i]);
+    LK_EACH(P) x.p[i] = (IntPart)_mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table), (__m128i)x.p[i]);
 #elif defined(__aarch64__)
-    LK_PARTS x.p[i] = (IntPart)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)x.p[i]);
+    LK_EACH(P) x.p[i] = (IntPart)vqtbl1q_u8(vld1q_u8((const uint8_t*)table), (uint8x16_t)x.p[i]);
 #else
-    uint8_t bytes[64];
-    __builtin_memcpy(bytes, &x, 64);
-    for (int i = 0; i < 64; ++i) bytes[i] = table[bytes[i]];
-    __builtin_memcpy(&x, bytes, 64);
+    uint8_t bytes[sizeof x];
+    __builtin_memcpy(bytes, &x, sizeof x);
+    for (size_t i = 0; i < sizeof x; ++i) bytes[i] = ((const uint8_t*)table)[bytes[i]];
+    __builtin_memcpy(&x, bytes, sizeof x);
 #endif
     return x;
 }
 
-typedef int16_t ShortPart __attribute__((vector_size(kBytes)));
 typedef uint8_t HalfBytes __attribute__((vector_size(kBytes / 2)));
 typedef int8_t QuarterBytes __attribute__((vector_size(kBytes / 4)));
 
-LK_INLINE Floats as_floats(Ints x) {
-    Floats r;
-    __builtin_memcpy(&r, &x, sizeof r);
+template <int P>
+LK_INLINE FloatsOf<P> as_floats(IntsOf<P> x) {
+    FloatsOf<P> r;
+    LK_EACH(P) r.p[i] = (FloatPart)x.p[i];
     return r;
 }
 
 // s plus the sums of two products of bfloat16, a pair in each lane.
-LK_INLINE Floats dot_bf16(Floats s, Ints a, Ints b) {
+template <int P>
+LK_INLINE FloatsOf<P> dot_bf16(FloatsOf<P> s, IntsOf<P> a, IntsOf<P> b) {
 #if defined(__AVX512BF16__)
     s.p[0] = (FloatPart)_mm512_dpbf16_ps((__m512)s.p[0], (__m512bh)a.p[0], (__m512bh)b.p[0]);
     return s;
@@ -218,16 +287,17 @@ LK_INLINE void narrow(Ints x, int8_t* y) {
 }
 
 // 32 bytes as pairs of int16, a pair in each lane.
-LK_INLINE Ints widen_bytes(const uint8_t* x) {
-    Ints r;
+template <int P = kParts>
+LK_INLINE IntsOf<P> widen_bytes(const uint8_t* x) {
+    IntsOf<P> r;
 #if defined(__AVX512BW__)
     r.p[0] = (IntPart)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)x));
     return r;
 #elif defined(__AVX2__)
-    LK_PARTS r.p[i] = (IntPart)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)x + i));
+    LK_EACH(P) r.p[i] = (IntPart)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)x + i));
     return r;
 #endif
-    LK_PARTS {
+    LK_EACH(P) {
         HalfBytes bytes;
         __builtin_memcpy(&bytes, x + i * (kBytes / 2), sizeof bytes);
         r.p[i] = (IntPart) __builtin_convertvector(bytes, ShortPart);
@@ -236,16 +306,17 @@ LK_INLINE Ints widen_bytes(const uint8_t* x) {
 }
 
 // 16 signed bytes as floats. GCC takes vectors of bytes apart where it should convert them, hence the intrinsics.
-LK_INLINE Floats bytes_to_floats(const int8_t* x) {
-    Floats r;
+template <int P = kParts>
+LK_INLINE FloatsOf<P> bytes_to_floats(const int8_t* x) {
+    FloatsOf<P> r;
 #if defined(__AVX512F__)
     r.p[0] = (FloatPart)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)x)));
     return r;
 #elif defined(__AVX2__)
-    LK_PARTS r.p[i] = (FloatPart)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + 8 * i))));
+    LK_EACH(P) r.p[i] = (FloatPart)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + 8 * i))));
     return r;
 #endif
-    LK_PARTS {
+    LK_EACH(P) {
         QuarterBytes bytes;
         __builtin_memcpy(&bytes, x + i * (kBytes / 4), sizeof bytes);
         r.p[i] = __builtin_convertvector(__builtin_convertvector(bytes, IntPart), FloatPart);
@@ -254,15 +325,16 @@ LK_INLINE Floats bytes_to_floats(const int8_t* x) {
 }
 
 // s plus the sums of two products of int16.
-LK_INLINE Ints dot_pairs(Ints s, Ints a, Ints b) {
+template <int P>
+LK_INLINE IntsOf<P> dot_pairs(IntsOf<P> s, IntsOf<P> a, IntsOf<P> b) {
 #if defined(__AVX512VNNI__)
     s.p[0] = (IntPart)_mm512_dpwssd_epi32((__m512i)s.p[0], (__m512i)a.p[0], (__m512i)b.p[0]);
 #elif defined(__AVX2__)
-    LK_PARTS s.p[i] += (IntPart)_mm256_madd_epi16((__m256i)a.p[i], (__m256i)b.p[i]);
+    LK_EACH(P) s.p[i] += (IntPart)_mm256_madd_epi16((__m256i)a.p[i], (__m256i)b.p[i]);
 #elif defined(__SSE2__)
-    LK_PARTS s.p[i] += (IntPart)_mm_madd_epi16((__m128i)a.p[i], (__m128i)b.p[i]);
+    LK_EACH(P) s.p[i] += (IntPart)_mm_madd_epi16((__m128i)a.p[i], (__m128i)b.p[i]);
 #else
-    LK_PARTS {
+    LK_EACH(P) {
         const IntPart low = ((a.p[i] << 16) >> 16) * ((b.p[i] << 16) >> 16);
         s.p[i] += low + (a.p[i] >> 16) * (b.p[i] >> 16);
     }
@@ -271,10 +343,11 @@ LK_INLINE Ints dot_pairs(Ints s, Ints a, Ints b) {
 }
 
 // The same four bytes in every lane.
-LK_INLINE Ints splat_bytes(const int8_t* x) {
+template <int P = kParts>
+LK_INLINE IntsOf<P> splat_bytes(const int8_t* x) {
     int32_t four;
     __builtin_memcpy(&four, x, 4);
-    return splat_int(four);
+    return splat_int<P>(four);
 }
 
 // Sum of the lanes, always in the same order.
