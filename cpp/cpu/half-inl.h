@@ -63,8 +63,8 @@ LK_INLINE FloatsOf<P> load_bf16(const uint16_t* x) {
 #if defined(__AVX512F__)
     r.p[0] = (FloatPart)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x)), 16);
 #elif defined(__AVX2__)
-    LK_EACH(P) r.p[i] =
-        (FloatPart)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(x + 8 * i))), 16);
+    LK_EACH(P)
+    r.p[i] = (FloatPart)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(x + 8 * i))), 16);
 #else
     float wide[P * kPartLanes];
     for (int i = 0; i < P * kPartLanes; ++i) wide[i] = from_bf16(x[i]);

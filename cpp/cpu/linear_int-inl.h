@@ -5,7 +5,7 @@
 #if defined(__AVX512F__)
 constexpr int kIntTile = 8;
 #elif defined(__AVX2__) || defined(__aarch64__)
-constexpr int kIntTile = 4;
+constexpr int kIntTile = 6;
 #else
 constexpr int kIntTile = 2;
 #endif
@@ -23,8 +23,8 @@ LK_INLINE void fetch_ahead(const uint8_t* u, int n) {
 using Floats1 = FloatsOf<1>;
 using Ints1 = IntsOf<1>;
 
-// Without VNNI, products of bytes are added in pairs to 16 bits. Codes of few bits let several such sums be added before
-// they are widened; for bytes, one of the factors must be unsigned, and it is the magnitude of the weight.
+// Without VNNI, products of bytes are added in pairs to 16 bits. Codes of few bits let several such sums be added
+// before they are widened; for bytes, one of the factors must be unsigned, and it is the magnitude of the weight.
 #if (defined(__AVX2__) || defined(__SSSE3__)) && !defined(__AVX512VNNI__)
 #define LK_SHORT_SUMS 1
 #else
@@ -76,7 +76,10 @@ LK_INLINE void dots(BlockSums<F, kTile>& sums, int n, Ints1 codes, const int8_t*
         if constexpr (signed_codes(F)) x = with_sign(x, codes);
         const ShortPart found = pair_sums(magnitude.p[0], x.p[0]);
         sums.pairs[j] = n % kRun == 0 ? found : sums.pairs[j] + found;
-        if (n % kRun == kRun - 1 || n == F.block / 4 - 1) sums.s[j].p[0] += widened(sums.pairs[j]);
+        finish(sums.pairs[j]);
+        if (n % kRun != kRun - 1 && n != F.block / 4 - 1) continue;
+        sums.s[j].p[0] += widened(sums.pairs[j]);
+        finish(sums.s[j].p[0]);
     }
 #else
 #pragma GCC unroll 8
@@ -165,7 +168,8 @@ LK_INLINE void nested_super(const uint8_t* w, int lane, const int8_t* a, const f
             BlockSums<F, kTile> sums;
 #pragma GCC unroll 8
             for (int j = 0; j < kTile; ++j)
-                sums.s[j] = F.has_min || start_bias(F) == 0 ? splat_int<1>(0) : splat_bytes<1>((const int8_t*)(start + j));
+                sums.s[j] =
+                    F.has_min || start_bias(F) == 0 ? splat_int<1>(0) : splat_bytes<1>((const int8_t*)(start + j));
             if constexpr (!F.has_min) start += kTile;
             block_dots(sums, u, half, a);
             const Floats1 scale = d * bytes_to_floats<1>((const int8_t*)sc);

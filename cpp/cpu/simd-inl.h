@@ -43,7 +43,7 @@ LK_INLINE FloatsOf<P> load(const float* x) {
 
 template <int P>
 LK_INLINE void store(float* y, FloatsOf<P> x) {
-    LK_EACH(P) ((LooseFloats*)y)[i] = x.p[i];
+    LK_EACH(P)((LooseFloats*)y)[i] = x.p[i];
 }
 
 template <int P = kParts>
@@ -161,6 +161,12 @@ LK_INLINE ShortPart pair_sums(IntPart u, IntPart a) {
 #else
     return (ShortPart)_mm_maddubs_epi16((__m128i)u, (__m128i)a);
 #endif
+}
+
+// Makes the compiler finish a sum before it goes on: it would make all products first, and run out of registers.
+template <class Part>
+LK_INLINE void finish(Part& x) {
+    asm("" : "+x"(x));
 }
 
 // Sums of neighbours.
@@ -313,7 +319,8 @@ LK_INLINE FloatsOf<P> bytes_to_floats(const int8_t* x) {
     r.p[0] = (FloatPart)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)x)));
     return r;
 #elif defined(__AVX2__)
-    LK_EACH(P) r.p[i] = (FloatPart)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + 8 * i))));
+    LK_EACH(P)
+    r.p[i] = (FloatPart)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + 8 * i))));
     return r;
 #endif
     LK_EACH(P) {
