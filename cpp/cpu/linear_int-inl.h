@@ -291,8 +291,9 @@ void start_sums(Packing packing, const ActView& act, int64_t row, int tile, int3
 
 // Rows whose activations stay in the cache while all panels pass by.
 LK_INLINE int64_t rows_of_block(int64_t n_in) {
+    constexpr int64_t kMost = 64 / kIntTile * kIntTile;
     const int64_t fit = (int64_t(384) << 10) / n_in / kIntTile * kIntTile;
-    return fit < kIntTile ? kIntTile : fit > 64 ? 64 : fit;
+    return fit < kIntTile ? kIntTile : fit > kMost ? kMost : fit;
 }
 
 constexpr int kGatePanels = 8;

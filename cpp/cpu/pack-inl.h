@@ -161,7 +161,7 @@ LK_INLINE void write_scales(PanelFormat f, const Unpacked& row, int n_block, int
 LK_INLINE void write_codes(PanelFormat f, const uint8_t* groups, uint8_t* u) {
     const auto group = [&](int g) LK_LAMBDA { return load_bytes(groups + kPlane * g); };
     const auto store_plane = [&](Ints x) LK_LAMBDA {
-        __builtin_memcpy(u, &x, kPlane);
+        store_bytes(u, x);
         u += kPlane;
     };
     // `n` groups from `first` on, `width` bits of each from bit `from` on, side by side.

@@ -228,6 +228,11 @@ LK_INLINE IntsOf<P> load_bytes(const uint8_t* x) {
 }
 
 template <int P>
+LK_INLINE void store_bytes(uint8_t* y, IntsOf<P> x) {
+    LK_EACH(P) ((LooseInts*)y)[i] = x.p[i];
+}
+
+template <int P>
 LK_INLINE IntsOf<P> operator|(IntsOf<P> a, IntsOf<P> b) {
     LK_EACH(P) a.p[i] |= b.p[i];
     return a;
