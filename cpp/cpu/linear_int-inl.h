@@ -19,9 +19,10 @@ LK_INLINE void fetch_ahead(const uint8_t* u, int n) {
     for (int i = 0; i < n; i += 64) __builtin_prefetch(u + kAhead + i, 0, kCache);
 }
 
-// One part of the lanes: the sums of a tile fit the registers.
-using Floats1 = FloatsOf<1>;
-using Ints1 = IntsOf<1>;
+// Parts of the lanes that are worked on at once, so that the sums of a tile fit the registers.
+constexpr int parts_at_once(int tile) {
+    return tile <= 2 && kParts > 1 ? 2 : 1;
+}
 
 // Without VNNI, products of bytes are added in pairs to 16 bits. Codes of few bits let several such sums be added
 // before they are widened; for bytes, one of the factors must be unsigned, and it is the magnitude of the weight.
@@ -55,36 +56,39 @@ constexpr int short_run(PanelFormat f) {
 // The sums of one block for a tile of rows.
 template <PanelFormat F, int kTile>
 struct BlockSums {
-    Ints1 s[kTile];
+    static constexpr int P = parts_at_once(kTile);
+    IntsOf<P> s[kTile];
 #if LK_SHORT_SUMS
-    ShortPart pairs[kTile];
+    ShortPart pairs[kTile][P];
 #endif
 };
 
 // Adds the products of a group, the n-th of its block.
-template <PanelFormat F, int kTile>
-LK_INLINE void dots(BlockSums<F, kTile>& sums, int n, Ints1 codes, const int8_t* a) {
+template <PanelFormat F, int kTile, int P>
+LK_INLINE void dots(BlockSums<F, kTile>& sums, int n, IntsOf<P> codes, const int8_t* a) {
     if constexpr (F.table != 0 && !signed_codes(F)) codes = lookup(codes, kTables[F.table]);
     if constexpr (F.table != 0 && signed_codes(F)) codes = lookup(codes, kSignedTable);
 #if LK_SHORT_SUMS
     constexpr int kRun = short_run(F);
-    if constexpr (signed_codes(F) && F.codes == Codes::byte) codes.p[0] ^= (int32_t)0x80808080;
-    const Ints1 magnitude = signed_codes(F) ? magnitudes(codes) : codes;
+    if constexpr (signed_codes(F) && F.codes == Codes::byte) LK_EACH(P) codes.p[i] ^= (int32_t)0x80808080;
+    const IntsOf<P> magnitude = signed_codes(F) ? magnitudes(codes) : codes;
 #pragma GCC unroll 8
     for (int j = 0; j < kTile; ++j) {
-        Ints1 x = splat_bytes<1>(a + 4 * j);
-        if constexpr (signed_codes(F)) x = with_sign(x, codes);
-        const ShortPart found = pair_sums(magnitude.p[0], x.p[0]);
-        sums.pairs[j] = n % kRun == 0 ? found : sums.pairs[j] + found;
-        finish(sums.pairs[j]);
-        if (n % kRun != kRun - 1 && n != F.block / 4 - 1) continue;
-        sums.s[j].p[0] += widened(sums.pairs[j]);
-        finish(sums.s[j].p[0]);
+        const IntsOf<P> x = splat_bytes<P>(a + 4 * j), y = signed_codes(F) ? with_sign(x, codes) : x;
+        LK_EACH(P) {
+            const ShortPart found = pair_sums(magnitude.p[i], y.p[i]);
+            ShortPart& pairs = sums.pairs[j][i];
+            pairs = n % kRun == 0 ? found : pairs + found;
+            finish(pairs);
+            if (n % kRun != kRun - 1 && n != F.block / 4 - 1) continue;
+            sums.s[j].p[i] += widened(pairs);
+            finish(sums.s[j].p[i]);
+        }
     }
 #else
 #pragma GCC unroll 8
     for (int j = 0; j < kTile; ++j) {
-        const Ints1 x = splat_bytes<1>(a + 4 * j);
+        const IntsOf<P> x = splat_bytes<P>(a + 4 * j);
         constexpr bool kWide = F.codes == Codes::byte || F.table == 1;
         sums.s[j] = kWide ? dot_bytes(sums.s[j], codes, x) : dot_nibbles(sums.s[j], codes, x);
     }
@@ -95,27 +99,27 @@ LK_INLINE void dots(BlockSums<F, kTile>& sums, int n, Ints1 codes, const int8_t*
 // `half`: which 16 of them.
 template <PanelFormat F, int kTile>
 LK_INLINE void block_dots(BlockSums<F, kTile>& s, const uint8_t* u, int half, const int8_t* a) {
-    constexpr int kGroups = F.block / 4;
+    constexpr int kGroups = F.block / 4, P = parts_at_once(kTile);
     if constexpr (F.codes == Codes::byte) {
 #pragma GCC unroll 8
-        for (int g = 0; g < kGroups; ++g) dots(s, g, load_bytes<1>(u + kPlane * g), a + 4 * g * kTile);
+        for (int g = 0; g < kGroups; ++g) dots(s, g, load_bytes<P>(u + kPlane * g), a + 4 * g * kTile);
     } else if constexpr (F.codes == Codes::pair || F.codes == Codes::pair_bit) {
-        const Ints1 low = load_bytes<1>(u + kPlane * (F.codes == Codes::pair ? half : 1 + half));
-        const Ints1 high = F.codes == Codes::pair ? low : load_bytes<1>(u);
+        const IntsOf<P> low = load_bytes<P>(u + kPlane * (F.codes == Codes::pair ? half : 1 + half));
+        const IntsOf<P> high = F.codes == Codes::pair ? low : load_bytes<P>(u);
 #pragma GCC unroll 4
         for (int g = 0; g < kGroups; ++g) {
-            Ints1 x = shifted(low, -2 * g, 0x03030303);
+            IntsOf<P> x = shifted(low, -2 * g, 0x03030303);
             if (F.codes == Codes::pair_bit) x = x | shifted(high, 2 - g - 4 * half, 0x04040404);
             dots(s, g, x, a + 4 * g * kTile);
         }
     } else {
         constexpr int kUpper = F.codes == Codes::nibble ? 0 : 1, kPlanes = kGroups / 2;
         const uint8_t* planes = u + (F.block == 16 ? half * 3 * kPlane : 0);
-        const Ints1 upper = load_bytes<1>(planes);
+        const IntsOf<P> upper = load_bytes<P>(planes);
 #pragma GCC unroll 4
         for (int i = 0; i < kPlanes; ++i) {
-            const Ints1 both = load_bytes<1>(planes + kPlane * (kUpper + i));
-            Ints1 low = shifted(both, 0, 0x0f0f0f0f), high = shifted(both, -4, 0x0f0f0f0f);
+            const IntsOf<P> both = load_bytes<P>(planes + kPlane * (kUpper + i));
+            IntsOf<P> low = shifted(both, 0, 0x0f0f0f0f), high = shifted(both, -4, 0x0f0f0f0f);
             if constexpr (F.codes == Codes::nibble_bit) {
                 low = low | shifted(upper, 4 - i, 0x10101010);
                 high = high | shifted(upper, 4 - i - kPlanes, 0x10101010);
@@ -131,33 +135,33 @@ LK_INLINE void block_dots(BlockSums<F, kTile>& s, const uint8_t* u, int half, co
 }
 
 // Sixteen scales of a block, those of a part of the lanes.
-template <PanelFormat F>
-LK_INLINE Floats1 block_scale(const uint8_t* scales, int block, int lane) {
-    if constexpr (F.wide_scale) return load<1>((const float*)scales + block * kLanes + lane);
-    return load_half<1>((const uint16_t*)scales + block * kLanes + lane);
+template <PanelFormat F, int P>
+LK_INLINE FloatsOf<P> block_scale(const uint8_t* scales, int block, int lane) {
+    if constexpr (F.wide_scale) return load<P>((const float*)scales + block * kLanes + lane);
+    return load_half<P>((const uint16_t*)scales + block * kLanes + lane);
 }
 
 // 256 values of a part of a panel for one tile, scales nested: their sums, times the activations' scale.
-template <PanelFormat F, int kTile>
+template <PanelFormat F, int kTile, int P>
 LK_INLINE void nested_super(const uint8_t* w, int lane, const int8_t* a, const float* scales, const int32_t* start,
-                            Floats1 (&acc)[kTile]) {
+                            FloatsOf<P> (&acc)[kTile]) {
     constexpr int kBlocks = kSuper / F.block;
-    Floats1 total[kTile];
-    for (int j = 0; j < kTile; ++j) total[j] = splat<1>(0.0f);
+    FloatsOf<P> total[kTile];
+    for (int j = 0; j < kTile; ++j) total[j] = splat<P>(0.0f);
     if constexpr (F.has_min) {
         const uint8_t* minima = w + 64 + kBlocks * kLanes + 2 * lane;
-        Ints1 s[kTile];
-        for (int j = 0; j < kTile; ++j) s[j] = splat_int<1>(0);
+        IntsOf<P> s[kTile];
+        for (int j = 0; j < kTile; ++j) s[j] = splat_int<P>(0);
 #pragma GCC unroll 8
         for (int b = 0; b < kBlocks / 2; ++b) {
-            const Ints1 pairs = widen_bytes<1>(minima + 2 * kLanes * b);
+            const IntsOf<P> pairs = widen_bytes<P>(minima + 2 * kLanes * b);
 #pragma GCC unroll 8
-            for (int j = 0; j < kTile; ++j) s[j] = dot_pairs(s[j], pairs, splat_int<1>(start[b * kTile + j]));
+            for (int j = 0; j < kTile; ++j) s[j] = dot_pairs(s[j], pairs, splat_int<P>(start[b * kTile + j]));
         }
-        const Floats1 d = splat<1>(0.0f) - load_half<1>((const uint16_t*)w + kLanes + lane);
+        const FloatsOf<P> d = splat<P>(0.0f) - load_half<P>((const uint16_t*)w + kLanes + lane);
         for (int j = 0; j < kTile; ++j) total[j] = d * to_floats(s[j]);
     }
-    const Floats1 d = load_half<1>((const uint16_t*)w + lane);
+    const FloatsOf<P> d = load_half<P>((const uint16_t*)w + lane);
     const uint8_t *sc = w + 64 + lane, *u = w + scale_bytes(F, kBlocks) + 4 * lane;
     if (lane == 0) fetch_ahead<F, kTile>(w, scale_bytes(F, kBlocks));
 #pragma GCC unroll 1
@@ -169,10 +173,10 @@ LK_INLINE void nested_super(const uint8_t* w, int lane, const int8_t* a, const f
 #pragma GCC unroll 8
             for (int j = 0; j < kTile; ++j)
                 sums.s[j] =
-                    F.has_min || start_bias(F) == 0 ? splat_int<1>(0) : splat_bytes<1>((const int8_t*)(start + j));
+                    F.has_min || start_bias(F) == 0 ? splat_int<P>(0) : splat_bytes<P>((const int8_t*)(start + j));
             if constexpr (!F.has_min) start += kTile;
             block_dots(sums, u, half, a);
-            const Floats1 scale = d * bytes_to_floats<1>((const int8_t*)sc);
+            const FloatsOf<P> scale = d * bytes_to_floats<P>((const int8_t*)sc);
 #pragma GCC unroll 8
             for (int j = 0; j < kTile; ++j) total[j] = fma(scale, to_floats(sums.s[j]), total[j]);
             sc += kLanes, a += F.block * kTile;
@@ -180,13 +184,13 @@ LK_INLINE void nested_super(const uint8_t* w, int lane, const int8_t* a, const f
         u += code_bytes(F.codes);
     }
 #pragma GCC unroll 8
-    for (int j = 0; j < kTile; ++j) acc[j] = fma(splat<1>(scales[j]), total[j], acc[j]);
+    for (int j = 0; j < kTile; ++j) acc[j] = fma(splat<P>(scales[j]), total[j], acc[j]);
 }
 
 // Up to 256 values of a part of a panel for one tile, a scale for each block of weights and of activations.
-template <PanelFormat F, int kTile>
+template <PanelFormat F, int kTile, int P>
 LK_INLINE void plain_super(const uint8_t* w, int n_block, int lane, const int8_t* a, const float* scales,
-                           const int32_t* start, Floats1 (&acc)[kTile]) {
+                           const int32_t* start, FloatsOf<P> (&acc)[kTile]) {
     const uint8_t* u = w + scale_bytes(F, n_block) + 4 * lane;
     if (lane == 0) fetch_ahead<F, kTile>(w, scale_bytes(F, n_block));
 #pragma GCC unroll 1
@@ -194,17 +198,17 @@ LK_INLINE void plain_super(const uint8_t* w, int n_block, int lane, const int8_t
         BlockSums<F, kTile> sums;
 #pragma GCC unroll 8
         for (int j = 0; j < kTile; ++j)
-            sums.s[j] = F.has_min || start_bias(F) == 0 ? splat_int<1>(0) : splat_bytes<1>((const int8_t*)(start + j));
+            sums.s[j] = F.has_min || start_bias(F) == 0 ? splat_int<P>(0) : splat_bytes<P>((const int8_t*)(start + j));
         if constexpr (!F.has_min) start += kTile;
         if (lane == 0) fetch_ahead<F, kTile>(u, code_bytes(F.codes));
         block_dots(sums, u, 0, a);
-        const Floats1 d = block_scale<F>(w, b, lane);
+        const FloatsOf<P> d = block_scale<F, P>(w, b, lane);
 #pragma GCC unroll 8
-        for (int j = 0; j < kTile; ++j) acc[j] = fma(d * splat<1>(scales[j]), to_floats(sums.s[j]), acc[j]);
+        for (int j = 0; j < kTile; ++j) acc[j] = fma(d * splat<P>(scales[j]), to_floats(sums.s[j]), acc[j]);
         if constexpr (F.has_min) {
-            const Floats1 m = block_scale<F>(w, n_block + b, lane);
+            const FloatsOf<P> m = block_scale<F, P>(w, n_block + b, lane);
 #pragma GCC unroll 8
-            for (int j = 0; j < kTile; ++j) acc[j] = fma(m, splat<1>(((const float*)start)[j]), acc[j]);
+            for (int j = 0; j < kTile; ++j) acc[j] = fma(m, splat<P>(((const float*)start)[j]), acc[j]);
             start += kTile;
         }
         scales += kTile, a += F.block * kTile, u += code_bytes(F.codes);
@@ -215,18 +219,19 @@ LK_INLINE void plain_super(const uint8_t* w, int n_block, int lane, const int8_t
 template <PanelFormat F, int kTile>
 LK_INLINE void panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, const int32_t* start,
                      Floats* out) {
-    Floats1 acc[kParts][kTile];
-    for (int part = 0; part < kParts; ++part)
-        for (int j = 0; j < kTile; ++j) acc[part][j] = splat<1>(0.0f);
+    constexpr int P = parts_at_once(kTile), kTurns = kParts / P;
+    FloatsOf<P> acc[kTurns][kTile];
+    for (int part = 0; part < kTurns; ++part)
+        for (int j = 0; j < kTile; ++j) acc[part][j] = splat<P>(0.0f);
     for (int64_t i = 0; i < n_in; i += kSuper) {
         const int n_block = n_in - i < kSuper ? int(n_in - i) / F.block : kSuper / F.block;
-        for (int part = 0; part < kParts; ++part) {
-            Floats1 sums[kTile];
+        for (int part = 0; part < kTurns; ++part) {
+            FloatsOf<P> sums[kTile];
             for (int j = 0; j < kTile; ++j) sums[j] = acc[part][j];
             if constexpr (F.nested)
-                nested_super<F, kTile>(w, part * kPartLanes, a, scales, start, sums);
+                nested_super<F, kTile>(w, part * P * kPartLanes, a, scales, start, sums);
             else
-                plain_super<F, kTile>(w, n_block, part * kPartLanes, a, scales, start, sums);
+                plain_super<F, kTile>(w, n_block, part * P * kPartLanes, a, scales, start, sums);
             for (int j = 0; j < kTile; ++j) acc[part][j] = sums[j];
         }
         w += scale_bytes(F, n_block) + n_block * F.block / 32 * code_bytes(F.codes);
@@ -235,7 +240,7 @@ LK_INLINE void panel(const uint8_t* w, int64_t n_in, const int8_t* a, const floa
         start += (F.nested && F.has_min ? n_block / 2 : n_block) * kTile;
     }
     for (int j = 0; j < kTile; ++j)
-        for (int part = 0; part < kParts; ++part) out[j].p[part] = acc[part][j].p[0];
+        for (int part = 0; part < kTurns; ++part) store((float*)(out + j) + part * P * kPartLanes, acc[part][j]);
 }
 
 using IntPanel = void (*)(const uint8_t*, int64_t, const int8_t*, const float*, const int32_t*, Floats*);

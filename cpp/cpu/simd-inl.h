@@ -179,21 +179,23 @@ LK_INLINE IntPart widened(ShortPart x) {
 }
 
 // Of signed bytes.
-LK_INLINE IntsOf<1> magnitudes(IntsOf<1> x) {
+template <int P>
+LK_INLINE IntsOf<P> magnitudes(IntsOf<P> x) {
 #if defined(__AVX2__)
-    x.p[0] = (IntPart)_mm256_abs_epi8((__m256i)x.p[0]);
+    LK_EACH(P) x.p[i] = (IntPart)_mm256_abs_epi8((__m256i)x.p[i]);
 #else
-    x.p[0] = (IntPart)_mm_abs_epi8((__m128i)x.p[0]);
+    LK_EACH(P) x.p[i] = (IntPart)_mm_abs_epi8((__m128i)x.p[i]);
 #endif
     return x;
 }
 
 // Bytes of x, negated where those of y are negative.
-LK_INLINE IntsOf<1> with_sign(IntsOf<1> x, IntsOf<1> y) {
+template <int P>
+LK_INLINE IntsOf<P> with_sign(IntsOf<P> x, IntsOf<P> y) {
 #if defined(__AVX2__)
-    x.p[0] = (IntPart)_mm256_sign_epi8((__m256i)x.p[0], (__m256i)y.p[0]);
+    LK_EACH(P) x.p[i] = (IntPart)_mm256_sign_epi8((__m256i)x.p[i], (__m256i)y.p[i]);
 #else
-    x.p[0] = (IntPart)_mm_sign_epi8((__m128i)x.p[0], (__m128i)y.p[0]);
+    LK_EACH(P) x.p[i] = (IntPart)_mm_sign_epi8((__m128i)x.p[i], (__m128i)y.p[i]);
 #endif
     return x;
 }
@@ -229,7 +231,7 @@ LK_INLINE IntsOf<P> load_bytes(const uint8_t* x) {
 
 template <int P>
 LK_INLINE void store_bytes(uint8_t* y, IntsOf<P> x) {
-    LK_EACH(P) ((LooseInts*)y)[i] = x.p[i];
+    LK_EACH(P)((LooseInts*)y)[i] = x.p[i];
 }
 
 template <int P>
