@@ -14,8 +14,8 @@ constexpr int kIntTile = 2;
 // which cache, is what measured best; minima beside the scales need it most.
 template <PanelFormat F, int kTile>
 LK_INLINE void fetch_ahead(const uint8_t* u, int n) {
-    constexpr int kAhead = kTile > 2 ? 2048 : F.has_min && !F.nested ? 6144 : 1024;
-    constexpr int kCache = kTile > 2 ? 3 : 2;
+    constexpr int kAhead = kTile > 2 ? 2048 : kParts > 1 ? 1536 : F.has_min && !F.nested ? 6144 : 1024;
+    constexpr int kCache = kTile > 2 || kParts > 1 ? 3 : 2;
     for (int i = 0; i < n; i += 64) __builtin_prefetch(u + kAhead + i, 0, kCache);
 }
 
