@@ -25,7 +25,8 @@ from llamakit.gguf import GGMLType, native
 # Least share of the ceiling of multiply-adds, and least share of the read bandwidth for one row out of memory.
 GATES = {
     "Q4_0": 0.73, "Q4_1": 0.60, "Q5_0": 0.70, "Q5_1": 0.55, "Q8_0": 0.73, "Q2_K": 0.62, "Q3_K": 0.68, "Q4_K": 0.74,
-    "Q5_K": 0.70, "Q6_K": 0.66, "F32": 0.85, "F16": 0.80, "BF16": 0.85,
+    "Q5_K": 0.70, "Q6_K": 0.66, "IQ4_NL": 0.65, "IQ4_XS": 0.65, "MXFP4": 0.65,
+    "F32": 0.85, "F16": 0.80, "BF16": 0.85,
 }  # fmt: skip
 READ_GATE = 0.75
 CACHE, MEMORY = 256 << 10, 96 << 20  # bytes of weights

@@ -1,5 +1,6 @@
 // Linear layers, and what they need: activations in other forms, single rows of weights.
 #include "cpu/unit-inl.h"
+#include "formats/packing.h"
 
 namespace lk::cpu {
 namespace {

@@ -1,6 +1,6 @@
 // Packing weights into panels.
 #include "cpu/unit-inl.h"
-#include "formats/blocks.h"
+#include "formats/packing.h"
 
 namespace lk::cpu {
 namespace {

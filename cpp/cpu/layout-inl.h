@@ -36,9 +36,6 @@ constexpr uint8_t kTables[3][16] = {{},
                                     {0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240},
                                     {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0}};
 
-// Those of IQ4_NL and IQ4_XS themselves.
-constexpr int8_t kSignedTable[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
 // Codes of row `lane`, 32 values from their planes on.
 LK_INLINE void read_codes(PanelFormat f, const uint8_t* u, int64_t lane, uint8_t* codes) {
     for (int k = 0; k < 32; ++k) {

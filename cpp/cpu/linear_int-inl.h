@@ -67,7 +67,7 @@ struct BlockSums {
 template <PanelFormat F, int kTile, int P>
 LK_INLINE void dots(BlockSums<F, kTile>& sums, int n, IntsOf<P> codes, const int8_t* a) {
     if constexpr (F.table != 0 && !signed_codes(F)) codes = lookup(codes, kTables[F.table]);
-    if constexpr (F.table != 0 && signed_codes(F)) codes = lookup(codes, kSignedTable);
+    if constexpr (F.table != 0 && signed_codes(F)) codes = lookup(codes, lk::formats::kIQ4);
 #if LK_SHORT_SUMS
     constexpr int kRun = short_run(F);
     if constexpr (signed_codes(F) && F.codes == Codes::byte) LK_EACH(P) codes.p[i] ^= (int32_t)0x80808080;

@@ -80,6 +80,10 @@ LK_INLINE void unpack_blocks(Packing packing, const uint8_t* bytes, int n_block,
             out.d[b] = block.d, out.m[b] = block.m;
             nibbles(block.qs, u);
             fifth_bits(block.qh, u);
+        } else if (packing == Packing::mxfp4) {
+            const auto& block = block_at<BlockMXFP4>(bytes, b);
+            out.wide[b] = power_of_two(block.e);
+            nibbles(block.qs, u);
         } else {
             const auto& block = block_at<BlockQ8_0>(bytes, b);
             out.d[b] = block.d;
@@ -128,6 +132,13 @@ LK_INLINE void unpack_super(Packing packing, const uint8_t* bytes, Unpacked& out
             const uint8_t* low = block.ql + 64 * (part / 4) + 32 * (part % 2);
             for (int l = 0; l < 32; ++l)
                 u[32 * part + l] = uint8_t(u[32 * part + l] << 4 | ((low[l] >> (part % 4 / 2 * 4)) & 15));
+        }
+    } else if (packing == Packing::iq4_xs) {
+        const auto& block = block_at<BlockIQ4_XS>(bytes, 0);
+        out.d[0] = block.d;
+        for (int s = 0; s < 8; ++s) {
+            out.scales[s] = int8_t(scale_iq4_xs(block, s));
+            nibbles(block.qs + 16 * s, u + 32 * s);
         }
     } else {
         const auto& block = block_at<BlockQ8_K>(bytes, 0);

@@ -41,6 +41,12 @@ Packing packing_of(int type) {
             return Packing::q5_k;
         case Q6_K:
             return Packing::q6_k;
+        case IQ4_NL:
+            return Packing::iq4_nl;
+        case IQ4_XS:
+            return Packing::iq4_xs;
+        case MXFP4:
+            return Packing::mxfp4;
         default:
             return Packing::q8_k;
     }

@@ -62,7 +62,22 @@ struct BlockQ8_K {
     int8_t qs[256];
     int16_t bsums[16];
 };
+struct BlockIQ4_NL {
+    half d;
+    uint8_t qs[16];
+};
+struct BlockIQ4_XS {
+    half d;
+    uint16_t scales_h;
+    uint8_t scales_l[4];
+    uint8_t qs[128];
+};
+struct BlockMXFP4 {
+    uint8_t e;
+    uint8_t qs[16];
+};
 
+static_assert(sizeof(BlockIQ4_NL) == 18 && sizeof(BlockIQ4_XS) == 136 && sizeof(BlockMXFP4) == 17);
 static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22);
 static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34 && sizeof(BlockQ2_K) == 84);
 static_assert(sizeof(BlockQ3_K) == 110 && sizeof(BlockQ4_K) == 144 && sizeof(BlockQ5_K) == 176);

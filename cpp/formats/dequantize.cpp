@@ -88,6 +88,33 @@ void decode(const BlockQ6_K& b, float* y) {
     for (int i = 0; i < 256; ++i) y[i] = d * float(b.scales[i / 16]) * float(six_bits(b.ql, b.qh, i) - 32);
 }
 
+void decode(const BlockIQ4_NL& b, float* y) {
+    const float d = half_to_float(b.d);
+    for (int i = 0; i < 16; ++i) {
+        y[i] = d * float(kIQ4[b.qs[i] & 15]);
+        y[i + 16] = d * float(kIQ4[b.qs[i] >> 4]);
+    }
+}
+
+void decode(const BlockIQ4_XS& b, float* y) {
+    const float d = half_to_float(b.d);
+    for (int s = 0; s < 8; ++s) {
+        const float scale = d * float(scale_iq4_xs(b, s));
+        for (int i = 0; i < 16; ++i) {
+            y[32 * s + i] = scale * float(kIQ4[b.qs[16 * s + i] & 15]);
+            y[32 * s + i + 16] = scale * float(kIQ4[b.qs[16 * s + i] >> 4]);
+        }
+    }
+}
+
+void decode(const BlockMXFP4& b, float* y) {
+    const float d = power_of_two(b.e);
+    for (int i = 0; i < 16; ++i) {
+        y[i] = d * float(kFP4[b.qs[i] & 15]);
+        y[i + 16] = d * float(kFP4[b.qs[i] >> 4]);
+    }
+}
+
 void decode(const BlockQ8_K& b, float* y) {
     for (int i = 0; i < 256; ++i) y[i] = b.d * float(b.qs[i]);
 }
@@ -159,6 +186,15 @@ void dequantize_row(int type, const void* source, float* destination, int64_t n)
             break;
         case Q8_K:
             decode_row<BlockQ8_K>(source, destination, n);
+            break;
+        case IQ4_NL:
+            decode_row<BlockIQ4_NL>(source, destination, n);
+            break;
+        case IQ4_XS:
+            decode_row<BlockIQ4_XS>(source, destination, n);
+            break;
+        case MXFP4:
+            decode_row<BlockMXFP4>(source, destination, n);
             break;
     }
 }

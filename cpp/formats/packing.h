@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "formats/blocks.h"
+
 namespace lk::formats {
 
 // Blocks of 32: byte i % 16 holds values i and i + 16; fifth bits are bits of a little-endian word.
@@ -53,6 +55,25 @@ inline void unpack_scales_q3_k(const uint8_t* s, int8_t* scales) {
         const int high = (s[8 + j % 4] >> (2 * (j / 4))) & 3;
         scales[j] = int8_t((low | (high << 4)) - 32);
     }
+}
+
+// What follows is of internal linkage, since the kernels use it too, which are compiled for several instruction sets.
+
+// What the codes of IQ4_NL and IQ4_XS, and those of MXFP4 (doubled), stand for.
+constexpr int8_t kIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr int8_t kFP4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// IQ4_XS: the six bits of a scale, less 32.
+static inline int scale_iq4_xs(const BlockIQ4_XS& b, int sub) {
+    return (((b.scales_l[sub / 2] >> (sub % 2 * 4)) & 15) | ((b.scales_h >> (2 * sub)) & 3) << 4) - 32;
+}
+
+// Half of the scale that a byte of E8M0 is, 2^(e - 128).
+static inline float power_of_two(uint8_t e) {
+    const uint32_t bits = e < 2 ? uint32_t(0x00200000) << e : uint32_t(e - 1) << 23;
+    float x;
+    __builtin_memcpy(&x, &bits, 4);
+    return x;
 }
 
 }  // namespace lk::formats

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -219,6 +220,62 @@ void encode(const float* x, BlockQ6_K& b) {
     pack_crumbs(high, b.qh);
 }
 
+uint8_t nearest_iq4(float x) {
+    if (std::isnan(x)) x = 0.0f;
+    int code = 0;
+    while (code < 15 && (float(kIQ4[code]) + float(kIQ4[code + 1])) / 2 < x) ++code;
+    return uint8_t(code);
+}
+
+void encode(const float* x, BlockIQ4_NL& b) {
+    const float d = signed_peak(x, 32) / -127.0f, id = inverse(d);
+    b.d = float_to_half(d);
+    for (int i = 0; i < 16; ++i) b.qs[i] = uint8_t(nearest_iq4(x[i] * id) | nearest_iq4(x[i + 16] * id) << 4);
+}
+
+void encode(const float* x, BlockIQ4_XS& b) {
+    float scale[8];
+    for (int s = 0; s < 8; ++s) scale[s] = signed_peak(x + 32 * s, 32) / -127.0f;
+    const float d = signed_peak(scale, 8) / -32.0f, id = inverse(d);
+    b.d = float_to_half(d), b.scales_h = 0;
+    std::memset(b.scales_l, 0, sizeof b.scales_l);
+    for (int s = 0; s < 8; ++s) {
+        const int code = clamp_int(round_away(scale[s] * id), -32, 31);
+        const float step = inverse(half_to_float(b.d) * float(code));
+        b.scales_l[s / 2] = uint8_t(b.scales_l[s / 2] | ((code + 32) & 15) << (s % 2 * 4));
+        b.scales_h = uint16_t(b.scales_h | ((code + 32) >> 4) << (2 * s));
+        const float* y = x + 32 * s;
+        for (int i = 0; i < 16; ++i)
+            b.qs[16 * s + i] = uint8_t(nearest_iq4(y[i] * step) | nearest_iq4(y[i + 16] * step) << 4);
+    }
+}
+
+// The largest value gets the exponent of 4; of two values that are equally near, the one that comes first.
+void encode(const float* x, BlockMXFP4& b) {
+    float top = 0.0f;
+    bool number = true;
+    for (int i = 0; i < 32; ++i) {
+        number = number && !std::isnan(x[i]);
+        top = std::max(top, std::fabs(x[i]));
+    }
+    if (!number) top = 0.0f;
+    top = std::min(top, std::numeric_limits<float>::max());
+    int exponent = 0;
+    std::frexp(top, &exponent);
+    b.e = top > 0 ? uint8_t(std::clamp(exponent - 1 - 2 + 127, 0, 254)) : uint8_t(0);
+    const float d = power_of_two(b.e);
+    uint8_t q[32];
+    for (int i = 0; i < 32; ++i) {
+        float best = std::numeric_limits<float>::infinity();
+        q[i] = 0;
+        for (int code = 0; code < 16; ++code) {
+            const float error = std::fabs(d * float(kFP4[code]) - x[i]);
+            if (error < best) best = error, q[i] = uint8_t(code);
+        }
+    }
+    for (int i = 0; i < 16; ++i) b.qs[i] = uint8_t(q[i] | q[i + 16] << 4);
+}
+
 void encode(const float* x, BlockQ8_K& b) {
     const float id = inverse(signed_peak(x, 256) / -127.0f);
     b.d = inverse(id);
@@ -258,6 +315,7 @@ const TypeTraits* traits(int type) {
     static const TypeTraits q5_1{"Q5_1", 32, 24}, q8_0{"Q8_0", 32, 34}, q2_k{"Q2_K", 256, 84};
     static const TypeTraits q3_k{"Q3_K", 256, 110}, q4_k{"Q4_K", 256, 144}, q5_k{"Q5_K", 256, 176};
     static const TypeTraits q6_k{"Q6_K", 256, 210}, q8_k{"Q8_K", 256, 292};
+    static const TypeTraits iq4_nl{"IQ4_NL", 32, 18}, iq4_xs{"IQ4_XS", 256, 136}, mxfp4{"MXFP4", 32, 17};
     switch (type) {
         case F32:
             return &f32;
@@ -287,6 +345,12 @@ const TypeTraits* traits(int type) {
             return &q6_k;
         case Q8_K:
             return &q8_k;
+        case IQ4_NL:
+            return &iq4_nl;
+        case IQ4_XS:
+            return &iq4_xs;
+        case MXFP4:
+            return &mxfp4;
         default:
             return nullptr;
     }
@@ -345,6 +409,15 @@ void quantize_row(int type, const float* source, void* destination, int64_t n) {
             break;
         case Q8_K:
             encode_row<BlockQ8_K>(source, destination, n);
+            break;
+        case IQ4_NL:
+            encode_row<BlockIQ4_NL>(source, destination, n);
+            break;
+        case IQ4_XS:
+            encode_row<BlockIQ4_XS>(source, destination, n);
+            break;
+        case MXFP4:
+            encode_row<BlockMXFP4>(source, destination, n);
             break;
     }
 }

@@ -60,6 +60,9 @@ RECIPES: dict[str, Recipe] = {
     "Q5_K_S": Recipe(T.Q5_K, 16, output=T.Q6_K),
     "Q5_K_M": Recipe(T.Q5_K, 17, more=T.Q6_K, output=T.Q6_K),
     "Q6_K": Recipe(T.Q6_K, 18),
+    "IQ4_NL": Recipe(T.IQ4_NL, 25, output=T.Q6_K),
+    "IQ4_XS": Recipe(T.IQ4_XS, 30, output=T.Q6_K),
+    "MXFP4": Recipe(T.MXFP4, 38, output=T.Q8_0),
     "Q8_K": Recipe(T.Q8_K, 1024),  # no number of its own: nobody else writes whole files of it
 }
 RECIPES |= {"Q3_K": RECIPES["Q3_K_M"], "Q4_K": RECIPES["Q4_K_M"], "Q5_K": RECIPES["Q5_K_M"]}
@@ -67,6 +70,7 @@ RECIPES |= {"Q3_K": RECIPES["Q3_K_M"], "Q4_K": RECIPES["Q4_K_M"], "Q5_K": RECIPE
 # What to try, in order, when a row is no multiple of a type's block.
 FITTING: dict[GGMLType, tuple[GGMLType, ...]] = {
     T.Q2_K: (T.Q4_0,), T.Q3_K: (T.Q4_0,), T.Q4_K: (T.Q5_0,), T.Q5_K: (T.Q5_1,), T.Q6_K: (T.Q8_0,), T.Q8_K: (T.Q8_0,),
+    T.IQ4_XS: (T.IQ4_NL,),
 }  # fmt: skip
 
 

@@ -192,6 +192,71 @@ def _encode_q8_0(x: Array) -> Array:
     return np.concatenate([_to_half(d), q.view(np.uint8)], axis=1)
 
 
+# -- codes that stand for values of a table --------------------------------------------------------------------------
+
+IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+IQ4_BETWEEN = (IQ4[:-1].astype(np.float32) + IQ4[1:].astype(np.float32)) / 2
+FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)  # twice those of E2M1
+
+
+def _decode_iq4_nl(b: Array) -> Array:  # d f16, 16 bytes of nibbles
+    return _half(b, 0) * IQ4[_nibbles(b[:, 2:])].astype(np.float32)
+
+
+def _decode_iq4_xs(b: Array) -> Array:  # d f16, 16 high bits and 4 bytes of low nibbles of scales, 128 bytes of nibbles
+    low = np.stack([b[:, 4:8] & 15, b[:, 4:8] >> 4], axis=2).reshape(-1, 8)
+    high = (np.ascontiguousarray(b[:, 2:4]).view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16)) & 3
+    scale = _half(b, 0) * ((low | (high << 4).astype(np.uint8)).astype(np.int8) - np.int8(32)).astype(np.float32)
+    q = np.concatenate([b[:, 8:].reshape(-1, 8, 16) & 15, b[:, 8:].reshape(-1, 8, 16) >> 4], axis=2)
+    return scale[:, :, None] * IQ4[q].astype(np.float32)
+
+
+def _power_of_two(e: Array) -> Array:
+    """Half of the scale that a byte of E8M0 is, float32."""
+    e = e.astype(np.uint32)
+    return np.where(e < 2, np.uint32(0x00200000) << np.minimum(e, 1), (e - np.minimum(e, 1)) << 23).view(np.float32)
+
+
+def _decode_mxfp4(b: Array) -> Array:  # e E8M0, 16 bytes of nibbles
+    return _power_of_two(b[:, :1]) * FP4[_nibbles(b[:, 1:])].astype(np.float32)
+
+
+def _nearest_iq4(x: Array) -> Array:
+    return np.searchsorted(IQ4_BETWEEN, np.nan_to_num(x), side="left").astype(np.uint8)
+
+
+def _encode_iq4_nl(x: Array) -> Array:
+    d = (_signed_peak(x) / np.float32(-127)).astype(np.float32)
+    return np.concatenate([_to_half(d), _to_nibbles(_nearest_iq4(x * _inverse(d)))], axis=1)
+
+
+def _encode_iq4_xs(x: Array) -> Array:
+    sub = x.reshape(len(x), 8, 32)
+    scale = (_signed_peak(sub)[:, :, 0] / np.float32(-127)).astype(np.float32)
+    d = (_signed_peak(scale) / np.float32(-32)).astype(np.float32)
+    scales = np.clip(np.nan_to_num(_round(scale * _inverse(d))), -32, 31).astype(np.int8)
+    step = d.astype(np.float16).astype(np.float32) * scales.astype(np.float32)
+    q = _nearest_iq4(sub * _inverse(step)[:, :, None])
+    s = (scales + np.int8(32)).astype(np.uint8)
+    high = np.bitwise_or.reduce((s.astype(np.uint16) >> 4) << np.arange(0, 16, 2, dtype=np.uint16), axis=1)
+    low = (s[:, 0::2] & 15) | ((s[:, 1::2] & 15) << 4)
+    packed = (q[:, :, :16] | (q[:, :, 16:] << 4)).reshape(-1, 128)
+    return np.concatenate([_to_half(d), high.reshape(-1, 1).view(np.uint8), low, packed], axis=1)
+
+
+def _encode_mxfp4(x: Array) -> Array:
+    """The largest value gets the exponent of 4; of two values that are equally near, the one that comes first."""
+    top = np.nan_to_num(np.abs(x).max(axis=1, keepdims=True))
+    e = np.where(top > 0, np.clip(np.frexp(top)[1] - 1 - 2 + 127, 0, 254), 0).astype(np.uint8)
+    d = _power_of_two(e)
+    best, q = np.full(x.shape, np.inf, np.float32), np.zeros(x.shape, np.uint8)
+    for code, value in enumerate(FP4.astype(np.float32)):
+        error = np.abs(d * value - x)
+        nearer = error < best
+        best, q = np.where(nearer, error, best), np.where(nearer, np.uint8(code), q)
+    return np.concatenate([e, _to_nibbles(q)], axis=1)
+
+
 # -- K formats: 256 values in sub-blocks with their own small scales ----------------------------------------------
 
 
@@ -365,4 +430,7 @@ CODECS: dict[GGMLType, tuple[Callable[[Array], Array], Callable[[Array], Array]]
     GGMLType.Q5_K: (_decode_q5_k, _encode_q5_k),
     GGMLType.Q6_K: (_decode_q6_k, _encode_q6_k),
     GGMLType.Q8_K: (_decode_q8_k, _encode_q8_k),
+    GGMLType.IQ4_NL: (_decode_iq4_nl, _encode_iq4_nl),
+    GGMLType.IQ4_XS: (_decode_iq4_xs, _encode_iq4_xs),
+    GGMLType.MXFP4: (_decode_mxfp4, _encode_mxfp4),
 }

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from llamakit.backend import Adapter, RunSizes, TensorSource, Uses
     from llamakit.graph.graph import Graph, Node, Value
 
-NESTED = (GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K)  # scales of scales
+NESTED = (  # scales of scales
+    GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.IQ4_XS,
+)  # fmt: skip
 PANEL_ROWS = 16
 PIECE = 1 << 24  # bytes of a file that are packed at once
 

@@ -15,6 +15,7 @@ TYPES = quants.supported()
 ERROR = {
     "F32": 0, "F16": 3e-4, "BF16": 2.5e-3, "Q8_0": 6e-3, "Q8_K": 7.5e-3, "Q6_K": 0.025, "Q5_0": 0.05, "Q5_1": 0.05,
     "Q5_K": 0.045, "Q4_0": 0.1, "Q4_1": 0.09, "Q4_K": 0.09, "Q3_K": 0.19, "Q2_K": 0.36,
+    "IQ4_NL": 0.09, "IQ4_XS": 0.09, "MXFP4": 0.13,
 }  # fmt: skip
 
 
@@ -26,12 +27,15 @@ def random_blocks(type: GGMLType, n: int, seed: int = 0) -> np.ndarray:
     where = {
         "Q4_0": (0, 2), "Q4_1": (0, 4), "Q5_0": (0, 2), "Q5_1": (0, 4), "Q8_0": (0, 2), "Q2_K": (80, 84),
         "Q3_K": (108, 110), "Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210), "F16": (0, 2),
+        "IQ4_NL": (0, 2), "IQ4_XS": (0, 2),
     }  # fmt: skip
     if type.name in where:
         a, b = where[type.name]
         raw[:, a:b] = scale[:, : b - a]
     if type.name == "Q8_K":
         raw[:, :4] = rng.normal(size=(n, 1)).astype(np.float32).view(np.uint8)
+    if type.name == "MXFP4":
+        raw[:, 0] = rng.integers(0, 252, n)
     if type.name in ("F32", "BF16"):
         raw = quants.quantize(type, rng.normal(size=(n, 1)).astype(np.float32)).reshape(n, -1)
     return raw.reshape(-1)
@@ -65,7 +69,7 @@ def test_encoding_is_equal_to_the_bit_in_numpy_and_native(type):
     assert np.array_equal(quants.quantize(type, x), native.quantize(type, x))
 
 
-@pytest.mark.parametrize("name", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+@pytest.mark.parametrize("name", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"])
 def test_encoding_is_equal_to_the_bit_in_gguf(name):
     x = values(64, 256)
     theirs = gguf.quants.quantize(x, gguf.GGMLQuantizationType[name])
@@ -119,5 +123,5 @@ def test_a_row_that_is_no_multiple_is_refused():
 
 
 def test_a_type_that_cannot_be_read_is_named():
-    with pytest.raises(UsageError, match="IQ4_XS cannot be read yet"):
-        quants.dequantize(GGMLType.IQ4_XS, np.zeros(136, np.uint8), (256,))
+    with pytest.raises(UsageError, match="IQ3_XXS cannot be read yet"):
+        quants.dequantize(GGMLType.IQ3_XXS, np.zeros(98, np.uint8), (256,))
