@@ -6,9 +6,7 @@ text is read, so that nesting needs no stack of Python's.
 
 from __future__ import annotations
 
-import functools
 import re
-import threading
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.samplers.grammar import charset
@@ -17,13 +15,14 @@ from llamakit.plugins.samplers.grammar.build import ANY, EMPTY, Builder, alt, ch
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.errors import at as error_at
 from llamakit.plugins.samplers.grammar.ir import MAX_CODEPOINT, Node, Ref, Text, Tokens
+from llamakit.plugins.samplers.grammar.reading import read
 
 from llamakit.options import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lark import Lark, Token
+    from lark import Token
     from llamakit.plugins.samplers.grammar.ir import Grammar
 
 MOST_NESTED = 500
@@ -75,43 +74,10 @@ def parse_gbnf(
     `token_ids` tokenises the text of token terminals such as <think>, with control tokens recognised. What is odd is
     added to `warnings`. GrammarError names the line and column of what is wrong.
     """
-    from lark.exceptions import UnexpectedInput, VisitError
-
     _check_nesting(text)
     reader = _Reader(text, token_ids)
-    _local.reader = reader
-    try:
-        _parser().parse(text)
-    except UnexpectedInput as error:
-        raise _unexpected(text, error) from None
-    except VisitError as error:
-        raise error.orig_exc from None
-    finally:
-        del _local.reader
+    read(text, SYNTAX, reader)
     return reader.grammar(root, warnings)
-
-
-_local = threading.local()  # the reader of the parse that runs on a thread
-
-
-@functools.cache
-def _parser() -> Lark:
-    """The parser; its tables take some milliseconds to make."""
-    from lark import Lark, Transformer, v_args
-
-    @v_args(inline=False)
-    class Actions(Transformer[Any, Any]):
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("_") or not hasattr(_Reader, f"on_{name}"):
-                raise AttributeError(name)
-            return functools.partial(_act, f"on_{name}")
-
-    return Lark(SYNTAX, parser="lalr", lexer="contextual", transformer=Actions())
-
-
-def _act(method: str, items: list[Any]) -> Any:
-    """Let the reader of this thread's parse make a node."""
-    return getattr(_local.reader, method)(items)
 
 
 class _Reader:
@@ -276,13 +242,3 @@ def _check_nesting(text: str) -> None:
         depth += (match[0] == "(") - (match[0] == ")")
         if depth > MOST_NESTED:
             raise error_at(text, match.start(), f"more than {MOST_NESTED} parentheses within one another")
-
-
-def _unexpected(text: str, error: Any) -> GrammarError:
-    """Lark's error in our words."""
-    token = getattr(error, "token", None)
-    if token is not None and token.type == "$END":
-        return error_at(text, len(text.rstrip()), "the grammar ends too early")
-    place = error.pos_in_stream if error.pos_in_stream is not None else len(text)
-    shown = text[place : place + 20].partition("\n")[0].strip()
-    return error_at(text, place, f"{shown!r} cannot stand here" if shown else "a rule cannot end here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -53,7 +54,7 @@ class Resource:
         resp.data = msgspec.json.encode(value)
 
 
-class Generation(Resource):
+class Generation(Resource, ABC):
     """What the two have in common."""
 
     body: type[Common]
@@ -85,18 +86,18 @@ class Generation(Resource):
             else:
                 self.answer(resp, answer.whole(job))
 
+    @abstractmethod
     def empty(self, fields: Any) -> bool:
         """Whether there is nothing to answer, so that the model is only loaded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prompt(self, session: Session, fields: Any, options: Body[OllamaOptions]) -> tuple[Prompt, bool]:
         """The prompt, and whether the answer gives the tokens for going on."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def part(text: str, thinking: str, calls: list[Any]) -> dict[str, Any]:
         """What is said in an object."""
-        raise NotImplementedError
 
     def _only_load(self, resp: falcon.Response, fields: Common) -> None:
         head = {"model": fields.model or self.state.pool.default, "created_at": now()}
