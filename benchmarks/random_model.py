@@ -1,6 +1,6 @@
 """A model with random weights in the shape of a real one, for measuring speed and memory.
 
-python benchmarks/random_model.py OUT.gguf [--shape 1.1b|7b|260k] [--type Q4_0] [--seed N] [--vocab FILE.gguf]
+python benchmarks/random_model.py OUT.gguf [--shape 1.1b|7b|moe|260k] [--type Q4_0] [--seed N] [--vocab FILE.gguf]
 
 The vocabulary comes from another GGUF file: by default, from vocab/ggml-vocab-llama-spm.gguf in the folder that
 LLAMAKIT_TEST_DATA names. Weights are normal with a variance of 1/n_in, so that values neither grow nor vanish.
@@ -9,6 +9,7 @@ LLAMAKIT_TEST_DATA names. Weights are normal with a variance of 1/n_in, so that 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -41,11 +42,14 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     n_ff: int
     n_ctx: int
     n_vocab: int | None = None
+    n_expert: int = 0
+    n_expert_used: int = 0
 
 
 SHAPES = {
     "1.1b": Shape(n_layer=22, n_embd=2048, n_head=32, n_head_kv=4, n_ff=5632, n_ctx=2048),
     "7b": Shape(n_layer=32, n_embd=4096, n_head=32, n_head_kv=32, n_ff=11008, n_ctx=4096),
+    "moe": Shape(n_layer=12, n_embd=1024, n_head=16, n_head_kv=4, n_ff=2048, n_ctx=2048, n_expert=16, n_expert_used=2),
     "260k": Shape(n_layer=5, n_embd=64, n_head=8, n_head_kv=4, n_ff=172, n_ctx=512, n_vocab=512),
 }
 
@@ -59,6 +63,9 @@ def tensors(s: Shape, n_vocab: int) -> dict[str, tuple[int, ...]]:
         "attn_v": (kv, s.n_embd), "attn_output": (s.n_embd, s.n_embd), "ffn_norm": (s.n_embd,),
         "ffn_gate": (s.n_ff, s.n_embd), "ffn_up": (s.n_ff, s.n_embd), "ffn_down": (s.n_embd, s.n_ff),
     }  # fmt: skip
+    if s.n_expert:
+        layer["ffn_gate_inp"] = (s.n_expert, s.n_embd)
+        layer |= {f"{name}_exps": (s.n_expert, *layer.pop(name)) for name in ("ffn_gate", "ffn_up", "ffn_down")}
     for i in range(s.n_layer):
         shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
     return shapes | {"output_norm.weight": (s.n_embd,), "output.weight": (n_vocab, s.n_embd)}
@@ -74,6 +81,8 @@ def describe(writer: GGUFWriter, s: Shape, name: str, file_type: int, n_vocab: i
         "feed_forward_length": s.n_ff, "attention.head_count": s.n_head, "attention.head_count_kv": s.n_head_kv,
         "rope.dimension_count": s.n_embd // s.n_head, "vocab_size": n_vocab,
     }  # fmt: skip
+    if s.n_expert:
+        sizes |= {"expert_count": s.n_expert, "expert_used_count": s.n_expert_used}
     for key, value in sizes.items():
         writer.add(f"llama.{key}", value, ValueType.UINT32)
     writer.add("llama.attention.layer_norm_rms_epsilon", 1e-5)
@@ -99,7 +108,7 @@ def weights(shape: tuple[int, ...], type: GGMLType, rng: np.random.Generator) ->
     def make() -> npt.NDArray[np.uint8]:
         if len(shape) == 1:
             return np.ones(shape, np.float32).view(np.uint8)
-        n_row, row = shape
+        n_row, row = math.prod(shape[:-1]), shape[-1]
         scale = np.float32(row**-0.5)
         parts = [
             native.quantize(type, rng.standard_normal((min(ROWS, n_row - i), row), np.float32) * scale)

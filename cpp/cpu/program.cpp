@@ -69,6 +69,8 @@ void Program::run(const Sizes& sizes) {
             rope(step);
         else if (step.kind == "attention")
             attention(step);
+        else if (step.kind == "experts")
+            experts(step);
         else if (step.kind == "select_rows")
             select_rows(step);
         else if (step.kind == "matmul")

@@ -93,6 +93,8 @@ class Program {
     void prepare(const Step& step);
     LinearTask linear_task(const Step& step, const LinearPart& part) const;
     void gate(const Step& step);
+    void experts(const Step& step);
+    void route(const Step& step);
     void norm_row(const Step& step, const std::vector<const Adapter*>& adapters, int64_t row);
     std::vector<const Adapter*> norm_adapters(const Step& step);
     void rms_norm(const Step& step);
@@ -131,6 +133,27 @@ class Program {
         std::array<bool, kPackings> started{};
     };
     std::array<Prepared, kActForms> prepared_;
+
+    // What a mixture of experts works with. Pairs of a row and one of its experts, (rows, n_used), `place` where they
+    // lie when all pairs of an expert are together: those of expert i from `first[i]` on.
+    struct Experts {
+        struct Prepared {
+            int64_t row_bytes = 0, per_scale = 32;
+            std::vector<uint8_t> values;
+            std::vector<float> scales;
+            std::vector<int32_t> sums, starts;
+            // `count` rows from `first` on.
+            ActView view(const WeightView& weight, int64_t first, int64_t count);
+        };
+        std::vector<int32_t> chosen;
+        std::vector<float> share;
+        std::vector<int64_t> place, first;
+        std::vector<float> rows, hidden, other, out;  // by place
+        Prepared prepared;
+    };
+    Experts experts_;
+    void prepare_experts(const WeightView& weight, const float* rows, Experts::Prepared& to);
+    void expert_linears(const Step& step, const WeightView& all, const WeightView* up, Experts::Prepared& x, float* y);
 };
 
 }  // namespace lk::cpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,12 @@ class Work:
                 info = file.tensors[name]
                 per[device.operands(info.type)] += info.shape[0] * info.shape[1]
                 read[name] = weights[name].n_bytes
+            if node.op is Op.EXPERTS:  # of one row: further rows read further experts
+                used = node.attrs.n_used / file.tensors[str(node.weights[0])].shape[0]
+                for name in map(str, node.weights):
+                    info = file.tensors[name]
+                    self.row[device.operands(info.type)] += int(math.prod(info.shape) * used)
+                    read[name] = int(weights[name].n_bytes * used)
         self.weight_bytes = sum(read.values())
         self.kv_bytes = device.kv_size(spec) / (spec.n_block * spec.block_size)
 

@@ -67,6 +67,8 @@ RECIPES: dict[str, Recipe] = {
 }
 RECIPES |= {"Q3_K": RECIPES["Q3_K_M"], "Q4_K": RECIPES["Q4_K_M"], "Q5_K": RECIPES["Q5_K_M"]}
 
+KEPT = ("norm.weight", "ffn_gate_inp.weight")  # are few, and choose or scale what all others do
+
 # What to try, in order, when a row is no multiple of a type's block.
 FITTING: dict[GGMLType, tuple[GGMLType, ...]] = {
     T.Q2_K: (T.Q4_0,), T.Q3_K: (T.Q4_0,), T.Q4_K: (T.Q5_0,), T.Q5_K: (T.Q5_1,), T.Q6_K: (T.Q8_0,), T.Q8_K: (T.Q8_0,),
@@ -114,11 +116,15 @@ def find_recipe(name: str) -> Recipe:
 
 def choose_type(info: TensorInfo, recipe: Recipe, n_layer: int, tied: bool) -> GGMLType:
     """The type meant for a tensor, before it is checked against its rows."""
-    if len(info.shape) < 2 or info.name.endswith("norm.weight") or not info.name.endswith(".weight"):
+    if (
+        len(info.shape) < 2
+        or info.name.endswith(("norm.weight", "ffn_gate_inp.weight"))
+        or not info.name.endswith(".weight")
+    ):
         return T.F32
     if recipe.output is not None and (info.name == "output.weight" or (tied and info.name == "token_embd.weight")):
         return recipe.output
-    match = re.match(r"blk\.(\d+)\.(attn_v|attn_output|ffn_down)\.", info.name)
+    match = re.match(r"blk\.(\d+)\.(attn_v|attn_output|ffn_down)(?:_exps)?\.", info.name)
     if match is None:
         return recipe.base
     if recipe.always is not None:

@@ -37,6 +37,7 @@ class Op(StrEnum):
     MUL = "mul"
     SCALE = "scale"
     GATED = "gated"
+    EXPERTS = "experts"
     RESHAPE = "reshape"
     SELECT_ROWS = "select_rows"
     READ_STATE = "read_state"
@@ -96,6 +97,18 @@ class ScaleAttrs:
 class GatedAttrs:
     """The activation of the gate: "silu" or "gelu" (tanh form)."""
 
+    activation: str = "silu"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsAttrs:
+    """A mixture of experts: each row takes the `n_used` with the highest scores, of equals the first.
+
+    Their shares are softmax(scores), with `normalise` divided by the sum of those chosen.
+    """
+
+    n_used: int
+    normalise: bool = True
     activation: str = "silu"
 
 
@@ -181,6 +194,17 @@ def _first(inputs: list[Shape], weights: list[Shape], attrs: Any) -> Shape:
     return inputs[0]
 
 
+def _experts(inputs: list[Shape], weights: list[Shape], attrs: ExpertsAttrs) -> Shape:
+    x, scores = inputs
+    gate, up, down = weights
+    n_expert = scores[-1]
+    _need(len(gate) == len(down) == 3 and gate == up, f"weights {gate}, {up}, {down} must be (n_expert, n_out, n_in)")
+    _need(gate[0] == down[0] == n_expert, f"{n_expert} scores do not fit weights {gate} and {down}")
+    _need(x[-1] == gate[2] and gate[1] == down[2], f"input {x} does not fit weights {gate} and {down}")
+    _need(1 <= attrs.n_used <= int(n_expert), f"{attrs.n_used} of {n_expert} experts cannot be used")
+    return (*x[:-1], down[1])
+
+
 def _reshape(inputs: list[Shape], weights: list[Shape], attrs: ReshapeAttrs) -> Shape:
     before, after = math.prod(int(s) for s in inputs[0][1:]), math.prod(attrs.sizes)
     _need(before == after, f"{inputs[0]} has {before} values a row, {attrs.sizes} has {after}")
@@ -234,6 +258,10 @@ SPECS: dict[Op, OpSpec] = {
     Op.MUL: OpSpec("a * b", NoAttrs, _same, ("a", "b")),
     Op.SCALE: OpSpec("x * factor", ScaleAttrs, _first),
     Op.GATED: OpSpec("activation(gate) * up", GatedAttrs, _same, ("gate", "up")),
+    Op.EXPERTS: OpSpec(
+        "sum of share * down(activation(gate x) * up x) over the experts that the row chooses by its scores",
+        ExpertsAttrs, _experts, ("x", "scores"), ("gate", "up", "down"),
+    ),
     Op.RESHAPE: OpSpec("the same values, other trailing sizes", ReshapeAttrs, _reshape),
     Op.SELECT_ROWS: OpSpec(
         "rows `indices` of x", NoAttrs, _select_rows, ("x", "indices"), (), frozenset({"indices"})

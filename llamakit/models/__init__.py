@@ -45,6 +45,7 @@ ARCHITECTURES: dict[str, Variant] = {
     "baichuan": baichuan.VARIANT,
     "qwen2": qwen2.VARIANT,
     "qwen3": qwen3.VARIANT,
+    "qwen3moe": qwen3.VARIANT,  # its experts are in the metadata, as Mixtral's are
 }
 
 
@@ -82,7 +83,10 @@ class LoadedModel:
         for parameter in graph.parameters.values():
             info = self._file.tensors.get(parameter.name)
             if info is None:
-                raise ModelFileError(f"{self._file.path}: tensor {parameter.name!r} {parameter.shape} is missing")
+                old = parameter.name.replace("_exps.weight", ".0.weight")
+                hint = "it has a tensor for each expert, as before 2024; convert it anew" * (old in self.tensors)
+                missing = f"{self._file.path}: tensor {parameter.name!r} {parameter.shape} is missing"
+                raise ModelFileError(missing, hint=hint)
             if tuple(info.shape) != parameter.shape:
                 raise ModelFileError(
                     f"{self._file.path}: tensor {parameter.name!r} has shape {tuple(info.shape)},"

@@ -44,6 +44,9 @@ class HParams(msgspec.Struct, frozen=True, kw_only=True):
     n_ff: int
     norm_epsilon: float
     rope: RopeParams
+    n_expert: int = 0  # 0: no mixture of experts
+    n_expert_used: int = 0
+    n_ff_expert: int = 0
     sliding_window: int | None = None
     tied_embeddings: bool = False
 
@@ -105,6 +108,10 @@ def read_hparams(
         raise ModelFileError(
             f"{where} has no tensor 'token_embd.weight': it holds a vocabulary only, or is no whole model"
         )
+    n_ff, n_expert = r.size("feed_forward_length"), r.size("expert_count", 0, least=0)
+    n_expert_used = r.size("expert_used_count", 0, least=0)
+    if n_expert and not 1 <= n_expert_used <= n_expert:
+        raise ModelFileError(f"{where}: expert_used_count is {n_expert_used}, of {n_expert} experts")
     return HParams(
         architecture=architecture,
         n_vocab=embedding[0],
@@ -115,7 +122,10 @@ def read_hparams(
         n_head_kv=n_head_kv,
         head_dim_k=head_dim_k,
         head_dim_v=r.size("attention.value_length", n_embd // n_head or None),
-        n_ff=r.size("feed_forward_length"),
+        n_ff=n_ff,
+        n_expert=n_expert,
+        n_expert_used=n_expert_used if n_expert else 0,
+        n_ff_expert=r.size("expert_feed_forward_length", n_ff),
         norm_epsilon=r.positive("attention.layer_norm_rms_epsilon"),
         rope=_read_rope(r, head_dim_k),
         sliding_window=r.size("attention.sliding_window", 0, least=0) or None,

@@ -3,9 +3,11 @@
     x = embedding(token)
     each layer:  x += attn_output(attention(rope(attn_q(n)), rope(attn_k(n)), attn_v(n)))   with n = rms_norm(x)
                  x += ffn_down(silu(ffn_gate(n)) * ffn_up(n))                                 with n = rms_norm(x)
+    with experts: x += sum over the chosen of share * ffn_down(silu(ffn_gate(n)) * ffn_up(n)), shares by ffn_gate_inp(n)
     logits = output(rms_norm(x)) of the rows that want one
 
-Tensor names are GGUF's. Source: LLaMA, arXiv:2302.13971; grouped queries, arXiv:2305.13245.
+Tensor names are GGUF's. Source: LLaMA, arXiv:2302.13971; grouped queries, arXiv:2305.13245;
+experts: Mixtral, arXiv:2401.04088.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llamakit.graph.graph import Dim, GraphBuilder, Value
-from llamakit.graph.ops import AttentionAttrs, GatedAttrs, Op, ReshapeAttrs, RMSNormAttrs
+from llamakit.graph.ops import AttentionAttrs, ExpertsAttrs, GatedAttrs, Op, ReshapeAttrs, RMSNormAttrs
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -72,7 +74,7 @@ class LlamaGraph:
         x = self.g.add(Op.EMBEDDING, "token_embd", (self.tokens, self.adapters), weights=(weight,))
         for layer in range(h.n_layer):
             x = self.attention(x, layer)
-            x = self.feed_forward(x, f"blk.{layer}")
+            x = self.experts(x, f"blk.{layer}") if h.n_expert else self.feed_forward(x, f"blk.{layer}")
         x = self.g.add(Op.SELECT_ROWS, "out_rows", (x, self.out_rows))
         # Adapters of the head and of the last norm would need the slots of the chosen rows only.
         self.adapters = self._chosen_adapters()
@@ -116,6 +118,17 @@ class LlamaGraph:
         gated = self.g.add(Op.GATED, f"{blk}.ffn_gated", (gate, up), attrs=GatedAttrs("silu"))
         down = self.linear(gated, f"{blk}.ffn_down", self.h.n_embd)
         return self.g.add(Op.ADD, f"{blk}.ffn_residual", (x, down))
+
+    def experts(self, x: Value, blk: str) -> Value:
+        """x + what the chosen experts make of rms_norm(x), (rows, n_embd)."""
+        h, g = self.h, self.g
+        n = self.norm(x, f"{blk}.ffn_norm", h.n_embd)
+        scores = self.linear(n, f"{blk}.ffn_gate_inp", h.n_expert)
+        inner, outer = (h.n_expert, h.n_ff_expert, h.n_embd), (h.n_expert, h.n_embd, h.n_ff_expert)
+        shapes = {"ffn_gate_exps": inner, "ffn_up_exps": inner, "ffn_down_exps": outer}
+        weights = tuple(g.parameter(f"{blk}.{name}.weight", shape) for name, shape in shapes.items())
+        made = g.add(Op.EXPERTS, f"{blk}.ffn_moe", (n, scores), weights=weights, attrs=ExpertsAttrs(h.n_expert_used))
+        return g.add(Op.ADD, f"{blk}.ffn_residual", (x, made))
 
     def head(self, x: Value) -> Value:
         """Logits, (out_rows, n_vocab); without an `output.weight` the embedding serves twice."""

@@ -22,6 +22,7 @@ from llamakit.gguf import GGMLType, native, quants
 from llamakit.graph.graph import Dim, DType, Graph, GraphBuilder
 from llamakit.graph.ops import (
     AttentionAttrs,
+    ExpertsAttrs,
     GatedAttrs,
     MatmulAttrs,
     Op,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from llamakit.backend import Device
 
+N_EXPERT = 6
 MANY_ROWS = 101  # more than any backend takes at once, and no multiple of what it may take
 MAX_ROWS = 128
 N_VOCAB = 37
@@ -83,6 +85,8 @@ def cases() -> list[Case]:
         Case("linear", rows=6, adapters=True),
         Case("linear", n_in=512, type=GGMLType.Q8_0, adapters=True),
     ]
+    for type_ in (GGMLType.F32, GGMLType.BF16, GGMLType.Q4_0, GGMLType.Q8_0, GGMLType.Q4_K):
+        found += [Case("experts", rows=rows, n_in=256, n_out=256, type=type_) for rows in (1, 3, MANY_ROWS)]
     found += [Case("rms_norm", n_in=n, adapters=a) for n in (1, 7, 64, 129) for a in (False, True)]
     found += [Case("embedding", adapters=True)]
     found += [Case("rope", head_dim=d, pairs=p) for d in (2, 16, 18) for p in ("adjacent", "halves")]
@@ -168,6 +172,7 @@ class Setup:
         c = self.case
         makers = {
             "linear": self._linear,
+            "experts": self._experts,
             "embedding": self._embedding,
             "rms_norm": self._rms_norm,
             "rope": self._rope,
@@ -182,6 +187,15 @@ class Setup:
         bias = self.weight("b", GGMLType.F32, (c.n_out,)) if c.bias else None
         self.magnitude = np.sqrt(c.n_in)
         return self.g.add(Op.LINEAR, "node", (x, self.slots("w", (c.n_out, c.n_in))), weights=(weight, bias))
+
+    def _experts(self) -> Any:
+        c, n = self.case, N_EXPERT
+        inner, outer = (n, c.n_out, c.n_in), (n, c.n_in, c.n_out)
+        other = GGMLType.Q8_0 if c.type is GGMLType.Q4_K else c.type  # the gate and up need not be of one type
+        kinds = (("gate", c.type, inner), ("up", other, inner), ("down", c.type, outer))
+        weights = tuple(self.weight(*each) for each in kinds)
+        inputs = (self.floats("x", c.n_in), self.floats("scores", n))
+        return self.g.add(Op.EXPERTS, "node", inputs, weights=weights, attrs=ExpertsAttrs(3))
 
     def _embedding(self) -> Any:
         c = self.case
@@ -295,7 +309,7 @@ def check(case: Case, device: Device, reference: Device) -> None:
     setup = Setup(case)
     node = next(n for n in setup.build().nodes if n.name == "node")
     stored = GGMLType[setup.kv.type.upper()] if setup.kv is not None else None
-    precision = device.precision(node, case.type if case.op == "linear" else stored)
+    precision = device.precision(node, case.type if case.op in ("linear", "experts") else stored)
     if found.shape != expected.shape:
         raise AssertionError(f"{case}: shape {found.shape}, the reference has {expected.shape}")
     # Rounding errors add up like a random walk over the terms of a sum: sqrt(n) of them, at most 4 deviations.

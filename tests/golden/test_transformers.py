@@ -39,13 +39,21 @@ VARIANTS: dict[str, tuple[str, str, dict[str, object]]] = {
     "mistral-window": ("Mistral", "llama", {"sliding_window": 8}),
     "qwen2": ("Qwen2", "qwen2", {}),
     "qwen3": ("Qwen3", "qwen3", {"head_dim": 24}),
+    "mixtral": ("Mixtral", "llama", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3-moe": (
+        "Qwen3Moe", "qwen3moe",
+        {
+            "head_dim": 24, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 48,
+            "norm_topk_prob": True,
+        },
+    ),
 }  # fmt: skip
 NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "mlp.gate": "ffn_gate_inp", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
 
 
@@ -87,7 +95,7 @@ def export(model, config, arch: str, path: Path) -> None:
             "feed_forward_length": config.intermediate_size, "attention.head_count": config.num_attention_heads,
             "attention.head_count_kv": config.num_key_value_heads, "attention.key_length": head_dim,
             "attention.value_length": head_dim, "rope.freq_base": float(rope["rope_theta"]),
-            "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+            "attention.layer_norm_rms_epsilon": config.rms_norm_eps, **experts_of(config),
         }.items():  # fmt: skip
             w.add(f"{arch}.{key}", value)
         if rope["rope_type"] in ("linear", "yarn"):
@@ -103,11 +111,34 @@ def export(model, config, arch: str, path: Path) -> None:
         for name, tensor in model.state_dict().items():
             if name == "lm_head.weight" and config.tie_word_embeddings:
                 continue
+            if ".experts." in name:
+                write_experts(w, name, tensor.numpy())
+                continue
             data, target = tensor.numpy(), gguf_name(name)
             if arch == "llama" and (".attn_q." in target or ".attn_k." in target):
                 heads = config.num_attention_heads if ".attn_q." in target else config.num_key_value_heads
                 data = to_adjacent(data, heads)
             w.add_tensor(target, data)
+
+
+def experts_of(config) -> dict[str, int]:
+    n_expert = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    if n_expert is None:
+        return {}
+    n_ff = getattr(config, "moe_intermediate_size", config.intermediate_size)
+    return {
+        "expert_count": n_expert, "expert_used_count": config.num_experts_per_tok, "expert_feed_forward_length": n_ff
+    }  # fmt: skip
+
+
+def write_experts(w: GGUFWriter, name: str, data: np.ndarray) -> None:
+    """Gates and ups, (n_expert, 2 n_ff, n_embd) there, are tensors of their own in GGUF."""
+    layer = name.split(".")[2]
+    parts = [("ffn_down", data)]
+    if not name.endswith("down_proj"):
+        parts = list(zip(("ffn_gate", "ffn_up"), np.split(data, 2, axis=1), strict=True))
+    for part, values in parts:
+        w.add_tensor(f"blk.{layer}.{part}_exps.weight", np.ascontiguousarray(values))
 
 
 def llama3_factors(rope, head_dim: int) -> np.ndarray:

@@ -267,10 +267,12 @@ class CPUDevice(Device):
         blocks of 256 have a scale for 256 activations, whose largest value is about half again as far out.
         """
         operand = 0.0
-        if node.op is Op.LINEAR and weight_type is not None:
+        if node.op in (Op.LINEAR, Op.EXPERTS) and weight_type is not None:
             operand = {GGMLType.F32: 0.0, GGMLType.F16: 0.0, GGMLType.BF16: 2.0**-8}.get(weight_type, 1 / 127)
             if weight_type in NESTED:
                 operand = 1 / 85
+            if node.op is Op.EXPERTS:
+                operand *= 2  # inputs are rounded twice, before the gate and behind it
         if node.op is Op.ATTENTION and weight_type is GGMLType.BF16 and self.isa == "avx512":
             operand = 2.0**-8  # queries and weights are rounded as keys and values are
         return Precision(operand=operand, accumulator=2.0**-23)

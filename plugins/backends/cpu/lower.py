@@ -79,6 +79,10 @@ class Lowering:
             step.weight, step.target = self.weights[node.weights[0]].native, node.weights[0]
         if node.state is not None:
             step.state = self.states[node.state].native
+        if node.op is Op.EXPERTS:
+            step.parts = [
+                _cpu.LinearPart(self.weights[name].native, None, name, step.out) for name in map(str, node.weights)
+            ]
         step.numbers = self.numbers(node)
         if node.op is Op.ROPE:
             step.rope = _cpu.Rope(list(node.attrs.inv_freq), node.attrs.pairs == "adjacent", node.attrs.magnitude)
@@ -94,6 +98,8 @@ class Lowering:
             return [a.scale, -1 if a.layer is None else a.layer, a.window or 0]
         if node.op is Op.SCALE:
             return [a.factor]
+        if node.op is Op.EXPERTS:
+            return [a.n_used, float(a.normalise), float(a.activation == "gelu")]
         if node.op is Op.GATED:
             return [float(a.activation == "gelu")]
         return [float(a.transpose_a), float(a.transpose_b)] if node.op is Op.MATMUL else []

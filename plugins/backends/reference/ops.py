@@ -168,6 +168,23 @@ def cross_entropy(step: Step, node: Node, logits: Any, targets: Any) -> Any:
     return log_sum - np.take_along_axis(logits, targets[:, None].astype(np.int64), axis=1)[:, 0]
 
 
+def experts(step: Step, node: Node, x: Any, scores: Any) -> Any:
+    """Shares of the experts that each row chooses, times what they make of it, (rows, n_out).
+
+    Shazeer et al. 2017, arXiv:1701.06538; shares as Mixtral's, arXiv:2401.04088.
+    """
+    gate_weights, up_weights, down_weights = (_wide(step.weights[str(name)]) for name in node.weights)
+    shares = softmax(_wide(scores))
+    chosen = np.argsort(-scores, axis=-1, kind="stable")[:, : node.attrs.n_used]
+    x, out = _wide(x), np.zeros((len(x), down_weights.shape[1]))
+    for row, used in enumerate(chosen):
+        share = shares[row, used] / (shares[row, used].sum() if node.attrs.normalise else 1.0)
+        for expert, weight in zip(used, share, strict=True):
+            gate, up = gate_weights[expert] @ x[row], up_weights[expert] @ x[row]
+            out[row] += weight * (down_weights[expert] @ gated(step, node, gate, up))
+    return out
+
+
 def cross_entropy_grad(step: Step, node: Node, logits: Any, targets: Any) -> Any:
     """softmax(logits) - onehot(target), (rows, n_vocab)."""
     out = softmax(_wide(logits))
@@ -185,6 +202,7 @@ OPS: dict[Op, Callable[..., Any]] = {
     Op.MUL: lambda step, node, a, b: _wide(a) * b,
     Op.SCALE: lambda step, node, x: _wide(x) * node.attrs.factor,
     Op.GATED: gated,
+    Op.EXPERTS: experts,
     Op.RESHAPE: lambda step, node, x: x.reshape(x.shape[0], *node.attrs.sizes),
     Op.SELECT_ROWS: lambda step, node, x, indices: x[indices],
     Op.READ_STATE: read_state,
