@@ -7,9 +7,6 @@
 namespace lk::cpu {
 namespace {
 
-constexpr int64_t kDecodeBytes = 256 << 10;  // of weights in a chunk when an expert has few rows
-constexpr int64_t kPanelsPerChunk = 8, kRowsPerChunk = 96;
-
 bool is_integer(const WeightView& w) {
     return w.kind == WeightKind::quantised;
 }
@@ -122,7 +119,9 @@ void Program::expert_linears(const Step& step, const WeightView& all, const Weig
         task.y = y + first * n_out, task.ldy = n_out;
         const int64_t n_panel = n_out / kLanes, bytes = all.panel_bytes * (up ? 2 : 1);
         const int64_t panels =
-            count >= kManyRows ? kPanelsPerChunk : std::clamp<int64_t>(kDecodeBytes / bytes, 1, kPanelsPerChunk);
+            count >= kManyRows
+                ? kPanelsPerChunk
+                : std::clamp<int64_t>(kDecodeBytes / bytes, is_integer(all) ? 1 : kFloatPanels, kPanelsPerChunk);
         for (int64_t begin = 0; begin < n_panel; begin += panels)
             for (int64_t from = 0; from < count; from += kRowsPerChunk)
                 chunks.push_back({tasks.size(), begin, std::min(n_panel, begin + panels), from,
@@ -142,13 +141,11 @@ void Program::expert_linears(const Step& step, const WeightView& all, const Weig
 
 void Program::experts(const Step& step) {
     const Value& x = step.in[0];
-    const int64_t n = n_rows(x), width = x.width, n_used = int64_t(step.numbers[0]), n_expert = step.in[1].width;
+    const int64_t n = n_rows(x), width = x.width, n_used = int64_t(step.numbers[0]);
     if (n == 0) return;
     const WeightView &gate = step.parts[0].weight->view, &up = step.parts[1].weight->view;
     const WeightView& down = step.parts[2].weight->view;
     const int64_t n_ff = down.n_in, n_pair = n * n_used;
-    if (n_ff % kLanes != 0 || down.n_out / n_expert % kLanes != 0)
-        fail(step, "experts whose sizes are no multiples of 16 are not possible");
     route(step);
     Experts& e = experts_;
     e.rows.resize(size_t(n_pair * width)), e.hidden.resize(size_t(n_pair * n_ff));

@@ -6,10 +6,7 @@
 namespace lk::cpu {
 namespace {
 
-constexpr int64_t kDecodeBytes = 256 << 10;  // of weights in a chunk when there are few rows: a stream worth beginning
-constexpr int64_t kFloatPanels = 4;          // that float kernels take at once for one row
-constexpr int64_t kPanelsPerChunk = LinearDelta::kPanels;
-constexpr int64_t kRowsPerTask = 24, kRowsPerChunk = 96;  // multiples of every tile
+constexpr int64_t kRowsPerTask = 24;  // a multiple of every tile
 
 int64_t panels_of(const WeightView& w) {
     return (w.n_out + kLanes - 1) / kLanes;

@@ -53,6 +53,11 @@ struct Step {
 };
 
 constexpr int64_t kManyRows = 16;
+// How linears are cut into chunks that a thread takes.
+constexpr int64_t kDecodeBytes = 256 << 10;  // of weights in a chunk when there are few rows: a stream worth beginning
+constexpr int64_t kFloatPanels = 4;          // that float kernels take at once for one row
+constexpr int64_t kPanelsPerChunk = LinearDelta::kPanels;
+constexpr int64_t kRowsPerChunk = 96;     // a multiple of every tile
 constexpr int64_t kSerialCost = 1 << 15;  // multiplications below which waking threads costs more than it gives
 
 // Throws std::invalid_argument with the step's name.

@@ -38,6 +38,7 @@ class Work:
         sizes = GraphSizes(rows=2, out_rows=1, seqs=1, blocks_per_seq=1)
         self.row, self.out_row = Counter[str](), Counter[str]()  # multiply-adds of a row by type of the operands
         read = {}
+        self.expert_bytes, self.used = 0, 1.0  # of all experts, and which part of them a row uses
         for node in model.build(sizes).nodes:
             if node.op is Op.LINEAR:
                 name, first = str(node.weights[0]), node.output.shape[0]
@@ -45,12 +46,12 @@ class Work:
                 info = file.tensors[name]
                 per[device.operands(info.type)] += info.shape[0] * info.shape[1]
                 read[name] = weights[name].n_bytes
-            if node.op is Op.EXPERTS:  # of one row: further rows read further experts
-                used = node.attrs.n_used / file.tensors[str(node.weights[0])].shape[0]
+            if node.op is Op.EXPERTS:
+                self.used = node.attrs.n_used / file.tensors[str(node.weights[0])].shape[0]
                 for name in map(str, node.weights):
                     info = file.tensors[name]
-                    self.row[device.operands(info.type)] += int(math.prod(info.shape) * used)
-                    read[name] = int(weights[name].n_bytes * used)
+                    self.row[device.operands(info.type)] += int(math.prod(info.shape) * self.used)
+                    self.expert_bytes += weights[name].n_bytes
         self.weight_bytes = sum(read.values())
         self.kv_bytes = device.kv_size(spec) / (spec.n_block * spec.block_size)
 
@@ -70,7 +71,8 @@ class Work:
 
     def _step(self, rows: int, outputs: int, positions: float) -> tuple[float, str]:
         """One step that reads so many positions of the KV cache."""
-        read = (self.weight_bytes + positions * self.kv_bytes) / self.ceilings.read_bandwidth
+        experts = self.expert_bytes * (1 - (1 - self.used) ** rows)  # as if rows chose at random
+        read = (self.weight_bytes + experts + positions * self.kv_bytes) / self.ceilings.read_bandwidth
         rates = self.ceilings.multiply_adds
         products = {
             type_: (rows * self.row[type_] + outputs * self.out_row[type_]) / rates[type_]

@@ -116,11 +116,7 @@ def find_recipe(name: str) -> Recipe:
 
 def choose_type(info: TensorInfo, recipe: Recipe, n_layer: int, tied: bool) -> GGMLType:
     """The type meant for a tensor, before it is checked against its rows."""
-    if (
-        len(info.shape) < 2
-        or info.name.endswith(("norm.weight", "ffn_gate_inp.weight"))
-        or not info.name.endswith(".weight")
-    ):
+    if len(info.shape) < 2 or not info.name.endswith(".weight") or info.name.endswith(KEPT):
         return T.F32
     if recipe.output is not None and (info.name == "output.weight" or (tied and info.name == "token_embd.weight")):
         return recipe.output

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from llamakit.backend import Device
 
-N_EXPERT = 6
 MANY_ROWS = 101  # more than any backend takes at once, and no multiple of what it may take
 MAX_ROWS = 128
 N_VOCAB = 37
@@ -64,6 +63,12 @@ class Case:
     bias: bool = False
     adapters: bool = False
     past: int = 0
+    n_expert: int = 6
+    n_used: int = 3
+    normalise: bool = True
+    activation: str = "silu"
+    mixed: bool = False  # whether gate and up are of different types
+    ties: bool = False  # whether all scores of a row are the same
 
     def __str__(self) -> str:
         default = Case(self.op)
@@ -87,6 +92,13 @@ def cases() -> list[Case]:
     ]
     for type_ in (GGMLType.F32, GGMLType.BF16, GGMLType.Q4_0, GGMLType.Q8_0, GGMLType.Q4_K):
         found += [Case("experts", rows=rows, n_in=256, n_out=256, type=type_) for rows in (1, 3, MANY_ROWS)]
+    found.append(Case("experts", rows=5, n_in=256, n_out=256, type=GGMLType.Q4_K, mixed=True))
+    found += [Case("experts", rows=4, n_expert=n, n_used=used) for n, used in ((1, 1), (5, 5), (40, 8))]
+    found += [
+        Case("experts", rows=4, n_in=32, n_out=64, normalise=False),
+        Case("experts", rows=4, activation="gelu"),
+        Case("experts", rows=4, ties=True),
+    ]
     found += [Case("rms_norm", n_in=n, adapters=a) for n in (1, 7, 64, 129) for a in (False, True)]
     found += [Case("embedding", adapters=True)]
     found += [Case("rope", head_dim=d, pairs=p) for d in (2, 16, 18) for p in ("adjacent", "halves")]
@@ -189,13 +201,16 @@ class Setup:
         return self.g.add(Op.LINEAR, "node", (x, self.slots("w", (c.n_out, c.n_in))), weights=(weight, bias))
 
     def _experts(self) -> Any:
-        c, n = self.case, N_EXPERT
+        c, n = self.case, self.case.n_expert
         inner, outer = (n, c.n_out, c.n_in), (n, c.n_in, c.n_out)
-        other = GGMLType.Q8_0 if c.type is GGMLType.Q4_K else c.type  # the gate and up need not be of one type
+        other = GGMLType.Q8_0 if c.mixed else c.type
         kinds = (("gate", c.type, inner), ("up", other, inner), ("down", c.type, outer))
         weights = tuple(self.weight(*each) for each in kinds)
-        inputs = (self.floats("x", c.n_in), self.floats("scores", n))
-        return self.g.add(Op.EXPERTS, "node", inputs, weights=weights, attrs=ExpertsAttrs(3))
+        scores = self.floats("scores", n)
+        if c.ties:
+            scores = self.g.add(Op.SCALE, "equal", (scores,), attrs=ScaleAttrs(0.0))
+        attrs = ExpertsAttrs(c.n_used, c.normalise, c.activation)
+        return self.g.add(Op.EXPERTS, "node", (self.floats("x", c.n_in), scores), weights=weights, attrs=attrs)
 
     def _embedding(self) -> Any:
         c = self.case

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llamakit.gguf import GGMLType
 from llamakit.registry import Registry
 from llamakit.testing.conformance import Case, cases, check, run
 
 REGISTRY = Registry.discover()
+MIXING = ("linear", "attention", "experts")  # ops that take rows together
 
 
 def isas() -> list[str]:
@@ -36,7 +38,7 @@ def test_conformance(case, device, reference):
     check(case, device, reference)
 
 
-@pytest.mark.parametrize("case", [c for c in cases() if c.op in ("linear", "attention") and c.rows > 1], ids=str)
+@pytest.mark.parametrize("case", [c for c in cases() if c.op in MIXING and c.rows > 1], ids=str)
 def test_a_row_does_not_depend_on_the_others(case, device):
     """The same bits for the first row alone and among others."""
     alone = run(Case(**(case.__dict__ | {"rows": 1})), device)
@@ -47,5 +49,6 @@ def test_a_row_does_not_depend_on_the_others(case, device):
 def test_the_number_of_threads_changes_nothing(threads):
     cls = REGISTRY.backend("cpu")
     few, two = (cls(cls.Options(threads=n)).open() for n in (threads, 2))
-    for case in (Case("linear", rows=9, n_in=512, n_out=700), Case("attention", rows=20, past=300)):
+    experts = Case("experts", rows=20, n_in=256, n_out=512, type=GGMLType.Q4_0)
+    for case in (Case("linear", rows=9, n_in=512, n_out=700), Case("attention", rows=20, past=300), experts):
         assert np.array_equal(run(case, few), run(case, two))

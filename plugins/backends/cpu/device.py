@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llamakit.plugins.backends.cpu import _cpu
 from llamakit.plugins.backends.cpu.cores import over_nodes, parse_cores
-from llamakit.plugins.backends.cpu.lower import Lowering
+from llamakit.plugins.backends.cpu.lower import PANEL_ROWS, Lowering
 
 from llamakit import system
 from llamakit.backend import (
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 NESTED = (  # scales of scales
     GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.IQ4_XS,
 )  # fmt: skip
-PANEL_ROWS = 16
 PIECE = 1 << 24  # bytes of a file that are packed at once
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llamakit.backend import InputLayout
     from llamakit.graph.graph import Graph, Node, Value
 
+PANEL_ROWS = 16
 ROWS = {"rows": 1, "out_rows": 2}
 
 
@@ -80,6 +81,7 @@ class Lowering:
         if node.state is not None:
             step.state = self.states[node.state].native
         if node.op is Op.EXPERTS:
+            self.check_experts(node)
             step.parts = [
                 _cpu.LinearPart(self.weights[name].native, None, name, step.out) for name in map(str, node.weights)
             ]
@@ -88,6 +90,16 @@ class Lowering:
             step.rope = _cpu.Rope(list(node.attrs.inv_freq), node.attrs.pairs == "adjacent", node.attrs.magnitude)
             step.table = self._tables.setdefault((node.attrs, step.ints[0]), len(self._tables))
         return step
+
+    def check_experts(self, node: Node) -> None:
+        """Experts lie in panels of their own."""
+        for name in map(str, node.weights):
+            n_out = self.graph.parameters[name].shape[1]
+            if int(n_out) % PANEL_ROWS:
+                raise BackendError(
+                    f"cpu: the experts of {name!r} have {n_out} outputs, which is no multiple of {PANEL_ROWS}",
+                    hint="--backend reference",
+                )
 
     def numbers(self, node: Node) -> list[float]:
         """The attributes that a step needs, in the order that the executor expects."""
