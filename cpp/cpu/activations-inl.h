@@ -60,6 +60,10 @@ void prepare(const float* x, int64_t ldx, int64_t row, int tile, const ActView& 
         float* out = (float*)act.values + row * n;
         for (int j = 0; j < tile; ++j)
             for (int64_t k = 0; k < n; ++k) out[k * tile + j] = x[j * ldx + k];
+    } else if (act.form == ActForm::bf16 && !kPairsOfBF16) {
+        float* out = (float*)act.values + row * n;
+        for (int j = 0; j < tile; ++j)
+            for (int64_t k = 0; k < n; ++k) out[k * tile + j] = from_bf16(to_bf16(x[j * ldx + k]));
     } else if (act.form == ActForm::bf16) {
         const int64_t pairs = (n + 1) / 2;
         uint16_t* out = (uint16_t*)act.values + row * pairs * 2;

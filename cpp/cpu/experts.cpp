@@ -59,7 +59,8 @@ void Program::prepare_experts(const WeightView& weight, const float* rows, Exper
     const Experts& e = experts_;
     const int64_t n = e.first.back(), width = weight.n_in;
     const bool integer = is_integer(weight);
-    to.row_bytes = integer ? width : weight.form == ActForm::bf16 ? (width + 1) / 2 * 4 : width * 4;
+    const bool pairs = weight.form == ActForm::bf16 && kernels_.bf16_bytes == 2;
+    to.row_bytes = integer ? width : pairs ? (width + 1) / 2 * 4 : width * 4;
     to.per_scale = weight.form == ActForm::int8_256 ? kSuper : 32;
     to.values.resize(size_t(n * to.row_bytes));
     if (integer) {

@@ -15,13 +15,15 @@ void linear(const LinearTask& t, int64_t from, int64_t to, int64_t begin, int64_
     if (t.weight.kind == WeightKind::quantised)
         linear_int(t, from, to, begin, end);
     else
-        linear_float(t, int(t.weight.kind), from, to, begin, end);
+        linear_float(t, int(t.weight.kind) + (t.weight.kind == WeightKind::bf16 && !kPairsOfBF16), from, to, begin,
+                     end);
 }
 }  // namespace
 
 void LK_FILL(linear)(KernelTable& table) {
     table.float_tile = kFloatTile;
     table.int_tile = kIntTile;
+    table.bf16_bytes = kPairsOfBF16 ? 2 : 4;
     table.prepare = prepare;
     table.start_sums = start_sums;
     table.linear = linear;

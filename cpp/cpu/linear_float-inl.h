@@ -95,7 +95,8 @@ constexpr FloatTables kFloatTables = float_tables();
 // Rows [from, to), `from` at a tile, of panels [begin, end).
 void linear_float(const LinearTask& t, int kind, int64_t from, int64_t to, int64_t begin, int64_t end) {
     const int64_t n_in = t.weight.n_in, bytes = t.weight.panel_bytes;
-    const int64_t row_bytes = t.x.form == ActForm::bf16 ? (n_in + 1) / 2 * 4 : n_in * 4;
+    const bool pairs = t.x.form == ActForm::bf16 && kPairsOfBF16;
+    const int64_t row_bytes = pairs ? (n_in + 1) / 2 * 4 : n_in * 4;
     Floats acc[kThinPanels * kFloatTile], up[kThinPanels * kFloatTile];
     const int64_t block = 48 / kFloatTile * kFloatTile;  // rows that stay in the cache while panels pass by
     for (int64_t first = from; first < to; first += block) {

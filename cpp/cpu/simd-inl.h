@@ -291,6 +291,13 @@ LK_INLINE FloatsOf<P> dot_bf16(FloatsOf<P> s, IntsOf<P> a, IntsOf<P> b) {
 #endif
 }
 
+// Whether there are products of bfloat16; else activations of bfloat16 are kept as float32, which costs no bit.
+#if defined(__AVX512BF16__)
+constexpr bool kPairsOfBF16 = true;
+#else
+constexpr bool kPairsOfBF16 = false;
+#endif
+
 // Sixteen integers in -128..127 as bytes.
 LK_INLINE void narrow(Ints x, int8_t* y) {
     LK_PARTS {

@@ -66,7 +66,8 @@ struct WeightView {
 };
 
 // Activations in tiles of rows, the last tile with the rows that are left. A tile is [n_in][tile] float32,
-// [n_in/2][tile][2] bfloat16 or [n_in/4][tile][4] int8; for int8 [blocks][tile] scales and [n_in/16][tile] sums.
+// [n_in/2][tile][2] bfloat16 (float32 where there are no products of bfloat16) or [n_in/4][tile][4] int8; for int8
+// [blocks][tile] scales and [n_in/16][tile] sums.
 struct ActView {
     ActForm form;
     int64_t n_rows, n_in;
@@ -139,6 +140,7 @@ struct AttendTask {
 struct KernelTable {
     const char* name;
     int float_tile, int_tile;  // rows of a tile
+    int bf16_bytes;            // of an activation in bfloat16: 4 where it is kept as float32
 
     // One tile of activations: rows [row, row + tile) of x to their place in `act`.
     void (*prepare)(const float* x, int64_t ldx, int64_t row, int tile, const ActView& act);
