@@ -1,8 +1,8 @@
 """The grids of the IQ formats: the points that their codes can name.
 
 A point is 8 values of 3 levels (IQ1, IQ2) or 4 values of 8 levels (IQ3). Read as a number, the first value its lowest
-digit, the points of each grid rise with the code: so a grid is a set, kept as one bit a number. What the levels stand for
-is the format's matter. The sets are those of ggml's definition of the formats, as the PyPI package `gguf` has them.
+digit, the points of each grid rise with the code: so a grid is a set, kept as one bit a number. What the levels stand
+for is the format's matter. The sets are those of ggml's definition of the formats, as the PyPI package `gguf` has them.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ def nibbles(packed: Array) -> Array:
 
 
 def to_nibbles(q: Array) -> Array:
+    """The reverse of `nibbles`."""
     half = q.shape[1] // 2
     return q[:, :half] | (q[:, half:] << 4)
 
@@ -61,5 +62,6 @@ def crumbs_k(qs: Array) -> Array:
 
 
 def pack_crumbs_k(q: Array) -> Array:
+    """The reverse of `crumbs_k`."""
     parts = q.reshape(-1, 2, 4, 32)
     return (parts[:, :, 0] | (parts[:, :, 1] << 2) | (parts[:, :, 2] << 4) | (parts[:, :, 3] << 6)).reshape(-1, 64)

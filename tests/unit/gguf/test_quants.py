@@ -13,6 +13,7 @@ from llamakit import _formats
 from llamakit.errors import UsageError
 from llamakit.gguf import GGMLType, native, quants
 from llamakit.gguf.grids import SETS
+from llamakit.testing.blocks import random_blocks
 
 TYPES, READ = quants.supported(), quants.readable()
 # Root mean square error of a normal distribution, relative to its deviation, that plain rounding stays under.
@@ -21,31 +22,6 @@ ERROR = {
     "Q5_K": 0.045, "Q4_0": 0.1, "Q4_1": 0.09, "Q4_K": 0.09, "Q3_K": 0.19, "Q2_K": 0.36,
     "IQ4_NL": 0.09, "IQ4_XS": 0.09, "MXFP4": 0.13, "TQ1_0": 0.82, "TQ2_0": 0.82,
 }  # fmt: skip
-
-
-def random_blocks(type: GGMLType, n: int, seed: int = 0) -> np.ndarray:
-    """Valid blocks of random bytes: only scales are kept finite."""
-    rng = np.random.default_rng(seed)
-    raw = rng.integers(0, 256, (n, type.type_size), dtype=np.uint8)
-    scale = rng.normal(size=(n, 2)).astype(np.float16).view(np.uint8)
-    where = {
-        "Q4_0": (0, 2), "Q4_1": (0, 4), "Q5_0": (0, 2), "Q5_1": (0, 4), "Q8_0": (0, 2), "Q2_K": (80, 84),
-        "Q3_K": (108, 110), "Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210), "F16": (0, 2),
-        "IQ4_NL": (0, 2), "IQ4_XS": (0, 2), "TQ1_0": (52, 54), "TQ2_0": (64, 66), "IQ1_S": (0, 2), "IQ2_XXS": (0, 2),
-        "IQ2_XS": (0, 2), "IQ2_S": (0, 2), "IQ3_XXS": (0, 2), "IQ3_S": (0, 2),
-    }  # fmt: skip
-    if type.name in where:
-        a, b = where[type.name]
-        raw[:, a:b] = scale[:, : b - a]
-    if type.name == "Q8_K":
-        raw[:, :4] = rng.normal(size=(n, 1)).astype(np.float32).view(np.uint8)
-    if type.name == "IQ1_M":  # d lies in the upper four bits of four words, its exponent's upper ones in the last
-        raw[:, 55] &= 0xBF
-    if type.name == "MXFP4":
-        raw[:, 0] = rng.integers(0, 252, n)
-    if type.name in ("F32", "BF16"):
-        raw = quants.quantize(type, rng.normal(size=(n, 1)).astype(np.float32)).reshape(n, -1)
-    return raw.reshape(-1)
 
 
 def values(n_row: int, n: int, seed: int = 1) -> np.ndarray:
@@ -68,6 +44,18 @@ def test_decoding_is_equal_to_the_bit_in_numpy_native_and_gguf(type):
         return  # the gguf package does not decode it
     theirs = gguf.quants.dequantize(raw.reshape(4, -1), gguf.GGMLQuantizationType(int(type)))
     assert np.array_equal(ours, theirs.reshape(shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("type", [t for t in READ if t.block_size > 1 and t.name != "Q8_K"], ids=lambda t: t.name)
+def test_any_bytes_decode_to_the_same_in_numpy_native_and_gguf(type):
+    """Scales that are infinite, no numbers or subnormal too."""
+    raw = np.random.default_rng(11).integers(0, 256, (4000, type.type_size), dtype=np.uint8)
+    shape = (4000, type.block_size)
+    with np.errstate(all="ignore"):
+        ours = quants.dequantize(type, raw.reshape(-1), shape)
+        theirs = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(int(type)))
+    assert np.array_equal(ours, theirs.astype(np.float32), equal_nan=True)
+    assert np.array_equal(ours, native.dequantize(type, raw.reshape(-1), shape), equal_nan=True)
 
 
 @pytest.mark.parametrize("type", TYPES, ids=lambda t: t.name)
