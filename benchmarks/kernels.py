@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 from llamakit.plugins.backends.cpu import _cpu
 
-from llamakit.gguf import GGMLType, native
+from llamakit.gguf import GGMLType, native, quants
+from llamakit.testing.blocks import random_blocks
 
 # Least share of the ceiling of multiply-adds, and least share of the read bandwidth for one row out of memory.
 GATES = {
     "Q4_0": 0.73, "Q4_1": 0.60, "Q5_0": 0.70, "Q5_1": 0.55, "Q8_0": 0.73, "Q2_K": 0.62, "Q3_K": 0.68, "Q4_K": 0.74,
     "Q5_K": 0.70, "Q6_K": 0.66, "IQ4_NL": 0.65, "IQ4_XS": 0.65, "MXFP4": 0.65,
+    "IQ1_S": 0.52, "IQ2_XXS": 0.42, "IQ3_XXS": 0.57, "IQ3_S": 0.68, "TQ2_0": 0.62,
     "F32": 0.85, "F16": 0.80, "BF16": 0.85,
 }  # fmt: skip
 READ_GATE = 0.75
@@ -42,7 +44,10 @@ def operands(type_: GGMLType) -> str:
 def make(type_: GGMLType, n_in: int, n_bytes: int, pool: Any) -> Any:
     """A packed matrix of about so many bytes."""
     rng = np.random.default_rng(0)
-    rows = native.quantize(type_, rng.standard_normal((64, n_in), np.float32)).reshape(-1)
+    if type_ in quants.supported():
+        rows = native.quantize(type_, rng.standard_normal((64, n_in), np.float32)).reshape(-1)
+    else:
+        rows = random_blocks(type_, 64 * n_in // type_.block_size)
     repeat = max(1, n_bytes // rows.size)
     weight = _cpu.Weight(int(type_), 64 * repeat, n_in, False)
     for _ in range(repeat):
@@ -67,7 +72,7 @@ def measure(isa: str, name: str, n_in: int, spend: float, pool: Any) -> dict[str
     small, large = make(type_, n_in, CACHE, pool), make(type_, n_in, MEMORY, pool)
     least = spend / READINGS / 3
     many = one = read = ceiling = bandwidth = 0.0
-    n_out = 64 * max(1, CACHE // native.quantize(type_, np.zeros((64, n_in), np.float32)).size)
+    n_out = 64 * max(1, CACHE // type_.n_bytes(64 * n_in))
     for _ in range(READINGS):
         ceiling = max(ceiling, _cpu.multiply_rate(isa, pool, operands(type_)))
         many = max(many, ROWS * n_out * n_in / seconds(isa, small, ROWS, least))

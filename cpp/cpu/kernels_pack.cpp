@@ -1,6 +1,8 @@
 // Packing weights into panels.
 #include "cpu/unit-inl.h"
+#include "formats/expand.h"
 #include "formats/packing.h"
+#include "formats/quants.h"
 
 namespace lk::cpu {
 namespace {

@@ -31,10 +31,15 @@ LK_INLINE int64_t panel_size(PanelFormat f, int64_t n_in) {
     return n;
 }
 
-// What the codes of IQ4_NL and IQ4_XS, and of MXFP4 (doubled), stand for, plus the format's bias.
-constexpr uint8_t kTables[3][16] = {{},
+// What the codes of IQ4_NL and IQ4_XS, of MXFP4 (doubled), and of IQ1, IQ2, IQ3_XXS and IQ3_S stand for, plus the
+// format's bias.
+constexpr uint8_t kTables[7][16] = {{},
                                     {0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240},
-                                    {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0}};
+                                    {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0},
+                                    {0, 2, 8, 10, 16, 18},
+                                    {0, 18, 35, 51, 68, 86},
+                                    {0, 10, 18, 26, 34, 42, 50, 58, 66, 74, 82, 90, 98, 106, 114, 124},
+                                    {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}};
 
 // Codes of row `lane`, 32 values from their planes on.
 LK_INLINE void read_codes(PanelFormat f, const uint8_t* u, int64_t lane, uint8_t* codes) {
@@ -68,7 +73,7 @@ void quantised_row(PanelFormat f, const uint8_t* w, int64_t lane, int64_t n_in, 
                 float scale, minimum = 0.0f;
                 if (f.nested) {
                     const uint8_t *sc = w + 64, *minima = sc + n_block * kLanes;
-                    scale = half(lane) * float(((const int8_t*)sc)[b * kLanes + lane]);
+                    scale = half(lane) / float(f.divisor) * float(((const int8_t*)sc)[b * kLanes + lane]);
                     if (f.has_min) minimum = half(kLanes + lane) * -float(minima[(b / 2 * kLanes + lane) * 2 + b % 2]);
                 } else {
                     scale = f.wide_scale ? ((const float*)w)[b * kLanes + lane] : half(b * kLanes + lane);

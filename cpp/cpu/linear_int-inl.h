@@ -45,6 +45,7 @@ constexpr int start_bias(PanelFormat f) {
 constexpr int short_run(PanelFormat f) {
     const int most = f.codes == Codes::byte || f.table == 1 ? 128
                      : f.table == 2                         ? 24
+                     : f.table != 0                         ? kTables[f.table][f.codes == Codes::nibble ? 15 : 5]
                      : f.codes == Codes::nibble             ? 15
                      : f.codes == Codes::nibble_bit         ? 31
                      : f.codes == Codes::nibble_pair        ? 63
@@ -161,7 +162,8 @@ LK_INLINE void nested_super(const uint8_t* w, int lane, const int8_t* a, const f
         const FloatsOf<P> d = splat<P>(0.0f) - load_half<P>((const uint16_t*)w + kLanes + lane);
         for (int j = 0; j < kTile; ++j) total[j] = d * to_floats(s[j]);
     }
-    const FloatsOf<P> d = load_half<P>((const uint16_t*)w + lane);
+    FloatsOf<P> d = load_half<P>((const uint16_t*)w + lane);
+    if constexpr (F.divisor > 1) d = d * splat<P>(1.0f / float(F.divisor));
     const uint8_t *sc = w + 64 + lane, *u = w + scale_bytes(F, kBlocks) + 4 * lane;
     if (lane == 0) fetch_ahead<F, kTile>(w, scale_bytes(F, kBlocks));
 #pragma GCC unroll 1
@@ -245,10 +247,10 @@ LK_INLINE void panel(const uint8_t* w, int64_t n_in, const int8_t* a, const floa
 
 using IntPanel = void (*)(const uint8_t*, int64_t, const int8_t*, const float*, const int32_t*, Floats*);
 
-template <int kPacking, int kTile>
+template <PanelFormat F, int kTile>
 void int_panel(const uint8_t* w, int64_t n_in, const int8_t* a, const float* scales, const int32_t* start,
                Floats* out) {
-    panel<kFormats[kPacking], kTile>(w, n_in, a, scales, start, out);
+    panel<F, kTile>(w, n_in, a, scales, start, out);
 }
 
 struct IntPanels {
@@ -258,7 +260,7 @@ struct IntPanels {
 constexpr IntPanels int_panels() {
     IntPanels made{};
     each_number<kPackings>([&]<int kPacking>() {
-        each_number<kIntTile>([&]<int kAt>() { made.of[kPacking][kAt] = int_panel<kPacking, kAt + 1>; });
+        each_number<kIntTile>([&]<int kAt>() { made.of[kPacking][kAt] = int_panel<kFormats[kPacking], kAt + 1>; });
     });
     return made;
 }

@@ -95,6 +95,44 @@ LK_INLINE void unpack_blocks(Packing packing, const uint8_t* bytes, int n_block,
     }
 }
 
+// The GGUF type of a packing whose blocks are expanded first, or -1.
+constexpr int expanded_type(Packing packing) {
+    return packing == Packing::iq1_s     ? IQ1_S
+           : packing == Packing::iq1_m   ? IQ1_M
+           : packing == Packing::iq2_xxs ? IQ2_XXS
+           : packing == Packing::iq2_xs  ? IQ2_XS
+           : packing == Packing::iq2_s   ? IQ2_S
+           : packing == Packing::iq3_xxs ? IQ3_XXS
+           : packing == Packing::iq3_s   ? IQ3_S
+           : packing == Packing::tq1_0   ? TQ1_0
+           : packing == Packing::tq2_0   ? TQ2_0
+                                         : -1;
+}
+
+struct CodesOf {
+    uint8_t value[256];  // by the value as a byte
+};
+
+// The code for each value that a format has.
+constexpr CodesOf codes_of(PanelFormat f) {
+    CodesOf made{};
+    for (int code = 15; code >= 0; --code)  // down, since a table may end in zeros that mean nothing
+        made.value[uint8_t((f.table ? kTables[f.table][code] : code) - f.bias)] = uint8_t(code);
+    return made;
+}
+
+// One block of a grid's codes, or of ternary ones.
+template <Packing kPacking>
+LK_INLINE void unpack_expanded(const uint8_t* bytes, Unpacked& out) {
+    constexpr PanelFormat f = kFormats[int(kPacking)];
+    static constexpr CodesOf kCodes = codes_of(f);
+    Expanded block;
+    expand(expanded_type(kPacking), bytes, &block);
+    out.d[0] = block.d;
+    for (int b = 0; b < kSuper / f.block; ++b) out.scales[b] = block.scales[b * f.block / 16];
+    for (int i = 0; i < kSuper; ++i) out.codes[i] = kCodes.value[uint8_t(block.q[i])];
+}
+
 // One block of 256 values.
 LK_INLINE void unpack_super(Packing packing, const uint8_t* bytes, Unpacked& out) {
     uint8_t* u = out.codes;
@@ -214,7 +252,9 @@ void pack_quantised(const uint8_t* rows, int64_t row_bytes, int n_row, int64_t n
             const uint8_t* at = rows + lane * row_bytes + from / (kWhole ? kSuper : 32) * block_bytes;
             Unpacked row;
             row.codes = codes[lane];
-            if constexpr (kWhole)
+            if constexpr (expanded_type(Packing(kPacking)) >= 0)
+                unpack_expanded<Packing(kPacking)>(at, row);
+            else if constexpr (kWhole)
                 unpack_super(Packing(kPacking), at, row);
             else
                 unpack_blocks(Packing(kPacking), at, n_block, row);

@@ -47,6 +47,24 @@ Packing packing_of(int type) {
             return Packing::iq4_xs;
         case MXFP4:
             return Packing::mxfp4;
+        case IQ1_S:
+            return Packing::iq1_s;
+        case IQ1_M:
+            return Packing::iq1_m;
+        case IQ2_XXS:
+            return Packing::iq2_xxs;
+        case IQ2_XS:
+            return Packing::iq2_xs;
+        case IQ2_S:
+            return Packing::iq2_s;
+        case IQ3_XXS:
+            return Packing::iq3_xxs;
+        case IQ3_S:
+            return Packing::iq3_s;
+        case TQ1_0:
+            return Packing::tq1_0;
+        case TQ2_0:
+            return Packing::tq2_0;
         default:
             return Packing::q8_k;
     }

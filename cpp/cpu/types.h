@@ -18,18 +18,46 @@ enum class WeightKind : int { f32, f16, bf16, quantised };
 // How wide the codes of a quantised panel are: in planes of whole bytes, nibbles, pairs of bits, and single bits.
 enum class Codes : int { byte, nibble, nibble_bit, nibble_pair, pair, pair_bit };
 
-// value = scale * (code - bias) + min. The codes of 256 values follow their scales; `pack-inl.h` describes the order.
+// value = scale / divisor * (code - bias) + min. The codes of 256 values follow their scales; `pack-inl.h` describes
+// the order.
 struct PanelFormat {
     Codes codes;
     int block;        // values along k per scale: 16 or 32
     bool nested;      // scales are int8 times one float16 per 256 values, as in the K types
     bool wide_scale;  // scales are float32
     bool has_min;
-    int table;  // codes stand for values: 0 none, 1 of IQ4_NL, 2 of MXFP4
+    int table;  // codes stand for values of a table, 0: for themselves
     int bias;
+    int divisor = 1;  // only where scales are nested
 };
 
-enum class Packing : int { q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, q8_k, iq4_nl, iq4_xs, mxfp4 };
+// IQ1 to IQ3 and TQ are expanded when they are packed: to the values that points of their grids have, in two to four
+// bits.
+enum class Packing : int {
+    q4_0,
+    q4_1,
+    q5_0,
+    q5_1,
+    q8_0,
+    q2_k,
+    q3_k,
+    q4_k,
+    q5_k,
+    q6_k,
+    q8_k,
+    iq4_nl,
+    iq4_xs,
+    mxfp4,
+    iq1_s,
+    iq1_m,
+    iq2_xxs,
+    iq2_xs,
+    iq2_s,
+    iq3_xxs,
+    iq3_s,
+    tq1_0,
+    tq2_0
+};
 
 constexpr PanelFormat kFormats[] = {
     {Codes::nibble, 32, false, false, false, 0, 8},       // Q4_0
@@ -46,6 +74,15 @@ constexpr PanelFormat kFormats[] = {
     {Codes::nibble, 32, false, false, false, 1, 127},     // IQ4_NL
     {Codes::nibble, 32, true, false, false, 1, 127},      // IQ4_XS
     {Codes::nibble, 32, false, true, false, 2, 12},       // MXFP4
+    {Codes::pair_bit, 16, true, false, false, 3, 9, 8},   // IQ1_S
+    {Codes::pair_bit, 16, true, false, false, 3, 9, 8},   // IQ1_M
+    {Codes::pair_bit, 16, true, false, false, 4, 43, 8},  // IQ2_XXS
+    {Codes::pair_bit, 16, true, false, false, 4, 43, 8},  // IQ2_XS
+    {Codes::pair_bit, 16, true, false, false, 4, 43, 8},  // IQ2_S
+    {Codes::nibble, 32, true, false, false, 5, 62, 4},    // IQ3_XXS
+    {Codes::nibble, 32, true, false, false, 6, 15},       // IQ3_S
+    {Codes::pair, 16, true, false, false, 0, 1},          // TQ1_0
+    {Codes::pair, 16, true, false, false, 0, 1},          // TQ2_0
 };
 constexpr int kPackings = sizeof kFormats / sizeof kFormats[0];
 

@@ -76,7 +76,46 @@ struct BlockMXFP4 {
     uint8_t e;
     uint8_t qs[16];
 };
+// Words of two and four bytes in `extra` and `scales` (and `qs` of IQ2) are little-endian.
+struct BlockTQ1_0 {
+    uint8_t qs[48], qh[4];
+    half d;
+};
+struct BlockTQ2_0 {
+    uint8_t qs[64];
+    half d;
+};
+struct BlockIQ1_S {
+    half d;
+    uint8_t qs[32], extra[16];
+};
+struct BlockIQ1_M {
+    uint8_t qs[32], extra[16], scales[8];
+};
+struct BlockIQ2_XXS {
+    half d;
+    uint8_t qs[64];
+};
+struct BlockIQ2_XS {
+    half d;
+    uint8_t qs[64], scales[8];
+};
+struct BlockIQ2_S {
+    half d;
+    uint8_t qs[32], signs[32], qh[8], scales[8];
+};
+struct BlockIQ3_XXS {
+    half d;
+    uint8_t qs[64], extra[32];
+};
+struct BlockIQ3_S {
+    half d;
+    uint8_t qs[64], qh[8], signs[32], scales[4];
+};
 
+static_assert(sizeof(BlockTQ1_0) == 54 && sizeof(BlockTQ2_0) == 66 && sizeof(BlockIQ1_S) == 50);
+static_assert(sizeof(BlockIQ1_M) == 56 && sizeof(BlockIQ2_XXS) == 66 && sizeof(BlockIQ2_XS) == 74);
+static_assert(sizeof(BlockIQ2_S) == 82 && sizeof(BlockIQ3_XXS) == 98 && sizeof(BlockIQ3_S) == 110);
 static_assert(sizeof(BlockIQ4_NL) == 18 && sizeof(BlockIQ4_XS) == 136 && sizeof(BlockMXFP4) == 17);
 static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22);
 static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34 && sizeof(BlockQ2_K) == 84);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "formats/blocks.h"
+#include "formats/expand.h"
 #include "formats/half.h"
 #include "formats/packing.h"
 #include "formats/quants.h"
@@ -196,6 +197,8 @@ void dequantize_row(int type, const void* source, float* destination, int64_t n)
         case MXFP4:
             decode_row<BlockMXFP4>(source, destination, n);
             break;
+        default:
+            dequantize_expanded_row(type, source, destination, n);
     }
 }
 

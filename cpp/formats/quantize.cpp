@@ -287,6 +287,36 @@ void encode(const float* x, BlockQ8_K& b) {
     }
 }
 
+// x about d * (q - 1); d is the largest magnitude.
+uint16_t ternary(const float* x, uint8_t* q) {
+    float d = 0;
+    for (int i = 0; i < 256; ++i) d = std::max(d, std::fabs(x[i]));
+    const float id = inverse(d);
+    for (int i = 0; i < 256; ++i) q[i] = uint8_t(clamp_int(round_away(x[i] * id), -1, 1) + 1);
+    return float_to_half(d);
+}
+
+// Digits q[0], q[stride], ... as one number, the first the highest of five, times 256 / 243.
+uint8_t pack_digits(const uint8_t* q, int stride, int n) {
+    int number = 0;
+    for (int i = 0; i < 5; ++i) number = 3 * number + (i < n ? q[i * stride] : 0);
+    return uint8_t((number * 256 + 242) / 243);
+}
+
+void encode(const float* x, BlockTQ1_0& b) {
+    uint8_t q[256];
+    b.d = ternary(x, q);
+    for (int i = 0; i < 32; ++i) b.qs[i] = pack_digits(q + i, 32, 5);
+    for (int i = 0; i < 16; ++i) b.qs[32 + i] = pack_digits(q + 160 + i, 16, 5);
+    for (int i = 0; i < 4; ++i) b.qh[i] = pack_digits(q + 240 + i, 4, 4);
+}
+
+void encode(const float* x, BlockTQ2_0& b) {
+    uint8_t q[256];
+    b.d = ternary(x, q);
+    pack_crumbs(q, b.qs);
+}
+
 template <class Block>
 void encode_row(const float* x, void* destination, int64_t n) {
     constexpr int size = sizeof(Block) > 36 ? 256 : 32;
@@ -316,6 +346,15 @@ const TypeTraits* traits(int type) {
     static const TypeTraits q3_k{"Q3_K", 256, 110}, q4_k{"Q4_K", 256, 144}, q5_k{"Q5_K", 256, 176};
     static const TypeTraits q6_k{"Q6_K", 256, 210}, q8_k{"Q8_K", 256, 292};
     static const TypeTraits iq4_nl{"IQ4_NL", 32, 18}, iq4_xs{"IQ4_XS", 256, 136}, mxfp4{"MXFP4", 32, 17};
+    static const TypeTraits tq1_0{"TQ1_0", 256, 54};
+    static const TypeTraits tq2_0{"TQ2_0", 256, 66};
+    static const TypeTraits iq1_s{"IQ1_S", 256, 50};
+    static const TypeTraits iq1_m{"IQ1_M", 256, 56};
+    static const TypeTraits iq2_xxs{"IQ2_XXS", 256, 66};
+    static const TypeTraits iq2_xs{"IQ2_XS", 256, 74};
+    static const TypeTraits iq2_s{"IQ2_S", 256, 82};
+    static const TypeTraits iq3_xxs{"IQ3_XXS", 256, 98};
+    static const TypeTraits iq3_s{"IQ3_S", 256, 110};
     switch (type) {
         case F32:
             return &f32;
@@ -351,6 +390,24 @@ const TypeTraits* traits(int type) {
             return &iq4_xs;
         case MXFP4:
             return &mxfp4;
+        case TQ1_0:
+            return &tq1_0;
+        case TQ2_0:
+            return &tq2_0;
+        case IQ1_S:
+            return &iq1_s;
+        case IQ1_M:
+            return &iq1_m;
+        case IQ2_XXS:
+            return &iq2_xxs;
+        case IQ2_XS:
+            return &iq2_xs;
+        case IQ2_S:
+            return &iq2_s;
+        case IQ3_XXS:
+            return &iq3_xxs;
+        case IQ3_S:
+            return &iq3_s;
         default:
             return nullptr;
     }
@@ -419,6 +476,14 @@ void quantize_row(int type, const float* source, void* destination, int64_t n) {
         case MXFP4:
             encode_row<BlockMXFP4>(source, destination, n);
             break;
+        case TQ1_0:
+            encode_row<BlockTQ1_0>(source, destination, n);
+            break;
+        case TQ2_0:
+            encode_row<BlockTQ2_0>(source, destination, n);
+            break;
+        default:
+            throw std::invalid_argument(std::string(traits(type)->name) + " can be read but not written");
     }
 }
 

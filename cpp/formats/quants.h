@@ -19,9 +19,18 @@ enum Type : int {
     Q5_K = 13,
     Q6_K = 14,
     Q8_K = 15,
+    IQ2_XXS = 16,
+    IQ2_XS = 17,
+    IQ3_XXS = 18,
+    IQ1_S = 19,
     IQ4_NL = 20,
+    IQ3_S = 21,
+    IQ2_S = 22,
     IQ4_XS = 23,
+    IQ1_M = 29,
     BF16 = 30,
+    TQ1_0 = 34,
+    TQ2_0 = 35,
     MXFP4 = 39,
 };
 
@@ -31,7 +40,7 @@ struct TypeTraits {
     int type_size;   // bytes
 };
 
-// The traits of a type that can be decoded and encoded, or null.
+// The traits of a type that can be decoded, or null.
 const TypeTraits* traits(int type);
 
 // Bytes of a row of n values; throws std::invalid_argument if n is no multiple of the block or the type unknown.
@@ -40,7 +49,7 @@ int64_t row_bytes(int type, int64_t n);
 // Decode n values, a multiple of the block size.
 void dequantize_row(int type, const void* source, float* destination, int64_t n);
 
-// Encode n values, a multiple of the block size.
+// Encode n values, a multiple of the block size; throws std::invalid_argument if the type can only be decoded.
 void quantize_row(int type, const float* source, void* destination, int64_t n);
 
 }  // namespace lk::formats

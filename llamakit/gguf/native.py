@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamakit.errors import UsageError
-from llamakit.gguf.quants import CODECS, _codec
+from llamakit.gguf.quants import check_readable, check_writable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,7 +19,7 @@ def dequantize(type: GGMLType, raw: npt.NDArray[np.uint8], shape: tuple[int, ...
     """Decode the bytes of a tensor to float32 of `shape`."""
     from llamakit import _formats
 
-    _codec(type)  # refuses types that cannot be read
+    check_readable(type)
     result: npt.NDArray[np.float32] = _formats.dequantize(int(type), raw, int(np.prod(shape))).reshape(shape)
     return result
 
@@ -28,7 +28,8 @@ def quantize(type: GGMLType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.
     """Encode float32 values, whose rows (last size) are whole blocks, to bytes (1-D)."""
     from llamakit import _formats
 
-    if type not in CODECS or values.shape[-1] % type.block_size:
+    check_writable(type)
+    if values.shape[-1] % type.block_size:
         raise UsageError(f"{type.name}: rows of {values.shape[-1]} values are no multiple of {type.block_size}")
     result: npt.NDArray[np.uint8] = _formats.quantize(int(type), np.ascontiguousarray(values, np.float32).reshape(-1))
     return result

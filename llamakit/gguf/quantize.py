@@ -40,6 +40,7 @@ class Recipe(msgspec.Struct, frozen=True):
     more: GGMLType | None = None  # attn_v and ffn_down of half of the layers
     always: GGMLType | None = None  # attn_v, attn_output and ffn_down of every layer
     output: GGMLType | None = None
+    embedding: GGMLType | None = None  # where it is not the output too
 
 
 RECIPES: dict[str, Recipe] = {
@@ -63,6 +64,8 @@ RECIPES: dict[str, Recipe] = {
     "IQ4_NL": Recipe(T.IQ4_NL, 25, output=T.Q6_K),
     "IQ4_XS": Recipe(T.IQ4_XS, 30, output=T.Q6_K),
     "MXFP4": Recipe(T.MXFP4, 38, output=T.Q8_0),
+    "TQ1_0": Recipe(T.TQ1_0, 36, output=T.Q6_K, embedding=T.Q4_K),  # for weights that were trained to be ternary
+    "TQ2_0": Recipe(T.TQ2_0, 37, output=T.Q6_K, embedding=T.Q4_K),
     "Q8_K": Recipe(T.Q8_K, 1024),  # no number of its own: nobody else writes whole files of it
 }
 RECIPES |= {"Q3_K": RECIPES["Q3_K_M"], "Q4_K": RECIPES["Q4_K_M"], "Q5_K": RECIPES["Q5_K_M"]}
@@ -72,7 +75,7 @@ KEPT = ("norm.weight", "ffn_gate_inp.weight")  # are few, and choose or scale wh
 # What to try, in order, when a row is no multiple of a type's block.
 FITTING: dict[GGMLType, tuple[GGMLType, ...]] = {
     T.Q2_K: (T.Q4_0,), T.Q3_K: (T.Q4_0,), T.Q4_K: (T.Q5_0,), T.Q5_K: (T.Q5_1,), T.Q6_K: (T.Q8_0,), T.Q8_K: (T.Q8_0,),
-    T.IQ4_XS: (T.IQ4_NL,),
+    T.IQ4_XS: (T.IQ4_NL,), T.TQ1_0: (T.Q4_0,), T.TQ2_0: (T.Q4_0,),
 }  # fmt: skip
 
 
@@ -120,6 +123,8 @@ def choose_type(info: TensorInfo, recipe: Recipe, n_layer: int, tied: bool) -> G
         return T.F32
     if recipe.output is not None and (info.name == "output.weight" or (tied and info.name == "token_embd.weight")):
         return recipe.output
+    if recipe.embedding is not None and info.name == "token_embd.weight":
+        return recipe.embedding
     match = re.match(r"blk\.(\d+)\.(attn_v|attn_output|ffn_down)(?:_exps)?\.", info.name)
     if match is None:
         return recipe.base

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from llamakit.graph.graph import Graph, Node, Value
 
 NESTED = (  # scales of scales
-    GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.IQ4_XS,
+    GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.IQ4_XS, GGMLType.IQ1_S,
+    GGMLType.IQ1_M, GGMLType.IQ2_XXS, GGMLType.IQ2_XS, GGMLType.IQ2_S, GGMLType.IQ3_XXS, GGMLType.IQ3_S, GGMLType.TQ1_0,
+    GGMLType.TQ2_0,
 )  # fmt: skip
 PIECE = 1 << 24  # bytes of a file that are packed at once
 

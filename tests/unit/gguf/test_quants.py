@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -9,36 +12,16 @@ import pytest
 from llamakit import _formats
 from llamakit.errors import UsageError
 from llamakit.gguf import GGMLType, native, quants
+from llamakit.gguf.grids import SETS
+from llamakit.testing.blocks import random_blocks
 
-TYPES = quants.supported()
+TYPES, READ = quants.supported(), quants.readable()
 # Root mean square error of a normal distribution, relative to its deviation, that plain rounding stays under.
 ERROR = {
     "F32": 0, "F16": 3e-4, "BF16": 2.5e-3, "Q8_0": 6e-3, "Q8_K": 7.5e-3, "Q6_K": 0.025, "Q5_0": 0.05, "Q5_1": 0.05,
     "Q5_K": 0.045, "Q4_0": 0.1, "Q4_1": 0.09, "Q4_K": 0.09, "Q3_K": 0.19, "Q2_K": 0.36,
-    "IQ4_NL": 0.09, "IQ4_XS": 0.09, "MXFP4": 0.13,
+    "IQ4_NL": 0.09, "IQ4_XS": 0.09, "MXFP4": 0.13, "TQ1_0": 0.82, "TQ2_0": 0.82,
 }  # fmt: skip
-
-
-def random_blocks(type: GGMLType, n: int, seed: int = 0) -> np.ndarray:
-    """Valid blocks of random bytes: only scales are kept finite."""
-    rng = np.random.default_rng(seed)
-    raw = rng.integers(0, 256, (n, type.type_size), dtype=np.uint8)
-    scale = rng.normal(size=(n, 2)).astype(np.float16).view(np.uint8)
-    where = {
-        "Q4_0": (0, 2), "Q4_1": (0, 4), "Q5_0": (0, 2), "Q5_1": (0, 4), "Q8_0": (0, 2), "Q2_K": (80, 84),
-        "Q3_K": (108, 110), "Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210), "F16": (0, 2),
-        "IQ4_NL": (0, 2), "IQ4_XS": (0, 2),
-    }  # fmt: skip
-    if type.name in where:
-        a, b = where[type.name]
-        raw[:, a:b] = scale[:, : b - a]
-    if type.name == "Q8_K":
-        raw[:, :4] = rng.normal(size=(n, 1)).astype(np.float32).view(np.uint8)
-    if type.name == "MXFP4":
-        raw[:, 0] = rng.integers(0, 252, n)
-    if type.name in ("F32", "BF16"):
-        raw = quants.quantize(type, rng.normal(size=(n, 1)).astype(np.float32)).reshape(n, -1)
-    return raw.reshape(-1)
 
 
 def values(n_row: int, n: int, seed: int = 1) -> np.ndarray:
@@ -51,10 +34,10 @@ def values(n_row: int, n: int, seed: int = 1) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("type", TYPES, ids=lambda t: t.name)
+@pytest.mark.parametrize("type", READ, ids=lambda t: t.name)
 def test_decoding_is_equal_to_the_bit_in_numpy_native_and_gguf(type):
-    raw = random_blocks(type, 64)
-    shape = (4, 16 * type.block_size)
+    raw = random_blocks(type, 1024)
+    shape = (4, 256 * type.block_size)
     ours = quants.dequantize(type, raw, shape)
     assert np.array_equal(ours, native.dequantize(type, raw, shape))
     if type.name == "Q8_K":
@@ -63,13 +46,25 @@ def test_decoding_is_equal_to_the_bit_in_numpy_native_and_gguf(type):
     assert np.array_equal(ours, theirs.reshape(shape).astype(np.float32))
 
 
+@pytest.mark.parametrize("type", [t for t in READ if t.block_size > 1 and t.name != "Q8_K"], ids=lambda t: t.name)
+def test_any_bytes_decode_to_the_same_in_numpy_native_and_gguf(type):
+    """Scales that are infinite, no numbers or subnormal too."""
+    raw = np.random.default_rng(11).integers(0, 256, (4000, type.type_size), dtype=np.uint8)
+    shape = (4000, type.block_size)
+    with np.errstate(all="ignore"):
+        ours = quants.dequantize(type, raw.reshape(-1), shape)
+        theirs = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(int(type)))
+    assert np.array_equal(ours, theirs.astype(np.float32), equal_nan=True)
+    assert np.array_equal(ours, native.dequantize(type, raw.reshape(-1), shape), equal_nan=True)
+
+
 @pytest.mark.parametrize("type", TYPES, ids=lambda t: t.name)
 def test_encoding_is_equal_to_the_bit_in_numpy_and_native(type):
     x = values(8, 512)
     assert np.array_equal(quants.quantize(type, x), native.quantize(type, x))
 
 
-@pytest.mark.parametrize("name", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"])
+@pytest.mark.parametrize("name", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "TQ1_0", "TQ2_0"])
 def test_encoding_is_equal_to_the_bit_in_gguf(name):
     x = values(64, 256)
     theirs = gguf.quants.quantize(x, gguf.GGMLQuantizationType[name])
@@ -123,5 +118,19 @@ def test_a_row_that_is_no_multiple_is_refused():
 
 
 def test_a_type_that_cannot_be_read_is_named():
-    with pytest.raises(UsageError, match="IQ3_XXS cannot be read yet"):
-        quants.dequantize(GGMLType.IQ3_XXS, np.zeros(98, np.uint8), (256,))
+    with pytest.raises(UsageError, match="Q8_1 cannot be read yet"):
+        quants.dequantize(GGMLType.Q8_1, np.zeros(36, np.uint8), (32,))
+
+
+@pytest.mark.parametrize("module", [quants, native])
+def test_a_type_that_is_only_read_is_named(module):
+    with pytest.raises(UsageError, match="IQ2_XS can be read but not written"):
+        module.quantize(GGMLType.IQ2_XS, np.zeros((1, 256), np.float32))
+    with pytest.raises(ValueError, match="IQ2_XS can be read but not written"):
+        _formats.quantize(int(GGMLType.IQ2_XS), np.zeros(256, np.float32))
+
+
+def test_the_grids_of_the_native_code_are_those_of_the_definition():
+    root = Path(__file__).parents[3]
+    rows = re.findall(r'kSet_(\w+)\[\] =((?:\s*"[^"]*")+);', (root / "cpp/formats/grids.inc").read_text())
+    assert {name: "".join(re.findall(r'"([^"]*)"', text)) for name, text in rows} == SETS
