@@ -89,31 +89,25 @@ void decode(const BlockQ6_K& b, float* y) {
     for (int i = 0; i < 256; ++i) y[i] = d * float(b.scales[i / 16]) * float(six_bits(b.ql, b.qh, i) - 32);
 }
 
-void decode(const BlockIQ4_NL& b, float* y) {
-    const float d = half_to_float(b.d);
+// 32 values whose codes, 16 bytes of nibbles, name those of a table.
+void decode_named(const uint8_t* qs, const int8_t (&table)[16], float d, float* y) {
     for (int i = 0; i < 16; ++i) {
-        y[i] = d * float(kIQ4[b.qs[i] & 15]);
-        y[i + 16] = d * float(kIQ4[b.qs[i] >> 4]);
+        y[i] = d * float(table[qs[i] & 15]);
+        y[i + 16] = d * float(table[qs[i] >> 4]);
     }
+}
+
+void decode(const BlockIQ4_NL& b, float* y) {
+    decode_named(b.qs, kIQ4, half_to_float(b.d), y);
 }
 
 void decode(const BlockIQ4_XS& b, float* y) {
     const float d = half_to_float(b.d);
-    for (int s = 0; s < 8; ++s) {
-        const float scale = d * float(scale_iq4_xs(b, s));
-        for (int i = 0; i < 16; ++i) {
-            y[32 * s + i] = scale * float(kIQ4[b.qs[16 * s + i] & 15]);
-            y[32 * s + i + 16] = scale * float(kIQ4[b.qs[16 * s + i] >> 4]);
-        }
-    }
+    for (int s = 0; s < 8; ++s) decode_named(b.qs + 16 * s, kIQ4, d * float(scale_iq4_xs(b, s)), y + 32 * s);
 }
 
 void decode(const BlockMXFP4& b, float* y) {
-    const float d = power_of_two(b.e);
-    for (int i = 0; i < 16; ++i) {
-        y[i] = d * float(kFP4[b.qs[i] & 15]);
-        y[i + 16] = d * float(kFP4[b.qs[i] >> 4]);
-    }
+    decode_named(b.qs, kFP4, power_of_two(b.e), y);
 }
 
 void decode(const BlockQ8_K& b, float* y) {

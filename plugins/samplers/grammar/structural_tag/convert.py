@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from llamakit.plugins.samplers.grammar import LONGEST
 from llamakit.plugins.samplers.grammar.automata import DFA, determinize, of_length, product
 from llamakit.plugins.samplers.grammar.build import ANY, EMPTY, Builder, alt, optional, repeat, seq, text
 from llamakit.plugins.samplers.grammar.errors import GrammarError
@@ -22,7 +23,6 @@ PARAM = "structural_tag"
 MOST_FREE = 1000  # characters of all the texts that a free text must not have
 MOST_FREE_TOGETHER = 10_000  # for all free texts
 MOST_NESTED = 60
-LONGEST = 1 << 18  # bytes of a structural tag as JSON
 Stops = tuple[str, ...]  # what follows, as far as that is known
 
 
