@@ -210,6 +210,10 @@ def test_what_cannot_be_enforced(families):
     status, found = families.post("/v1/chat/completions", body)
     assert status == 400
     assert found["error"]["param"] == "tool_choice"
+    body = {"model": "hermes", "tools": TOOLS, "grammar": 'root ::= "a"', "regex": "a"} | TALK
+    status, found = families.post("/v1/chat/completions", body)
+    assert status == 400
+    assert "cannot both be asked for" in found["error"]["message"]
 
 
 def test_an_answer_cut_within_a_call(families):

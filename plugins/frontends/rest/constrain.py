@@ -38,17 +38,19 @@ def constrained(state: ServerState, session: Session, prompt: Prompt, sampling: 
     be called it is the other thing that the answer may be.
     """
     talk = prompt.talk
-    given = _given(state, sampling)
-    rest = {key: value for key, value in sampling.items() if key not in given}
-    asked = next(((option, given[key]) for key, option in _keys(state) if key in given), None)
-    if talk is None or talk.continue_last or (asked is None and not prompt.tool_names):
+    if talk is None or talk.continue_last:
         return dict(sampling)
+    keys = _keys(state)
+    given = {key: option for key, option in keys.items() if sampling.get(key) not in (None, "", [], ())}
+    asked = next(((option, sampling[key]) for key, option in given.items()), None)
+    if len(given) > 1 or (asked is None and not prompt.tool_names):
+        return dict(sampling)  # of several, the sampler says which cannot both be asked for
     if talk.must_call is not None and asked is not None:
         raise UsageError(
             f"the answer must call a tool, so {asked[0]} cannot be asked for", hint="tool_choice auto",
             param="tool_choice",
         )  # fmt: skip
-    if not any(option == "structural_tag" for _, option in _keys(state)):
+    if "structural_tag" not in keys.values():
         if talk.must_call is not None:
             constraint_key(state, "structural_tag", "tool_choice")
         return dict(sampling)
@@ -66,18 +68,14 @@ def constrained(state: ServerState, session: Session, prompt: Prompt, sampling: 
     if prompt.markers is not None:
         answer = structure.thought(prompt.markers, answer, inside=prompt.inside)
     tag = {"type": "structural_tag", "format": answer}
+    rest = {key: value for key, value in sampling.items() if key not in given}
     return rest | {constraint_key(state, "structural_tag", "tools"): tag}
 
 
-def _keys(state: ServerState) -> list[tuple[str, str]]:
-    """Flat names of the options that constrain, each with the option."""
+def _keys(state: ServerState) -> dict[str, str]:
+    """The options that constrain, by flat name."""
     options = sampler_options(state)
-    return [(key, option) for option in CONSTRAINTS for key in (option, f"grammar.{option}") if key in options]
-
-
-def _given(state: ServerState, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that constrain, where they do."""
-    return {key: sampling[key] for key, _ in _keys(state) if sampling.get(key) not in (None, "", [], ())}
+    return {key: option for option in CONSTRAINTS for key in (option, f"grammar.{option}") if key in options}
 
 
 def _lenient(state: ServerState, sampling: Mapping[str, Any]) -> bool:
