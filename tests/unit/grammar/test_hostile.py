@@ -97,10 +97,10 @@ def test_it_is_refused_at_once(name):
     trie = _sampling.TokenTrie([bytes([byte]) for byte in range(256)], [], [])
     best = 1e9
     for _ in range(2):  # the quicker of two, since the machine may be busy
-        began = time.process_time()
+        began = time.thread_time()
         with pytest.raises((GrammarError, UsageError, _sampling.GrammarLimitError)) as caught:
             _sampling.GrammarProgram(network(parse(kind, source)), trie).warm(48)
-        best = min(best, time.process_time() - began)
+        best = min(best, time.thread_time() - began)
     assert best < SECONDS * NOISE
     assert len(str(caught.value)) < 2000  # and the answer does not repeat what was sent
 
@@ -109,6 +109,6 @@ def test_merged_references_are_shared():
     """allOf of the same two references, 40 deep, is small although there are 2 to the 40 ways to read it."""
     links = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)}
     schema = {"$defs": links | {"d40": {"type": "string"}}, "$ref": "#/$defs/d0"}
-    began = time.process_time()
+    began = time.thread_time()
     assert len(parse("json_schema", schema).rules) < 10
-    assert time.process_time() - began < SECONDS * NOISE
+    assert time.thread_time() - began < SECONDS * NOISE
