@@ -66,6 +66,9 @@ class TensorSource(Protocol):
     def pieces(self, size: int = 1 << 24) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """Yield (offset, bytes) in order, each of at most `size` bytes."""
 
+    def whole(self) -> npt.NDArray[np.uint8]:
+        """All bytes; where they lie in a mapped file, if they do."""
+
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     """What a device does at best, measured: nothing that runs on it can be faster.

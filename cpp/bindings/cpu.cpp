@@ -35,6 +35,16 @@ void append(Weight& weight, const Bytes& bytes, Pool& pool) {
     weight.append(data, n, pool);
 }
 
+// The bytes of an array that the weight keeps.
+std::shared_ptr<Weight> in_place(int type, int64_t n_out, int64_t n_in, const Bytes& bytes) {
+    const auto let_go = [](void* held) {
+        py::gil_scoped_acquire acquire;
+        delete static_cast<py::object*>(held);
+    };
+    std::shared_ptr<void> owner(static_cast<void*>(new py::object(bytes)), let_go);
+    return std::make_shared<Weight>(type, n_out, n_in, bytes.data(), size_t(bytes.nbytes()), std::move(owner));
+}
+
 void check_cells(const KVCache& kv, const std::vector<int64_t>& cells, int64_t end) {
     for (int64_t cell : cells)
         if (cell < 0 || cell >= end)
@@ -128,6 +138,7 @@ PYBIND11_MODULE(_cpu, m) {
     py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight")
         .def(py::init<int, int64_t, int64_t, bool>(), py::arg("type"), py::arg("n_out"), py::arg("n_in"),
              py::arg("is_vector"))
+        .def_static("in_place", &in_place, py::arg("type"), py::arg("n_out"), py::arg("n_in"), py::arg("bytes"))
         .def("append", &append)
         .def("finish", &Weight::finish, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_bytes", &Weight::n_bytes)

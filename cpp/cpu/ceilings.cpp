@@ -52,7 +52,8 @@ double multiply_rate(const KernelTable& kernels, Pool& pool, ActForm form) {
 
 double linear_seconds(const KernelTable& kernels, const Weight& weight, int64_t n_row, int64_t passes) {
     const WeightView& w = weight.view;
-    if (!weight.vector.empty() || n_row < 1 || n_row > 512) throw std::invalid_argument("a matrix, and 1 to 512 rows");
+    if (w.data == nullptr || n_row < 1 || n_row > 512)
+        throw std::invalid_argument("a packed matrix, and 1 to 512 rows");
     const bool integer = w.kind == WeightKind::quantised;
     const int64_t tile = integer ? kernels.int_tile : kernels.float_tile;
     std::vector<float> x(size_t(n_row * w.n_in)), y(size_t(n_row * w.n_out)), scales(size_t(n_row * w.n_in / 32 + 1));

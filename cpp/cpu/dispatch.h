@@ -8,7 +8,16 @@
 
 namespace lk::cpu {
 
-// Names of the instruction sets that were compiled and that this processor has, the best first.
+// Kernels of one instruction set that were compiled, and whether this processor has it.
+struct Compiled {
+    const char* name;
+    const KernelTable* (*table)();
+    bool (*present)();
+};
+
+// All, the best first.
+const std::vector<Compiled>& compiled();
+// Names of those that this processor has, the best first.
 std::vector<std::string> supported_isas();
 // The kernels of one of them, or of the best for ""; throws std::invalid_argument.
 const KernelTable& kernels(const std::string& isa);

@@ -15,7 +15,8 @@ bool is_integer(const WeightView& w) {
 WeightView expert_of(const WeightView& all, int64_t expert, int64_t n_expert) {
     WeightView one = all;
     one.n_out = all.n_out / n_expert;
-    one.data = all.data + expert * (one.n_out / kLanes) * all.panel_bytes;
+    if (all.data != nullptr) one.data = all.data + expert * (one.n_out / kLanes) * all.panel_bytes;
+    if (all.rows != nullptr) one.rows = all.rows + expert * one.n_out * all.row_bytes;
     return one;
 }
 
@@ -123,16 +124,17 @@ void Program::expert_linears(const Step& step, const WeightView& all, const Weig
             count >= kManyRows
                 ? kPanelsPerChunk
                 : std::clamp<int64_t>(kDecodeBytes / bytes, is_integer(all) ? 1 : kFloatPanels, kPanelsPerChunk);
+        const int64_t rows = all.data == nullptr ? count : kRowsPerChunk;
         for (int64_t begin = 0; begin < n_panel; begin += panels)
-            for (int64_t from = 0; from < count; from += kRowsPerChunk)
-                chunks.push_back({tasks.size(), begin, std::min(n_panel, begin + panels), from,
-                                  std::min(count, from + kRowsPerChunk)});
+            for (int64_t from = 0; from < count; from += rows)
+                chunks.push_back(
+                    {tasks.size(), begin, std::min(n_panel, begin + panels), from, std::min(count, from + rows)});
         tasks.push_back(task);
         cost += count * all.n_in * n_out;
     }
-    const auto run = [&](int64_t i, int) {
+    const auto run = [&](int64_t i, int thread) {
         const Chunk& c = chunks[size_t(i)];
-        kernels_.linear(tasks[c.task], c.from, c.to, c.begin, c.end);
+        multiply(tasks[c.task], c.from, c.to, c.begin, c.end, thread);
     };
     if (cost < kSerialCost)
         for (int64_t i = 0; i < int64_t(chunks.size()); ++i) run(i, 0);

@@ -49,6 +49,8 @@ LK_INLINE FloatsOf<P> load_half(const uint16_t* x) {
     r.p[0] = (FloatPart)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)x));
 #elif defined(__F16C__)
     LK_EACH(P) r.p[i] = (FloatPart)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + 8 * i)));
+#elif defined(__aarch64__)
+    LK_EACH(P) r.p[i] = (FloatPart)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + 4 * i)));
 #else
     float wide[P * kPartLanes];
     for (int i = 0; i < P * kPartLanes; ++i) wide[i] = from_half(x[i]);
@@ -65,6 +67,8 @@ LK_INLINE FloatsOf<P> load_bf16(const uint16_t* x) {
 #elif defined(__AVX2__)
     LK_EACH(P)
     r.p[i] = (FloatPart)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(x + 8 * i))), 16);
+#elif defined(__aarch64__)
+    LK_EACH(P) r.p[i] = (FloatPart)vshll_n_u16(vld1_u16(x + 4 * i), 16);
 #else
     float wide[P * kPartLanes];
     for (int i = 0; i < P * kPartLanes; ++i) wide[i] = from_bf16(x[i]);

@@ -1,17 +1,29 @@
-// The table of all kernels of one instruction set.
-#include "cpu/unit-inl.h"
+// The table of all kernels of one instruction set; units in which it does not differ are those of another.
+#include "cpu/types.h"
+
+#define LK_JOIN2(a, b) a##b
+#define LK_JOIN(a, b) LK_JOIN2(a, b)
+#define LK_TEXT2(a) #a
+#define LK_TEXT(a) LK_TEXT2(a)
+#define LK_FILL_FROM(unit) LK_JOIN(fill_##unit##_, LK_ISA_##unit)
 
 namespace lk::cpu {
+
+void LK_FILL_FROM(rows)(KernelTable& table);
+void LK_FILL_FROM(linear)(KernelTable& table);
+void LK_FILL_FROM(pack)(KernelTable& table);
+void LK_FILL_FROM(attention)(KernelTable& table);
+void LK_FILL_FROM(ceilings)(KernelTable& table);
 
 const KernelTable* LK_JOIN(kernels_, LK_ISA)() {
     static const KernelTable table = [] {
         KernelTable made{};
         made.name = LK_TEXT(LK_ISA);
-        LK_FILL(rows)(made);
-        LK_FILL(linear)(made);
-        LK_FILL(pack)(made);
-        LK_FILL(attention)(made);
-        LK_FILL(ceilings)(made);
+        LK_FILL_FROM(rows)(made);
+        LK_FILL_FROM(linear)(made);
+        LK_FILL_FROM(pack)(made);
+        LK_FILL_FROM(attention)(made);
+        LK_FILL_FROM(ceilings)(made);
         return made;
     }();
     return &table;

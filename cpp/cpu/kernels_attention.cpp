@@ -10,6 +10,7 @@ namespace {
 #include "cpu/attention-inl.h"
 }  // namespace
 
+void LK_FILL(attention)(KernelTable& table);
 void LK_FILL(attention)(KernelTable& table) {
     table.kv_write = kv_write;
     table.kv_read = kv_read;

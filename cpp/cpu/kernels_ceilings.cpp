@@ -5,13 +5,15 @@ namespace lk::cpu {
 namespace {
 
 // Sums that grow side by side, so that none waits for its own last product.
-constexpr int kChains = kBytes == 64 ? 16 : kBytes == 32 ? 4 : 2;
+constexpr int kChains = kBytes == 64 ? 16 : kBytes == 32 || LK_SIGNED_PRODUCTS ? 4 : 2;
 
 // The compiler may not know what x holds.
 template <class T>
 LK_INLINE void hide(T& x) {
 #if defined(__x86_64__)
     LK_PARTS asm volatile("" : "+x"(x.p[i]));
+#elif defined(__aarch64__)
+    LK_PARTS asm volatile("" : "+w"(x.p[i]));
 #else
     asm volatile("" : "+m"(x));
 #endif
@@ -50,9 +52,14 @@ int64_t multiply(ActForm form, int64_t n) {
         hide(a);
         in_chains(n, splat_int(0), [&](Ints s) LK_LAMBDA {
             hide(u);  // or the products would be made once for all
+#if LK_SQUARES
+            LK_PARTS s.p[i] = (IntPart)vmmlaq_s32((int32x4_t)s.p[i], (int8x16_t)u.p[i], (int8x16_t)a.p[i]);
+            return s;
+#else
             return dot_nibbles(s, u, a);
+#endif
         });
-        return n * kChains * kLanes * 4;
+        return n * kChains * kLanes * (LK_SQUARES ? 8 : 4);
     }
     if (form == ActForm::bf16) {
         Ints a = splat_int(0x3f803f80), b = a;
@@ -68,6 +75,7 @@ int64_t multiply(ActForm form, int64_t n) {
 
 }  // namespace
 
+void LK_FILL(ceilings)(KernelTable& table);
 void LK_FILL(ceilings)(KernelTable& table) {
     table.read_all = read_all;
     table.multiply = multiply;

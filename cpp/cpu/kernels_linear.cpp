@@ -20,6 +20,7 @@ void linear(const LinearTask& t, int64_t from, int64_t to, int64_t begin, int64_
 }
 }  // namespace
 
+void LK_FILL(linear)(KernelTable& table);
 void LK_FILL(linear)(KernelTable& table) {
     table.float_tile = kFloatTile;
     table.int_tile = kIntTile;

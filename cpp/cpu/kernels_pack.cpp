@@ -16,6 +16,7 @@ int64_t panel_bytes(const WeightView& w) {
 }
 }  // namespace
 
+void LK_FILL(pack)(KernelTable& table);
 void LK_FILL(pack)(KernelTable& table) {
     table.pack_panel = pack_panel;
     table.panel_bytes = panel_bytes;

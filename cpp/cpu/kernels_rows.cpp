@@ -6,6 +6,7 @@ namespace {
 #include "cpu/rows-inl.h"
 }  // namespace
 
+void LK_FILL(rows)(KernelTable& table);
 void LK_FILL(rows)(KernelTable& table) {
     table.rms_norm = rms_norm;
     table.rope = rope;

@@ -89,6 +89,24 @@ LinearTask Program::linear_task(const Step& step, const LinearPart& part) const 
     return task;
 }
 
+// Rows [from, to) of panels [begin, end), which are made first if the weight is not packed.
+void Program::multiply(const LinearTask& task, int64_t from, int64_t to, int64_t begin, int64_t end, int thread) {
+    if (task.weight.data != nullptr) return kernels_.linear(task, from, to, begin, end);
+    auto& memory = panels_[size_t(thread)];
+    const int64_t at = begin * kLanes;
+    LinearTask part = task;
+    WeightView up{};
+    part.weight = panels_of(task.weight, begin, end, memory[0]);
+    if (task.up != nullptr) {
+        up = panels_of(*task.up, begin, end, memory[1]);
+        part.up = &up;
+    }
+    part.y += at;
+    if (task.bias != nullptr) part.bias += at;
+    if (task.residual != nullptr) part.residual += at;
+    kernels_.linear(part, from, to, 0, end - begin);
+}
+
 void Program::linears(const Step& step) {
     const int64_t n = n_rows(step.norm ? step.norm->out : step.in[0]);
     if (n == 0) return;
@@ -123,7 +141,7 @@ void Program::linears(const Step& step) {
         const int64_t least = task.weight.kind == WeightKind::quantised ? 1 : kFloatPanels;
         const int64_t panels =
             n >= 16 ? kPanelsPerChunk : std::clamp<int64_t>(kDecodeBytes / bytes, least, kPanelsPerChunk);
-        const int64_t rows = adapted ? n : kRowsPerChunk;
+        const int64_t rows = adapted || task.weight.data == nullptr ? n : kRowsPerChunk;
         for (int64_t begin = 0; begin < n_panel; begin += panels)
             for (int64_t from = 0; from < n; from += rows)
                 chunks.push_back({i, begin, std::min(n_panel, begin + panels), from, std::min(n, from + rows)});
@@ -134,7 +152,7 @@ void Program::linears(const Step& step) {
         const LinearTask& task = tasks[c.part];
         uint8_t* memory = scratch_[size_t(thread)].data();
         deltas_[c.part].fetch(c.begin, c.end);
-        kernels_.linear(task, c.from, c.to, c.begin, c.end);
+        multiply(task, c.from, c.to, c.begin, c.end, thread);
         deltas_[c.part].add(kernels_, c.begin, c.end, task.y, task.ldy, memory);
     };
     if (cost < kSerialCost)

@@ -3,7 +3,9 @@
 
 #if defined(__AVX512F__)
 constexpr int kFloatTile = 12, kWidePanels = 2, kThinPanels = 4, kThin = 2;
-#elif defined(__AVX2__) || defined(__aarch64__)
+#elif defined(__aarch64__)
+constexpr int kFloatTile = 6, kWidePanels = 1, kThinPanels = 2, kThin = 1;
+#elif defined(__AVX2__)
 constexpr int kFloatTile = 4, kWidePanels = 1, kThinPanels = 2, kThin = 1;
 #else
 constexpr int kFloatTile = 2, kWidePanels = 1, kThinPanels = 1, kThin = 1;

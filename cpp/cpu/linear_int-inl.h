@@ -19,21 +19,15 @@ LK_INLINE void fetch_ahead(const uint8_t* u, int n) {
     for (int i = 0; i < n; i += 64) __builtin_prefetch(u + kAhead + i, 0, kCache);
 }
 
-// Parts of the lanes that are worked on at once, so that the sums of a tile fit the registers.
+// Parts of the lanes that are worked on at once, so that the sums of a tile fit the registers (ARM has 32 of them).
 constexpr int parts_at_once(int tile) {
-    return tile <= 2 && kParts > 1 ? 2 : 1;
+    return kParts > 1 && (tile <= 2 || LK_SIGNED_PRODUCTS) ? 2 : 1;
 }
 
-// Without VNNI, products of bytes are added in pairs to 16 bits. Codes of few bits let several such sums be added
-// before they are widened; for bytes, one of the factors must be unsigned, and it is the magnitude of the weight.
-#if (defined(__AVX2__) || defined(__SSSE3__)) && !defined(__AVX512VNNI__)
-#define LK_SHORT_SUMS 1
-#else
-#define LK_SHORT_SUMS 0
-#endif
-
+// Codes of eight bits are multiplied as signed bytes where bytes with a bias would not do. With short sums one of the
+// factors must be unsigned, and it is the magnitude of the weight.
 constexpr bool signed_codes(PanelFormat f) {
-    return LK_SHORT_SUMS && (f.codes == Codes::byte || f.table == 1);
+    return (LK_SHORT_SUMS || LK_SIGNED_PRODUCTS) && (f.codes == Codes::byte || f.table == 1);
 }
 
 // What the sums of a block begin with, times the sum of the activations.
@@ -61,6 +55,10 @@ struct BlockSums {
     IntsOf<P> s[kTile];
 #if LK_SHORT_SUMS
     ShortPart pairs[kTile][P];
+#elif LK_SQUARES
+    IntPart squares[kTile / 2 + 1][P][2];  // of two tokens each
+    IntsOf<P> codes;                       // of the group before
+    const int8_t* a;
 #endif
 };
 
@@ -69,9 +67,9 @@ template <PanelFormat F, int kTile, int P>
 LK_INLINE void dots(BlockSums<F, kTile>& sums, int n, IntsOf<P> codes, const int8_t* a) {
     if constexpr (F.table != 0 && !signed_codes(F)) codes = lookup(codes, kTables[F.table]);
     if constexpr (F.table != 0 && signed_codes(F)) codes = lookup(codes, lk::formats::kIQ4);
+    if constexpr (signed_codes(F) && F.codes == Codes::byte) LK_EACH(P) codes.p[i] ^= (int32_t)0x80808080;
 #if LK_SHORT_SUMS
     constexpr int kRun = short_run(F);
-    if constexpr (signed_codes(F) && F.codes == Codes::byte) LK_EACH(P) codes.p[i] ^= (int32_t)0x80808080;
     const IntsOf<P> magnitude = signed_codes(F) ? magnitudes(codes) : codes;
 #pragma GCC unroll 8
     for (int j = 0; j < kTile; ++j) {
@@ -87,10 +85,30 @@ LK_INLINE void dots(BlockSums<F, kTile>& sums, int n, IntsOf<P> codes, const int
         }
     }
 #else
+    int alone = 0;  // the first token that is multiplied by itself
+#if LK_SQUARES
+    alone = kTile / 2 * 2;
+    const int n_square = n % 2 == 1 ? kTile / 2 : 0;
+#pragma GCC unroll 4
+    for (int j = 0; j < n_square; ++j) {
+        const int32x2x2_t tokens =
+            vzip_s32(vld1_s32((const int32_t*)sums.a + 2 * j), vld1_s32((const int32_t*)a + 2 * j));
+        const int32x4_t x = vcombine_s32(tokens.val[0], tokens.val[1]);
+        LK_EACH(P) {
+            IntPart(&square)[2] = sums.squares[j][i];
+            if (n == 1) square[0] = square[1] = IntPart{};
+            add_square(square, sums.codes.p[i], codes.p[i], x);
+            if (n != F.block / 4 - 1) continue;
+            sums.s[2 * j].p[i] += (IntPart)vuzp1q_s32((int32x4_t)square[0], (int32x4_t)square[1]);
+            sums.s[2 * j + 1].p[i] += (IntPart)vuzp2q_s32((int32x4_t)square[0], (int32x4_t)square[1]);
+        }
+    }
+    sums.codes = codes, sums.a = a;
+#endif
 #pragma GCC unroll 8
-    for (int j = 0; j < kTile; ++j) {
+    for (int j = alone; j < kTile; ++j) {
         const IntsOf<P> x = splat_bytes<P>(a + 4 * j);
-        constexpr bool kWide = F.codes == Codes::byte || F.table == 1;
+        constexpr bool kWide = (F.codes == Codes::byte || F.table == 1) && !signed_codes(F);
         sums.s[j] = kWide ? dot_bytes(sums.s[j], codes, x) : dot_nibbles(sums.s[j], codes, x);
     }
 #endif

@@ -118,6 +118,33 @@ Arena::~Arena() {
     ::operator delete(data_, std::align_val_t(64));
 }
 
+WeightView panels_of(const WeightView& weight, int64_t begin, int64_t end, std::vector<uint8_t>& memory) {
+    WeightView part = weight;
+    part.n_out = std::min(weight.n_out, end * kLanes) - begin * kLanes;
+    if (weight.data != nullptr) {
+        part.data = weight.data + begin * weight.panel_bytes;
+        return part;
+    }
+    const KernelTable& table = kernels("");
+    const size_t n = size_t((end - begin) * weight.panel_bytes);
+    if (memory.size() < n + 64) memory.resize(n + 64);
+    uint8_t* to = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+    std::memset(to, 0, n);
+    for (int64_t p = begin; p < end; ++p)
+        table.pack_panel(weight, weight.rows + p * kLanes * weight.row_bytes, weight.row_bytes,
+                         int(std::min<int64_t>(kLanes, weight.n_out - p * kLanes)),
+                         to + (p - begin) * weight.panel_bytes);
+    part.data = to;
+    return part;
+}
+
+void read_row(const KernelTable& kernels, const WeightView& weight, int64_t row, float* y) {
+    if (weight.data != nullptr) return kernels.weight_row(weight, row, y);
+    std::vector<uint8_t> memory;
+    const int64_t panel = row / kLanes;
+    kernels.weight_row(panels_of(weight, panel, panel + 1, memory), row % kLanes, y);
+}
+
 int64_t Weight::packed_bytes(int type, int64_t n_out, int64_t n_in, bool is_vector) {
     row_bytes(type, n_in);  // checks the type
     return is_vector ? n_out * n_in * 4 : layout(type, n_out, n_in).panel_bytes * panels(n_out);
@@ -133,6 +160,15 @@ Weight::Weight(int type, int64_t n_out, int64_t n_in, bool is_vector)
         view.data = arena_->data();
     }
     if (is_vector_) view.n_out = n_out, view.n_in = n_in;
+}
+
+Weight::Weight(int type, int64_t n_out, int64_t n_in, const uint8_t* rows, size_t n, std::shared_ptr<void> owner)
+    : type_(type), is_vector_(false), row_(n_out), row_bytes_(row_bytes(type, n_in)), owner_(std::move(owner)) {
+    if (n != size_t(n_out * row_bytes_))
+        throw std::invalid_argument("a tensor has " + std::to_string(n) + " bytes, its shape takes " +
+                                    std::to_string(n_out * row_bytes_));
+    view = layout(type, n_out, n_in);
+    view.rows = rows, view.row_bytes = row_bytes_;
 }
 
 // Whole panels straight from `bytes`, by all threads; what is left over waits in `partial_` for the rest of its panel.

@@ -27,11 +27,18 @@ class Arena {
     size_t size_;
 };
 
-// A matrix in panels, or a vector of float32 (`vector` not empty).
+// Panels [begin, end) of a weight on their own; if it is not packed, made in `memory`.
+WeightView panels_of(const WeightView& weight, int64_t begin, int64_t end, std::vector<uint8_t>& memory);
+// One row as float32.
+void read_row(const KernelTable& kernels, const WeightView& weight, int64_t row, float* y);
+
+// A matrix in panels, or where it lies in a file, or a vector of float32 (`vector` not empty).
 class Weight {
   public:
     // `type` is the GGUF number; a matrix is (n_out, n_in), a vector has n_out 1. Rows are handed to `append` in order.
     Weight(int type, int64_t n_out, int64_t n_in, bool is_vector);
+    // A matrix that is not packed: n bytes in GGUF's blocks, which `owner` keeps.
+    Weight(int type, int64_t n_out, int64_t n_in, const uint8_t* rows, size_t n, std::shared_ptr<void> owner);
 
     static int64_t packed_bytes(int type, int64_t n_out, int64_t n_in, bool is_vector);
     // The next bytes of the tensor; any number of them, best a multiple of 16 rows.
@@ -50,6 +57,7 @@ class Weight {
     int64_t row_ = 0, row_bytes_;
     std::vector<uint8_t> partial_;  // of a panel that is not complete
     std::unique_ptr<Arena> arena_;
+    std::shared_ptr<void> owner_;
 };
 
 }  // namespace lk::cpu

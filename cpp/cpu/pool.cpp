@@ -17,6 +17,8 @@ void pause_briefly(int i) {
     if (i % 256 == 255) return std::this_thread::yield();  // somebody else may need this core
 #if defined(__x86_64__)
     _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("isb");  // waits longer than `yield` does
 #endif
 }
 

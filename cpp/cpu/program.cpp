@@ -33,6 +33,7 @@ Program::Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::ve
       threads_many_(pool_->size()) {
     arena_ = std::make_unique<Arena>(size_t(std::max<int64_t>(arena_floats, 16)) * 4);
     scratch_.resize(size_t(pool_->size()));
+    panels_.resize(size_t(pool_->size()));
 }
 
 int64_t Program::n_rows(const Value& v) const {
@@ -124,7 +125,7 @@ std::vector<AdapterRun> Program::adapter_runs(const Step& step, const std::strin
 void Program::embedding(const Step& step) {
     const int32_t* tokens = ints(step, 0);
     const int64_t width = step.out.width, n = n_rows(step.out);
-    for_rows(n, width, [&](int64_t r) { kernels_.weight_row(step.weight->view, tokens[r], at(step.out) + r * width); });
+    for_rows(n, width, [&](int64_t r) { read_row(kernels_, step.weight->view, tokens[r], at(step.out) + r * width); });
     const auto runs = adapter_runs(step, step.target, *step.weight, n);
     unpack_rows(kernels_, runs);
     for (const AdapterRun& run : runs)

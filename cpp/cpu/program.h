@@ -96,6 +96,7 @@ class Program {
     void embedding(const Step& step);
     void linears(const Step& step);
     void prepare(const Step& step);
+    void multiply(const LinearTask& task, int64_t from, int64_t to, int64_t begin, int64_t end, int thread);
     LinearTask linear_task(const Step& step, const LinearPart& part) const;
     void gate(const Step& step);
     void experts(const Step& step);
@@ -122,10 +123,11 @@ class Program {
     int64_t max_rows_, max_seqs_, blocks_per_seq_;
     int threads_few_, threads_many_;
     Sizes sizes_{};
-    std::vector<std::vector<uint8_t>> scratch_;  // one a thread
-    std::vector<LinearDelta> deltas_;            // of the linears that run, by part
-    std::vector<float> parts_;                   // results of partials of attention
-    std::vector<float> cos_sin_;                 // of the last rope table
+    std::vector<std::vector<uint8_t>> scratch_;                // one a thread
+    std::vector<std::array<std::vector<uint8_t>, 2>> panels_;  // one a thread: of weights that are not packed
+    std::vector<LinearDelta> deltas_;                          // of the linears that run, by part
+    std::vector<float> parts_;                                 // results of partials of attention
+    std::vector<float> cos_sin_;                               // of the last rope table
     int64_t cos_sin_table_ = -1;
     // Activations by form, the offset of the value that each was made from, and what the packings add to its sums.
     struct Prepared {

@@ -131,16 +131,45 @@ LK_INLINE FloatsOf<P> to_floats(IntsOf<P> a) {
     return r;
 }
 
-// Sums of four products of an unsigned byte of u (at most 127) and a signed byte of a, added to s.
+// What products of bytes there are. With VNNI, of unsigned and signed ones, added in fours; on ARM of signed ones; else
+// of unsigned and signed ones, added in pairs to 16 bits, which they must fit.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define LK_VNNI 1
+#else
+#define LK_VNNI 0
+#endif
+#if defined(__SSSE3__) && !LK_VNNI
+#define LK_SHORT_SUMS 1
+#else
+#define LK_SHORT_SUMS 0
+#endif
+#if defined(__aarch64__)
+#define LK_SIGNED_PRODUCTS 1
+#else
+#define LK_SIGNED_PRODUCTS 0
+#endif
+#if defined(__ARM_FEATURE_MATMUL_INT8)  // also of two rows of eight with two others
+#define LK_SQUARES 1
+#else
+#define LK_SQUARES 0
+#endif
+
+// Sums of four products of a byte of u (at most 127) and a signed byte of a, added to s.
 LK_INLINE IntPart dot_part(IntPart s, IntPart u, IntPart a) {
 #if defined(__AVX512VNNI__)
     return (IntPart)_mm512_dpbusd_epi32((__m512i)s, (__m512i)u, (__m512i)a);
+#elif defined(__AVXVNNI__)
+    return (IntPart)_mm256_dpbusd_avx_epi32((__m256i)s, (__m256i)u, (__m256i)a);
 #elif defined(__AVX2__)
     return s + (IntPart)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)u, (__m256i)a), _mm256_set1_epi16(1));
 #elif defined(__SSSE3__)
     return s + (IntPart)_mm_madd_epi16(_mm_maddubs_epi16((__m128i)u, (__m128i)a), _mm_set1_epi16(1));
 #elif defined(__ARM_FEATURE_DOTPROD)
     return (IntPart)vdotq_s32((int32x4_t)s, (int8x16_t)u, (int8x16_t)a);
+#elif defined(__aarch64__)
+    const int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)u), vget_low_s8((int8x16_t)a));
+    const int16x8_t high = vmull_high_s8((int8x16_t)u, (int8x16_t)a);
+    return (IntPart)vpadalq_s16((int32x4_t)s, vpaddq_s16(low, high));  // no activation is -128: pairs fit
 #else
     uint8_t left[kBytes];
     int8_t right[kBytes];
@@ -153,7 +182,19 @@ LK_INLINE IntPart dot_part(IntPart s, IntPart u, IntPart a) {
 
 typedef int16_t ShortPart __attribute__((vector_size(kBytes)));
 
-#if defined(__SSSE3__) && !defined(__AVX512VNNI__)
+#if LK_SQUARES
+// Adds the products of rows 0 and 1, and of 2 and 3, of a group of weights and the next one with two tokens.
+LK_INLINE void add_square(IntPart (&square)[2], IntPart w, IntPart w_next, int32x4_t tokens) {
+    const int8x16_t x = (int8x16_t)tokens;
+    for (int i = 0; i < 2; ++i) {
+        const int32x4_t rows =
+            i == 0 ? vzip1q_s32((int32x4_t)w, (int32x4_t)w_next) : vzip2q_s32((int32x4_t)w, (int32x4_t)w_next);
+        square[i] = (IntPart)vmmlaq_s32((int32x4_t)square[i], (int8x16_t)rows, x);
+    }
+}
+#endif
+
+#if LK_SHORT_SUMS
 // Sums of two products of an unsigned and a signed byte; they must fit.
 LK_INLINE ShortPart pair_sums(IntPart u, IntPart a) {
 #if defined(__AVX2__)
@@ -211,7 +252,7 @@ LK_INLINE IntsOf<P> dot_nibbles(IntsOf<P> s, IntsOf<P> u, IntsOf<P> a) {
 // u holds bytes up to 255. Without VNNI the pair sums of dot_part would not fit 16 bits, so halves are summed apart.
 template <int P>
 LK_INLINE IntsOf<P> dot_bytes(IntsOf<P> s, IntsOf<P> u, IntsOf<P> a) {
-#if defined(__AVX512VNNI__)
+#if LK_VNNI
     return dot_nibbles(s, u, a);
 #else
     LK_EACH(P) {
@@ -354,6 +395,11 @@ LK_INLINE IntsOf<P> dot_pairs(IntsOf<P> s, IntsOf<P> a, IntsOf<P> b) {
     LK_EACH(P) s.p[i] += (IntPart)_mm256_madd_epi16((__m256i)a.p[i], (__m256i)b.p[i]);
 #elif defined(__SSE2__)
     LK_EACH(P) s.p[i] += (IntPart)_mm_madd_epi16((__m128i)a.p[i], (__m128i)b.p[i]);
+#elif defined(__aarch64__)
+    LK_EACH(P) {
+        const int32x4_t low = vmull_s16(vget_low_s16((int16x8_t)a.p[i]), vget_low_s16((int16x8_t)b.p[i]));
+        s.p[i] += (IntPart)vpaddq_s32(low, vmull_high_s16((int16x8_t)a.p[i], (int16x8_t)b.p[i]));
+    }
 #else
     LK_EACH(P) {
         const IntPart low = ((a.p[i] << 16) >> 16) * ((b.p[i] << 16) >> 16);

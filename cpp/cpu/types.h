@@ -91,8 +91,9 @@ constexpr int kPackings = sizeof kFormats / sizeof kFormats[0];
 enum class ActForm : int { f32, bf16, int8_32, int8_256 };
 constexpr int kActForms = 4;
 
-// A packed weight (n_out, n_in): panels of 16 output rows, zero rows at the end. Float panels are [n_in][16], of
-// bfloat16 [n_in/2][16][2].
+// A weight (n_out, n_in). Packed: panels of 16 output rows, zero rows at the end; float panels are [n_in][16], of
+// bfloat16 [n_in/2][16][2]. Not packed: `data` is null, and panels are made of `rows`, GGUF's blocks, where they are
+// wanted.
 struct WeightView {
     WeightKind kind;
     Packing packing;
@@ -100,6 +101,8 @@ struct WeightView {
     int64_t n_out, n_in;
     int64_t panel_bytes;
     const uint8_t* data;
+    const uint8_t* rows;
+    int64_t row_bytes;
 };
 
 // Activations in tiles of rows, the last tile with the rows that are left. A tile is [n_in][tile] float32,

@@ -12,18 +12,10 @@
 
 #define LK_JOIN2(a, b) a##b
 #define LK_JOIN(a, b) LK_JOIN2(a, b)
-#define LK_TEXT2(a) #a
-#define LK_TEXT(a) LK_TEXT2(a)
 #define LK_LAMBDA __attribute__((always_inline))
 #define LK_FILL(unit) LK_JOIN(fill_##unit##_, LK_ISA)
 
 namespace lk::cpu {
-void LK_FILL(rows)(KernelTable& table);
-void LK_FILL(linear)(KernelTable& table);
-void LK_FILL(pack)(KernelTable& table);
-void LK_FILL(attention)(KernelTable& table);
-void LK_FILL(ceilings)(KernelTable& table);
-
 namespace {
 #include "cpu/simd-inl.h"
 

@@ -39,6 +39,10 @@ class FileTensor:
             yield offset, self._raw[offset : offset + size]
             self._file.release(self.name, offset, min(offset + size, self.n_bytes))
 
+    def whole(self) -> Any:
+        """All bytes where they lie. The array keeps the file mapped."""
+        return self._raw
+
 
 def load_weights(
     device: Device,

@@ -134,6 +134,10 @@ class Source:
         for offset in range(0, self.n_bytes, size):
             yield offset, self._raw[offset : offset + size]
 
+    def whole(self) -> npt.NDArray[np.uint8]:
+        """All bytes."""
+        return self._raw
+
 
 class Setup:
     """A case's graph, weights and inputs: floats come in as an embedding of the row number in F32."""

@@ -38,6 +38,19 @@ def test_conformance(case, device, reference):
     check(case, device, reference)
 
 
+WEIGHED = [c for c in cases() if c.op in ("linear", "experts", "embedding")]
+
+
+@pytest.mark.parametrize("no_mmap", [False, True])
+@pytest.mark.parametrize("case", WEIGHED, ids=str)
+def test_weights_that_are_not_packed_give_the_same_bits(case, no_mmap):
+    cls = REGISTRY.backend("cpu")
+    packed, mapped = (
+        cls(cls.Options(threads=2, no_repack=no_repack, no_mmap=no_mmap)).open() for no_repack in (False, True)
+    )
+    assert np.array_equal(run(case, packed), run(case, mapped))
+
+
 @pytest.mark.parametrize("case", [c for c in cases() if c.op in MIXING and c.rows > 1], ids=str)
 def test_a_row_does_not_depend_on_the_others(case, device):
     """The same bits for the first row alone and among others."""

@@ -1,4 +1,4 @@
-"""The kernels on older processors: under emulation, with the real interpreter, and the symbols that could leak."""
+"""The kernels on other processors: under emulation, with the interpreter or alone, and the symbols that could leak."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="emulates x86-64 processors"),
 ]
+ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, os, sys
 sys.path[:0] = json.loads(os.environ["LK_PATH"])
@@ -74,7 +79,7 @@ def test_an_old_processor_gets_the_generic_kernels():
 
 def test_kernel_objects_export_one_symbol():
     """Anything weak in an AVX-512 object could become everybody's copy."""
-    objects = sorted((Path(__file__).parents[2] / "build").rglob("lk_kernels_*.dir/kernels.cpp.o"))
+    objects = sorted((ROOT / "build").rglob("lk_kernels_*.dir/kernels.cpp.o"))
     if not objects or shutil.which("nm") is None:
         pytest.skip("no objects of a build here, or no nm")
     for path in objects:
@@ -82,3 +87,39 @@ def test_kernel_objects_export_one_symbol():
         kinds = [line.split()[1] for line in lines if len(line.split()) > 2]
         assert not {"W", "V", "u"} & set(kinds), path
         assert kinds.count("T") == 1, path
+
+
+def check_kernels(name: str, *options: str, emulator: Sequence[str] = (), isas: Sequence[str]) -> None:
+    """Build `kernels_check` with CMake and run it; quickly built, since only what it computes matters."""
+    tools = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    cmake = shutil.which("cmake", path=tools["PATH"])
+    if cmake is None or shutil.which("ninja", path=tools["PATH"]) is None:
+        pytest.skip("cmake or ninja is not installed")
+    build = ROOT / "build" / name
+    configure = [cmake, "-S", ROOT, "-B", build, "-G", "Ninja", "-DLLAMAKIT_PYTHON=OFF", "-DLLAMAKIT_KERNEL_FLAGS=-O1"]
+    for command in ([*configure, *options], [cmake, "--build", build, "--target", "kernels_check"]):
+        made = subprocess.run(command, capture_output=True, text=True, env=tools, check=False)
+        assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
+    program = build / "cpp" / "cpu" / "kernels_check"
+    run = subprocess.run([*emulator, program, *isas], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert int(run.stdout.split()[-3]) > 300 * len(isas)
+
+
+@pytest.mark.timeout(600)
+def test_arm_kernels_under_emulation():
+    compiler, qemu = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if compiler is None or qemu is None:
+        pytest.skip("aarch64-linux-gnu-g++ or qemu-aarch64 is not installed")
+    options = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}")
+    emulator = (qemu, "-cpu", "max", "-L", "/usr/aarch64-linux-gnu")
+    check_kernels("check-aarch64", *options, emulator=emulator, isas=("generic", "dotprod", "i8mm"))
+
+
+@pytest.mark.timeout(600)
+def test_avx_vnni_kernels_with_an_emulated_instruction():
+    if "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX2")
+    flags = f"-march=x86-64-v3 -include {ROOT}/tests/cpp/emulated_avx_vnni.h"
+    options = ("-DLLAMAKIT_ISAS=avxvnni;avx2;generic", f"-DLLAMAKIT_AVXVNNI_FLAGS={flags}")
+    check_kernels("check-avxvnni", *options, isas=("generic", "avx2", "avxvnni"))

@@ -28,8 +28,15 @@ class CPUOptions(Options):
         str, Meta(description="Cores for the threads, in order, such as 0-7,16; empty = wherever the system puts them.")
     ] = ""
     numa: Annotated[bool, Meta(description="One thread a core, dealt out over the memory nodes.")] = False
+    no_repack: Annotated[
+        bool,
+        Meta(
+            description="Leave weights in the file's mapping, shared with other processes, and pack them anew whenever "
+            "they are used: no loading, but slower answers (docs/cpu.md)."
+        ),
+    ] = False
     no_mmap: Annotated[
-        bool, Meta(description="Accepted: weights are packed into memory of their own, never used from the file.")
+        bool, Meta(description="With `no_repack`: read the weights into memory. Packed weights always are.")
     ] = False
     isa: Annotated[str, Meta(description="Instruction set of the kernels, such as avx2; empty = the best.")] = ""
 

@@ -62,17 +62,22 @@ def _shape(source: TensorSource) -> tuple[int, int, bool]:
 
 
 class CPUWeight:
-    """A packed tensor."""
+    """A tensor: packed, or as it lies in the file."""
 
-    def __init__(self, source: TensorSource, pool: Any) -> None:
+    def __init__(self, source: TensorSource, pool: Any, options: CPUOptions) -> None:
         n_out, n_in, vector = _shape(source)
         self.name, self.shape, self.type = source.name, source.shape, source.type
+        if options.no_repack and not vector:
+            rows = source.whole()
+            self.native = _cpu.Weight.in_place(int(source.type), n_out, n_in, rows.copy() if options.no_mmap else rows)
+            self.n_bytes: int = source.n_bytes
+            return
         self.native = _cpu.Weight(int(source.type), n_out, n_in, vector)
         panel = PANEL_ROWS * source.n_bytes // n_out  # pieces of whole panels are packed without a copy
         for _, piece in source.pieces(max(PIECE // panel, 1) * panel):
             self.native.append(piece, pool)
         self.native.finish(pool)
-        self.n_bytes: int = self.native.n_bytes
+        self.n_bytes = self.native.n_bytes
 
 
 class CPUState(State):
@@ -279,7 +284,10 @@ class CPUDevice(Device):
         return Precision(operand=operand, accumulator=2.0**-23)
 
     def packed_size(self, source: TensorSource, uses: Uses) -> int:
-        """Bytes of the panels."""
+        """Bytes of the panels; none where the file's own memory is used."""
+        *_, vector = _shape(source)
+        if self.options.no_repack and not vector:
+            return source.n_bytes if self.options.no_mmap else 0
         with translated():
             size: int = _cpu.Weight.packed_bytes(int(source.type), *_shape(source))
         return size
@@ -287,7 +295,7 @@ class CPUDevice(Device):
     def load(self, source: TensorSource, uses: Uses) -> CPUWeight:
         """Pack a tensor."""
         with translated():
-            return CPUWeight(source, self.pool)
+            return CPUWeight(source, self.pool, self.options)
 
     def state(self, shape: tuple[int, ...]) -> CPUState:
         """A zero tensor."""

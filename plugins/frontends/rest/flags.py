@@ -32,6 +32,7 @@ DEVICE: dict[str, tuple[tuple[str, ...], str, str]] = {
     "no_mul_mat_q": (("-nommq", "--no-mul-mat-q"), "", "Multiply with dequantized weights."),
     "threads_batch": (("-tb", "--threads-batch"), "N", "Threads for prompts. [as --threads]"),
     "affinity": (("--affinity",), "CORES", "Cores that threads stay on, such as 0-7,16."),
+    "no_repack": (("-nr", "--no-repack"), "", "Use weights as they lie in the file."),
     "no_mmap": (("--no-mmap",), "", "Read the file at once."),
     "numa": (("--numa",), "", "Spread threads over memory nodes."),
 }

@@ -1,0 +1,239 @@
+// Checks the kernels of instruction sets in one program of their own, so that they can run under an emulator without
+// Python: `kernels_check` names what it has, `kernels_check NAME...` checks these, emulated or not.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/kv_cache.h"
+#include "cpu/pack.h"
+#include "cpu/pool.h"
+#include "cpu/types.h"
+#include "formats/quants.h"
+
+using namespace lk::cpu;
+using namespace lk::formats;
+
+namespace {
+
+using Vector = std::vector<float>;
+
+int n_check = 0, n_wrong = 0;
+
+struct Random {
+    uint64_t state = 88172645463325252u;
+    uint64_t next() {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        return state;
+    }
+    float number() { return float(int64_t(next() % 2000001) - 1000000) / 1e6f; }
+    Vector numbers(size_t n) {
+        Vector x(n);
+        for (float& each : x) each = number();
+        return x;
+    }
+};
+
+// Largest difference, relative to the norm of what is right.
+void expect_close(const char* isa, const std::string& what, const Vector& found, const std::vector<double>& right,
+                  double bound) {
+    double norm = 0.0, worst = 0.0;
+    for (double x : right) norm += x * x;
+    norm = std::sqrt(norm / double(right.size())) + 1e-30;
+    for (size_t i = 0; i < right.size(); ++i) {
+        const double off = std::fabs(double(found[i]) - right[i]);
+        worst = off > worst || std::isnan(off) ? off : worst;
+    }
+    ++n_check;
+    if (worst <= bound * norm) return;
+    ++n_wrong;
+    std::printf("%s %s: off by %g of the norm, at most %g\n", isa, what.c_str(), worst / norm, bound);
+}
+
+void expect_same(const char* isa, const std::string& what, const float* a, const float* b, size_t n) {
+    ++n_check;
+    if (std::memcmp(a, b, n * 4) == 0) return;
+    ++n_wrong;
+    std::printf("%s %s: other bits\n", isa, what.c_str());
+}
+
+// The rows of a tensor in GGUF's blocks.
+std::vector<uint8_t> blocks(int type, const Vector& values, int64_t n_in, Random& random) {
+    const int64_t row = row_bytes(type, n_in), n_row = int64_t(values.size()) / n_in;
+    std::vector<uint8_t> bytes(size_t(row * n_row));
+    const bool grid = type == IQ1_S || type == IQ2_XXS || type == IQ3_XXS || type == IQ3_S;
+    for (int64_t r = 0; r < n_row && !grid; ++r) quantize_row(type, &values[size_t(r * n_in)], &bytes[size_t(r * row)], n_in);
+    if (grid) {  // nothing encodes them: any bytes will do, but for the scale in front
+        for (uint8_t& byte : bytes) byte = uint8_t(random.next() >> 20);
+        for (size_t i = 0; i < bytes.size(); i += size_t(traits(type)->type_size)) bytes[i] = 0, bytes[i + 1] = 0x24;
+    }
+    return bytes;
+}
+
+// y = x W^T by a table, prepared as the program does it.
+Vector linear(const KernelTable& table, const Weight& weight, const Vector& x, int64_t n_row) {
+    const WeightView& w = weight.view;
+    const bool integer = w.kind == WeightKind::quantised;
+    const int64_t tile = integer ? table.int_tile : table.float_tile;
+    Vector y(size_t(n_row * w.n_out)), scales(size_t(n_row * w.n_in / 32 + 1));
+    std::vector<int32_t> sums(size_t(n_row * w.n_in / 16 + 1)), starts(sums.size());
+    std::vector<uint8_t> values(size_t(n_row * (w.n_in + 1) * 4));
+    LinearTask task{};
+    task.weight = w, task.y = y.data(), task.ldy = w.n_out, task.starts = starts.data();
+    task.x = {w.form, n_row, w.n_in, values.data(), scales.data(), sums.data()};
+    for (int64_t r = 0; r < n_row; r += tile) {
+        const int n = int(std::min(tile, n_row - r));
+        table.prepare(x.data(), w.n_in, r, n, task.x);
+        if (integer) table.start_sums(w.packing, task.x, r, n, starts.data());
+    }
+    table.linear(task, 0, n_row, 0, (w.n_out + kLanes - 1) / kLanes);
+    return y;
+}
+
+void check_linear(const KernelTable& table, int type) {
+    const std::string name = traits(type)->name;
+    Random random;
+    Pool pool(1);
+    const int64_t n_out = 35, n_in = 512;
+    const auto bytes = blocks(type, random.numbers(size_t(n_out * n_in)), n_in, random);
+    Weight weight(type, n_out, n_in, false);
+    weight.append(bytes.data(), bytes.size(), pool);
+    weight.finish(pool);
+    Vector w(size_t(n_out * n_in)), row(size_t(n_in), 0.0f);
+    for (int64_t r = 0; r < n_out; ++r) dequantize_row(type, &bytes[size_t(r * row_bytes(type, n_in))], &w[size_t(r * n_in)], n_in);
+    table.weight_row(weight.view, 17, row.data());
+    expect_close(table.name, name + " row", row, std::vector<double>(&w[17 * 512], &w[18 * 512]), 1e-6);
+
+    const int64_t most = 2 * 12 + 5;  // two tiles of any size, and a rest
+    const Vector x = random.numbers(size_t(most * n_in)), all = linear(table, weight, x, most);
+    std::vector<double> right;
+    for (int64_t r = 0; r < most; ++r)
+        for (int64_t o = 0; o < n_out; ++o) {
+            double sum = 0.0;
+            for (int64_t k = 0; k < n_in; ++k) sum += double(x[size_t(r * n_in + k)]) * double(w[size_t(o * n_in + k)]);
+            right.push_back(sum);
+        }
+    const double operand = weight.view.kind == WeightKind::quantised ? 0.05 : type == BF16 ? 0.02 : 1e-5;
+    expect_close(table.name, name, all, right, operand);
+    const Vector plain = linear(kernels("generic"), weight, x, most);  // the same roundings, but for fused additions
+    expect_close(table.name, name + " beside generic", all, std::vector<double>(plain.begin(), plain.end()),
+                 type == BF16 ? 0.02 : 2e-5);
+    for (int64_t n = 1; n <= 13; ++n) {
+        const Vector some = linear(table, weight, x, n);
+        expect_same(table.name, name + " of " + std::to_string(n) + " rows", some.data(), all.data(), size_t(n * n_out));
+    }
+}
+
+struct Attended {
+    KVType type;
+    int n_row, n_head, n_head_kv, dim;
+    int32_t past, window;
+};
+
+void check_attention(const KernelTable& table, const Attended& c) {
+    Random random;
+    const int64_t n_key = c.past + c.n_row, width = int64_t(c.n_head_kv) * c.dim, block = 32;
+    const int64_t n_block = (n_key + block - 1) / block;
+    KVCache kv(c.type, 1, n_block, block, c.n_head_kv, c.dim, c.dim);
+    std::vector<int32_t> table_of_blocks;
+    for (int64_t b = 0; b < n_block; ++b) table_of_blocks.push_back(int32_t(n_block - 1 - b));
+    Vector k = random.numbers(size_t(n_key * width)), v = random.numbers(size_t(n_key * width));
+    const auto cell = [&](int64_t i) { return table_of_blocks[size_t(i / block)] * block + i % block; };
+    for (int64_t i = 0; i < n_key; ++i) table.kv_write(kv.layers[0], cell(i), &k[size_t(i * width)], &v[size_t(i * width)]);
+    for (int64_t i = 0; i < n_key; ++i) table.kv_read(kv.layers[0], cell(i), &k[size_t(i * width)], &v[size_t(i * width)]);
+
+    const int group = c.n_head / c.n_head_kv;
+    const size_t q_width = size_t(c.n_head * c.dim);
+    const Vector q = random.numbers(size_t(c.n_row) * q_width);
+    Vector out(q.size());
+    std::vector<const float*> queries;
+    std::vector<float*> outputs;
+    std::vector<int32_t> first, last;
+    for (int r = 0; r < c.n_row; ++r) {
+        queries.push_back(&q[size_t(r) * q_width]), outputs.push_back(&out[size_t(r) * q_width]);
+        last.push_back(c.past + r + 1);
+        first.push_back(c.window > 0 ? std::max(0, last.back() - c.window) : 0);
+    }
+    Vector scratch(size_t(table.attend_scratch(int64_t(c.n_row) * group, c.dim, c.dim)) + 64);
+    float* memory = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) / 4;
+    for (int head = 0; head < c.n_head_kv; ++head) {
+        AttendTask a{};
+        a.keys = {&kv.layers[0], table_of_blocks.data(), int32_t(block), nullptr, nullptr, nullptr};
+        a.n_rows = c.n_row, a.group = group, a.n_head = c.n_head, a.n_head_kv = c.n_head_kv, a.head_kv = head;
+        a.dim_k = a.dim_v = c.dim, a.scale = 0.3f;
+        a.q = queries.data(), a.out = outputs.data(), a.first = first.data(), a.last = last.data();
+        a.split_begin = first[0] / kSplit, a.split_end = int32_t((n_key + kSplit - 1) / kSplit);
+        a.first_part = a.split_begin;
+        table.attend(a, memory);
+    }
+    std::vector<double> right;
+    for (int r = 0; r < c.n_row; ++r)
+        for (int h = 0; h < c.n_head; ++h) {
+            const auto at = [&](const Vector& x, int64_t i, int d) {
+                return double(x[size_t(i * width + int64_t(h / group) * c.dim + d)]);
+            };
+            std::vector<double> weights, sums(size_t(c.dim), 0.0);
+            double total = 0.0;
+            for (int64_t i = first[size_t(r)]; i < last[size_t(r)]; ++i) {
+                double s = 0.0;
+                for (int d = 0; d < c.dim; ++d) s += double(queries[size_t(r)][h * c.dim + d]) * at(k, i, d);
+                weights.push_back(std::exp(0.3 * s));
+                total += weights.back();
+                for (int d = 0; d < c.dim; ++d) sums[size_t(d)] += weights.back() * at(v, i, d);
+            }
+            for (double sum : sums) right.push_back(sum / total);
+        }
+    const std::string what = "attention kv " + std::to_string(int(c.type)) + " rows " + std::to_string(c.n_row) +
+                             " heads " + std::to_string(c.n_head) + " past " + std::to_string(c.past);
+    expect_close(table.name, what, out, right, c.type == KVType::bf16 ? 0.02 : 1e-4);
+}
+
+void check_rows(const KernelTable& table) {
+    Random random;
+    const int64_t n = 133;
+    const Vector x = random.numbers(n), w = random.numbers(n);
+    Vector y(n);
+    std::vector<double> right(n);
+    double squares = 0.0, sum = 0.0;
+    for (float each : x) squares += double(each) * double(each), sum += std::exp(double(each) - 1.0);
+    table.rms_norm(x.data(), w.data(), nullptr, 0.0f, 1e-5f, n, y.data());
+    for (size_t i = 0; i < right.size(); ++i)
+        right[i] = double(x[i]) * double(w[i]) / std::sqrt(squares / double(n) + 1e-5);
+    expect_close(table.name, "rms_norm", y, right, 1e-5);
+    table.gated(x.data(), w.data(), false, n, y.data());
+    for (size_t i = 0; i < right.size(); ++i) right[i] = double(x[i]) / (1.0 + std::exp(-double(x[i]))) * double(w[i]);
+    expect_close(table.name, "silu", y, right, 1e-5);
+    expect_close(table.name, "exp_sum", {table.exp_sum(x.data(), 1.0f, n)}, {sum}, 1e-5);
+}
+
+}  // namespace
+
+int main(int n_argument, char** arguments) {
+    if (n_argument == 1) {
+        for (const Compiled& each : compiled()) std::printf("%s\n", each.name);
+        return 0;
+    }
+    const int types[] = {F32,  F16,    BF16,   Q4_0,  Q4_1, Q5_0,  Q5_1,    Q8_0,    Q2_K,  Q3_K,  Q4_K,
+                         Q5_K, Q6_K,   IQ4_NL, IQ4_XS, MXFP4, TQ2_0, IQ1_S, IQ2_XXS, IQ3_XXS, IQ3_S};
+    for (int i = 1; i < n_argument; ++i) {
+        const auto named = [&](const Compiled& each) { return std::strcmp(each.name, arguments[i]) == 0; };
+        const auto found = std::find_if(compiled().begin(), compiled().end(), named);
+        if (found == compiled().end()) {
+            std::printf("there are no kernels for %s\n", arguments[i]);
+            return 2;
+        }
+        const KernelTable& table = *found->table();
+        for (int type : types) check_linear(table, type);
+        for (KVType type : {KVType::f32, KVType::f16, KVType::bf16, KVType::q8_0})
+            for (int rows : {1, 3, 20}) {
+                check_attention(table, {type, rows, 4, 2, 64, 300, 0});
+                check_attention(table, {type, rows, 3, 3, 32, 7, 10});
+            }
+        check_rows(table);
+    }
+    std::printf("%d of %d checks failed\n", n_wrong, n_check);
+    return n_wrong == 0 ? 0 : 1;
+}
