@@ -3,6 +3,14 @@
 
 using namespace lk::formats;
 
+// Whether codes of a packing are unpacked to planes at once, four bytes of each, one plane after the other, since that
+// is nearly how they lie in the file. Others are unpacked to a byte each, in order.
+constexpr bool in_planes(Packing packing) {
+    return packing == Packing::q4_0 || packing == Packing::q4_1 || packing == Packing::q4_k ||
+           packing == Packing::iq4_nl || packing == Packing::iq4_xs || packing == Packing::mxfp4 ||
+           kFormats[int(packing)].codes == Codes::byte;  // a byte each is a plane
+}
+
 // 256 values (or fewer) of one row: codes, and scales and minima as they are in the file.
 struct Unpacked {
     uint8_t* codes;
@@ -65,11 +73,11 @@ LK_INLINE void unpack_blocks(Packing packing, const uint8_t* bytes, int n_block,
         if (packing == Packing::q4_0 || packing == Packing::iq4_nl) {
             const auto& block = block_at<BlockQ4_0>(bytes, b);
             out.d[b] = block.d;
-            nibbles(block.qs, u);
+            __builtin_memcpy(out.codes + 16 * b, block.qs, 16);
         } else if (packing == Packing::q4_1) {
             const auto& block = block_at<BlockQ4_1>(bytes, b);
             out.d[b] = block.d, out.m[b] = block.m;
-            nibbles(block.qs, u);
+            __builtin_memcpy(out.codes + 16 * b, block.qs, 16);
         } else if (packing == Packing::q5_0) {
             const auto& block = block_at<BlockQ5_0>(bytes, b);
             out.d[b] = block.d;
@@ -83,7 +91,7 @@ LK_INLINE void unpack_blocks(Packing packing, const uint8_t* bytes, int n_block,
         } else if (packing == Packing::mxfp4) {
             const auto& block = block_at<BlockMXFP4>(bytes, b);
             out.wide[b] = power_of_two(block.e);
-            nibbles(block.qs, u);
+            __builtin_memcpy(out.codes + 16 * b, block.qs, 16);
         } else {
             const auto& block = block_at<BlockQ8_0>(bytes, b);
             out.d[b] = block.d;
@@ -151,16 +159,26 @@ LK_INLINE void unpack_super(Packing packing, const uint8_t* bytes, Unpacked& out
         crumbs(block.qs, u);
         for (int part = 0; part < 8; ++part)
             for (int l = 0; l < 32; ++l) u[32 * part + l] |= uint8_t(((block.hmask[l] >> part) & 1) << 2);
-    } else if (packing == Packing::q4_k || packing == Packing::q5_k) {
-        const bool five = packing == Packing::q5_k;
-        const auto& block = block_at<BlockQ4_K>(bytes, 0);  // Q5_K begins in the same way
-        const uint8_t *qh = bytes + 16, *qs = qh + (five ? 32 : 0);
+    } else if (packing == Packing::q4_k) {
+        const auto& block = block_at<BlockQ4_K>(bytes, 0);
+        out.d[0] = block.d, out.m[0] = block.dmin;
+        scales_k4(block.scales, out.scales, out.minima);
+        for (int c = 0; c < 4; ++c, u += 32) {  // low nibbles are one block, high ones the next
+            const SixteenBytes first = sixteen(block.qs + 32 * c), second = sixteen(block.qs + 32 * c + 16);
+            const SixteenBytes low = (first & 15) | (second << 4), high = (first >> 4) | (second & 240);
+            __builtin_memcpy(u, &low, 16);
+            __builtin_memcpy(u + 16, &high, 16);
+        }
+    } else if (packing == Packing::q5_k) {
+        const auto& block = block_at<BlockQ5_K>(bytes, 0);
         out.d[0] = block.d, out.m[0] = block.dmin;
         scales_k4(block.scales, out.scales, out.minima);
         for (int c = 0; c < 4; ++c)
-            for (int l = 0; l < 32; ++l) u[64 * c + l] = qs[32 * c + l] & 15, u[64 * c + 32 + l] = qs[32 * c + l] >> 4;
-        for (int part = 0; five && part < 8; ++part)
-            for (int l = 0; l < 32; ++l) u[32 * part + l] |= uint8_t(((qh[l] >> part) & 1) << 4);
+            for (int l = 0; l < 32; ++l) {
+                const int both = block.qs[32 * c + l], bits = block.qh[l] >> (2 * c);
+                u[64 * c + l] = uint8_t((both & 15) | (bits & 1) << 4);
+                u[64 * c + 32 + l] = uint8_t(both >> 4 | (bits & 2) << 3);
+            }
     } else if (packing == Packing::q6_k) {
         const auto& block = block_at<BlockQ6_K>(bytes, 0);
         out.d[0] = block.d;
@@ -176,7 +194,7 @@ LK_INLINE void unpack_super(Packing packing, const uint8_t* bytes, Unpacked& out
         out.d[0] = block.d;
         for (int s = 0; s < 8; ++s) {
             out.scales[s] = int8_t(scale_iq4_xs(block, s));
-            nibbles(block.qs + 16 * s, u + 32 * s);
+            __builtin_memcpy(u + 16 * s, block.qs + 16 * s, 16);
         }
     } else {
         const auto& block = block_at<BlockQ8_K>(bytes, 0);
@@ -225,8 +243,6 @@ LK_INLINE void write_codes(PanelFormat f, const uint8_t* groups, uint8_t* u) {
             store_plane(shifted(group(first + i), 0, 0x0f0f0f0f) |
                         shifted(shifted(group(first + n + i), 0, 0x0f0f0f0f), 4, -1));
     };
-    if (f.codes == Codes::byte)
-        for (int g = 0; g < 8; ++g) store_plane(group(g));
     if (f.codes == Codes::nibble_bit) store_plane(bits(0, 8, 1, 4));
     if (f.codes == Codes::nibble || f.codes == Codes::nibble_bit) nibble_planes(0, 4);
     if (f.codes == Codes::pair_bit) store_plane(bits(0, 8, 1, 2));
@@ -239,17 +255,46 @@ LK_INLINE void write_codes(PanelFormat f, const uint8_t* groups, uint8_t* u) {
     }
 }
 
+typedef uint32_t FourWords __attribute__((vector_size(16)));
+#if defined(__clang__)
+#define LK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // GCC has the other name from version 12 on
+#define LK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, FourWords{__VA_ARGS__})
+#endif
+
+// Words [lane][n_word], rows `stride` bytes apart, to [n_word][lane]; n_word a multiple of 4.
+LK_INLINE void transpose(const uint8_t* rows, int64_t stride, int64_t n_word, uint8_t* out) {
+    for (int64_t word = 0; word < n_word; word += 4)
+        for (int lane = 0; lane < kLanes; lane += 4) {
+            FourWords x[4];
+            for (int i = 0; i < 4; ++i) __builtin_memcpy(&x[i], rows + (lane + i) * stride + 4 * word, 16);
+            const FourWords a = LK_SHUFFLE(x[0], x[1], 0, 4, 1, 5);
+            const FourWords b = LK_SHUFFLE(x[2], x[3], 0, 4, 1, 5);
+            const FourWords c = LK_SHUFFLE(x[0], x[1], 2, 6, 3, 7);
+            const FourWords d = LK_SHUFFLE(x[2], x[3], 2, 6, 3, 7);
+            x[0] = LK_SHUFFLE(a, b, 0, 1, 4, 5), x[1] = LK_SHUFFLE(a, b, 2, 3, 6, 7);
+            x[2] = LK_SHUFFLE(c, d, 0, 1, 4, 5), x[3] = LK_SHUFFLE(c, d, 2, 3, 6, 7);
+            for (int i = 0; i < 4; ++i) __builtin_memcpy(out + (word + i) * kPlane + 4 * lane, &x[i], 16);
+        }
+}
+
 template <int kPacking>
 void pack_quantised(const uint8_t* rows, int64_t row_bytes, int n_row, int64_t n_in, uint8_t* panel) {
     constexpr PanelFormat f = kFormats[kPacking];
     constexpr bool kWhole = f.nested || Packing(kPacking) == Packing::q8_k;  // blocks of 256 in the file
     const int64_t n_file = kWhole ? n_in / kSuper : n_in / 32, block_bytes = row_bytes / n_file;
+    const int64_t step_bytes = kSuper / (kWhole ? kSuper : 32) * block_bytes;
     alignas(64) uint8_t codes[kLanes][kSuper];
-    alignas(64) uint32_t groups[kSuper / 4][kLanes];
+    alignas(64) uint8_t groups[kSuper * kLanes];
+    __builtin_memset(codes[n_row], 0, size_t(kLanes - n_row) * kSuper);
     for (int64_t from = 0; from < n_in; from += kSuper) {
         const int n = n_in - from < kSuper ? int(n_in - from) : kSuper, n_block = n / f.block;
+        // What is read next lies in sixteen places, in this panel or in the one behind it: more than processors
+        // foresee.
+        const int64_t next = n_in - from > kSuper ? step_bytes : kLanes * row_bytes - from / kSuper * step_bytes;
         for (int lane = 0; lane < n_row; ++lane) {
-            const uint8_t* at = rows + lane * row_bytes + from / (kWhole ? kSuper : 32) * block_bytes;
+            const uint8_t* at = rows + lane * row_bytes + from / kSuper * step_bytes;
+            for (int64_t i = 0; i < step_bytes; i += 64) __builtin_prefetch(at + next + i);
             Unpacked row;
             row.codes = codes[lane];
             if constexpr (expanded_type(Packing(kPacking)) >= 0)
@@ -259,17 +304,40 @@ void pack_quantised(const uint8_t* rows, int64_t row_bytes, int n_row, int64_t n
             else
                 unpack_blocks(Packing(kPacking), at, n_block, row);
             write_scales(f, row, n_block, lane, panel);
-            for (int g = 0; g < n / 4; ++g) __builtin_memcpy(&groups[g][lane], codes[lane] + 4 * g, 4);
         }
-        for (int lane = n_row; lane < kLanes; ++lane)
-            for (int g = 0; g < n / 4; ++g) groups[g][lane] = 0;
         panel += scale_bytes(f, n_block);
-        for (int i = 0; i < n / 32; ++i, panel += code_bytes(f.codes))
-            write_codes(f, (const uint8_t*)groups[8 * i], panel);
+        if constexpr (in_planes(Packing(kPacking))) {
+            const int n_word = n / 32 * code_bytes(f.codes) / kPlane;
+            transpose(codes[0], kSuper, n_word, panel);
+            panel += n_word * kPlane;
+        } else {
+            transpose(codes[0], kSuper, n / 4, groups);
+            for (int i = 0; i < n / 32; ++i, panel += code_bytes(f.codes))
+                write_codes(f, groups + 8 * kPlane * i, panel);
+        }
+    }
+}
+
+// Float rows as they come: whole panels of a convenient length by words, of which float16 has two that part again.
+LK_INLINE void pack_whole_float(WeightKind kind, const uint8_t* rows, int64_t row_bytes, uint8_t* panel) {
+    constexpr int kBlock = 64;  // bytes of each row at a time
+    for (int64_t at = 0; at < row_bytes; at += kBlock) {
+        for (int lane = 0; lane < kLanes; ++lane) __builtin_prefetch(rows + lane * row_bytes + at + 4 * kBlock);
+        if (kind != WeightKind::f16) {
+            transpose(rows + at, row_bytes, kBlock / 4, panel + at * kLanes);
+            continue;
+        }
+        alignas(64) uint32_t pairs[kBlock / 4][kLanes];
+        transpose(rows + at, row_bytes, kBlock / 4, (uint8_t*)pairs);
+        uint16_t* halves = (uint16_t*)(panel + at * kLanes);
+        for (int i = 0; i < kBlock / 4; ++i, halves += 2 * kLanes)
+            for (int lane = 0; lane < kLanes; ++lane)
+                halves[lane] = uint16_t(pairs[i][lane]), halves[kLanes + lane] = uint16_t(pairs[i][lane] >> 16);
     }
 }
 
 void pack_float(WeightKind kind, const uint8_t* rows, int64_t row_bytes, int n_row, int64_t n_in, uint8_t* panel) {
+    if (n_row == kLanes && row_bytes % 64 == 0) return pack_whole_float(kind, rows, row_bytes, panel);
     for (int lane = 0; lane < n_row; ++lane) {
         const uint8_t* row = rows + lane * row_bytes;
         for (int64_t k = 0; k < n_in; ++k) {

@@ -18,6 +18,7 @@ namespace {
 using namespace lk::formats;
 
 constexpr size_t kHugePage = size_t(2) << 20;
+constexpr int64_t kPanelsTogether = 4;  // that a thread packs one after the other
 
 Packing packing_of(int type) {
     switch (type) {
@@ -209,10 +210,13 @@ void Weight::pack(const uint8_t* rows, int64_t n, Pool& pool) {
         return;
     }
     const KernelTable& table = kernels("");
-    pool.run((n + kLanes - 1) / kLanes, [&](int64_t i, int) {
-        const int64_t from = i * kLanes;
-        table.pack_panel(view, rows + from * row_bytes_, row_bytes_, int(std::min<int64_t>(kLanes, n - from)),
-                         arena_->data() + (first + i) * view.panel_bytes);
+    const int64_t n_panel = (n + kLanes - 1) / kLanes;
+    pool.run((n_panel + kPanelsTogether - 1) / kPanelsTogether, [&](int64_t chunk, int) {
+        for (int64_t i = chunk * kPanelsTogether; i < std::min(n_panel, (chunk + 1) * kPanelsTogether); ++i) {
+            const int64_t from = i * kLanes;
+            table.pack_panel(view, rows + from * row_bytes_, row_bytes_, int(std::min<int64_t>(kLanes, n - from)),
+                             arena_->data() + (first + i) * view.panel_bytes);
+        }
     });
 }
 
