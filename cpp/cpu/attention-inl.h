@@ -80,13 +80,18 @@ LK_INLINE Floats exp2_below(Floats x) {
     return y;
 }
 
-// The keys and values of one partial, as pointers to each group's panel: in the cache, or null where they have to be
-// converted to float32 first.
+// The keys and values of one partial, as pointers to each group's panel in the cache; null if they do not lie there in
+// groups.
 struct Partial {
     int32_t begin, n;  // first key, keys that any row sees
     const uint8_t* k[kGroups];
     const uint8_t* v[kGroups];
 };
+
+// Ask for a panel long before it is needed: panels of one head lie apart, which processors do not foresee.
+LK_INLINE void fetch(const uint8_t* panel, int64_t n) {
+    for (int64_t i = 0; i < n; i += 64) __builtin_prefetch(panel + i, 0, 2);
+}
 
 // One row's result: dim_v values (in whole registers), then the maximum in units of log2 and the sum of the weights.
 LK_INLINE int64_t whole(int64_t n) {
@@ -127,6 +132,12 @@ LK_INLINE void convert_k(const AttendTask& t, int64_t at, int64_t m, float* y) {
 // Dimensions [from, from + n) of the values of keys [at, at + m) to float32, a row of kWeighed floats a key.
 LK_INLINE void convert_v(const AttendTask& t, int64_t at, int64_t m, int64_t from, int64_t n, float* y) {
     const Keys& keys = t.keys;
+    if (grouped(t) && n % kLanes == 0 && t.dim_v % kLanes == 0) {
+        for (int64_t i = 0; i < m; i += kLanes, y += kLanes * kWeighed)
+            read_v_panel(*keys.layer, cell_of(keys, at + i), t.head_kv, m - i < kLanes ? m - i : kLanes, from, n, y,
+                         kWeighed);
+        return;
+    }
     for (int64_t key = at; key < at + m; ++key, y += kWeighed) {
         if (keys.layer) {
             read_v_row(*keys.layer, cell_of(keys, key), t.head_kv, from, n, y);
@@ -138,11 +149,14 @@ LK_INLINE void convert_v(const AttendTask& t, int64_t at, int64_t m, int64_t fro
 }
 
 // Adds to sums[row][column] the products of n steps: vectors x[column] + i * x_step, scalars y[row * kRow + i * kStep].
+// What lies likewise at `ahead` is asked for, little by little, so that it comes while this is computed.
 template <class From, int kColumns, int kRows, int kRow, int kStep>
-LK_INLINE void multiply(const uint8_t* const* x, int64_t x_step, const float* y, int n,
+LK_INLINE void multiply(const uint8_t* const* x, const uint8_t* const* ahead, int64_t x_step, const float* y, int n,
                         Floats (&sums)[kRows][kColumns]) {
 #pragma GCC unroll 2
     for (int i = 0; i < n; ++i) {
+#pragma GCC unroll 4
+        for (int c = 0; c < kColumns; ++c) __builtin_prefetch(ahead[c] + i * x_step, 0, 2);
         typename From::Vector v[kColumns];
 #pragma GCC unroll 4
         for (int c = 0; c < kColumns; ++c) v[c] = From::vector(x[c] + i * x_step);
@@ -157,9 +171,9 @@ LK_INLINE void multiply(const uint8_t* const* x, int64_t x_step, const float* y,
 
 // Scores of kRows rows with kColumns groups of keys; q is [steps][kRows].
 template <class From, int kColumns, int kRows>
-LK_INLINE void score(const uint8_t* const* k, const float* q, int steps, float* s) {
+LK_INLINE void score(const uint8_t* const* k, const uint8_t* const* ahead, const float* q, int steps, float* s) {
     Floats sums[kRows][kColumns] = {};
-    multiply<From, kColumns, kRows, 1, kRows>(k, From::kStepBytes, q, steps, sums);
+    multiply<From, kColumns, kRows, 1, kRows>(k, ahead, From::kStepBytes, q, steps, sums);
     for (int r = 0; r < kRows; ++r)
         for (int c = 0; c < kColumns; ++c) store(s + r * kSplit + c * kLanes, sums[r][c]);
 }
@@ -168,8 +182,9 @@ LK_INLINE void score(const uint8_t* const* k, const float* q, int steps, float* 
 struct Values {
     const uint8_t* const* cached;
     const uint8_t* converted;
-    int first;       // the group with which the converted ones begin
-    int64_t offset;  // of the columns
+    const uint8_t* const* ahead;  // panels that will be needed next, or nulls
+    int first;                    // the group with which the converted ones begin
+    int64_t offset;               // of the columns
     LK_INLINE const uint8_t* of(const Values& v, int group) {
         return v.offset + (v.cached
                                ? v.cached[group]
@@ -189,9 +204,12 @@ LK_INLINE void weigh(const Values& v, int64_t step_bytes, const float* p, int fr
     for (int step = from / From::kKeys; step < last;) {
         const int group = step / kSteps, within = step % kSteps;
         const int n = last - step < kSteps - within ? last - step : kSteps - within;
-        const uint8_t* x[kColumns];
-        for (int c = 0; c < kColumns; ++c) x[c] = Values::of(v, group) + within * step_bytes + c * From::kStepBytes;
-        multiply<From, kColumns, kRows, kSplit, 1>(x, step_bytes, p + step, n, sums);
+        const uint8_t *x[kColumns], *ahead[kColumns];
+        for (int c = 0; c < kColumns; ++c) {
+            x[c] = Values::of(v, group) + within * step_bytes + c * From::kStepBytes;
+            ahead[c] = v.cached && v.ahead[group] ? v.ahead[group] + (x[c] - v.cached[group]) : x[c];
+        }
+        multiply<From, kColumns, kRows, kSplit, 1>(x, ahead, step_bytes, p + step, n, sums);
         step += n;
     }
 #if defined(__AVX512BF16__)
@@ -221,8 +239,11 @@ struct Attention {
     const AttendTask& t;
     int n_rows, n_tile;  // rows; register tiles that they make
     int64_t part;        // floats of a row's result
+    bool direct;         // panels of the cache are multiplied as they lie, not converted to float32 first
     float *q, *s, *k, *v;
 
+    int64_t k_bytes() const { return t.keys.layer->pad_k * kLanes * size_of(t.keys.layer->type); }  // of a panel
+    int64_t v_bytes() const { return t.keys.layer->dim_v * kLanes * size_of(t.keys.layer->type); }
     int tile_begin(int tile) const { return int(int64_t(n_rows) * tile / n_tile); }
     int from(const Partial& p, int row) const {
         const int32_t first = t.first[row / t.group] - p.begin;
@@ -274,9 +295,9 @@ LK_INLINE void score_all(const Attention& a, const Partial& p) {
     const int steps = t.dim_k / From::kKeys;
     for (int group = 0, n; group < n_group; group += n) {
         n = n_group - group < columns ? 1 : columns;
-        const uint8_t* k[kMaxColumns];
-        bool ready = p.k[group] != nullptr;
-        for (int c = 0; c < n && ready; ++c) k[c] = p.k[group + c];
+        const uint8_t *k[kMaxColumns], *ahead[kMaxColumns];
+        bool ready = a.direct;
+        for (int c = 0; c < n && ready; ++c) k[c] = p.k[group + c], ahead[c] = p.v[group + c];
         for (int tile = 0; tile < a.n_tile; ++tile) {
             const int begin = a.tile_begin(tile), count = a.tile_begin(tile + 1) - begin;
             int from, to;
@@ -287,7 +308,8 @@ LK_INLINE void score_all(const Attention& a, const Partial& p) {
                     const int at = (group + c) * kLanes;
                     float* y = a.k + int64_t(c) * kLanes * t.dim_k;
                     convert_k(t, p.begin + at, p.n - at, y);
-                    k[c] = (const uint8_t*)y;
+                    if (p.v[group]) fetch(p.v[group + c], a.v_bytes());
+                    k[c] = ahead[c] = (const uint8_t*)y;
                 }
                 ready = true;
             }
@@ -295,8 +317,8 @@ LK_INLINE void score_all(const Attention& a, const Partial& p) {
             float* s = a.s + int64_t(begin) * kSplit + group * kLanes;
             with_number<kMaxTile>(count, [&]<int kRows>() LK_LAMBDA {
                 constexpr int kColumns = columns_for(kRows);
-                if (n == kColumns) return score<From, kColumns, kRows>(k, q, steps, s);
-                for (int c = 0; c < n; ++c) score<From, 1, kRows>(k + c, q, steps, s + c * kLanes);
+                if (n == kColumns) return score<From, kColumns, kRows>(k, ahead, q, steps, s);
+                for (int c = 0; c < n; ++c) score<From, 1, kRows>(k + c, ahead + c, q, steps, s + c * kLanes);
             });
         }
     }
@@ -352,20 +374,21 @@ LK_INLINE void soften_all(const Attention& a, const Partial& p, float* parts) {
 
 // Values of all rows: a few keys at a time, so that they stay in the nearest cache for all tiles of rows.
 template <class From>
-LK_INLINE void weigh_all(const Attention& a, const Partial& p, float* parts) {
+LK_INLINE void weigh_all(const Attention& a, const Partial& p, const Partial& next, float* parts) {
     const AttendTask& t = a.t;
     for (int row = 0; row < a.n_rows; ++row)
         for (int64_t d = 0; d < a.part - kLanes; d += kLanes) store(parts + row * a.part + d, splat(0.0f));
     const int width = int(a.part - kLanes);
     for (int begin = 0; begin < p.n; begin += kWeighed) {
         const int end = p.n - begin < kWeighed ? p.n : begin + kWeighed;
+        for (int g = begin / kLanes; !a.direct && g < (begin + kWeighed) / kLanes && next.k[g]; ++g)
+            fetch(next.k[g], a.k_bytes());
         for (int d = 0; d < width; d += kWeighed) {
             const int n = width - d < kWeighed ? width - d : kWeighed;
-            const bool direct = p.v[0] != nullptr;
-            const int64_t step = direct ? int64_t(t.dim_v) / kLanes * From::kStepBytes : kWeighed * 4;
-            const Values values = {direct ? p.v : nullptr, (const uint8_t*)a.v, begin / kLanes,
-                                   direct ? d / kLanes * From::kStepBytes : 0};
-            bool ready = direct;
+            const int64_t step = a.direct ? int64_t(t.dim_v) / kLanes * From::kStepBytes : kWeighed * 4;
+            const Values values = {a.direct ? p.v : nullptr, (const uint8_t*)a.v, next.k, begin / kLanes,
+                                   a.direct ? d / kLanes * From::kStepBytes : 0};
+            bool ready = a.direct;
             for (int tile = 0; tile < a.n_tile; ++tile) {
                 const int row = a.tile_begin(tile), count = a.tile_begin(tile + 1) - row;
                 int from, to;
@@ -419,10 +442,20 @@ LK_INLINE void finish(const AttendTask& t, const float* runs, int64_t n) {
               t.out[row / t.group] + int64_t(t.head_kv * t.group + row % t.group) * t.dim_v);
 }
 
+LK_INLINE Partial partial(const AttendTask& t, int32_t split, int32_t last) {
+    Partial p = {};
+    p.begin = split * kSplit, p.n = last - p.begin < kSplit ? last - p.begin : kSplit;
+    for (int g = 0; grouped(t) && g * kLanes < p.n; ++g) {
+        const int64_t cell = cell_of(t.keys, p.begin + g * kLanes);
+        p.k[g] = k_panel(*t.keys.layer, cell, t.head_kv), p.v[g] = v_panel(*t.keys.layer, cell, t.head_kv);
+    }
+    return p;
+}
+
 // `direct`: the cache's own panels are what From loads.
 template <class From>
 LK_INLINE void attend_as(const AttendTask& t, bool direct, float* scratch) {
-    Attention a = {t, t.n_rows * t.group, 0, attend_part(t.dim_v), nullptr, nullptr, nullptr, nullptr};
+    Attention a = {t, t.n_rows * t.group, 0, attend_part(t.dim_v), direct, nullptr, nullptr, nullptr, nullptr};
     a.n_tile = (a.n_rows + kMaxTile - 1) / kMaxTile;
     float *runs = scratch, *own = runs + a.n_rows * a.part;
     a.s = own + a.n_rows * a.part, a.v = a.s + int64_t(a.n_rows) * kSplit, a.k = a.v + kWeighed * kWeighed;
@@ -431,17 +464,14 @@ LK_INLINE void attend_as(const AttendTask& t, bool direct, float* scratch) {
     if (!t.parts) start(runs, a.n_rows, a.part);
     int32_t last = 0;
     for (int r = 0; r < t.n_rows; ++r) last = t.last[r] > last ? t.last[r] : last;
+    Partial next = partial(t, t.split_begin, last);
     for (int32_t split = t.split_begin; split < t.split_end; ++split) {
-        Partial p = {};
-        p.begin = split * kSplit, p.n = last - p.begin < kSplit ? last - p.begin : kSplit;
-        for (int g = 0; direct && g * kLanes < p.n; ++g) {
-            const int64_t cell = cell_of(t.keys, p.begin + g * kLanes);
-            p.k[g] = k_panel(*t.keys.layer, cell, t.head_kv), p.v[g] = v_panel(*t.keys.layer, cell, t.head_kv);
-        }
+        const Partial p = next;
+        next = partial(t, split + 1, split + 1 < t.split_end ? last : 0);
         float* parts = t.parts ? t.parts + int64_t(split - t.first_part) * a.n_rows * a.part : own;
         score_all<From>(a, p);
         soften_all<From>(a, p, parts);
-        weigh_all<From>(a, p, parts);
+        weigh_all<From>(a, p, next, parts);
         for (int row = 0; row < a.n_rows && !t.parts; ++row) merge(parts + row * a.part, runs + row * a.part, a.part);
     }
     if (!t.parts) finish(t, runs, a.part);

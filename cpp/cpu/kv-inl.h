@@ -152,24 +152,36 @@ LK_INLINE void read_k_panel(const KVLayer& l, int64_t cell, int64_t head, float*
     }
 }
 
-// Values [from, from + n) of one head of one cell, n at most kWeighed, zeros up to the next multiple of 16.
+// Values [from, from + n) of one head of the first m cells of a group, to rows of `ld` floats.
+LK_INLINE void read_v_panel(const KVLayer& l, int64_t cell, int64_t head, int64_t m, int64_t from, int64_t n, float* y,
+                            int64_t ld) {
+    if (l.type == KVType::bf16)
+        for (int64_t i = 0; i < m; i += 2, y += 2 * ld)
+            for (int64_t d = 0; d < n; d += kLanes) {
+                Floats even, odd;
+                load_pairs(v_panel(l, cell, head) + v_place(l, i, from + d), even, odd);
+                store(y + d, even);
+                if (i + 1 < m) store(y + ld + d, odd);
+            }
+    else if (l.type == KVType::q8_0)
+        for (int64_t i = 0; i < m; i += 4, y += 4 * ld)
+            for (int64_t d = 0; d < n; d += kLanes) {
+                const uint8_t* x = v_panel(l, cell, head) + v_place(l, i, from + d);
+                for (int j = 0; j < 4 && i + j < m; ++j) {
+                    const uint16_t scale = *v_scale(l, cell + i + j, head * l.dim_v + from + d);
+                    store(y + j * ld + d, load_quad(x, j) * splat(from_half(scale)));
+                }
+            }
+    else
+        for (int64_t i = 0; i < m; ++i, y += ld)
+            for (int64_t d = 0; d < n; d += kLanes) {
+                const uint8_t* x = v_panel(l, cell, head) + v_place(l, i, from + d);
+                store(y + d, l.type == KVType::f32 ? load((const float*)x) : load_half((const uint16_t*)x));
+            }
+}
+
+// Values [from, from + n) of one head of one cell, zeros up to the next multiple of 16.
 LK_INLINE void read_v_row(const KVLayer& l, int64_t cell, int64_t head, int64_t from, int64_t n, float* y) {
-    const uint8_t* x = v_panel(l, cell, head) + v_place(l, cell % kLanes, from);
-    for (int64_t i = 0; i < n; i += kLanes) {
-        if (n - i < kLanes || (l.type == KVType::q8_0 && (head * l.dim_v + from) % 32 % kLanes)) {
-            for (int64_t j = 0; j < kLanes; ++j) y[i + j] = i + j < n ? v_value(l, cell, head, from + i + j) : 0.0f;
-            continue;
-        }
-        if (l.type == KVType::f32) store(y + i, load((const float*)x + i));
-        if (l.type == KVType::f16) store(y + i, load_half((const uint16_t*)x + i));
-        if (l.type == KVType::bf16) {
-            Floats even, odd;
-            load_pairs(x - cell % 2 * 2 + i * 4, even, odd);
-            store(y + i, cell % 2 ? odd : even);
-        }
-        if (l.type == KVType::q8_0) {
-            const Floats scale = splat(from_half(*v_scale(l, cell, head * l.dim_v + from + i)));
-            store(y + i, load_quad(x - cell % 4 + i * 4, int(cell % 4)) * scale);
-        }
-    }
+    for (int64_t d = 0; d < (n + kLanes - 1) / kLanes * kLanes; ++d)
+        y[d] = d < n ? v_value(l, cell, head, from + d) : 0.0f;
 }
