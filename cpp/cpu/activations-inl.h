@@ -10,8 +10,20 @@ LK_INLINE Ints rounded(Floats x, Floats inverse) {
     return r;
 }
 
-// Values to int8 with one scale, largest magnitude / 127; each four of them are a word, words lie `stride` apart.
-LK_INLINE void quantise_block(const float* x, int n, int64_t stride, int32_t* words, float* scale) {
+// The sum of sixteen signed bytes, which are made unsigned, added in pairs to sums of 16 bits, and these by a product.
+LK_INLINE int32_t sum_bytes(const int32_t (&four)[4]) {
+    uint64_t x[2], pairs = 0;
+    __builtin_memcpy(x, four, sizeof x);
+    for (int i = 0; i < 2; ++i) {
+        x[i] ^= 0x8080808080808080u;
+        pairs += (x[i] & 0x00ff00ff00ff00ffu) + ((x[i] >> 8) & 0x00ff00ff00ff00ffu);
+    }
+    return int32_t((pairs * 0x0001000100010001u) >> 48) - 16 * 128;
+}
+
+// Values to int8 with one scale, largest magnitude / 127, and the sum of each 16 of them. Four make a word; words, and
+// sums, lie `stride` apart.
+LK_INLINE void quantise_block(const float* x, int n, int64_t stride, int32_t* words, float* scale, int32_t* sums) {
     Floats tops = splat(0.0f);
     const Floats zero = splat(0.0f);
     for (int i = 0; i < n; i += kLanes) {
@@ -27,29 +39,7 @@ LK_INLINE void quantise_block(const float* x, int n, int64_t stride, int32_t* wo
         int32_t four[4] = {};
         if (useful) narrow(rounded(load(x + i), inverse), (int8_t*)four);
         for (int w = 0; w < 4; ++w) words[(i / 4 + w) * stride] = four[w];
-    }
-}
-
-// Sums of each 16 values of a tile of words [n/4][tile].
-LK_INLINE void sum_tile(const int32_t* words, int64_t n, int tile, int32_t* sums) {
-    const Ints ones = splat_int(0x01010101);
-    for (int64_t i = 0; i < n / 16; ++i, words += 4 * tile, sums += tile) {
-        if (tile == 8) {
-            Ints s = dot_nibbles(splat_int(0), ones, load_bytes((const uint8_t*)words));
-            s = dot_nibbles(s, ones, load_bytes((const uint8_t*)(words + kLanes)));
-            int32_t lanes[kLanes];
-            __builtin_memcpy(lanes, &s, sizeof lanes);
-            for (int j = 0; j < 8; ++j) sums[j] = lanes[j] + lanes[8 + j];
-            continue;
-        }
-        for (int j = 0; j < tile; ++j) {
-            sums[j] = 0;
-            for (int w = 0; w < 4; ++w) {
-                int8_t four[4];
-                __builtin_memcpy(four, words + w * tile + j, 4);
-                sums[j] += four[0] + four[1] + four[2] + four[3];
-            }
-        }
+        sums[i / kLanes * stride] = sum_bytes(four);
     }
 }
 
@@ -74,10 +64,10 @@ void prepare(const float* x, int64_t ldx, int64_t row, int tile, const ActView& 
         const int size = act.form == ActForm::int8_32 ? 32 : kSuper;
         int32_t* words = (int32_t*)(act.values + row * n);
         float* scales = act.scales + row * (n / size);
+        int32_t* sums = act.sums + row * (n / 16);
         for (int j = 0; j < tile; ++j)
             for (int64_t b = 0; b < n / size; ++b)
                 quantise_block(x + j * ldx + b * size, size, tile, words + b * (size / 4) * tile + j,
-                               scales + b * tile + j);
-        sum_tile(words, n, tile, act.sums + row * (n / 16));
+                               scales + b * tile + j, sums + b * (size / 16) * tile + j);
     }
 }
