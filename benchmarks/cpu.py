@@ -25,7 +25,7 @@ CASES: dict[str, dict[str, int]] = {
 }
 DEEP: dict[str, dict[str, int]] = {
     "pp512 at 8192": {"n_prompt": 512, "n_gen": 0, "depth": 8192, "batch": 1},
-    "tg16 at 8192": {"n_prompt": 0, "n_gen": 16, "depth": 8192, "batch": 1},
+    "tg16 at 8192": {"n_prompt": 0, "n_gen": 16, "depth": 8192, "batch": 1},  # after the other: the same context
 }
 SEQUENCES = 32
 

@@ -56,6 +56,7 @@ class LlamaCpp:
         self.context = api.llama_init_from_model(self.model, params)
         self.memory = api.llama_get_memory(self.context)
         self.batch = api.llama_batch_init(2048, 0, sequences)
+        self.filled = (0, 0)  # depth and sequences
 
     def rows(self, rows: list[tuple[int, int]], outputs: set[int]) -> None:
         """Evaluate (position, sequence) rows."""
@@ -77,9 +78,11 @@ class LlamaCpp:
 
     def measure(self, n_prompt: int, n_gen: int, depth: int, batch: int) -> float:
         """Tokens per second, once, after one run to warm up."""
-        self.api.llama_memory_clear(self.memory, True)
-        for sequence in range(batch):
-            self.prompt(sequence, 0, depth)
+        if self.filled != (depth, batch):
+            self.api.llama_memory_clear(self.memory, True)
+            for sequence in range(batch):
+                self.prompt(sequence, 0, depth)
+            self.filled = (depth, batch)
         seconds = 0.0
         for _ in range(2):
             start = time.perf_counter()

@@ -45,6 +45,9 @@ class Bench:
 
     def __init__(self, engine: Engine, work: Work | None = None) -> None:
         self.engine, self.work = engine, work
+        self._pool = BlockPool(engine.kv.spec.n_block)
+        self._tables: list[BlockTable] = []  # of sequences that are `_depth` tokens long
+        self._depth = 0
 
     def run(
         self, prompts: Sequence[int], gens: Sequence[int], depths: Sequence[int], batches: Sequence[int], repeat: int
@@ -60,10 +63,7 @@ class Bench:
     def measure(self, test: str, n_prompt: int, n_gen: int, depth: int, batch: int, repeat: int) -> Measurement:
         """One line: a prompt, then tokens of `batch` sequences, after `depth` tokens; one run more warms up."""
         name = test + (f"@d{depth}" if depth else "") + (f"x{batch}" if batch > 1 else "")
-        pool = BlockPool(self.engine.kv.spec.n_block)
-        tables = [BlockTable(pool, self.engine.kv) for _ in range(batch)]
-        for table in tables:
-            self._prompt(table, depth)
+        tables = self._at(depth, batch)
         rates = []
         for i in range(repeat + 1):
             start = time.perf_counter()
@@ -85,6 +85,18 @@ class Bench:
             test=name, n_prompt=n_prompt, n_gen=n_gen, depth=depth, batch=batch, tokens_per_second=rate,
             deviation=statistics.pstdev(rates), repetitions=repeat, share=share, limit=limit,
         )  # fmt: skip
+
+    def _at(self, depth: int, batch: int) -> list[BlockTable]:
+        """Sequences of that length; filling them takes long, so they are kept until another length is asked for."""
+        if depth != self._depth:
+            for table in self._tables:
+                table.truncate(0)
+            self._tables, self._depth = [], depth
+        while len(self._tables) < batch:
+            table = BlockTable(self._pool, self.engine.kv)
+            self._prompt(table, depth)
+            self._tables.append(table)
+        return self._tables[:batch]
 
     def _prompt(self, table: BlockTable, n: int) -> None:
         runner = self.engine.runner
