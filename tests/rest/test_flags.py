@@ -63,7 +63,7 @@ def test_options(args, key, value):
         ("--main-gpu 0", "main_gpu", "--main-gpu"), ("-ts 3,1", "tensor_split", "--tensor-split"),
         ("--tensor-split 3/1", "tensor_split", "--tensor-split"), ("-lv", "low_vram", "--low-vram"),
         ("-nommq", "no_mul_mat_q", "--no-mul-mat-q"),
-        ("--no-mmap", "no_mmap", "--no-mmap"), ("--numa", "numa", "--numa"),
+        ("-nr", "no_repack", "--no-repack"), ("--no-mmap", "no_mmap", "--no-mmap"), ("--numa", "numa", "--numa"),
         ("-tb 4", "threads_batch", "--threads-batch"), ("--affinity 0-3", "affinity", "--affinity"),
     ],
 )  # fmt: skip

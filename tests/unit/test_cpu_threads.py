@@ -1,4 +1,4 @@
-"""How the CPU backend shares its work out: numbers of threads, and the cores that they stay on."""
+"""How the CPU backend is set: numbers of threads, the cores that they stay on, where weights lie."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ def test_cores_of_the_nodes_in_turn(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"threads_batch": 3}, {"threads_batch": 1}, {"affinity": str(CORES[0])}, {"numa": True, "threads_batch": 5}],
-)
+    [
+        {"threads_batch": 3}, {"threads_batch": 1}, {"affinity": str(CORES[0])}, {"numa": True, "threads_batch": 5},
+        {"no_repack": True}, {"no_repack": True, "no_mmap": True},
+    ],
+)  # fmt: skip
 def test_the_bits_do_not_depend_on_who_computes(stories260k, options):
     text = "Once upon a time there was a little girl named Lily. She loved to play outside in the park with a dog."
     with Session(stories260k, backend="cpu", threads=1) as session:
