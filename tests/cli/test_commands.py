@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -199,13 +199,18 @@ def test_doctor_tells_the_kernels(stories260k):
 
 
 def test_start_up_is_quick(stories260k):
+    def used() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
     def seconds(*args: str) -> float:
+        """Of the processor: other tests run beside this one."""
         best = 9.0
         for _ in range(5):
-            start = time.perf_counter()
+            start = used()
             run(*args)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, used() - start)
         return best
 
-    assert seconds("--help") < 0.3  # 0.15 on an idle machine; tests run beside others
+    assert 0.01 < seconds("--help") < 0.3  # 0.15 on an idle machine
     assert seconds("tokenize", "-m", str(stories260k), "x") < 0.8  # 0.4 on an idle machine

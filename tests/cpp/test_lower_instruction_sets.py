@@ -90,14 +90,17 @@ def test_kernel_objects_export_one_symbol():
 
 
 def check_kernels(name: str, *options: str, emulator: Sequence[str] = (), isas: Sequence[str]) -> None:
-    """Build `kernels_check` with CMake and run it; quickly built, since only what it computes matters."""
+    """Build `kernels_check` with CMake and run it; quickly built, since only what it computes matters.
+
+    One job at a time: other tests run beside this one.
+    """
     tools = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     cmake = shutil.which("cmake", path=tools["PATH"])
     if cmake is None or shutil.which("ninja", path=tools["PATH"]) is None:
         pytest.skip("cmake or ninja is not installed")
     build = ROOT / "build" / name
     configure = [cmake, "-S", ROOT, "-B", build, "-G", "Ninja", "-DLLAMAKIT_PYTHON=OFF", "-DLLAMAKIT_KERNEL_FLAGS=-O1"]
-    for command in ([*configure, *options], [cmake, "--build", build, "--target", "kernels_check"]):
+    for command in ([*configure, *options], [cmake, "--build", build, "-j", "1", "--target", "kernels_check"]):
         made = subprocess.run(command, capture_output=True, text=True, env=tools, check=False)
         assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
     program = build / "cpp" / "cpu" / "kernels_check"

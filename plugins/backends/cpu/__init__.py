@@ -1,4 +1,4 @@
-"""The `cpu` backend: native kernels for AVX-512, AVX2 and plain processors, on a pool of threads.
+"""The `cpu` backend: native kernels for each instruction set of the processor, on a pool of threads.
 
 The same prompt gives the same bits whatever else is in the batch, however it was cut, at any thread count.
 """

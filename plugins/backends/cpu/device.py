@@ -244,10 +244,12 @@ class CPUDevice(Device):
         self.reopen()
 
     def kernels(self) -> dict[str, str]:
-        """Instruction set and threads."""
+        """Instruction set, threads, and where weights lie if they are not packed."""
         found = {"isa": self.isa, "threads": str(self.n_thread)}
         if self.n_thread_batch != self.n_thread:
             found["threads for prompts"] = str(self.n_thread_batch)
+        if self.options.no_repack:
+            found["weights"] = "read into memory" if self.options.no_mmap else "in the file"
         return found | ({"cores": ",".join(map(str, self.cores))} if self.cores else {})
 
     def ceilings(self) -> Ceilings:
