@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:
-    files = sorted(str(p) for p in (ROOT / "cpp").rglob("*") if p.suffix in (".cpp", ".h"))
+    folders = (ROOT / "cpp", ROOT / "tests" / "cpp")
+    files = sorted(str(p) for folder in folders for p in folder.rglob("*") if p.suffix in (".cpp", ".h"))
     mode = ["--dry-run", "--Werror"] if "--check" in sys.argv else ["-i"]
     return subprocess.run([str(Path(sys.executable).with_name("clang-format")), *mode, *files], check=False).returncode
 

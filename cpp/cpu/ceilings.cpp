@@ -50,27 +50,37 @@ double multiply_rate(const KernelTable& kernels, Pool& pool, ActForm form) {
     return sum;
 }
 
+LinearAlone::LinearAlone(const KernelTable& kernels, const WeightView& w, const float* x, int64_t n_row)
+    : y(size_t(n_row * w.n_out)),
+      kernels_(kernels),
+      scales_(size_t(n_row * w.n_in / 32 + 1)),
+      sums_(size_t(n_row * w.n_in / 16 + 1)),
+      starts_(sums_.size()),
+      values_(size_t(n_row * (w.n_in + 1) * 4)) {
+    const bool integer = w.kind == WeightKind::quantised;
+    const int64_t tile = integer ? kernels.int_tile : kernels.float_tile;
+    task_.weight = w, task_.y = y.data(), task_.ldy = w.n_out, task_.starts = starts_.data();
+    task_.x = {w.form, n_row, w.n_in, values_.data(), scales_.data(), sums_.data()};
+    for (int64_t r = 0; r < n_row; r += tile) {
+        const int n = int(std::min(tile, n_row - r));
+        kernels.prepare(x, w.n_in, r, n, task_.x);
+        if (integer) kernels.start_sums(w.packing, task_.x, r, n, starts_.data());
+    }
+}
+
+void LinearAlone::run() const {
+    kernels_.linear(task_, 0, task_.x.n_rows, 0, (task_.weight.n_out + kLanes - 1) / kLanes);
+}
+
 double linear_seconds(const KernelTable& kernels, const Weight& weight, int64_t n_row, int64_t passes) {
     const WeightView& w = weight.view;
     if (w.data == nullptr || n_row < 1 || n_row > 512)
         throw std::invalid_argument("a packed matrix, and 1 to 512 rows");
-    const bool integer = w.kind == WeightKind::quantised;
-    const int64_t tile = integer ? kernels.int_tile : kernels.float_tile;
-    std::vector<float> x(size_t(n_row * w.n_in)), y(size_t(n_row * w.n_out)), scales(size_t(n_row * w.n_in / 32 + 1));
-    std::vector<int32_t> sums(size_t(n_row * w.n_in / 16 + 1)), starts(sums.size());
-    std::vector<uint8_t> values(size_t(n_row * (w.n_in + 1) * 4));
+    std::vector<float> x(size_t(n_row * w.n_in));
     for (size_t i = 0; i < x.size(); ++i) x[i] = float(int(i * 37 % 101) - 50) / 50.0f;
-    LinearTask task{};
-    task.weight = w, task.y = y.data(), task.ldy = w.n_out, task.starts = starts.data();
-    task.x = {w.form, n_row, w.n_in, values.data(), scales.data(), sums.data()};
-    for (int64_t r = 0; r < n_row; r += tile) {
-        const int n = int(std::min(tile, n_row - r));
-        kernels.prepare(x.data(), w.n_in, r, n, task.x);
-        if (integer) kernels.start_sums(w.packing, task.x, r, n, starts.data());
-    }
-    const int64_t n_panel = (w.n_out + kLanes - 1) / kLanes;
+    const LinearAlone linear(kernels, w, x.data(), n_row);
     const double start = now();
-    for (int64_t i = 0; i < passes; ++i) kernels.linear(task, 0, n_row, 0, n_panel);
+    for (int64_t i = 0; i < passes; ++i) linear.run();
     return now() - start;
 }
 

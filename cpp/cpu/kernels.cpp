@@ -1,8 +1,6 @@
 // The table of all kernels of one instruction set; units in which it does not differ are those of another.
-#include "cpu/types.h"
+#include "cpu/unit-inl.h"
 
-#define LK_JOIN2(a, b) a##b
-#define LK_JOIN(a, b) LK_JOIN2(a, b)
 #define LK_TEXT2(a) #a
 #define LK_TEXT(a) LK_TEXT2(a)
 #define LK_FILL_FROM(unit) LK_JOIN(fill_##unit##_, LK_ISA_##unit)

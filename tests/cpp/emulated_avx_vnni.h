@@ -1,5 +1,5 @@
-// AVX-VNNI's one instruction that the kernels use, made of AVX2's, so that they can be checked on a processor without it:
-// compile with -march=x86-64-v3 -include this file.
+// AVX-VNNI's one instruction that the kernels use, made of AVX2's, so that they can be checked on a processor without
+// it: compile with -march=x86-64-v3 -include this file.
 #pragma once
 #include <immintrin.h>
 

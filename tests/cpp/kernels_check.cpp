@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/ceilings.h"
 #include "cpu/dispatch.h"
 #include "cpu/kv_cache.h"
 #include "cpu/pack.h"
@@ -65,7 +66,8 @@ std::vector<uint8_t> blocks(int type, const Vector& values, int64_t n_in, Random
     const int64_t row = row_bytes(type, n_in), n_row = int64_t(values.size()) / n_in;
     std::vector<uint8_t> bytes(size_t(row * n_row));
     const bool grid = type == IQ1_S || type == IQ2_XXS || type == IQ3_XXS || type == IQ3_S;
-    for (int64_t r = 0; r < n_row && !grid; ++r) quantize_row(type, &values[size_t(r * n_in)], &bytes[size_t(r * row)], n_in);
+    for (int64_t r = 0; r < n_row && !grid; ++r)
+        quantize_row(type, &values[size_t(r * n_in)], &bytes[size_t(r * row)], n_in);
     if (grid) {  // nothing encodes them: any bytes will do, but for the scale in front
         for (uint8_t& byte : bytes) byte = uint8_t(random.next() >> 20);
         for (size_t i = 0; i < bytes.size(); i += size_t(traits(type)->type_size)) bytes[i] = 0, bytes[i + 1] = 0x24;
@@ -73,24 +75,11 @@ std::vector<uint8_t> blocks(int type, const Vector& values, int64_t n_in, Random
     return bytes;
 }
 
-// y = x W^T by a table, prepared as the program does it.
+// y = x W^T by a table.
 Vector linear(const KernelTable& table, const Weight& weight, const Vector& x, int64_t n_row) {
-    const WeightView& w = weight.view;
-    const bool integer = w.kind == WeightKind::quantised;
-    const int64_t tile = integer ? table.int_tile : table.float_tile;
-    Vector y(size_t(n_row * w.n_out)), scales(size_t(n_row * w.n_in / 32 + 1));
-    std::vector<int32_t> sums(size_t(n_row * w.n_in / 16 + 1)), starts(sums.size());
-    std::vector<uint8_t> values(size_t(n_row * (w.n_in + 1) * 4));
-    LinearTask task{};
-    task.weight = w, task.y = y.data(), task.ldy = w.n_out, task.starts = starts.data();
-    task.x = {w.form, n_row, w.n_in, values.data(), scales.data(), sums.data()};
-    for (int64_t r = 0; r < n_row; r += tile) {
-        const int n = int(std::min(tile, n_row - r));
-        table.prepare(x.data(), w.n_in, r, n, task.x);
-        if (integer) table.start_sums(w.packing, task.x, r, n, starts.data());
-    }
-    table.linear(task, 0, n_row, 0, (w.n_out + kLanes - 1) / kLanes);
-    return y;
+    LinearAlone alone(table, weight.view, x.data(), n_row);
+    alone.run();
+    return alone.y;
 }
 
 void check_linear(const KernelTable& table, int type) {
@@ -103,7 +92,8 @@ void check_linear(const KernelTable& table, int type) {
     weight.append(bytes.data(), bytes.size(), pool);
     weight.finish(pool);
     Vector w(size_t(n_out * n_in)), row(size_t(n_in), 0.0f);
-    for (int64_t r = 0; r < n_out; ++r) dequantize_row(type, &bytes[size_t(r * row_bytes(type, n_in))], &w[size_t(r * n_in)], n_in);
+    for (int64_t r = 0; r < n_out; ++r)
+        dequantize_row(type, &bytes[size_t(r * row_bytes(type, n_in))], &w[size_t(r * n_in)], n_in);
     table.weight_row(weight.view, 17, row.data());
     expect_close(table.name, name + " row", row, std::vector<double>(&w[17 * 512], &w[18 * 512]), 1e-6);
 
@@ -123,7 +113,8 @@ void check_linear(const KernelTable& table, int type) {
                  type == BF16 ? 0.02 : 2e-5);
     for (int64_t n = 1; n <= 13; ++n) {
         const Vector some = linear(table, weight, x, n);
-        expect_same(table.name, name + " of " + std::to_string(n) + " rows", some.data(), all.data(), size_t(n * n_out));
+        expect_same(table.name, name + " of " + std::to_string(n) + " rows", some.data(), all.data(),
+                    size_t(n * n_out));
     }
 }
 
@@ -142,8 +133,10 @@ void check_attention(const KernelTable& table, const Attended& c) {
     for (int64_t b = 0; b < n_block; ++b) table_of_blocks.push_back(int32_t(n_block - 1 - b));
     Vector k = random.numbers(size_t(n_key * width)), v = random.numbers(size_t(n_key * width));
     const auto cell = [&](int64_t i) { return table_of_blocks[size_t(i / block)] * block + i % block; };
-    for (int64_t i = 0; i < n_key; ++i) table.kv_write(kv.layers[0], cell(i), &k[size_t(i * width)], &v[size_t(i * width)]);
-    for (int64_t i = 0; i < n_key; ++i) table.kv_read(kv.layers[0], cell(i), &k[size_t(i * width)], &v[size_t(i * width)]);
+    for (int64_t i = 0; i < n_key; ++i)
+        table.kv_write(kv.layers[0], cell(i), &k[size_t(i * width)], &v[size_t(i * width)]);
+    for (int64_t i = 0; i < n_key; ++i)
+        table.kv_read(kv.layers[0], cell(i), &k[size_t(i * width)], &v[size_t(i * width)]);
 
     const int group = c.n_head / c.n_head_kv;
     const size_t q_width = size_t(c.n_head * c.dim);
@@ -216,8 +209,8 @@ int main(int n_argument, char** arguments) {
         for (const Compiled& each : compiled()) std::printf("%s\n", each.name);
         return 0;
     }
-    const int types[] = {F32,  F16,    BF16,   Q4_0,  Q4_1, Q5_0,  Q5_1,    Q8_0,    Q2_K,  Q3_K,  Q4_K,
-                         Q5_K, Q6_K,   IQ4_NL, IQ4_XS, MXFP4, TQ2_0, IQ1_S, IQ2_XXS, IQ3_XXS, IQ3_S};
+    const int types[] = {F32,  F16,  BF16,   Q4_0,   Q4_1,  Q5_0,  Q5_1,  Q8_0,    Q2_K,    Q3_K, Q4_K,
+                         Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, TQ2_0, IQ1_S, IQ2_XXS, IQ3_XXS, IQ3_S};
     for (int i = 1; i < n_argument; ++i) {
         const auto named = [&](const Compiled& each) { return std::strcmp(each.name, arguments[i]) == 0; };
         const auto found = std::find_if(compiled().begin(), compiled().end(), named);

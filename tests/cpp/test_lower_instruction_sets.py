@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llamakit import system
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -121,7 +123,7 @@ def test_arm_kernels_under_emulation():
 
 @pytest.mark.timeout(600)
 def test_avx_vnni_kernels_with_an_emulated_instruction():
-    if "avx2" not in Path("/proc/cpuinfo").read_text():
+    if "AVX2" not in system.cpu_flags():
         pytest.skip("this processor has no AVX2")
     flags = f"-march=x86-64-v3 -include {ROOT}/tests/cpp/emulated_avx_vnni.h"
     options = ("-DLLAMAKIT_ISAS=avxvnni;avx2;generic", f"-DLLAMAKIT_AVXVNNI_FLAGS={flags}")
