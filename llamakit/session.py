@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llamakit.backend import AdapterTable, Backend, Device, KVCache, Weight
+    from llamakit.chat.template import ChatTemplate
     from llamakit.engine.adapters import AdapterStore
     from llamakit.engine.engine import Engine
     from llamakit.engine.kv_plan import KVPlan
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from llamakit.models.lora import LoadedAdapter
     from llamakit.registry import Registry
     from llamakit.tokenizer import Tokenizer
-    from llamakit.tokenizer.chat_template import ChatTemplate
 
 MEMORY_SHARE = 0.8  # of the free memory that the KV cache may take when nobody asked for a context size
 LEAST_OUTPUTS = 64  # rows of a step that may have logits: 64 x 128k x 4 bytes are 32 MB
@@ -317,7 +317,7 @@ class Session:
     @cached_property
     def chat_template(self) -> ChatTemplate:
         """The model's chat template."""
-        from llamakit.tokenizer.chat_template import ChatTemplate
+        from llamakit.chat.template import ChatTemplate
 
         return ChatTemplate.from_metadata(self.file.metadata, self.tokenizer)
 

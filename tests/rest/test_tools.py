@@ -17,11 +17,11 @@ from llamakit.plugins.frontends.rest.messages import conversation
 from llamakit.plugins.frontends.rest.options import ServeOptions
 
 from llamakit import Session
+from llamakit.chat.reasoning import KNOWN
+from llamakit.chat.tools.hermes import HERMES
 from llamakit.engine.job import Finished, Job, Token
 from llamakit.engine.request import FinishReason, Piece, Request, Result, Timings
 from llamakit.errors import UsageError
-from llamakit.tokenizer.reasoning import KNOWN
-from llamakit.tokenizer.tool_calls.hermes import HERMES
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -156,7 +156,7 @@ class State:
     "source", ["{% for m in messages %}{{ m.content }}{% endfor %}", "<tool_call>{{ tools | tojson }}"]
 )
 def test_tools_reach_the_model_whatever_its_template_knows(session, source):
-    from llamakit.tokenizer.chat_template import ChatTemplate
+    from llamakit.chat.template import ChatTemplate
 
     session.__dict__["chat_template"] = ChatTemplate(source)
     talk = conversation([{"role": "user", "content": "1 + 1?"}], tools=TOOLS)

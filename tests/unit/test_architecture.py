@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 ALLOWED_THIRD_PARTY = {  # package -> the only places that import it
     "pluggy": {"llamakit/hookspecs.py", "llamakit/registry.py"},
     "click": {"llamakit/cli.py", "llamakit/frontend.py", "plugins/frontends"},
-    "jinja2": {"llamakit/tokenizer/chat_template.py", "llamakit/tokenizer/template_sandbox.py"},
+    "jinja2": {"llamakit/chat/template.py", "llamakit/chat/sandbox.py"},
     "falcon": {"plugins/frontends/rest"},
     "waitress": {"plugins/frontends/rest"},
     "lark": {"plugins/samplers/grammar"},
@@ -25,7 +25,8 @@ FORBIDDEN = [  # (importer, imported): never
     ("llamakit/models", r"llamakit\.(engine|train|session|registry|plugins|passes|backend)"),
     ("llamakit/gguf", r"llamakit\.(graph|engine|models|session|lora)"),
     ("llamakit/lora", r"llamakit\.(graph|engine|train|session|registry|plugins|passes|backend)"),
-    ("llamakit/tokenizer", r"llamakit\.(graph|engine|models|session)"),
+    ("llamakit/tokenizer", r"llamakit\.(graph|engine|models|session|chat)"),
+    ("llamakit/chat", r"llamakit\.(graph|engine|models|session|backend|registry)"),
     ("llamakit/engine", r"llamakit\.(train|session|registry)"),
     ("llamakit/train", r"llamakit\.(engine|session|registry)"),
 ]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from llamakit.plugins.frontends.rest.generation import batches
 
+from llamakit.chat.reasoning import ReasoningSplitter
+from llamakit.chat.tools import CallDelta, ToolCall, ToolCallReader, joined
 from llamakit.engine.job import Finished, PromptProgress, Queued, Token
 from llamakit.engine.request import FinishReason, Piece, Result
-from llamakit.tokenizer.reasoning import ReasoningSplitter
-from llamakit.tokenizer.tool_calls import CallDelta, ToolCall, ToolCallReader, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

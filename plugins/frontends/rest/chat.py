@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
 
+from llamakit.chat.prompt import chat_prompt
+from llamakit.chat.reasoning import Markers, begins_inside, find_markers
+from llamakit.chat.template import ChatTemplate
+from llamakit.chat.tools import ToolFormat, find_format
 from llamakit.errors import UsageError
-from llamakit.tokenizer.chat_prompt import chat_prompt
-from llamakit.tokenizer.chat_template import ChatTemplate
-from llamakit.tokenizer.reasoning import Markers, begins_inside, find_markers
-from llamakit.tokenizer.tool_calls import ToolFormat, find_format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,8 +8,8 @@ import msgspec
 from llamakit.plugins.frontends.rest.apis.native_fields import CONSTRAINTS
 from llamakit.plugins.frontends.rest.body import sampler_options
 
+from llamakit.chat.tools.structure import Function, Structure
 from llamakit.errors import UsageError
-from llamakit.tokenizer.tool_calls.structure import Function, Structure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from llamakit.plugins.frontends.rest.answer import AnswerReader
 
+    from llamakit.chat.tools import CallDelta, ToolCall
     from llamakit.engine.job import Job
     from llamakit.engine.request import Request, Result
     from llamakit.errors import LlamaKitError
-    from llamakit.tokenizer.tool_calls import CallDelta, ToolCall
 
 TYPES = {"413": "request_too_large", "503": "overloaded_error", "500": "api_error"}
 encode_text = msgspec.json.Encoder().encode

@@ -12,8 +12,8 @@ from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored, wrong
 from llamakit.plugins.frontends.rest.generation import held
 from msgspec import Meta
 
+from llamakit.chat.prompt import chat_prompt
 from llamakit.errors import ModelFileError, UsageError
-from llamakit.tokenizer.chat_prompt import chat_prompt
 
 if TYPE_CHECKING:
     import falcon

@@ -12,18 +12,18 @@ from llamakit.plugins.frontends.rest.apis.anthropic_answer import arguments_obje
 from llamakit.plugins.frontends.rest.apis.openai_format import chat_logprobs, extensions_of, finish_reason
 from llamakit.plugins.frontends.rest.errors import status_of, without_folders
 
-from llamakit.tokenizer.tool_calls import joined
+from llamakit.chat.tools import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from llamakit.plugins.frontends.rest.answer import AnswerReader
 
+    from llamakit.chat.tools import CallDelta
     from llamakit.engine.job import Job
     from llamakit.engine.request import Request, Result
     from llamakit.errors import LlamaKitError
     from llamakit.tokenizer import Tokenizer
-    from llamakit.tokenizer.tool_calls import CallDelta
 
 NDJSON = "application/x-ndjson"
 encode_text = msgspec.json.Encoder().encode

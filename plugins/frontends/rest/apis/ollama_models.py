@@ -13,8 +13,8 @@ from llamakit.plugins.frontends.rest.apis.ollama_generate import Resource
 from llamakit.plugins.frontends.rest.body import read
 from llamakit.plugins.frontends.rest.chat import template_of
 
+from llamakit.chat.reasoning import find_markers
 from llamakit.errors import LlamaKitError
-from llamakit.tokenizer.reasoning import find_markers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

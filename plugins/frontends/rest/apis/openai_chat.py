@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.body import Body
     from llamakit.plugins.frontends.rest.state import ServerState
 
+    from llamakit.chat.tools import CallDelta, ToolCall
     from llamakit.engine.job import Job
     from llamakit.engine.request import Request
     from llamakit.session import Session
-    from llamakit.tokenizer.tool_calls import CallDelta, ToolCall
 
 END = b"data: [DONE]\n\n"
 TOP = 100  # OpenAI has 20

@@ -15,7 +15,7 @@ from llamakit.plugins.frontends.rest.body import Body
 from msgspec import Meta
 
 from llamakit import __version__
-from llamakit.tokenizer.reasoning import find_markers
+from llamakit.chat.reasoning import find_markers
 
 if TYPE_CHECKING:
     import falcon

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.answer import AnswerReader
     from llamakit.plugins.frontends.rest.apis.responses_fields import ResponsesBody
 
+    from llamakit.chat.tools import CallDelta
     from llamakit.engine.job import Job
     from llamakit.engine.request import Request
     from llamakit.errors import LlamaKitError
-    from llamakit.tokenizer.tool_calls import CallDelta
 
 TEXT = {"type": "text"}
 

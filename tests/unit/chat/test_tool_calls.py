@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamakit.tokenizer.tool_calls import (
+from llamakit.chat.tools import (
     FORMATS,
     ToolCall,
     ToolCallReader,
     find_format,
     joined,
 )
-from llamakit.tokenizer.tool_calls.generic import GENERIC
-from llamakit.tokenizer.tool_calls.hermes import HERMES
-from llamakit.tokenizer.tool_calls.llama3 import LLAMA3
-from llamakit.tokenizer.tool_calls.mistral import MISTRAL, MISTRAL_ARGS
+from llamakit.chat.tools.generic import GENERIC
+from llamakit.chat.tools.hermes import HERMES
+from llamakit.chat.tools.llama3 import LLAMA3
+from llamakit.chat.tools.mistral import MISTRAL, MISTRAL_ARGS
 
 NAMES = {"f", "g"}
 F = ToolCall("f", '{"x": 1}')

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from llamakit.chat.template import FALLBACK, ChatTemplate
 from llamakit.errors import ModelFileError
-from llamakit.tokenizer.chat_template import FALLBACK, ChatTemplate
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 

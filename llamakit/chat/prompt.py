@@ -18,7 +18,7 @@ from llamakit.errors import ModelFileError, UsageError
 from llamakit.tokenizer.tokenizer import TokenType
 
 if TYPE_CHECKING:
-    from llamakit.tokenizer.chat_template import ChatTemplate
+    from llamakit.chat.template import ChatTemplate
     from llamakit.tokenizer.tokenizer import Tokenizer
 
 FIRST_PRIVATE, LAST_PRIVATE = 0xF0000, 0xFFFFD  # a plane that no text has but by accident

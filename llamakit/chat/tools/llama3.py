@@ -3,7 +3,7 @@
 https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1/#json-based-tool-calling
 """
 
-from llamakit.tokenizer.tool_calls.format import ToolFormat
+from llamakit.chat.tools.format import ToolFormat
 
 LLAMA3 = ToolFormat(
     name="llama3", signs=(("<|python_tag|>",), ('"parameters": ',)), begin="<|python_tag|>", bare=True,

@@ -3,12 +3,12 @@
 A family is a small file with a `ToolFormat`; which one a model belongs to is seen from its chat template.
 """
 
-from llamakit.tokenizer.tool_calls.format import ToolFormat
-from llamakit.tokenizer.tool_calls.generic import GENERIC
-from llamakit.tokenizer.tool_calls.hermes import HERMES
-from llamakit.tokenizer.tool_calls.llama3 import LLAMA3
-from llamakit.tokenizer.tool_calls.mistral import MISTRAL, MISTRAL_ARGS
-from llamakit.tokenizer.tool_calls.reader import CallDelta, ToolCall, ToolCallReader, joined
+from llamakit.chat.tools.format import ToolFormat
+from llamakit.chat.tools.generic import GENERIC
+from llamakit.chat.tools.hermes import HERMES
+from llamakit.chat.tools.llama3 import LLAMA3
+from llamakit.chat.tools.mistral import MISTRAL, MISTRAL_ARGS
+from llamakit.chat.tools.reader import CallDelta, ToolCall, ToolCallReader, joined
 
 __all__ = ["FORMATS", "CallDelta", "ToolCall", "ToolCallReader", "ToolFormat", "find_format", "joined"]
 

@@ -3,7 +3,7 @@
 https://docs.mistral.ai/cookbooks/concept-deep-dive-tokenization-tool_calling
 """
 
-from llamakit.tokenizer.tool_calls.format import ToolFormat
+from llamakit.chat.tools.format import ToolFormat
 
 MISTRAL = ToolFormat(
     name="mistral", signs=(("[TOOL_CALLS]",),), begin="[TOOL_CALLS]", listed=True, separator=", ", short_ids=True

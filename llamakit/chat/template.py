@@ -29,7 +29,7 @@ class ChatTemplate:
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
         from jinja2 import TemplateSyntaxError
 
-        from llamakit.tokenizer.template_sandbox import TemplateSandbox
+        from llamakit.chat.sandbox import TemplateSandbox
 
         self.source, self._bos, self._eos = source, bos, eos
         environment = self._sandbox = TemplateSandbox()
@@ -67,7 +67,7 @@ class ChatTemplate:
         """The prompt for `messages`, each with `role` and `content`."""
         from jinja2 import TemplateError
 
-        from llamakit.tokenizer.template_sandbox import bound
+        from llamakit.chat.sandbox import bound
 
         values = {"bos_token": self._bos, "eos_token": self._eos, "tools": tools, **variables}
         parts, length = [], 0

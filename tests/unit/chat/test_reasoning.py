@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamakit.tokenizer.reasoning import KNOWN, Markers, Part, ReasoningSplitter, begins_inside, find_markers, split
+from llamakit.chat.reasoning import KNOWN, Markers, Part, ReasoningSplitter, begins_inside, find_markers, split
 
 THINK = KNOWN[0]
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamakit.chat.prompt import chat_prompt, encode_messages
+from llamakit.chat.template import FALLBACK, ChatTemplate
 from llamakit.errors import UsageError
 from llamakit.tokenizer import load_tokenizer
-from llamakit.tokenizer.chat_prompt import chat_prompt, encode_messages
-from llamakit.tokenizer.chat_template import FALLBACK, ChatTemplate
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

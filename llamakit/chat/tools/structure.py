@@ -10,8 +10,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llamakit.tokenizer.reasoning import Markers
-    from llamakit.tokenizer.tool_calls.format import ToolFormat
+    from llamakit.chat.reasoning import Markers
+    from llamakit.chat.tools.format import ToolFormat
 
 Part = dict[str, Any]  # a format of a structural tag
 BLANK = {"type": "regex", "pattern": "[ \\n]{0,4}"}

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
+from llamakit.chat.reasoning import KNOWN
+from llamakit.chat.tools.generic import GENERIC
+from llamakit.chat.tools.hermes import HERMES
+from llamakit.chat.tools.llama3 import LLAMA3
+from llamakit.chat.tools.mistral import MISTRAL, MISTRAL_ARGS
+from llamakit.chat.tools.structure import Function, Structure
 from llamakit.grammar import study
-from llamakit.tokenizer.reasoning import KNOWN
-from llamakit.tokenizer.tool_calls.generic import GENERIC
-from llamakit.tokenizer.tool_calls.hermes import HERMES
-from llamakit.tokenizer.tool_calls.llama3 import LLAMA3
-from llamakit.tokenizer.tool_calls.mistral import MISTRAL, MISTRAL_ARGS
-from llamakit.tokenizer.tool_calls.structure import Function, Structure
 
 X = {"properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": False}
 FUNCTIONS = [Function("f", X), Function('say "g"', None)]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llamakit.tokenizer.tool_calls.json_end import JSONEnd
+from llamakit.chat.tools.json_end import JSONEnd
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from llamakit.tokenizer.tool_calls.format import ToolFormat
+    from llamakit.chat.tools.format import ToolFormat
 
 ARGUMENTS = ("arguments", "parameters")
 HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
