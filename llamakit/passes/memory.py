@@ -12,26 +12,20 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llamakit.graph.ops import Op
+from llamakit.passes.intervals import Lifetime, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from llamakit.graph.graph import Graph, Value
 
 
-class Lifetime(msgspec.Struct, frozen=True):
-    """From the first to the last node (their numbers) that need the value; `n` elements at most."""
-
-    first: int
-    last: int
-    n: int
-
-
 class MemoryPlan(msgspec.Struct, frozen=True):
-    """Offsets by value id, and the size of the arena, in elements."""
+    """Offsets by value id, those of workspaces by step, and the size of the arena, in elements."""
 
     offsets: dict[int, int]
     total: int
+    workspaces: dict[int, int] = {}
 
 
 def alias(graph: Graph) -> dict[int, int]:
@@ -67,26 +61,22 @@ def elements(value: Value) -> int:
     return math.prod(int(size) for size in value.shape)
 
 
-def plan(graph: Graph, alignment: int = 16, position: Sequence[int] | None = None) -> MemoryPlan:
-    """Give each value the lowest place that is free for all of its life, the largest values first.
+def plan(
+    graph: Graph,
+    alignment: int = 16,
+    position: Sequence[int] | None = None,
+    workspaces: Mapping[int, int] | None = None,
+) -> MemoryPlan:
+    """Give each value a place that is free for all of its life.
 
-    `alignment` in elements. `position` gives nodes that run as one step the same number.
-    First fit by falling size is within a few percent of the least possible for networks.
+    `alignment` in elements. `position` gives nodes that run as one step the same number. `workspaces`: elements that
+    a step needs for itself while it runs, by its number.
     """
-    lives = lifetimes(graph, position)
-    placed: list[tuple[int, int, Lifetime]] = []  # offset, end, lifetime
-    offsets: dict[int, int] = {}
-    for home, life in sorted(lives.items(), key=lambda item: (-item[1].n, item[0])):
-        n = -(-max(life.n, 1) // alignment) * alignment
-        offset = 0
-        busy = sorted(
-            (start, end) for start, end, other in placed if other.first <= life.last and life.first <= other.last
-        )
-        for start, end in busy:
-            if start - offset >= n:
-                break
-            offset = max(offset, end)
-        placed.append((offset, offset + n, life))
-        offsets[home] = offset
-    same = alias(graph)
-    return MemoryPlan({value: offsets[home] for value, home in same.items()}, max((e for _, e, _ in placed), default=0))
+    lives, spaces = lifetimes(graph, position), workspaces or {}
+    packed = pack([*lives.values(), *(Lifetime(step, step, n) for step, n in spaces.items())], alignment)
+    offsets = dict(zip(lives, packed.offsets, strict=False))  # those of the workspaces follow
+    return MemoryPlan(
+        {value: offsets[home] for value, home in alias(graph).items()},
+        packed.total,
+        dict(zip(spaces, packed.offsets[len(lives) :], strict=True)),
+    )
