@@ -67,7 +67,9 @@ py::tuple top(const PyCandidates& c, size_t k) {
     return py::make_tuple(found[0], found[1], c.best().logit, log_sum);
 }
 
-// Token ids; with a message -1 where a row could not be sampled, -2 where a stage wants the answer to end.
+// Token ids, or what else became of a row, with a message.
+enum Outcome : int32_t { kNoToken = -1, kEnd = -2, kBadLogits = -3, kDefect = -4 };
+
 py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, const std::vector<Chain>& chains) {
     if (logits.ndim() != 2) throw std::invalid_argument("logits must be (n_rows, n_vocab)");
     if (rows.size() != chains.size()) throw std::invalid_argument("as many chains as rows are needed");
@@ -76,13 +78,17 @@ py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, con
             throw std::invalid_argument("row " + std::to_string(row) + " does not exist");
     const float* data = logits.data();
     const int32_t n_vocab = int32_t(logits.shape(1));
-    std::vector<std::pair<int32_t, std::string>> results(rows.size(), {-1, ""});
+    std::vector<std::pair<int32_t, std::string>> results(rows.size(), {kDefect, ""});
     {
         py::gil_scoped_release release;
         for (size_t i = 0; i < rows.size(); ++i) try {
                 results[i].first = sample(data + rows[i] * n_vocab, n_vocab, chains[i]);
             } catch (const SamplingEnd& end) {
-                results[i] = {-2, end.what()};
+                results[i] = {kEnd, end.what()};
+            } catch (const LogitsError& error) {
+                results[i] = {kBadLogits, error.what()};
+            } catch (const SamplingError& error) {
+                results[i] = {kNoToken, error.what()};
             } catch (const std::exception& error) {
                 results[i].second = error.what();
             }
@@ -96,6 +102,10 @@ PYBIND11_MODULE(_sampling, m) {
     m.doc() = "Candidates and built-in samplers.";
     const auto error = py::register_exception<SamplingError>(m, "SamplingError", PyExc_ValueError);
     py::register_exception<SamplingEnd>(m, "SamplingEnd", error);
+    py::register_exception<LogitsError>(m, "LogitsError", error);
+    m.attr("NO_TOKEN") = int32_t(kNoToken);
+    m.attr("END") = int32_t(kEnd);
+    m.attr("BAD_LOGITS") = int32_t(kBadLogits);
     py::class_<Candidates>(m, "_Candidates");
     py::class_<PyCandidates, Candidates>(m, "Candidates")
         .def(py::init<Floats>(), py::arg("logits"), "Candidates of one row of logits, (n_vocab,).")

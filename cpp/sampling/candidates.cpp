@@ -40,13 +40,13 @@ LK_CLONES float block_max(const float* x, int32_t n, int* nan) {
 }
 
 [[noreturn]] void refuse_nan() {
-    throw SamplingError("the logits contain NaN: the model's output is not usable");
+    throw LogitsError("the logits contain NaN: the model's output is not usable");
 }
 
 void refuse_empty(float best) {
     if (best == kNever) throw SamplingError("no token is left to choose from: every candidate is masked or banned");
     if (best > std::numeric_limits<float>::max())
-        throw SamplingError("the logits contain infinity: the model's output is not usable");
+        throw LogitsError("the logits contain infinity: the model's output is not usable");
 }
 
 // The k likeliest of a whole row, sorted. First the maximum of every block: k blocks have at least the k-th largest of

@@ -25,6 +25,11 @@ struct SamplingEnd : SamplingError {
     using SamplingError::SamplingError;
 };
 
+// Logits that are no numbers: the model's fault, whatever was asked for.
+struct LogitsError : SamplingError {
+    using SamplingError::SamplingError;
+};
+
 class Candidates {
   public:
     Candidates(const float* logits, int32_t n_vocab) : logits_(logits), n_vocab_(n_vocab) {}

@@ -136,14 +136,14 @@ class BeamGroup(Group):
     def _become(self, steps: list[Step]) -> None:
         """The chosen steps as the new beams; a parent's blocks go to its first child, the others share them."""
         beams, taken = [], set()
-        for step in steps:
+        chains = [_advanced(step) for step in steps]  # before any block changes hands: samplers may raise
+        for step, chain in zip(steps, chains, strict=True):
             parent = step.beam
             table = parent.table.fork() if parent in taken else parent.table
             taken.add(parent)
-            beam = Beam([*parent.tokens, step.token_id], table, parent.chain.clone())
+            beam = Beam([*parent.tokens, step.token_id], table, chain)
             beam.node, beam.n_known = parent.node, parent.n_known
             beam.generated, beam.score = [*parent.generated, step.token_id], step.score
-            beam.chain.accept(step.token_id)
             beams.append(beam)
         for beam in self.beams:
             if beam not in taken:
@@ -174,6 +174,13 @@ class BeamGroup(Group):
         for beam in self.beams:
             beam.release()
         self.beams = []
+
+
+def _advanced(step: Step) -> SamplerChain:
+    """The samplers of a step's beam, after it."""
+    chain = step.beam.chain.clone()
+    chain.accept(step.token_id)
+    return chain
 
 
 def _changed(chain: SamplerChain, row: npt.NDArray[np.float32]) -> NativeCandidates:

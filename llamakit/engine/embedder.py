@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamakit.engine.batch import Batch
+from llamakit.engine.failure import own_failure
 from llamakit.engine.kv_cache import BlockTable
 from llamakit.engine.request import Embed, Vectors
 from llamakit.errors import ContextLengthError, UsageError
@@ -97,6 +98,12 @@ class Embedder:
             return False
         work = self._queue[0]
         try:
+            if not self._begin(engine, work):
+                return False
+        except BaseException as error:  # of its adapters, or of what embeddings alone need: generation goes on
+            self._end(engine, work, own_failure(error, "an adapter"))
+            return True
+        try:
             moved = self._run(engine, work)
         except BaseException as error:
             self._end(engine, work, error)
@@ -112,7 +119,8 @@ class Embedder:
             work.error = error
             work.done.set()
 
-    def _run(self, engine: Engine, work: _Work) -> bool:
+    def _begin(self, engine: Engine, work: _Work) -> bool:
+        """What a request needs before its first batch: the program and a slot for its adapters; False: none is free."""
         if self._runner is None:
             self._runner = self._make_runner()
         if work.slot < 0:
@@ -120,6 +128,10 @@ class Embedder:
             if slot is None:
                 return False
             work.slot = slot
+        return True
+
+    def _run(self, engine: Engine, work: _Work) -> bool:
+        assert self._runner is not None  # `_begin` made it
         batch, parts = self._fill(engine, work, self._runner)
         if not parts:
             return False

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import insort
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from llamakit.engine.sequence import Sequence
 from llamakit.engine.speculation import draft_lengths, force
 from llamakit.engine.stats import Counters, SlotInfo, slot_info
 from llamakit.engine.step_cost import StepCost
-from llamakit.errors import OutOfMemoryError, PluginError
+from llamakit.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from llamakit.sampler import Sampler
     from llamakit.tokenizer import Tokenizer
 
+log = logging.getLogger("llamakit.engine")
 STEP_SECONDS = 0.25  # a step with running answers takes prompts only up to about this time
 LEAST_PROMPT_ROWS = 16  # but never fewer rows, so that prompts get on
 PROGRESS_SECONDS = 0.2  # between two reports of progress to one request
@@ -174,7 +176,7 @@ class Engine:
     def _end_unwanted(self, now: float) -> None:
         """Requests whose client left, that were cancelled, or whose time is up."""
         for group in [*self.waiting, *self.running]:
-            if group.job.unwanted:
+            if self._unwanted(group):
                 group.finish(FinishReason.CANCELLED)
             elif group.request.deadline is not None and now - group.submitted > group.request.deadline:
                 group.finish(FinishReason.DEADLINE)
@@ -186,6 +188,14 @@ class Engine:
             self._tell_places()
         self._retire()
 
+    def _unwanted(self, group: Group) -> bool:
+        """Whether nobody waits for a group; what cannot tell is taken for a client that left."""
+        try:
+            return group.job.unwanted
+        except BaseException as error:
+            group.fail(error, "asking whether the client is there")
+            return True
+
     def _admit(self, now: float) -> None:
         """Let waiting requests in while there are places, adapter slots and blocks for them."""
         places = self.runner.n_seq - sum(group.width for group in self.running)
@@ -193,11 +203,14 @@ class Engine:
         for group in self.waiting:
             if self._follows(group):
                 continue
-            if group.width > places or not self._enter(group, now):
+            if group.width > places or not self._tries_to_enter(group, now):
                 break  # no one overtakes, so nobody waits for ever
-            places -= group.width
             admitted.append(group)
-            insort(self.running, group, key=lambda each: each.order)
+            if group.done:
+                self._count_finished(group)
+            else:
+                places -= group.width
+                insort(self.running, group, key=lambda each: each.order)
         if admitted:
             self.waiting = [group for group in self.waiting if group not in admitted]
             self._tell_places()
@@ -219,6 +232,15 @@ class Engine:
             if len(begin) == len(tokens):  # its last token must be evaluated anyway
                 group.leader = None
         return group.leader is not None
+
+    def _tries_to_enter(self, group: Group, now: float) -> bool:
+        """Let a group in if there is room; one whose adapters cannot be put to work ends, and makes no one wait."""
+        try:
+            return self._enter(group, now)
+        except BaseException as error:
+            self._leave(group)
+            group.fail(error, "an adapter")
+            return True
 
     def _enter(self, group: Group, now: float) -> bool:
         """Take what a group needs to run: an adapter slot, the known part of its prompt, room for the rest."""
@@ -371,8 +393,15 @@ class Engine:
         if self.drafter is None:
             return
         wanted = draft_lengths(self.running, self.cost, self.drafter, self.n_ctx)
-        if wanted:
+        if not wanted:
+            return
+        try:
             self.drafter.propose(wanted)
+        except Exception:  # guesses are a help, not a part of any answer
+            log.exception("guessing ahead ended with an error and is switched off")
+            self.drafter = None
+            for sequence, _ in wanted:
+                sequence.draft = []
 
     def _fill(self, planned: list[Chunk]) -> tuple[list[Chunk], Batch]:
         """The batch of a plan, with blocks for every row; requests go back into the queue where there are too few."""
@@ -439,25 +468,16 @@ class Engine:
         for chunk in chunks:
             if not chunk.n_output:
                 continue
-            group, track = chunk.group, chunk.track
-            if group.request.prompt_logprobs is not None and group.in_prefill and isinstance(track, Sequence):
-                _score_prompt(track, chunk, logits)
-                if track.n_pending:
-                    continue  # more of the prompt is to come
-            last = chunk.first_output + (0 if track.draft else chunk.n_output - 1)
-            if group.prepared.max_tokens == 0:
-                group.finish(FinishReason.LENGTH)
-            elif group.lockstep:
-                locked.setdefault(group, {})[track] = last
-            elif group.forked:
-                turns.append((track, last, 0))  # type: ignore[arg-type]
-            else:
-                turns += [(sequence, last, 0) for sequence in group.fork()]
+            try:
+                turns += _turns(chunk, logits, locked)
+            except BaseException as error:
+                chunk.group.fail(error, "the answer")
         for group, rows in locked.items():
             try:
-                group.advance(rows, logits)
-            except Exception as error:  # of a sampler: its own request ends, no other
-                group.finish(FinishReason.ERROR, PluginError(f"a sampler ended with an error: {error}"))
+                if not group.done:
+                    group.advance(rows, logits)
+            except BaseException as error:
+                group.fail(error, "a sampler")
         while turns:
             turns = self._choose(turns, logits)
 
@@ -471,11 +491,14 @@ class Engine:
             if choice.ends or choice.error is not None:
                 sequence.finish(FinishReason.GRAMMAR if choice.ends else FinishReason.ERROR, error=choice.error)
                 continue
-            token_id = choice.token_id
-            found = details(logits[row], token_id, sequence.group.request, sequence)
-            sequence.chain.accept(token_id)
-            draft = sequence.draft
-            sequence.accept(token_id, found)
+            token_id, draft = choice.token_id, sequence.draft
+            try:
+                found = details(logits[row], token_id, sequence.group.request, sequence)
+                sequence.chain.accept(token_id)
+                sequence.accept(token_id, found)
+            except BaseException as error:
+                sequence.fail(error, "the answer")
+                continue
             if right < len(draft) and draft[right] == token_id:
                 sequence.n_right += 1
                 sequence.timings.n_accepted += 1
@@ -516,6 +539,27 @@ class Engine:
         if now - group.told >= PROGRESS_SECONDS or done == total:
             group.told = now
             group.job.emit(PromptProgress(total, group.timings.n_cached, done, now - group.began))
+
+
+def _turns(
+    chunk: Chunk, logits: npt.NDArray[np.float32], locked: dict[Group, dict[Track, int]]
+) -> list[tuple[Sequence, int, int]]:
+    """The sequences that choose a token from a chunk's last row; rows of lockstep groups go into `locked`."""
+    group, track = chunk.group, chunk.track
+    if group.request.prompt_logprobs is not None and group.in_prefill and isinstance(track, Sequence):
+        _score_prompt(track, chunk, logits)
+        if track.n_pending:
+            return []  # more of the prompt is to come
+    last = chunk.first_output + (0 if track.draft else chunk.n_output - 1)
+    if group.prepared.max_tokens == 0:
+        group.finish(FinishReason.LENGTH)
+        return []
+    if group.lockstep:
+        locked.setdefault(group, {})[track] = last
+        return []
+    if group.forked:
+        return [(track, last, 0)]  # type: ignore[list-item]
+    return [(sequence, last, 0) for sequence in group.fork()]
 
 
 def _units(planned: list[Chunk]) -> list[list[Chunk]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llamakit.engine.failure import own_failure
 from llamakit.engine.job import Finished
 from llamakit.engine.kv_cache import BlockTable
 from llamakit.engine.request import FinishReason, Timings
@@ -93,9 +94,8 @@ class Group:
             return []
         self.forked = True
         primary = self.sequences[0]
-        self.sequences += [
-            self._copy(primary, choice) for choice in range(1, max(self.request.best_of, self.request.n))
-        ]
+        for choice in range(1, max(self.request.best_of, self.request.n)):
+            self.sequences.append(self._copy(primary, choice))
         now = self.now()
         for sequence in self.sequences:
             sequence.begin(now)
@@ -107,6 +107,10 @@ class Group:
             sequence.finish(reason, error=error)
         for choice in range(0 if self.done else self.request.n):
             self._tell(self.sequences[0], choice)
+
+    def fail(self, error: BaseException, part: str) -> None:
+        """End all that is open since `part` of the request raised an error."""
+        self.finish(FinishReason.ERROR, own_failure(error, part))
 
     def context_full(self, track: Track) -> None:
         """A track has no room for its next token, and nothing may be dropped."""
@@ -146,6 +150,11 @@ class Group:
         return Sequence(self, choice, tokens, chain, table)
 
     def _copy(self, primary: Sequence, choice: int) -> Sequence:
-        other = self._sequence(choice, list(primary.tokens), primary.table.fork())
+        table = primary.table.fork()
+        try:
+            other = self._sequence(choice, list(primary.tokens), table)
+        except BaseException:
+            table.release()
+            raise
         other.node, other.n_known, other.prompt = primary.node, primary.n_known, primary.prompt
         return other

@@ -52,7 +52,9 @@ class GuidedGroup(Group):
 
     def sequence_finished(self, sequence: Sequence) -> None:
         """The guide ends with its answer."""
-        self.guides[sequence].release()
+        guide = self.guides.get(sequence)
+        if guide is not None:
+            guide.release()
         super().sequence_finished(sequence)
 
     def advance(self, rows: dict[Track, int], logits: npt.NDArray[np.float32]) -> None:
@@ -71,10 +73,13 @@ class GuidedGroup(Group):
             if choice.ends or choice.error is not None:
                 sequence.finish(FinishReason.GRAMMAR if choice.ends else FinishReason.ERROR, error=choice.error)
                 continue
-            found = details(mixed[row], choice.token_id, request, sequence)
-            sequence.chain.accept(choice.token_id)
-            self.guides[sequence].tokens.append(choice.token_id)
-            sequence.accept(choice.token_id, found)
+            try:
+                found = details(mixed[row], choice.token_id, request, sequence)
+                sequence.chain.accept(choice.token_id)
+                self.guides[sequence].tokens.append(choice.token_id)
+                sequence.accept(choice.token_id, found)
+            except BaseException as error:
+                sequence.fail(error, "the answer")
 
 
 def _mix(p: npt.NDArray[np.float32], n: npt.NDArray[np.float32], scale: float) -> npt.NDArray[np.float32]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llamakit.engine.failure import blame, check_forced, no_token, own_failure
 from llamakit.engine.request import TokenLogprob
 from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
 from llamakit.options import build_options, near
@@ -36,7 +37,7 @@ class Choice(msgspec.Struct, frozen=True):
     """What a chain chose for a row; with an `error`, or if it `ends`, the row's answer ends."""
 
     token_id: int
-    error: Exception | None = None
+    error: LlamaKitError | None = None
     ends: bool = False  # a sampler left no token on purpose
 
 
@@ -45,7 +46,7 @@ class SamplerChain:
 
     def __init__(self, samplers: Sequence[Sampler]) -> None:
         self.samplers = list(samplers)
-        stages = [sampler.native() for sampler in self.samplers]
+        stages = [_native_stage(sampler) for sampler in self.samplers]
         self.stages: list[Any] | None = None if any(stage is None for stage in stages) else stages
         self._forcing = [sampler for sampler in self.samplers if type(sampler).forced is not Sampler.forced]
 
@@ -63,22 +64,42 @@ class SamplerChain:
 
     def accept(self, token_id: int) -> None:
         """Tell every sampler that `token_id` follows."""
-        for sampler in self.samplers:
-            sampler.accept(token_id)
+        sampler = None
+        try:
+            for sampler in self.samplers:
+                sampler.accept(token_id)
+        except BaseException as error:
+            blame(_part(sampler), error)
 
     def accept_many(self, token_ids: Sequence[int]) -> None:
         """Tell every sampler several tokens."""
-        for sampler in self.samplers:
-            sampler.accept_many(token_ids)
+        sampler = None
+        try:
+            for sampler in self.samplers:
+                sampler.accept_many(token_ids)
+        except BaseException as error:
+            blame(_part(sampler), error)
 
     def start(self) -> None:
         """Tell every sampler that the prompt is complete."""
-        for sampler in self.samplers:
-            sampler.start()
+        sampler = None
+        try:
+            for sampler in self.samplers:
+                sampler.start()
+        except BaseException as error:
+            blame(_part(sampler), error)
 
     def forced(self, n: int) -> list[int]:
         """Tokens that must follow, at most `n`."""
-        return next((tokens for sampler in self._forcing if (tokens := sampler.forced(n))), [])
+        sampler = None
+        try:
+            for sampler in self._forcing:
+                tokens = sampler.forced(n)
+                if tokens:
+                    return check_forced(tokens, sampler.context.n_vocab, sampler.name)[:n]
+        except BaseException as error:
+            blame(_part(sampler), error)
+        return []
 
     def mark(self) -> list[Any]:
         """A note of the state of all samplers."""
@@ -96,7 +117,10 @@ class SamplerChain:
 
     def clone(self) -> SamplerChain:
         """An independent copy with the same state."""
-        return SamplerChain([sampler.clone() for sampler in self.samplers])
+        try:
+            return SamplerChain([sampler.clone() for sampler in self.samplers])
+        except BaseException as error:
+            blame(_part(None), error)
 
 
 def make_chain(
@@ -111,8 +135,17 @@ def make_chain(
     none. Temperature 0 makes the chain greedy; `mirostat` takes the place of what truncates.
     """
     options = _options(classes, values)
-    made = {name: classes[name](options[name], context) for name in _names(classes, order, options)}
-    return SamplerChain([s for s in made.values() if s.active() or s.stage is Stage.CHOOSE])
+    made = [_made(classes[name], options[name], context) for name in _names(classes, order, options)]
+    return SamplerChain([sampler for sampler in made if sampler is not None])
+
+
+def _made(cls: type[Sampler], options: Any, context: SequenceContext) -> Sampler | None:
+    """A sampler of a chain, unless it would do nothing."""
+    try:
+        sampler = cls(options, context)
+        return sampler if sampler.active() or sampler.stage is Stage.CHOOSE else None
+    except BaseException as error:
+        blame(f"sampler {cls.name!r}", error)
 
 
 def _names(classes: Mapping[str, type[Sampler]], order: Sequence[str] | None, options: Mapping[str, Any]) -> list[str]:
@@ -164,29 +197,51 @@ def sample_rows(logits: npt.NDArray[np.float32], rows: Sequence[int], chains: Se
     native = [i for i, chain in enumerate(chains) if chain.stages is not None]
     results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
     for i, (token, message) in zip(native, results, strict=True):
-        choices[i] = _choice(token, message, logits[rows[i]])
+        choices[i] = _choice(token, message)
     for i, chain in enumerate(chains):
         if chain.stages is None:
             choices[i] = _sample_row(logits[rows[i]], chain)
     return [choices[i] for i in range(len(chains))]
 
 
-def _choice(token: int, message: str, row: npt.NDArray[np.float32]) -> Choice:
-    """What a native chain gave: a token, -2 for an end, or -1 for an error."""
+def _part(sampler: Sampler | None) -> str:
+    """How an error names the sampler that raised it."""
+    return "a chain of samplers" if sampler is None else f"sampler {sampler.name!r}"
+
+
+def _native_stage(sampler: Sampler) -> Any | None:
+    """What does a sampler's work natively; a PluginError where it gives something else."""
+    from llamakit import _sampling
+
+    stage = sampler.native()
+    if stage is not None and not isinstance(stage, _sampling.Stage):
+        raise PluginError(f"sampler {sampler.name!r} gives {type(stage).__name__} as its native stage")
+    return stage
+
+
+def _choice(token: int, message: str) -> Choice:
+    """What a native chain gave: a token, or what else became of its row."""
+    from llamakit import _sampling
+
     if token >= 0:
         return Choice(token)
-    return Choice(-1, ends=True) if token == -2 else Choice(-1, _no_choice(message, row))
-
-
-def _no_choice(message: str, row: npt.NDArray[np.float32]) -> LlamaKitError:
-    """Why a native chain chose nothing: the model's output was not usable, or the request left no token."""
-    import numpy as np
-
-    return BackendError(message) if np.isnan(row).any() else UsageError(message, hint="fewer banned tokens")
+    if token == _sampling.END:
+        return Choice(-1, ends=True)
+    if token == _sampling.NO_TOKEN:
+        return Choice(-1, no_token(message))
+    return Choice(-1, BackendError(message))
 
 
 def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
-    """Stage by stage; a sampler that raises ends this row only. Those that mask may be left out: `Sampler.masks`."""
+    """Stage by stage; a sampler that raises ends this row only."""
+    try:
+        return _choose(row, chain)
+    except BaseException as error:
+        return Choice(-1, own_failure(error, _part(None)))
+
+
+def _choose(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
+    """The whole chain; those that mask may be left out at first: `Sampler.masks`."""
     masking = [sampler for sampler in chain.samplers if sampler.masks()]
     if masking:
         choice = _run(row, [sampler for sampler in chain.samplers if sampler not in masking], again=False)
@@ -211,10 +266,8 @@ def _run(row: npt.NDArray[np.float32], samplers: Sequence[Sampler], *, again: bo
                 stage.apply(candidates.handle)
         except (EndOfAnswer, _sampling.SamplingEnd):
             return Choice(-1, ends=True)
-        except Exception as error:
-            failure = PluginError(f"sampler {sampler.name!r} failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            return Choice(-1, failure)
+        except BaseException as error:
+            return Choice(-1, own_failure(error, _part(sampler)))
     if candidates.chosen is None:
         return Choice(-1, PluginError(f"the last sampler, {samplers[-1].name!r}, chose no token"))
     return Choice(candidates.chosen)

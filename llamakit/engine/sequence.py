@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llamakit.engine.failure import own_failure
 from llamakit.engine.job import Token
 from llamakit.engine.request import FinishReason, Piece, Result, Timings, TokenLogprob
 
@@ -105,11 +106,11 @@ class Sequence(Track):
         if self.result is not None:
             return
         tail = ""
-        if stopped_by is None:
-            tail = self.detokenizer.flush()
-            if self.stops is not None:
-                tail, stopped_by = self.stops.push(tail)
-                tail += "" if stopped_by else self.stops.flush()
+        try:
+            if stopped_by is None:
+                tail, stopped_by = self._held_back()
+        except BaseException as failed:
+            reason, error = FinishReason.ERROR, error or own_failure(failed, "the detokenizer or a stop rule")
         self.text.append(tail)
         if self.generated:
             self.timings.generate_seconds = self.group.now() - self.first_time
@@ -121,6 +122,18 @@ class Sequence(Track):
             adapters=group.adapters, n_context=self.table.length, pieces=tuple(self.pieces),
         )  # fmt: skip
         group.sequence_finished(self)
+
+    def fail(self, error: BaseException, part: str) -> None:
+        """End the answer since `part` of the request raised an error."""
+        self.finish(FinishReason.ERROR, error=own_failure(error, part))
+
+    def _held_back(self) -> tuple[str, str | None]:
+        """What of the text was not told yet, and the stop string that ends it, if one does."""
+        tail, stopped_by = self.detokenizer.flush(), None
+        if self.stops is not None:
+            tail, stopped_by = self.stops.push(tail)
+            tail += "" if stopped_by else self.stops.flush()
+        return tail, stopped_by
 
     def _tell(self, token_id: int, text: str, details: Details | None) -> None:
         self.text.append(text)

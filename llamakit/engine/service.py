@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from llamakit.engine.failure import own_failure
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import FinishReason, Result, Timings
-from llamakit.errors import BackendError, QueueFullError, UnavailableError
+from llamakit.errors import BackendError, LlamaKitError, QueueFullError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("llamakit.engine")
 IDLE_SECONDS = 0.25  # how often an idle engine looks whether clients of waiting requests have gone
+MOST_STARTS = 3  # of the engine's thread within `STARTS_SECONDS`; from then on it is given up
+STARTS_SECONDS = 60.0
 
 
 class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,12 +76,13 @@ class Service:
         self._closing = threading.Event()
         self._cut = threading.Event()
         self._step_began = 0.0  # 0: not in a step
-        self._stuck = False
+        self._stuck = self._dead = False
+        self._moved = time.monotonic()  # when the engine last ended a step, or got work after it had none
+        self._starts: list[float] = []
         self._jobs: dict[str, Job] = {}  # those not finished
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="llamakit-engine", daemon=True)
+        self._thread = self._start()
         self._watch = threading.Thread(target=self._watchdog, name="llamakit-watchdog", daemon=True)
-        self._thread.start()
         self._watch.start()
 
     # -- from any thread ----------------------------------------------------------------------------------------
@@ -97,10 +101,12 @@ class Service:
                     hint="try again later", retry_after=self._retry_after(),
                 )  # fmt: skip
             job = Job(request, id=self._free_id(id), gone=gone)
+            if not self._jobs:
+                self._moved = time.monotonic()
             self._jobs[job.id] = job
             self._inbox.append((job, prepared))
         self._wake.set()
-        if not self._thread.is_alive():  # it ended between the check and now
+        if self._closing.is_set() and not self._thread.is_alive():  # it ended between the check and now
             self._fail_all(self._closed())
         return job
 
@@ -153,6 +159,21 @@ class Service:
         """Whether the backend does not come back from a step."""
         return self._stuck
 
+    @property
+    def dead(self) -> bool:
+        """Whether the engine's thread ended again and again, and was given up."""
+        return self._dead
+
+    @property
+    def trouble(self) -> str:
+        """Why no answers come, in words; "" while the engine's thread lives and, if there is work, gets on with it."""
+        if self._dead or (not self._thread.is_alive() and not self._closing.is_set()):
+            return "the engine's thread has ended"
+        idle = time.monotonic() - self._moved
+        if self._stuck or (self._jobs and idle > self.options.stall_seconds):
+            return f"the backend does not answer: no step for {idle:.0f} seconds"
+        return ""
+
     def close(self, grace: float = 0.0) -> None:
         """Take nothing new; let what runs finish for `grace` seconds, then cut it; end the thread."""
         self._closing.set()
@@ -166,20 +187,25 @@ class Service:
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="llamakit-engine", daemon=True)
+        thread.start()
+        return thread
+
     def _run(self) -> None:
         while not self._cut.is_set():
             try:
                 self._turn()
-            except Exception as error:  # a defect or a backend's failure: this step's requests end, the thread lives
+            except BaseException as error:  # a defect, a backend's failure: this step's requests end, the thread lives
                 log.exception("a step of the engine ended with an error")
-                self._recover(error)
+                self._recover(BackendError(f"the backend ended with an error: {error}", hint="send the request again"))
         self._fail_all(self._closed())
 
     def _turn(self) -> None:
         self._take_inbox()
         self._step_began = time.monotonic()
         worked = self.engine.step()
-        self._step_began = 0.0
+        self._step_began, self._moved = 0.0, time.monotonic()
         if self._stuck:
             self._stuck = False
             log.warning("the backend came back")
@@ -193,8 +219,11 @@ class Service:
             item = self._inbox.popleft()
             if isinstance(item, _Call):
                 item.run()
-            else:
+                continue
+            try:
                 self.engine.submit(*item)
+            except BaseException as error:  # it is not in the queue, and nobody else is touched
+                fail(item[0], own_failure(error, "the request"))
 
     def _forget_finished(self) -> None:
         if self._jobs:
@@ -202,13 +231,13 @@ class Service:
                 for id in [id for id, job in self._jobs.items() if job.finished]:
                     del self._jobs[id]
 
-    def _recover(self, error: BaseException) -> None:
+    def _recover(self, error: LlamaKitError) -> None:
         """Give up everything that was in the engine, and start anew with an empty cache."""
         self._step_began = 0.0
-        self._fail_all(BackendError(f"the backend ended with an error: {error}", hint="send the request again"))
+        self._fail_all(error)
         try:
             self.engine.reset()
-        except Exception:
+        except BaseException:
             log.exception("the engine could not be reset")
 
     def _fail_all(self, error: BaseException) -> None:
@@ -218,32 +247,58 @@ class Service:
                 item.fail(error)
         with self._lock:
             jobs, self._jobs = list(self._jobs.values()), {}
-        self.engine.abandon(error)
+        try:
+            self.engine.abandon(error)
+        except BaseException:
+            log.exception("requests could not be ended in order")
         for job in jobs:
             fail(job, error)
 
     def _watchdog(self) -> None:
-        """A step that does not return turns its requests into errors; the thread itself cannot be stopped."""
+        """A thread that ended is started again; a step that does not return turns its requests into errors.
+
+        A thread that hangs cannot be stopped: `trouble` tells of it.
+        """
         period = min(1.0, self.options.stall_seconds / 4)
-        while not self._cut.wait(period):
-            began = self._step_began
-            if began and not self._stuck and time.monotonic() - began > self.options.stall_seconds:
-                self._stuck = True
-                log.error("the backend is stuck in a step for more than %g s", self.options.stall_seconds)
-                error = BackendError(f"the backend does not answer for {self.options.stall_seconds:g} seconds")
-                with self._lock:
-                    jobs = list(self._jobs.values())
-                for job in jobs:
-                    job.cancel()
-                    fail(job, error)
+        while not self._cut.wait(period) and not self._dead:
+            try:
+                if not self._thread.is_alive():
+                    self._start_again()
+                self._look_at_step()
+            except BaseException:
+                log.exception("looking after the engine ended with an error")
+
+    def _look_at_step(self) -> None:
+        """Give up the requests of a step that takes too long."""
+        began, limit = self._step_began, self.options.stall_seconds
+        if not began or self._stuck or time.monotonic() - began <= limit:
+            return
+        self._stuck = True
+        log.error("the backend is stuck in a step for more than %g s", limit)
+        error = BackendError(f"the backend does not answer for {limit:g} seconds")
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            job.cancel()
+            fail(job, error)
+
+    def _start_again(self) -> None:
+        """A new thread for an engine whose own has ended, unless that happens again and again."""
+        now = time.monotonic()
+        self._starts = [*(at for at in self._starts if now - at < STARTS_SECONDS), now]
+        self._dead = len(self._starts) > MOST_STARTS
+        log.critical("the engine's thread ended; it is %s", "given up" if self._dead else "started again")
+        self._recover(BackendError("the engine's thread ended", hint="send the request again"))
+        if not self._dead:
+            self._thread = self._start()
 
     def _wait(self, done: threading.Event) -> None:
         """Wake the thread and wait for what it does; not longer than it lives, nor while it is stuck."""
         self._wake.set()
         while not done.wait(1.0):
-            if not self._thread.is_alive():
+            if self._closing.is_set() and not self._thread.is_alive():
                 raise self._closed()
-            if self._stuck:
+            if self._stuck or self._dead:
                 self._check_open()
 
     def _closed(self) -> UnavailableError:
@@ -252,6 +307,8 @@ class Service:
     def _check_open(self) -> None:
         if self._closing.is_set():
             raise self._closed()
+        if self._dead:
+            raise UnavailableError("the engine's thread has ended", hint="restart the server", retry_after=30)
         if self._stuck:
             raise UnavailableError("the backend does not answer", hint="restart the server", retry_after=30)
 

@@ -43,7 +43,11 @@ def force(groups: Sequence_[Group], n_ctx: int) -> None:
     """Where the samplers leave no choice for some tokens, draft these: a fixed text costs one step."""
     for sequence in _ready(groups):
         limit = _limit(sequence, MOST_DRAFTED, n_ctx)
-        sequence.draft = sequence.chain.forced(limit) if limit > 0 else []
+        try:
+            sequence.draft = sequence.chain.forced(limit) if limit > 0 else []
+        except BaseException as error:
+            sequence.fail(error, "a sampler")
+            continue
         sequence.forced = bool(sequence.draft)
 
 

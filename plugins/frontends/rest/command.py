@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,15 @@ from llamakit.plugins.frontends.rest.flags import add_flags, device_options, set
 from llamakit.plugins.frontends.rest.options import ServeOptions
 
 from llamakit.config import Config, load_config
+from llamakit.errors import BackendError
 from llamakit.options import build_options
 from llamakit.registry import Registry
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.server import Server
     from llamakit.plugins.frontends.rest.state import ServerState
+
+WATCH_SECONDS = 1.0  # how often the main thread looks whether the engines live
 
 
 @add_flags
@@ -95,7 +99,7 @@ class _Run:
         try:
             self.server.start()
             threading.Thread(target=self._load, args=(began,), name="llamakit-start", daemon=True).start()
-            self._error = self._wake.get()
+            self._error = self._wait()
             grace = self.options.grace if self._error is None else 0.0
             self.server.stop(grace, self._tick, lambda: self._signals > 1)
         finally:
@@ -104,6 +108,16 @@ class _Run:
         if self._error is not None:
             raise self._error
         return 0
+
+    def _wait(self) -> Exception | None:
+        """Until a signal comes, or something that ends the server: loading failed, or an engine that is given up."""
+        while True:
+            with suppress(queue.Empty):
+                return self._wake.get(timeout=WATCH_SECONDS)
+            pool = self.state.pool
+            for session in (pool.loaded(name) for name in pool.names()):
+                if session is not None and session.service.dead:
+                    return BackendError("the engine's thread ended again and again", hint="the log above tells why")
 
     def _load(self, began: float) -> None:
         """Load the default model, then say that it answers."""

@@ -21,7 +21,7 @@ METAVARS = {
     "host": "HOST", "path": "DIR", "alias": "NAME", "models": "NAME=FILE", "kv_memory": "SIZE", "max_body": "SIZE",
     "model_draft": "FILE", "lora": "FILE", "lora_scaled": "FILE SCALE", "lora_base": "FILE", "lora_dir": "DIR",
     "api_key": "KEY", "api_key_file": "FILE", "cors": "ORIGIN", "allowed_host": "NAME", "ssl_cert_file": "FILE",
-    "ssl_key_file": "FILE", "timeout": "SECONDS", "idle_unload": "SECONDS", "grace": "SECONDS",
+    "ssl_key_file": "FILE", "timeout": "SECONDS", "stall": "SECONDS", "idle_unload": "SECONDS", "grace": "SECONDS",
 }  # fmt: skip
 # The options of 2023 that only some backends know: names, metavar (none: a switch), help.
 DEVICE: dict[str, tuple[tuple[str, ...], str, str]] = {

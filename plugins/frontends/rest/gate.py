@@ -45,9 +45,11 @@ class Gate:
         self.count(answer.placed)
         try:
             answer.parts = self.app(environ, start)
-        except BaseException:
+        except BaseException as error:
             answer.close()
-            raise
+            if isinstance(error, Exception):
+                raise
+            raise RuntimeError(f"a request ended with {type(error).__name__}") from error  # waitress answers 500
         return answer
 
     def count(self, n: int) -> None:

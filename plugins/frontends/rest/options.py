@@ -32,6 +32,9 @@ class ServeOptions(Options, frozen=True):
     ] = 0.0
     parallel: Annotated[int, Meta(ge=1, le=4096, description="Sequences that are generated at once.")] = 64
     queue: Annotated[int, Meta(ge=0, le=65536, description="Requests that may wait; more get status 429.")] = 256
+    stall: Annotated[
+        float, Meta(gt=0, le=86400, description="Seconds without a step, while there is work, until /health fails.")
+    ] = 300.0
     max_predict: Annotated[
         int, Meta(ge=0, le=1 << 30, description="Most tokens of an answer without a limit; 0 = 8 times the context.")
     ] = 0

@@ -62,6 +62,7 @@ def settings_of(config: Config, options: ServeOptions, n_models: int = 1) -> dic
     settings = {name: config[name] for name in CORE} | {
         "threads": config["threads"] or None, "backend_options": backend, "n_seq": options.parallel,
         "kv_memory": memory, "max_predict": options.max_predict, "max_queue": options.queue,
+        "stall_seconds": options.stall,
         "lora": [*((path, 1.0) for path in options.lora), *options.lora_scaled], "lora_base": options.lora_base,
         "adapter_slots": ADAPTER_SLOTS if options.lora_dir else 0,
         "draft_model": options.model_draft, "draft": options.draft,

@@ -167,7 +167,7 @@ def _get(path: str, resource: Any, summary: str, response: Any, **more: Any) -> 
 
 HEALTH = (
     "503 while the model loads (`progress` from 0 to 1), while the server shuts down, and while the backend does not"
-    " answer; `error.code` tells which: `loading`, `draining`, `backend_stuck`, `model_error`."
+    " answer; `error.code` tells which: `loading`, `draining`, `backend_stuck`, `engine_ended`, `model_error`."
 )
 PROPS = "While the model loads, 503 as for `/health`. A model that is not loaded is described from its file."
 SAMPLERS = (

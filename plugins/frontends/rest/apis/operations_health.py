@@ -44,8 +44,9 @@ def trouble(state: ServerState) -> tuple[str, str, float | None] | None:
         return "draining", "the server shuts down", None
     sessions = [state.pool.loaded(name) for name in state.pool.names()]
     loaded = [session for session in sessions if session is not None]
-    if any(session.service.stuck for session in loaded):
-        return "backend_stuck", "the backend does not answer", None
+    for service in (session.service for session in loaded):
+        if service.trouble:
+            return "engine_ended" if service.dead else "backend_stuck", service.trouble, None
     return None if loaded else not_loaded(state.pool.info())
 
 
