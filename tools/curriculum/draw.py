@@ -1,0 +1,82 @@
+"""Seeded choices, and which combinations of words are kept for the held-out tasks."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from curriculum.words import BY_KIND, ENDS, MEN, PEOPLE, SYLLABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+T = TypeVar("T")
+TRAIN, HELD_OUT = "train", "held-out"
+SHARE_HELD_OUT = 8  # one combination in so many is never trained on
+
+
+def reserved(*parts: str) -> bool:
+    """Whether a combination of words is one of the held-out ones."""
+    return zlib.crc32("|".join(parts).encode()) % SHARE_HELD_OUT == 0
+
+
+@dataclass(frozen=True)
+class Person:
+    """A name and its pronoun."""
+
+    name: str
+    pronoun: str
+
+
+class Draw:
+    """Choices for one example: the same seed makes the same example, whatever else is made before it."""
+
+    def __init__(self, seed: str, split: str = TRAIN) -> None:
+        self.rng = random.Random(f"{split}/{seed}")
+        self.held_out = split == HELD_OUT
+
+    def chance(self, share: float) -> bool:
+        """True in this share of all cases."""
+        return self.rng.random() < share
+
+    def one(self, things: Sequence[T]) -> T:
+        """One of them."""
+        return things[self.rng.randrange(len(things))]
+
+    def some(self, things: Sequence[T], count: int) -> list[T]:
+        """Different ones, at most as many as there are."""
+        return self.rng.sample(list(things), min(count, len(things)))
+
+    def number(self, low: int, high: int) -> int:
+        """From low to high, both included."""
+        return self.rng.randint(low, high)
+
+    def allowed(self, *parts: str) -> bool:
+        """Whether this split may use a combination."""
+        return reserved(*parts) == self.held_out
+
+    def partner(self, things: Sequence[str], beside: str, taken: Sequence[str] = ()) -> str:
+        """One of the things that this split may use beside another word; not one that is taken."""
+        free = [thing for thing in things if thing not in taken]
+        fitting = [thing for thing in free if self.allowed(beside, thing)]
+        return self.one(fitting or free)
+
+    def value(self, kind: str, beside: str, taken: Sequence[str] = ()) -> str:
+        """A word of a kind for `beside`."""
+        return self.partner(BY_KIND[kind], beside, taken)
+
+    def people(self, count: int, invented: float = 0.0) -> list[Person]:
+        """Different people; a share of them has names that are in no list."""
+        names = self.some(PEOPLE, count)
+        return [self._person(name if not self.chance(invented) else self.invented_name()) for name in names]
+
+    def _person(self, name: str) -> Person:
+        man = name in MEN or (name not in PEOPLE and self.chance(0.5))
+        return Person(name, "He" if man else "She")
+
+    def invented_name(self) -> str:
+        """A name of two or three syllables."""
+        name = "".join(self.rng.choices(SYLLABLES, k=self.number(2, 3)))
+        return (name + (self.one(ENDS) if self.chance(0.4) else "")).capitalize()

@@ -1,0 +1,75 @@
+"""What is learned when: stages, each a mix of kinds at a level of difficulty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from curriculum import calling, copying, forms, questions, talk, telling
+from curriculum.draw import HELD_OUT, TRAIN, Draw
+from curriculum.example import Example
+from curriculum.world import EASY, HARD, MIDDLE, Level
+
+Maker = Callable[[Draw, Level], Example]
+KINDS: Mapping[str, Maker] = {
+    "lookup": copying.lookup,
+    "copy": copying.copy,
+    "question": questions.make,
+    "tool": calling.make,
+    "no-tool": calling.no_tool,
+    "json": forms.make,
+    "count": copying.count,
+    "talk": talk.make,
+    "story": telling.make,
+    "text": telling.plain,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: examples of each kind in a hundred, and after how many there is a piece of a tale."""
+
+    name: str
+    level: Level
+    mix: Mapping[str, int]
+    tales: int = 0
+
+
+STAGES = (
+    Stage("easy", EASY, {"lookup": 20, "copy": 25, "question": 35, "tool": 8, "json": 8, "count": 4}),
+    Stage("middle", MIDDLE, {
+        "lookup": 8, "copy": 12, "question": 40, "tool": 14, "no-tool": 2, "json": 12, "count": 5, "talk": 4,
+        "story": 3,
+    }),
+    Stage("hard", HARD, {
+        "lookup": 3, "copy": 8, "question": 38, "tool": 14, "no-tool": 2, "json": 12, "count": 6, "talk": 8, "story": 7,
+        "text": 2,
+    }, tales=12),
+)  # fmt: skip
+
+
+def examples(stage: Stage, seed: int, count: int) -> Iterator[Example]:
+    """Examples to train on, in the order in which they are to be read."""
+    kinds, weights = list(stage.mix), list(stage.mix.values())
+    for number in range(count):
+        draw = Draw(f"{seed}/{stage.name}/{number}", TRAIN)
+        yield KINDS[draw.rng.choices(kinds, weights)[0]](draw, stage.level)
+
+
+def held_out(seed: int, each: int, level: Level = HARD) -> Iterator[Example]:
+    """Tasks to judge by: `each` of every kind that can be judged, of other seeds and other combinations of words."""
+    for kind, make in KINDS.items():
+        if kind == "text":
+            continue
+        found = 0
+        for number in range(each * 20):
+            example = make(Draw(f"{seed}/{kind}/{number}", HELD_OUT), level)
+            if example.kind == kind and found < each:
+                found += 1
+                yield example
+    found = 0
+    for number in range(each * 20):
+        example = questions.make(Draw(f"{seed}/not/{number}", HELD_OUT), level)
+        if example.kind == "not-in-text" and found < each:
+            found += 1
+            yield example

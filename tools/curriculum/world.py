@@ -1,0 +1,213 @@
+"""Facts about people, and the sentences that tell them and ask for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from curriculum.words import FILLERS, article
+
+if TYPE_CHECKING:
+    from curriculum.draw import Draw, Person
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One kind of fact. In its sentences {p} is the person, {v} the value, {a} the value with its article.
+
+    `says`: ways to tell it, the plainest first; `asks`: for the value; `who`: for the person; `yes`: whether it is so.
+    `colour`: the value has a colour, {c}, that can be asked for.
+    """
+
+    name: str
+    kind: str
+    says: tuple[str, ...]
+    asks: tuple[str, ...]
+    answer: str
+    who: tuple[str, ...]
+    yes: str
+    colour: bool = False
+
+
+RELATIONS = (
+    Relation(
+        "went",
+        "place",
+        ("{p} went to the {v}.", "{p} walked to the {v}.", "{p} ran to the {v}.", "{p} came to the {v}."),
+        ("Where did {p} go?", "What place did {p} go to?"),
+        "{p} went to the {v}.",
+        ("Who went to the {v}?",),
+        "Did {p} go to the {v}?",
+    ),
+    Relation(
+        "has",
+        "object",
+        ("{p} has a {c} {v}.", "{p} owns a {c} {v}.", "{p} got a {c} {v}."),
+        ("What does {p} have?", "What thing does {p} have?"),
+        "{p} has a {c} {v}.",
+        ("Who has the {v}?", "Who has a {v}?"),
+        "Does {p} have a {v}?",
+        colour=True,
+    ),
+    Relation(
+        "lost",
+        "object",
+        ("{p} lost {a}.", "{p} lost {a} today."),
+        ("What did {p} lose?", "What is it that {p} lost?"),
+        "{p} lost {a}.",
+        ("Who lost {a}?", "Who lost the {v}?"),
+        "Did {p} lose {a}?",
+    ),
+    Relation(
+        "likes",
+        "food",
+        ("{p} likes {v}.", "{p} is fond of {v}.", "{p} loves {v}."),
+        ("What does {p} like?", "What does {p} like to eat?"),
+        "{p} likes {v}.",
+        ("Who likes {v}?",),
+        "Does {p} like {v}?",
+    ),
+    Relation(
+        "ate",
+        "food",
+        ("{p} ate {v}.", "{p} had {v} for lunch.", "{p} ate some {v}."),
+        ("What did {p} eat?", "What did {p} have for lunch?"),
+        "{p} ate {v}.",
+        ("Who ate {v}?",),
+        "Did {p} eat {v}?",
+    ),
+    Relation(
+        "is",
+        "job",
+        ("{p} is {a}.", "{p} works as {a}."),
+        ("What is the job of {p}?", "What does {p} do for a living?", "What is {p}?"),
+        "{p} is {a}.",
+        ("Who is the {v}?", "Who is {a}?"),
+        "Is {p} {a}?",
+    ),
+    Relation(
+        "lives",
+        "city",
+        ("{p} lives in {v}.", "{p} has a home in {v}.", "The home of {p} is in {v}."),
+        ("Where does {p} live?", "In which city does {p} live?"),
+        "{p} lives in {v}.",
+        ("Who lives in {v}?",),
+        "Does {p} live in {v}?",
+    ),
+    Relation(
+        "saw",
+        "animal",
+        ("{p} saw {a}.", "{p} met {a}.", "{p} looked at {a}."),
+        ("What did {p} see?", "Which animal did {p} see?"),
+        "{p} saw {a}.",
+        ("Who saw {a}?", "Who saw the {v}?"),
+        "Did {p} see {a}?",
+    ),
+    Relation(
+        "feels",
+        "feeling",
+        ("{p} was {v}.", "{p} felt {v}."),
+        ("How did {p} feel?", "How was {p}?"),
+        "{p} was {v}.",
+        ("Who was {v}?", "Who felt {v}?"),
+        "Was {p} {v}?",
+    ),
+    Relation(
+        "plays",
+        "game",
+        ("{p} plays {v}.", "{p} often plays {v}."),
+        ("What does {p} play?", "Which game does {p} play?"),
+        "{p} plays {v}.",
+        ("Who plays {v}?",),
+        "Does {p} play {v}?",
+    ),
+    Relation(
+        "speaks",
+        "language",
+        ("{p} speaks {v}.", "{p} can speak {v}."),
+        ("What language does {p} speak?", "What does {p} speak?"),
+        "{p} speaks {v}.",
+        ("Who speaks {v}?",),
+        "Does {p} speak {v}?",
+    ),
+    Relation(
+        "comes",
+        "day",
+        ("{p} comes on {v}.", "{p} will come on {v}."),
+        ("When does {p} come?", "On which day does {p} come?"),
+        "{p} comes on {v}.",
+        ("Who comes on {v}?",),
+        "Does {p} come on {v}?",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is so of one person."""
+
+    person: Person
+    relation: Relation
+    value: str
+    colour: str
+
+    def fill(self, form: str) -> str:
+        """A sentence about it."""
+        return form.format(p=self.person.name, v=self.value, a=article(self.value), c=self.colour)
+
+
+@dataclass(frozen=True)
+class Level:
+    """How hard stories are. Pairs are least and most; shares are of 1."""
+
+    people: tuple[int, int] = (2, 4)
+    facts: tuple[int, int] = (1, 3)  # of each person
+    questions: tuple[int, int] = (3, 6)
+    phrasings: int = 4  # ways in which a fact is told
+    absent: float = 0.2  # questions that the text does not answer
+    fillers: float = 0.3  # sentences that say nothing about anybody
+    pronouns: float = 0.3  # he and she for whom the sentence before was about
+    invented: float = 0.15  # names that are in no list
+    mixed: float = 0.3  # stories whose facts are not told person by person
+
+
+EASY = Level(people=(1, 2), facts=(1, 2), phrasings=1, fillers=0.0, pronouns=0.0, invented=0.0, mixed=0.0)
+MIDDLE = Level(people=(1, 3), facts=(1, 3), phrasings=2, fillers=0.1, pronouns=0.1, invented=0.05)
+HARD = Level()
+
+
+@dataclass(frozen=True)
+class Story:
+    """A text and all that is so in it."""
+
+    text: str
+    facts: tuple[Fact, ...]
+    people: tuple[Person, ...]
+
+
+def make_story(draw: Draw, level: Level) -> Story:
+    """People, what is so of them, and a text that tells it. No value is that of two people."""
+    people = draw.people(draw.number(*level.people), level.invented)
+    facts: list[Fact] = []
+    for person in people:
+        for relation in draw.some(RELATIONS, draw.number(*level.facts)):
+            taken = [fact.value for fact in facts if fact.relation.kind == relation.kind]
+            value = draw.value(relation.kind, person.name, taken)
+            facts.append(Fact(person, relation, value, draw.value("colour", value) if relation.colour else ""))
+    if draw.chance(level.mixed):
+        draw.rng.shuffle(facts)
+    return Story(tell(draw, facts, level), tuple(facts), tuple(people))
+
+
+def tell(draw: Draw, facts: list[Fact], level: Level) -> str:
+    """The facts as a text."""
+    sentences: list[str] = []
+    before: Person | None = None
+    for fact in facts:
+        if draw.chance(level.fillers):
+            sentences.append(draw.one(FILLERS))
+        form = draw.one(fact.relation.says[: level.phrasings])
+        again = form.startswith("{p}") and fact.person == before and draw.chance(level.pronouns)
+        sentences.append(fact.fill(form.replace("{p}", fact.person.pronoun, 1) if again else form))
+        before = fact.person
+    return " ".join(sentences)
