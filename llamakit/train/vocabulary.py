@@ -62,7 +62,8 @@ def train_vocabulary(
             user_defined_symbols=list(user_defined), num_threads=threads, **_fixed(),
         )  # fmt: skip
     except RuntimeError as error:
-        raise UsageError(f"no vocabulary of {size} tokens can be made of these texts: {error}") from None
+        reason = str(error).rpartition("] ")[2] or "they are empty"
+        raise UsageError(f"no vocabulary of {size} tokens can be made of these texts: {reason}") from None
     return _read(trainer.SentencePieceProcessor(model_proto=model.getvalue()), user_defined, space_prefix)
 
 

@@ -138,8 +138,7 @@ PLACED = ("object", "animal", "person")  # what may be in a place
 
 def invented(draw: Draw) -> Tool:
     """A tool made of a verb and a kind of thing, such as find_object."""
-    verb = draw.one(VERBS)
-    kind = draw.partner(KINDS, verb)
+    verb, kind = draw.one([(verb, kind) for verb in VERBS for kind in draw.partners(KINDS, verb)])
     asks: tuple[str, ...] = (
         f"{verb.capitalize()} {{{kind}}}.",
         f"Please {verb} {{{kind}}}.",

@@ -58,10 +58,13 @@ class Draw:
         return reserved(*parts) == self.held_out
 
     def partner(self, things: Sequence[str], beside: str, taken: Sequence[str] = ()) -> str:
-        """One of the things that this split may use beside another word; not one that is taken."""
+        """One of the things that this split may use beside another word, else any; none that is taken."""
         free = [thing for thing in things if thing not in taken]
-        fitting = [thing for thing in free if self.allowed(beside, thing)]
-        return self.one(fitting or free)
+        return self.one(self.partners(free, beside) or free)
+
+    def partners(self, things: Sequence[str], beside: str) -> list[str]:
+        """The things that this split may use beside another word."""
+        return [thing for thing in things if self.allowed(beside, thing)]
 
     def value(self, kind: str, beside: str, taken: Sequence[str] = ()) -> str:
         """A word of a kind for `beside`."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from curriculum.example import right
 from llamakit import Session
-from llamakit.tokenizer.chat_prompt import encode_messages
-from llamakit.tokenizer.tool_calls import ToolCallReader, find_format, joined
+from llamakit.chat.prompt import encode_messages
+from llamakit.chat.tools import ToolCallReader, find_format, joined
 
 LONGEST_ANSWER = 256  # tokens
 

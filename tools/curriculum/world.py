@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from curriculum.words import FILLERS, article
+from curriculum.words import BY_KIND, FILLERS, article
 
 if TYPE_CHECKING:
     from curriculum.draw import Draw, Person
@@ -190,13 +190,21 @@ def make_story(draw: Draw, level: Level) -> Story:
     people = draw.people(draw.number(*level.people), level.invented)
     facts: list[Fact] = []
     for person in people:
-        for relation in draw.some(RELATIONS, draw.number(*level.facts)):
-            taken = [fact.value for fact in facts if fact.relation.kind == relation.kind]
-            value = draw.value(relation.kind, person.name, taken)
-            facts.append(Fact(person, relation, value, draw.value("colour", value) if relation.colour else ""))
+        possible = [each for each in RELATIONS if _free(draw, each, person, facts)]
+        for relation in draw.some(possible, draw.number(*level.facts)):
+            free = _free(draw, relation, person, facts)
+            value = draw.one(free) if free else ""
+            colour = draw.value("colour", value) if relation.colour else ""
+            facts += [Fact(person, relation, value, colour)] if value else []
     if draw.chance(level.mixed):
         draw.rng.shuffle(facts)
     return Story(tell(draw, facts, level), tuple(facts), tuple(people))
+
+
+def _free(draw: Draw, relation: Relation, person: Person, facts: list[Fact]) -> list[str]:
+    """The values that a person can have, beside what is so already."""
+    taken = [fact.value for fact in facts]
+    return [value for value in draw.partners(BY_KIND[relation.kind], person.name) if value not in taken]
 
 
 def tell(draw: Draw, facts: list[Fact], level: Level) -> str:

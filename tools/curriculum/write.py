@@ -16,8 +16,8 @@ from typing import Any
 
 from curriculum.mix import STAGES, examples, held_out
 from curriculum.words import BY_KIND
+from llamakit.chat.template import ChatTemplate
 from llamakit.gguf.writer import GGUFWriter
-from llamakit.tokenizer.chat_template import ChatTemplate
 from llamakit.train.vocabulary import Vocabulary, add_vocabulary, train_vocabulary
 
 TEMPLATE = Path(__file__).with_name("template.jinja").read_text(encoding="utf-8")
