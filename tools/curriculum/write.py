@@ -24,6 +24,7 @@ TEMPLATE = Path(__file__).with_name("template.jinja").read_text(encoding="utf-8"
 CONTROL = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")
 MARKERS = ("<tool_call>", "</tool_call>")  # texts of an answer, so no control tokens
 SPECIAL = re.compile(r"</?s>|<\|\w+\|>|</?tool_call>")
+SHOWN = 4000  # examples of each stage that the vocabulary is made from
 WORDS_OFTEN = 120  # how often each word of the world is shown to the vocabulary, with and without a space before it
 TALE = 1200  # characters of a piece of a tale
 
@@ -58,18 +59,18 @@ def mixed(records: Iterable[dict[str, Any]], texts: list[str], every: int) -> It
             yield {"text": text}
 
 
-def make_vocabulary(size: int, seed: int, texts: Iterable[str] = (), threads: int = 1) -> Vocabulary:
+def make_vocabulary(size: int, seed: int, texts: Iterable[str] = (), shown: int = SHOWN) -> Vocabulary:
     """Of examples of all stages, and so that each word of the world is one piece, with a space before it or without."""
     template = ChatTemplate(TEMPLATE, bos="<s>", eos="</s>")
     made = (
         example.text or template.render(example.messages, tools=example.tools, add_generation_prompt=False)
-        for stage in STAGES for example in examples(stage, seed, 4000)
+        for stage in STAGES for example in examples(stage, seed, shown)
     )  # fmt: skip
     words = sorted({word for words in BY_KIND.values() for word in words})
     often = ["\n".join(words) + "\n " + " ".join(words)] * WORDS_OFTEN
     ascii_ = "\n".join(map(chr, range(33, 127)))
     plain = (SPECIAL.sub("\n", text) for text in chain(made, often, [ascii_], texts))
-    return train_vocabulary(plain, size, control=CONTROL, user_defined=MARKERS, threads=threads)
+    return train_vocabulary(plain, size, control=CONTROL, user_defined=MARKERS)
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
@@ -79,11 +80,14 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
         add_vocabulary(writer, vocabulary, TEMPLATE)
 
 
-def write(out: Path, *, seed: int, counts: dict[str, int], each: int, size: int, tales_file: Path | None) -> None:
+def write(
+    out: Path, *, seed: int, counts: dict[str, int], each: int, size: int, tales_file: Path | None = None,
+    shown: int = SHOWN,
+) -> None:  # fmt: skip
     """All files. `counts`: examples of each stage; `each`: tests of each kind; `size`: of the vocabulary."""
     out.mkdir(parents=True, exist_ok=True)
     texts = tales(tales_file) if tales_file else []
-    write_vocabulary(out / "vocabulary.gguf", make_vocabulary(size, seed, texts))
+    write_vocabulary(out / "vocabulary.gguf", make_vocabulary(size, seed, texts, shown))
     for stage in STAGES:
         made = (example.record() for example in examples(stage, seed, counts[stage.name]))
         write_jsonl(out / f"{stage.name}.jsonl", mixed(made, texts, stage.tales) if stage.tales else made)

@@ -49,7 +49,7 @@ PARTS = [
 
 @pytest.fixture(scope="module")
 def trained():
-    return train_vocabulary(TEXT, 320, control=CONTROL, user_defined=MARKERS)
+    return train_vocabulary(TEXT, 350, control=CONTROL, user_defined=MARKERS)
 
 
 def loaded(tmp_path, vocabulary, template=""):
@@ -64,7 +64,7 @@ def test_texts_come_back_and_are_encoded_as_sentencepiece_does(tmp_path, trained
     tokenizer, _ = loaded(tmp_path, trained)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=vocabulary._lines(TEXT), model_writer=model, vocab_size=320, control_symbols=list(CONTROL),
+        sentence_iterator=vocabulary._lines(TEXT), model_writer=model, vocab_size=350, control_symbols=list(CONTROL),
         user_defined_symbols=list(MARKERS), num_threads=1, **vocabulary._fixed(),
     )  # fmt: skip
     judge = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
@@ -87,7 +87,7 @@ def test_special_tokens_have_their_roles(tmp_path, trained):
     assert tokenizer.token_type(tokenizer.id_of("<tool_call>")) is TokenType.USER_DEFINED
     assert tokenizer.encode("<|user|>", parse_special=True) == [tokenizer.id_of("<|user|>")]
     assert len(tokenizer.encode("<|user|>")) > 1
-    assert tokenizer.n_vocab == 320
+    assert tokenizer.n_vocab == 350
     assert not tokenizer.add_space_prefix
     assert tokenizer.add_bos
 
@@ -109,7 +109,7 @@ def test_the_template_goes_with_it(tmp_path, trained):
 
 
 def test_a_space_prefix_is_remembered(tmp_path):
-    made = train_vocabulary(TEXT, 320, space_prefix=True)
+    made = train_vocabulary(TEXT, 340, space_prefix=True)
     tokenizer, _ = loaded(tmp_path, made)
     assert tokenizer.add_space_prefix
     assert tokenizer.decode(tokenizer.encode("The man")) == "The man"
