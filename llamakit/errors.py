@@ -104,3 +104,9 @@ class NotFoundError(LlamaKitError):
     """Something that was named is not there."""
 
     code = "not_found"
+
+
+class DataError(LlamaKitError):
+    """Data to learn from that is missing, damaged or not understood."""
+
+    code = "data"

@@ -59,10 +59,12 @@ def chat_prompt(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     continue_last: bool = False,
+    generation_prompt: bool = True,
     **variables: Any,
 ) -> ChatPrompt:
     """Render a conversation and encode it. With `continue_last` the last message is left open, to be written on.
 
+    `generation_prompt`: whether it ends with the beginning of an answer, else it ends with its last message.
     `variables` are further names for the template. UsageError if the template refuses the messages.
     """
     _check_roles(messages)
@@ -72,7 +74,7 @@ def chat_prompt(
     if continue_last:
         hidden[-1] = {**hidden[-1], "content": (hidden[-1].get("content") or "") + end}
     values = {"tools": guard.hide(tools), **guard.hide(variables)}
-    text = _render(template, hidden, values, add_generation_prompt=not continue_last)
+    text = _render(template, hidden, values, add_generation_prompt=generation_prompt and not continue_last)
     if continue_last:
         if end not in text:
             raise UsageError("the model's chat template leaves out the last message, so it cannot be continued")

@@ -44,6 +44,11 @@ class ChatTemplate:
             ) from None
         self.writes_bos = bool(bos) and "bos_token" in source
 
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it is the plain one, for want of a template in the file."""
+        return self.source == FALLBACK
+
     @classmethod
     def from_metadata(
         cls, metadata: Mapping[str, object], tokenizer: Tokenizer, name: str | None = None

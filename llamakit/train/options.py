@@ -54,6 +54,10 @@ class TrainOptions(Options, frozen=True):
     ctx: Annotated[
         int, Meta(ge=0, le=1 << 24, description="Tokens of a window; 0 = 512, or the model's context if that is less.")
     ] = 0
+    truncate: Annotated[
+        Literal["end", "start"],
+        Meta(description="Where a sample that is too long is cut; start keeps answers behind a long prompt."),
+    ] = "end"
     shuffle: Annotated[bool, Meta(description="A new order of the windows in every epoch.")] = True
     val_split: Annotated[
         float, Meta(ge=0, lt=1, description="Share of the samples to validate on, if there are 20 or more.")

@@ -25,6 +25,7 @@ BUFFER = 4096  # samples that are packed together: best fit needs a choice, and 
 PACKING_STREAM = (1 << 64) - 1  # of random numbers; epochs have the streams from 0
 
 Mode = Literal["segments", "none", "wrapped"]
+Keep = Literal["start", "end"]
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -126,17 +127,17 @@ class Windows:
         return float(self.rows.sum()) / (len(self) * self.n_ctx) if len(self) else 0.0
 
 
-def pack(samples: Samples, n_ctx: int, mode: Mode = "segments", *, seed: int = 0) -> Windows:
+def pack(samples: Samples, n_ctx: int, mode: Mode = "segments", *, seed: int = 0, keep: Keep = "start") -> Windows:
     """Put samples into windows of `n_ctx` rows: the same ones for the same samples, size, mode and seed.
 
     segments: several to a window, best fit of the longest first within a buffer of shuffled samples. none: each by
-    itself. wrapped: one text of all, cut; every window is one segment. Nothing is lost by that; the others cut what is
-    too long at its end.
+    itself. wrapped: one text of all, cut; every window is one segment. Nothing is lost by that; of what is too long the
+    others keep the start or the end.
     """
     if n_ctx < 1:
         raise ValueError("a window needs rows")
     parts: Iterable[Sample] = _cut(samples, n_ctx) if mode == "wrapped" else samples
-    fitted = [fit(each, n_ctx) for each in parts]
+    fitted = [fit(each, n_ctx, keep) for each in parts]
     usable = Samples(each for each in fitted if each.loss_tokens)
     contents: Iterable[list[int]] = ([number] for number in range(len(usable)))
     if mode == "wrapped":
@@ -144,19 +145,29 @@ def pack(samples: Samples, n_ctx: int, mode: Mode = "segments", *, seed: int = 0
     if mode == "segments":
         order = shuffled(len(usable), seed, PACKING_STREAM).tolist()
         contents = _best_fit(order, (usable.lengths - 1).tolist(), n_ctx)
+    truncated = sum(len(_until_last(*each).tokens) > n_ctx + 1 for each in samples)
     return Windows(
-        usable, n_ctx, contents,
-        truncated=int(np.count_nonzero(samples.lengths > n_ctx + 1)), dropped=len(samples) - len(usable),
+        usable, n_ctx, contents, truncated=truncated, dropped=len(samples) - len(usable),
         lost_tokens=samples.loss_tokens - usable.loss_tokens,
     )  # fmt: skip
 
 
-def fit(whole: Sample, n_ctx: int) -> Sample:
-    """A sample cut to what a window holds, without the tokens behind the last that counts: nothing depends on them."""
-    weights = whole.weights[: n_ctx + 1]
-    counting = np.flatnonzero(weights)
-    end = int(counting[-1]) + 1 if len(counting) else 0
-    return Sample(whole.tokens[:end], weights[:end])
+def fit(whole: Sample, n_ctx: int, keep: Keep = "start") -> Sample:
+    """A sample cut to what a window holds, without the tokens behind the last that counts: nothing depends on them.
+
+    With `keep` "end" the first token stays too, since it is the one that begins every text.
+    """
+    tokens, weights = _until_last(whole.tokens, whole.weights)
+    over = len(tokens) - (n_ctx + 1)
+    if over > 0 and keep == "end":
+        tokens, weights = (np.concatenate([each[:1], each[1 + over :]]) for each in (tokens, weights))
+    return Sample(*_until_last(tokens[: n_ctx + 1], weights[: n_ctx + 1]))
+
+
+def _until_last(tokens: NDArray[np.int32], weights: NDArray[np.float32]) -> Sample:
+    counting = np.flatnonzero(weights[1:])
+    end = int(counting[-1]) + 2 if len(counting) else 0
+    return Sample(tokens[:end], weights[:end])
 
 
 def make_batch(samples: Iterable[Sample]) -> Batch:

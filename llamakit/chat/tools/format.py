@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import string
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ALPHANUMERIC = string.ascii_letters + string.digits
 SHORT_ID = 9
@@ -48,6 +53,16 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     def written(self, name: str) -> str:
         """A call up to its arguments, without markers."""
         return self.before_name + (name if self.plain_name else msgspec.json.encode(name).decode()) + self.after_name
+
+    def text(self, calls: Sequence[tuple[str, Any]]) -> str:
+        """Calls as the model would write them: (name, arguments) of each; markers only where there must be some."""
+        begin, end = ("", "") if self.bare else (self.begin, self.end)
+        texts = [self.written(name) + json.dumps(given, ensure_ascii=False) + self.after_arguments
+                 for name, given in calls]  # fmt: skip
+        if not self.listed:
+            return self.separator.join(begin + text + end for text in texts)
+        row = self.separator.join(texts)
+        return begin + (f"[{row}]" if begin or len(texts) > 1 else row) + end
 
     def example(self) -> str:
         """What a call looks like, for models that are not told by their template."""

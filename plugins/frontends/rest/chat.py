@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
 
+from llamakit.chat.fit import fit_messages
 from llamakit.chat.prompt import chat_prompt
 from llamakit.chat.reasoning import Markers, begins_inside, find_markers
 from llamakit.chat.template import ChatTemplate
@@ -77,9 +78,7 @@ def make_prompt(state: ServerState, session: Session, talk: Conversation) -> Pro
     _check(talk)
     template, stop = template_of(state.options, session)
     format, markers = find_format(template.source), find_markers(template.source)
-    tools, messages = talk.tools or None, _known_roles(talk.messages, template.source)
-    if tools and "tools" not in template.source:
-        messages, tools = _with_tools_described(messages, tools, format), None
+    messages, tools = fit_messages(talk.messages, talk.tools, template.source)
     made = chat_prompt(
         template, session.tokenizer, messages, tools=tools, continue_last=talk.continue_last, **talk.variables
     )
@@ -137,25 +136,6 @@ def _check(talk: Conversation) -> None:
         raise wrong("chat_template_kwargs", sorted(reserved), "names that the server does not set itself")
     if talk.continue_last and talk.must_call is not None:
         raise UsageError("a message that was begun cannot become a call of a tool", param="tool_choice")
-
-
-def _known_roles(messages: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
-    """The messages with the developer's as the system's, for templates that know no developer."""
-    if "developer" in source:
-        return messages
-    return [{**message, "role": "system"} if message["role"] == "developer" else message for message in messages]
-
-
-def _with_tools_described(
-    messages: list[dict[str, Any]], tools: list[dict[str, Any]], format: ToolFormat
-) -> list[dict[str, Any]]:
-    """The messages with the tools told to the system, for templates that have no place for tools."""
-    lines = [msgspec.json.encode(tool["function"]).decode() for tool in tools]
-    text = "\n".join(["These tools can be called:", *lines, f"To call one, answer with nothing but {format.example()}"])
-    first = messages[0]
-    if first["role"] == "system":
-        return [{**first, "content": f"{first.get('content') or ''}\n\n{text}".strip()}, *messages[1:]]
-    return [{"role": "system", "content": text}, *messages]
 
 
 def text_of(content: Any, where: str, kinds: Mapping[str, str]) -> str:

@@ -51,7 +51,7 @@ def test_each_token_that_counts_is_a_target_once(lists, n_ctx, mode, seed):
     if len(windows):
         assert counted(whole(windows)) == wanted
     assert windows.lost_tokens == samples.loss_tokens - len(wanted)
-    assert windows.truncated == sum(len(weights) > n_ctx + 1 for weights in lists)
+    assert windows.truncated == sum(any(weights[n_ctx + 1 :]) for weights in lists)
     assert windows.dropped == sum(not any(weights[1 : n_ctx + 1]) for weights in lists)
 
 
@@ -139,6 +139,15 @@ def test_what_nothing_depends_on_is_cut():
     cut = fit(sample([1, 2, 3, 4, 5], [0, 0, 1, 0, 0]), 10)
     assert cut.tokens.tolist() == [1, 2, 3]
     assert fit(sample([1, 2, 3], [1, 0, 0]), 10).n_row == 0  # the first token is no target
+
+
+def test_the_end_of_a_long_sample_is_kept_behind_its_first_token():
+    cut = fit(sample([1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 0, 1, 1, 0]), 3, "end")
+    assert cut.tokens.tolist() == [1, 4, 5, 6]
+    assert cut.weights.tolist() == [0, 0, 1, 1]
+    samples = Samples([sample(range(10), [0] * 9 + [1])])
+    assert (len(pack(samples, 4)), len(pack(samples, 4, keep="end"))) == (0, 1)
+    assert pack(samples, 4, keep="end").truncated == 1
 
 
 def test_padding_counts_nothing():
