@@ -17,11 +17,12 @@ import numpy as np
 from random_model import default_vocabulary, write_model
 
 from llamakit.backend import Adapter, Device, RunSizes
-from llamakit.engine.runner import BLOCK_SIZE, kv_spec, load_weights
+from llamakit.engine.runner import BLOCK_SIZE, kv_spec
 from llamakit.gguf import open_gguf
 from llamakit.models import GraphSizes, LoadedModel, load_model
 from llamakit.models.lora import adapter_targets
 from llamakit.registry import Registry
+from llamakit.weights import load_weights, tensor_sources
 
 N_CTX, N_SEQ = 1024, 8
 
@@ -86,7 +87,8 @@ def measure(path: Path, rank: int, runs: int, threads: int) -> None:
         model = load_model(file)
         backend = Registry.discover().backend("cpu")
         device = backend(backend.Options(threads=threads)).open()
-        steps = Steps(model, device, load_weights(device, model, file), rank)
+        weights = load_weights(device, tensor_sources(model.uses(), file), model.uses())
+        steps = Steps(model, device, weights, rank)
         print(f"{path.name}, rank {rank}, {device.kernels()}")
         compare(steps, "decode, 1 sequence", 1, 1, runs)
         compare(steps, "decode, 8 sequences", 1, 8, runs)

@@ -157,9 +157,10 @@ class Session:
     @cached_property
     def weights(self) -> dict[str, Weight]:
         """All tensors on the device: one store for every graph of the model."""
-        from llamakit.engine.runner import load_weights
+        from llamakit.weights import load_weights, tensor_sources
 
-        return load_weights(self.device, self.model, self.file, self._progress, self._overrides())
+        uses = self.model.uses()
+        return load_weights(self.device, tensor_sources(uses, self.file, self._overrides()), uses, self._progress)
 
     @cached_property
     def n_ctx(self) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llamakit.engine.engine import Engine
-    from llamakit.engine.work import Work
+    from llamakit.work import Work
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,85 +1,20 @@
-"""Runs the model: weights on the device, one compiled program, rows in and logits out."""
+"""Runs the model: one compiled program, rows in and logits out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamakit.backend import KVSpec, RunSizes
-from llamakit.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    import numpy as np
-    import numpy.typing as npt
-
-    from llamakit.backend import Buffer, Device, Executable, TensorSource, Weight
+    from llamakit.backend import Buffer, Executable
     from llamakit.engine.batch import Batch
-    from llamakit.gguf import GGMLType, GGUFFile
     from llamakit.models import LoadedModel
 
 BLOCK_SIZE = 32  # positions a block: small enough to share short prefixes, large enough for long inner loops
 SPARE_BLOCKS = 2
-
-
-class FileTensor:
-    """A tensor of a GGUF file, read in pieces (`backend.TensorSource`)."""
-
-    def __init__(self, file: GGUFFile, name: str) -> None:
-        info = file.tensors[name]
-        self.name: str = name
-        self.type: GGMLType = info.type
-        self.shape: tuple[int, ...] = info.shape
-        self.n_bytes: int = info.n_bytes
-        self._file, self._raw = file, file.raw(name)
-
-    def pieces(self, size: int = 1 << 24) -> Any:
-        """Yield (offset, bytes) in order. Whoever takes the next piece is done with the one before."""
-        for offset in range(0, self.n_bytes, size):
-            yield offset, self._raw[offset : offset + size]
-            self._file.release(self.name, offset, min(offset + size, self.n_bytes))
-
-    def whole(self) -> Any:
-        """All bytes where they lie. The array keeps the file mapped."""
-        return self._raw
-
-
-def load_weights(
-    device: Device,
-    model: LoadedModel,
-    file: GGUFFile,
-    progress: Callable[[int, int], None] | None = None,
-    overrides: Mapping[str, GGUFFile] | None = None,
-) -> dict[str, Weight]:
-    """Every tensor of the model on the device; `progress(bytes done, bytes in all)` after each.
-
-    `overrides`: other files that tensors are read from, by name, as for `--lora-base`.
-    """
-    from llamakit.models import GraphSizes
-
-    uses = model.build(
-        GraphSizes(rows=1, out_rows=1, seqs=1, blocks_per_seq=1), outputs=("logits", "embeddings")
-    ).uses()
-    sources: list[TensorSource] = [_source(file, name, overrides or {}) for name in uses]
-    total, done = sum(source.n_bytes for source in sources), 0
-    weights: dict[str, Weight] = {}
-    for source in sources:
-        weights[source.name] = device.load(source, uses[source.name])
-        done += source.n_bytes
-        if progress is not None:
-            progress(done, total)
-    return weights
-
-
-def _source(file: GGUFFile, name: str, overrides: Mapping[str, GGUFFile]) -> FileTensor:
-    """The tensor, from the file that `overrides` names for it, which must hold it in the model's shape."""
-    other = overrides.get(name, file)
-    if name not in other.tensors:
-        raise ModelFileError(f"{other.path} has no tensor {name!r}, which is to be read from it")
-    found, shape = other.tensors[name].shape, file.tensors[name].shape
-    if found != shape:
-        raise ModelFileError(f"{other.path}: tensor {name!r} has shape {found}, the model's has {shape}")
-    return FileTensor(other, name)
 
 
 class Runner:
@@ -124,8 +59,3 @@ def kv_spec(model: LoadedModel, n_block: int, kv_type: str) -> KVSpec:
         type=kv_type,
         rope=model.rope,
     )
-
-
-def as_array(buffer: Buffer) -> npt.NDArray[np.float32]:
-    """The values on the host."""
-    return buffer.numpy()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llamakit.graph.graph import Graph
-    from llamakit.graph.ops import RopeAttrs
+    from llamakit.graph.ops import Op, RopeAttrs
 
     class ModelFile(Protocol):
         """What is needed of an opened file (`gguf.GGUFFile`)."""
@@ -61,6 +61,11 @@ class LoadedModel:
     def build(self, sizes: GraphSizes, *, outputs: tuple[str, ...] = ("logits",), adapters: bool = False) -> Graph:
         """The model's graph for steps of at most `sizes`."""
         return LlamaGraph(self.hparams, self.variant, self.rope, self.tensors, sizes, adapters).build(outputs)
+
+    def uses(self) -> dict[str, frozenset[tuple[Op, str]]]:
+        """For each tensor the (op, node name) pairs that read it, whatever is asked of the model."""
+        sizes = GraphSizes(rows=1, out_rows=1, seqs=1, blocks_per_seq=1)
+        return self.build(sizes, outputs=("logits", "embeddings")).uses()
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor of the file as float32, in numpy order: a linear's weight is (n_out, n_in)."""

@@ -55,7 +55,7 @@ def bench(ctx: click.Context, as_json: bool, plot: Path | None, **options: Any) 
     import msgspec
 
     from llamakit.engine.bench import Bench
-    from llamakit.engine.work import Work
+    from llamakit.work import Work
 
     draw = None if plot is None else _drawing(plot)
     prompts, gens = _numbers(options["n_prompt"], 0), _numbers(options["n_gen"], 0)

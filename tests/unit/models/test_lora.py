@@ -10,7 +10,7 @@ import pytest
 from llamakit.adapter import Adapter
 from llamakit.backend import RunSizes
 from llamakit.engine.adapters import AdapterStore, combine
-from llamakit.engine.runner import BLOCK_SIZE, kv_spec, load_weights
+from llamakit.engine.runner import BLOCK_SIZE, kv_spec
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf import GGMLType, GGUFWriter, open_gguf
 from llamakit.models import GraphSizes, load_model
@@ -26,6 +26,7 @@ from llamakit.testing.lora import (
     write_gguf_adapter,
     write_tiny_model,
 )
+from llamakit.weights import load_weights, tensor_sources
 
 BACKENDS = ["reference", "cpu"]
 Q = "blk.0.attn_q.weight"
@@ -48,7 +49,7 @@ def logits(path, backend: str, adapters=None, deltas=None, overrides=None) -> np
     with open_gguf(path) as file:
         m = load_model(file)
         device = Registry.discover().backend(backend)().open()
-        weights = load_weights(device, m, file, overrides=overrides)
+        weights = load_weights(device, tensor_sources(m.uses(), file, overrides), m.uses())
         n = len(TOKENS)
         sizes = GraphSizes(rows=n, seqs=1, blocks_per_seq=1, out_rows=n)
         graph = m.build(sizes, adapters=adapters is not None)

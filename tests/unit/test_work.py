@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llamakit.backend import Ceilings
-from llamakit.engine.work import Work
 from llamakit.session import Session
+from llamakit.work import Work
 
 HIDDEN, LAYERS, VOCABULARY, KV = 64, 5, 512, 32  # of stories260K; its feed-forward layers have 172 units
 PER_ROW = LAYERS * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * KV + 3 * HIDDEN * 172)
