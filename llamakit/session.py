@@ -204,6 +204,7 @@ class Session:
         from llamakit.engine.service import Service, ServiceOptions
 
         options = ServiceOptions(max_queue=self.settings.max_queue, stall_seconds=self.settings.stall_seconds)
+        self.tokenizer.context = self.n_ctx  # from now on texts come from many
         return Service(self.engine, options)
 
     # -- what a person does with it -----------------------------------------------------------------------------

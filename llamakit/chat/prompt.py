@@ -68,6 +68,7 @@ def chat_prompt(
     `variables` are further names for the template. UsageError if the template refuses the messages.
     """
     _check_roles(messages)
+    tokenizer.check_size(sum(map(len, strings(messages))))
     guard = _Guard(template, tokenizer, (messages, tools, variables))
     hidden = [guard.hide_message(message) for message in messages]
     end = guard.private()
@@ -124,8 +125,8 @@ def _with_bos(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
     bos = tokenizer.bos_id
     if bos is None:
         return tokens
-    while tokens[:2] == [bos, bos]:
-        del tokens[0]
+    n = next((i for i, token in enumerate(tokens) if token != bos), len(tokens))
+    del tokens[: max(0, n - 1)]
     return tokens if not tokenizer.add_bos or tokens[:1] == [bos] else [bos, *tokens]
 
 
@@ -226,15 +227,15 @@ class _Guard:
 
     def _plain(self, text: str) -> list[int]:
         """Tokens of a text in which a user-defined token that steers the model is broken in two."""
-        parts = [""]
+        parts: list[list[str]] = [[]]
         for char in text:
             shown = self._shown.get(char, char)
             if shown in self._steering:
-                parts[-1] += shown[0]
-                parts.append(shown[1:])
+                parts[-1].append(shown[0])
+                parts.append([shown[1:]])
             else:
-                parts[-1] += shown
-        return [token for part in parts for token in self.tokenizer.encode(part)]
+                parts[-1].append(shown)
+        return [token for part in parts for token in self.tokenizer.encode("".join(part))]
 
     def _hidden(self, text: str) -> str:
         if text not in self._private:

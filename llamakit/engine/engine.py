@@ -147,6 +147,8 @@ class Engine:
         """End every request with an error."""
         for group in [*self.waiting, *self.running]:
             group.finish(FinishReason.ERROR, error)
+        for group in self.waiting:
+            group.forget()
         self.waiting.clear()
         if self.embedder is not None:
             self.embedder.abandon(error)
@@ -155,6 +157,7 @@ class Engine:
         """After a failure: nothing runs, nothing is remembered."""
         for group in self.running:
             self._leave(group)
+            group.forget()
         self.running, self.waiting = [], []
         self.pool = BlockPool(self.kv.spec.n_block)
         self.tree = PrefixTree(self.pool, self.kv.spec.block_size)
@@ -318,6 +321,7 @@ class Engine:
         if not group.request.cache:
             self.tree.forget(group.key)
         self.counters.finished(group)
+        group.forget()
         self.mean_seconds += 0.1 * (group.now() - group.submitted - self.mean_seconds)
 
     def _tell_places(self) -> None:

@@ -112,6 +112,10 @@ class Group:
         """End all that is open since `part` of the request raised an error."""
         self.finish(FinishReason.ERROR, own_failure(error, part))
 
+    def forget(self) -> None:
+        """At the very end: let go of the sequences, which hold the group, so that its memory is free at once."""
+        self.sequences, self._finished, self.leader = [], [], None
+
     def context_full(self, track: Track) -> None:
         """A track has no room for its next token, and nothing may be dropped."""
         if isinstance(track, Sequence):

@@ -44,6 +44,11 @@ class GuidedGroup(Group):
             guide.node, guide.n_known = first.node, first.n_known
         return made
 
+    def forget(self) -> None:
+        """The guides too."""
+        super().forget()
+        self.guides = {}
+
     def context_full(self, track: Track) -> None:
         """An answer ends with its guide."""
         for sequence, guide in self.guides.items():

@@ -7,13 +7,16 @@ import operator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llamakit.errors import UsageError
+from llamakit.errors import ContextLengthError, UsageError
 from llamakit.tokenizer.detokenizer import Detokenizer, PieceJoiner
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from llamakit import _text
+
+
+MOST_CONTEXTS = 64  # contexts that one text may be long: of prompts that are cut, and texts that are only counted
 
 
 class TokenType(enum.IntEnum):
@@ -82,6 +85,8 @@ class Tokenizer:
         self.add_eos = add_eos
         self.add_space_prefix = add_space_prefix
         self.nl_id = self._newline_id()
+        self.context = 0  # tokens that a prompt may have, where texts come from strangers; 0: texts of any length
+        self._longest_piece = 0
 
     def encode(self, text: str | bytes, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids of a text. Bytes are taken as they are, also where they are no valid UTF-8.
@@ -90,12 +95,30 @@ class Tokenizer:
         `parse_special` recognises the texts of control tokens, which only trusted text should be allowed.
         """
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+        self.check_size(len(data), MOST_CONTEXTS)
         ids: list[int] = self._native.encode(data, parse_special)
         if add_special and self.add_bos and self.bos_id is not None:
             ids.insert(0, self.bos_id)
         if add_special and self.add_eos and self.eos_id is not None:
             ids.append(self.eos_id)
         return ids
+
+    def check_size(self, n_bytes: int, contexts: int = 1) -> None:
+        """Refuse a text that must have more tokens than so many contexts, before any work is done on it.
+
+        No token stands for more bytes than the longest in the vocabulary. Without a `context` nothing is refused.
+        """
+        most = contexts * self.context
+        if not most or n_bytes <= most:
+            return
+        if not self._longest_piece:
+            self._longest_piece = max(4, *(len(self.piece(token)) for token in range(self.n_vocab)))
+        least = -(-n_bytes // self._longest_piece)
+        if least > most:
+            raise ContextLengthError(
+                f"the text is too long: its {n_bytes:,} bytes are at least {least:,} tokens",
+                found=f"the context holds {self.context:,} tokens", hint="a shorter text, or a larger context (-c)",
+            )  # fmt: skip
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """Text of the tokens; bytes that are no valid UTF-8 become U+FFFD. `special` shows control tokens."""

@@ -84,6 +84,9 @@ class Admit:
             raise UnavailableError("the server shuts down", hint="send the request again later")
         if req.env.get("llamakit.full"):
             raise self.state.admission.error()
+        share = req.env.get("llamakit.memory")
+        if share is not None and share.error is not None:
+            raise share.error
 
 
 def _on_error(req: falcon.Request, resp: falcon.Response, error: LlamaKitError, params: Any) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=msgspec.Struct)
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
+MOST_VALUES, MOST_STRINGS, MOST_PARTS = 1 << 22, 1 << 20, 1 << 18  # of one body; parts: arrays and objects
 LONGEST_HEADER = 1000  # characters of X-Ignored-Fields
 PLACE = re.compile(r" - at `\$\.?([^`]*)`")
 MISSING = re.compile(r"missing required field `([^`]+)`$")
@@ -135,6 +136,7 @@ def decode(data: bytes) -> Any:
         raise UsageError("the body is empty", hint="a JSON object, such as {}")
     if b"\0" in data[:4] or data[:3] == b"\xef\xbb\xbf":
         raise UsageError("the body is not JSON in UTF-8", hint="UTF-8 without a byte order mark")
+    _check_count(data)
     try:
         value = msgspec.json.decode(data)
     except UnicodeDecodeError as error:
@@ -239,6 +241,19 @@ def _is_strict(value: Any) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
     raise wrong("strict", value, "true or false")
+
+
+def _check_count(data: bytes) -> None:
+    """Refuse a body of very many values: decoding it would keep every other thread waiting."""
+    if data.count(b",") <= MOST_VALUES and data.count(b"[") + data.count(b"{") <= MOST_PARTS:
+        return  # also if all of them were outside of strings
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    n_quote = plain.count(b'"')
+    outside = b"".join(plain.split(b'"')[::2]) if n_quote <= 2 * MOST_STRINGS else b"," * (MOST_VALUES + 1)
+    if outside.count(b",") > MOST_VALUES:
+        raise UsageError("the body has too many values", hint=f"possible: {MOST_VALUES:,}")
+    if outside.count(b"[") + outside.count(b"{") > MOST_PARTS:
+        raise UsageError("the body has too many arrays and objects", hint=f"possible: {MOST_PARTS:,}")
 
 
 def _check_depth(value: Any, data: bytes) -> None:

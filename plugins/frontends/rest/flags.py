@@ -19,6 +19,7 @@ ALIASES = {
 }  # fmt: skip
 METAVARS = {
     "host": "HOST", "path": "DIR", "alias": "NAME", "models": "NAME=FILE", "kv_memory": "SIZE", "max_body": "SIZE",
+    "request_memory": "SIZE",
     "model_draft": "FILE", "lora": "FILE", "lora_scaled": "FILE SCALE", "lora_base": "FILE", "lora_dir": "DIR",
     "api_key": "KEY", "api_key_file": "FILE", "cors": "ORIGIN", "allowed_host": "NAME", "ssl_cert_file": "FILE",
     "ssl_key_file": "FILE", "timeout": "SECONDS", "stall": "SECONDS", "idle_unload": "SECONDS", "grace": "SECONDS",

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.frontends.rest.logs import log_request
+from llamakit.plugins.frontends.rest.memory import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ class Gate:
 
     def __init__(self, app: Any, state: ServerState) -> None:
         self.app, self.admission, self.verbose = app, state.admission, state.options.verbose
-        self.metrics = state.metrics
+        self.metrics, self.memory = state.metrics, state.memory
         self._answering = 0
         self._lock = threading.Lock()
 
@@ -63,6 +64,7 @@ class _Answer:
 
     def __init__(self, gate: Gate, environ: dict[str, Any]) -> None:
         self.gate, self.environ = gate, environ
+        self.share = Share(gate.memory, environ)
         self.parts: Iterable[bytes] = ()
         self.status = ""
         self.placed = False
@@ -77,6 +79,8 @@ class _Answer:
             if hasattr(self.parts, "close"):
                 self.parts.close()
         finally:
+            self.parts = ()
+            self.share.close()
             if self.placed:
                 self.placed = False
                 self.gate.admission.leave()

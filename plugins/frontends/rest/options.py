@@ -54,6 +54,9 @@ class ServeOptions(Options, frozen=True):
         list[str], Meta(description="More names that the Host header may have while only this machine is served.")
     ] = []
     max_body: Annotated[str, Meta(description="Largest body of a request.")] = "32M"
+    request_memory: Annotated[
+        str, Meta(description="Memory that requests may hold together, such as 2G; empty = a quarter of what is free.")
+    ] = ""
     grace: Annotated[
         float, Meta(ge=0, le=86400, description="Seconds that answers may go on when the server is told to stop.")
     ] = 20.0
@@ -81,6 +84,11 @@ class ServeOptions(Options, frozen=True):
     def threads(self) -> int:
         """Threads that answer: each admitted request has its own, and a few are spare."""
         return self.places + SPARE_THREADS
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that requests may hold together; 0: as many as fit."""
+        return size_in_bytes(self.request_memory, "request_memory") if self.request_memory else 0
 
     @property
     def body_limit(self) -> int:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from llamakit.plugins.frontends.rest.admission import Admission
+from llamakit.plugins.frontends.rest.memory import Memory
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.metrics import Metrics
@@ -20,7 +21,7 @@ class ServerState:
     """One server. `pool.lease(name)` gives the session of a model; `draining` is set when it shuts down.
 
     `sampling`: sampler options of the settings, by which every request begins; `admission` counts the requests that are
-    being answered; `key_required` tells whether clients need an API key.
+    being answered, `memory` what they hold; `key_required` tells whether clients need an API key.
     """
 
     def __init__(
@@ -36,5 +37,6 @@ class ServerState:
         self.key_required = key_required
         self.sampling: dict[str, object] = {}
         self.admission = Admission(options.places)
+        self.memory = Memory(options.memory_limit)
         self.draining = threading.Event()
         self.started = time.time()

@@ -10,6 +10,7 @@ from llamakit.plugins.frontends.rest.apis.native_prompt import Prompt, prompt_to
 from llamakit.plugins.frontends.rest.apis.native_text import Resource
 from llamakit.plugins.frontends.rest.body import read
 from llamakit.plugins.frontends.rest.generation import held
+from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
 from llamakit.engine.request import Embed
@@ -56,6 +57,8 @@ class Embedding(Resource):
                 raise UsageError(
                     f"the texts have {sum(map(len, prompts)):,} tokens; {MOST_TOKENS:,} are possible", param="input"
                 )
+            n_vector = sum(map(len, prompts)) if fields.pooling == "none" else len(prompts)
+            hold(req, n_vector * session.model.hparams.n_embd * PER_NUMBER)
             vectors = session.service.embed(
                 Embed(
                     prompts=prompts, pooling=fields.pooling, normalize=fields.normalize,

@@ -31,7 +31,11 @@ MOST_STOPS, LONGEST_STOP = 128, 1024  # each is looked for after every token
 
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Name = Annotated[str, Meta(max_length=256)]
-Bias = list[tuple[int | str, float | bool]] | dict[str, float | bool]
+MOST_BIASES = 1 << 16
+Bias = (
+    Annotated[list[tuple[int | str, float | bool]], Meta(max_length=MOST_BIASES)]
+    | Annotated[dict[str, float | bool], Meta(max_length=MOST_BIASES)]
+)
 
 
 class LoraChoice(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llamakit.tokenizer import Tokenizer
 
 MOST_TOKENS = 1 << 22
+PIECES_AT_ONCE = 1 << 14
 RESERVED = {  # what chat templates are always given, and parameters of the functions that render them
     "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "continue_last", "template", "tokenizer",
     "self",
@@ -83,7 +84,7 @@ class Tokenize(Resource):
             tokens = mixed_tokens(tokenizer, fields.content, param="content", parse_special=fields.parse_special)
             if fields.add_special:
                 tokens = with_special(tokenizer, tokens)
-            shown = [{"id": i, "piece": piece(tokenizer, i)} for i in tokens] if fields.with_pieces else tokens
+            shown = msgspec.Raw(with_pieces(tokenizer, tokens)) if fields.with_pieces else tokens
             self.answer(resp, {"tokens": shown}, body.ignored)
 
 
@@ -146,6 +147,15 @@ def with_special(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
     bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
     eos = [tokenizer.eos_id] if tokenizer.add_eos and tokenizer.eos_id is not None else []
     return [*bos, *tokens, *eos]
+
+
+def with_pieces(tokenizer: Tokenizer, tokens: list[int]) -> bytes:
+    """JSON of tokens with their pieces, made in parts: as objects all of them would take ten times the memory."""
+    parts = []
+    for start in range(0, len(tokens), PIECES_AT_ONCE):
+        shown = [{"id": i, "piece": piece(tokenizer, i)} for i in tokens[start : start + PIECES_AT_ONCE]]
+        parts.append(encode(shown)[1:-1])
+    return b"[" + b",".join(parts) + b"]"
 
 
 def piece(tokenizer: Tokenizer, token: int) -> str | list[int]:

@@ -10,6 +10,7 @@ from llamakit.plugins.frontends.rest.apis.native_fields import LoraChoice, Name,
 from llamakit.plugins.frontends.rest.apis.native_prompt import checked_id, prompt_tokens
 from llamakit.plugins.frontends.rest.body import read, tell_ignored, wrong
 from llamakit.plugins.frontends.rest.generation import held
+from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
 from llamakit.engine.request import Embed
@@ -62,6 +63,7 @@ class Embeddings:
                 prompts=text_tokens(session.tokenizer, fields.input), pooling=fields.pooling,
                 normalize=fields.normalize, adapters=adapters(session, fields.lora),
             )  # fmt: skip
+            hold(req, len(embed.prompts) * session.model.hparams.n_embd * PER_NUMBER)
             vectors = session.service.embed(embed)
         data = [
             {"object": "embedding", "index": i, "embedding": _encoded(vector, fields.encoding_format)}
