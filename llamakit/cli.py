@@ -24,7 +24,11 @@ SECTIONS: dict[str, dict[str, str]] = {
         "tokenize": "Show a text as tokens; detokenize goes back.",
         "detokenize": "Show tokens as text.",
     },
-    "Make a model": {"quantize": "Make a GGUF smaller."},
+    "Make a model": {
+        "quantize": "Make a GGUF smaller.",
+        "lora": "Adapters: look at, convert and merge them.",
+        "export-lora": "Merge adapters, with the options of 2023.",
+    },
     "Look closer": {
         "inspect": "Metadata and tensors of a GGUF.",
         "grammar": "What a grammar or JSON Schema allows.",

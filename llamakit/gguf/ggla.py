@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from llamakit.errors import ModelFileError
+from llamakit.errors import ModelFileError, UsageError
+from llamakit.gguf.atomic import whole_file
 from llamakit.gguf.constants import MAX_NAME_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
 MAGIC = b"algg"  # 0x67676c61, little-endian
@@ -33,6 +36,19 @@ class GGLAFile(msgspec.Struct, frozen=True):
     r: int
     alpha: int
     tensors: dict[str, npt.NDArray[np.float32]]
+
+
+def write_ggla(path: str | Path, r: int, alpha: int, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Write a file, whole or not at all. `tensors`: matrices in numpy order, loraA (n_in, r) and loraB (n_out, r)."""
+    if not 0 < r < 1 << 32 or not 0 <= alpha < 1 << 32:
+        raise UsageError(f"ggla files hold a rank and an alpha of 32 bits, not {r} and {alpha}")
+    with whole_file(path) as file:
+        file.write(MAGIC + struct.pack("<III", VERSION, r, alpha))
+        for name, values in tensors.items():
+            text, dims = name.encode(), values.shape[::-1]
+            file.write(struct.pack(f"<III{len(dims)}I", len(dims), len(text), 0, *dims) + text)
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            file.write(np.ascontiguousarray(values, "<f4").data)
 
 
 class _Cursor:

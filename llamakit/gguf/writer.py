@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from llamakit.errors import UsageError
+from llamakit.gguf.atomic import whole_file
 from llamakit.gguf.constants import (
     DEFAULT_ALIGNMENT,
     MAX_ALIGNMENT,
@@ -74,13 +73,13 @@ class GGUFWriter:
     def add_tensor(
         self,
         name: str,
-        data: npt.NDArray[Any] | Callable[[], npt.NDArray[Any]],
+        data: npt.NDArray[Any] | Callable[[], npt.NDArray[Any] | Iterator[npt.NDArray[Any]]],
         type: GGMLType | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> None:
         """Add a tensor: a float32 array, or its encoded bytes with `type` and `shape` (numpy order).
 
-        `data` may be a function that makes the array when its turn to be written comes.
+        `data` may be a function that makes the array when its turn to be written comes, at once or piece by piece.
         """
         if name in self._tensors:
             raise UsageError(f"tensor {name!r} is added twice")
@@ -99,17 +98,8 @@ class GGUFWriter:
 
     def write(self) -> None:
         """Write to a temporary file beside the target, flush it to the disk, and rename it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".part")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                self._write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(self.path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with whole_file(self.path) as file:
+            self._write(file)
 
     def _write(self, file: Any) -> None:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, len(self._tensors), len(self._metadata)))
@@ -122,10 +112,14 @@ class GGUFWriter:
             offset += self._aligned(n_bytes)
         file.write(bytes(-file.tell() % self.alignment))
         for name, (_, _, n_bytes, make) in self._tensors.items():
-            data = np.ascontiguousarray(make())
-            if data.nbytes != n_bytes:
-                raise UsageError(f"tensor {name!r}: {data.nbytes} bytes were made, {n_bytes} announced")
-            file.write(data.data)
+            written, made = 0, make()
+            for part in made if isinstance(made, Iterator) else (made,):
+                data = np.ascontiguousarray(part)
+                written += data.nbytes
+                if written <= n_bytes:
+                    file.write(data.data)
+            if written != n_bytes:
+                raise UsageError(f"tensor {name!r}: {written} bytes were made, {n_bytes} announced")
             file.write(bytes(self._aligned(n_bytes) - n_bytes))
 
     def _aligned(self, n: int) -> int:

@@ -141,7 +141,7 @@ def load_adapter(path: str | Path, model: LoadedModel, *, name: str | None = Non
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise UsageError(f"an adapter's name has 1 to {MAX_NAME} printable characters", param="name")
     pairs = Pairs(path, adapter_targets(model))
-    magic = _magic(path)
+    magic = magic_of(path)
     if magic == b"GGUF":
         with open_gguf(path) as file:
             alpha, metadata = _read_gguf(file, model, pairs)
@@ -150,7 +150,7 @@ def load_adapter(path: str | Path, model: LoadedModel, *, name: str | None = Non
     else:
         raise ModelFileError(
             f"{path} is no adapter that can be read: it starts neither with GGUF nor with algg",
-            hint="convert a PEFT adapter with llama.cpp's convert_lora_to_gguf.py",
+            hint="a PEFT adapter: llamakit lora import FOLDER -m BASE.gguf -o adapter.gguf",
         )
     if not pairs.made:
         raise ModelFileError(f"{path} holds no adapters of tensors")
@@ -175,14 +175,14 @@ def make_adapter(
     return LoadedAdapter(name, path, rank, alpha, digest.hexdigest(), MappingProxyType(ordered), n_bytes, shown)
 
 
-def _magic(path: Path) -> bytes:
+def magic_of(path: Path) -> bytes:
     """The first four bytes of a file."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise ModelFileError(
                 f"{path} is a folder; an adapter is one file",
-                hint="convert a PEFT folder with llama.cpp's convert_lora_to_gguf.py",
+                hint=f"convert a PEFT folder first: llamakit lora import {path} -m BASE.gguf -o adapter.gguf",
             )
         if not stat.S_ISREG(mode):
             raise ModelFileError(f"{path} is a pipe or a device; name a file")
@@ -202,16 +202,16 @@ def _magic(path: Path) -> bytes:
 def _read_ggla(path: Path, pairs: Pairs) -> tuple[float, dict[str, str]]:
     """The scale is alpha / r of the head, whatever the rank of a tensor."""
     file = read_ggla(path)
-    for name, (a, b) in _pair_up(path, file.tensors, "loraA", "loraB").items():
+    for name, (a, b) in pair_up(path, file.tensors, "loraA", "loraB").items():
         pairs.add(name, np.atleast_2d(file.tensors[a]).T, np.atleast_2d(file.tensors[b]), file.alpha / file.r)
     return float(file.alpha), {"format": "ggla"}
 
 
 def _read_gguf(file: GGUFFile, model: LoadedModel, pairs: Pairs) -> tuple[float, dict[str, str]]:
     """The scale is alpha / the rank of the tensor, or 1 for an alpha of 0."""
-    alpha = _check_head(file, model)
+    alpha = check_head(file, model.hparams.architecture)
     whole = {name for name in file.tensors if not name.endswith((".lora_a", ".lora_b"))}
-    for name, (a, b) in _pair_up(file.path, file.tensors.keys() - whole, "lora_a", "lora_b").items():
+    for name, (a, b) in pair_up(file.path, file.tensors.keys() - whole, "lora_a", "lora_b").items():
         A, B = file.tensor(a), file.tensor(b)
         if name == "token_embd.weight" and A.ndim == B.ndim == 2:
             A, B = B.T, A  # stored the other way round, so that rows of tokens can be taken from it
@@ -223,24 +223,22 @@ def _read_gguf(file: GGUFFile, model: LoadedModel, pairs: Pairs) -> tuple[float,
     return alpha, {"format": "gguf"} | shown
 
 
-def _check_head(file: GGUFFile, model: LoadedModel) -> float:
-    """That the file is an adapter for this architecture; its alpha, 0 where it has none."""
+def check_head(file: GGUFFile, architecture: str | None = None) -> float:
+    """That the file is an adapter, for this architecture if one is given; its alpha, 0 where it has none."""
     get, path = file.metadata.get, file.path
     if get("general.type") != "adapter":
         kind = "a training checkpoint" if get("training.type") else "no adapter"
         raise ModelFileError(
             f"{path} is {kind}: its general.type is {get('general.type')!r}, not 'adapter'",
-            hint="write the checkpoint's adapter to a file of its own" if get("training.type") else "",
+            hint=f"llamakit lora import {path} -m BASE.gguf -o adapter.gguf" if get("training.type") else "",
         )
     if get("adapter.type") != "lora":
         raise ModelFileError(f"{path} is an adapter of type {get('adapter.type')!r}; 'lora' can be used")
     if "adapter.alora.invocation_tokens" in file.metadata:
         raise ModelFileError(f"{path} is an activated LoRA, which starts at a phrase of the prompt: not supported")
-    architecture = get("general.architecture")
-    if architecture != model.hparams.architecture:
-        raise ModelFileError(
-            f"{path} is for architecture {architecture!r}, the model is {model.hparams.architecture!r}"
-        )
+    found = get("general.architecture")
+    if architecture is not None and found != architecture:
+        raise ModelFileError(f"{path} is for architecture {found!r}, the model is {architecture!r}")
     alpha = get("adapter.lora.alpha", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ModelFileError(f"{path}: adapter.lora.alpha is {alpha!r}; a number is needed")
@@ -257,7 +255,7 @@ def _add_whole(file: GGUFFile, model: LoadedModel, pairs: Pairs, name: str) -> N
     pairs.add_delta(name, values - model.tensor(name), 1.0)
 
 
-def _pair_up(path: Path, names: Iterable[str], a: str, b: str) -> dict[str, tuple[str, str]]:
+def pair_up(path: Path, names: Iterable[str], a: str, b: str) -> dict[str, tuple[str, str]]:
     """The names of both parts by the base's tensor; a part without the other, or of another kind, is an error."""
     names = set(names)
     found: dict[str, tuple[str, str]] = {}

@@ -20,6 +20,8 @@ COMMANDS = {
     "tokenize": "tokenize",
     "detokenize": "tokenize",
     "quantize": "quantize",
+    "lora": "lora",
+    "export-lora": "export_lora",
     "inspect": "inspect",
     "grammar": "grammar",
     "json-schema-to-grammar": "json_schema_to_grammar",

@@ -1,0 +1,57 @@
+"""What PEFT has no place for, kept in the metadata of its safetensors file: a way there and back changes nothing.
+
+That is the metadata of the GGUF adapter with its types, and the order and the types of its tensors. It is used again
+only while it still says the truth about the scales.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from llamakit.gguf.constants import GGMLType, ValueType
+from llamakit.lora.files import AdapterFile, Head
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KEY = "llamakit.gguf"
+
+
+def keep_head(file: AdapterFile) -> dict[str, str]:
+    """The metadata of a safetensors file for an adapter."""
+    found = {"format": "pt"}
+    if file.head is not None:
+        records = [[key, int(type_), None if element is None else int(element), value]
+                   for key, type_, element, value in file.head.metadata]  # fmt: skip
+        tensors = [[name, int(type_)] for name, type_ in file.head.tensors]
+        found[KEY] = json.dumps({"metadata": records, "tensors": tensors}, separators=(",", ":"))
+    return found
+
+
+def restore_head(file: AdapterFile, metadata: Mapping[str, str]) -> AdapterFile:
+    """The same adapter with the head that was kept, if there is one that fits."""
+    try:
+        kept = json.loads(metadata.get(KEY, ""))
+        head = Head(
+            [(str(key), ValueType(type_), None if element is None else ValueType(element), value)
+             for key, type_, element, value in kept["metadata"]],
+            [(str(name), GGMLType(type_)) for name, type_ in kept["tensors"]],
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError):
+        return file
+    return dataclasses.replace(file, head=head) if _fits(file, head) else file
+
+
+def _fits(file: AdapterFile, head: Head) -> bool:
+    """Whether the head names just these tensors and gives them these scales."""
+    names = {f"{name}.{part}" for name in file.tensors for part in ("lora_a", "lora_b")}
+    keys: dict[str, Any] = {key: value for key, _, _, value in head.metadata}
+    alpha = keys.get("adapter.lora.alpha", 0.0)
+    if {name for name, _ in head.tensors} != names or not isinstance(alpha, (int, float)) or file.magnitudes:
+        return False
+    if keys.get("general.architecture") != file.layout.architecture:
+        return False
+    scales = {name: alpha / each.A.shape[0] if alpha else 1.0 for name, each in file.tensors.items()}
+    return all(abs(scales[name] - each.scale) <= 1e-6 * abs(each.scale) for name, each in file.tensors.items())

@@ -1,0 +1,193 @@
+"""PEFT adapters: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+
+    delta = scale * B A,  scale = alpha / r, or alpha / sqrt(r) with `use_rslora`
+
+where `r` and `alpha` of a module may come from `rank_pattern` and `alpha_pattern`, whose keys are regular expressions
+for the end of the module's name. Source: PEFT, `tuners/lora` and `utils/other.get_pattern_key`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamakit.errors import ModelFileError, UsageError
+from llamakit.lora.files import AdapterFile, checked
+from llamakit.lora.heads import restore_head
+from llamakit.lora.names import TOP, layout_of
+from llamakit.lora.safetensors import read_safetensors
+from llamakit.lora.write import lora_scale
+
+if TYPE_CHECKING:
+    from llamakit.adapter import Adapter
+    from llamakit.gguf.reader import GGUFFile
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+KEY = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)(\.\w+)??(\.weight)?")
+REFUSED = {  # settings that change what the adapter computes, and that nothing here can express
+    "modules_to_save": "it holds whole modules beside the adapters",
+    "trainable_token_indices": "it holds rows of the embedding beside the adapters",
+    "layer_replication": "it is for a base with repeated layers",
+    "fan_in_fan_out": "its weights lie transposed",
+    "lora_bias": "it has biases",
+    "use_qalora": "its inputs are pooled",
+    "use_bdlora": "its matrices are block-diagonal",
+    "alora_invocation_tokens": "it is an activated LoRA, which starts at a phrase of the prompt",
+    "arrow_config": "it routes between adapters",
+    "target_parameters": "it adapts parameters rather than modules",
+    "kasa_config": "it has singular values beside A and B",
+    "monteclora_config": "it samples its matrices",
+    "velora_config": "it projects its inputs",
+}
+CHANGED_BASES = ("pissa", "olora", "corda", "loftq")  # initialisations after which the base is another model
+
+
+def read_peft(folder: Path, base: GGUFFile | None) -> AdapterFile:
+    """Read a PEFT folder in the layout of `base`'s tensors. Refuses by name what the formats here cannot hold."""
+    if base is None:
+        raise UsageError(
+            f"{folder} is a PEFT adapter: its rows are in another order than a GGUF model's",
+            hint="name the base model: -m BASE.gguf",
+        )
+    config = read_config(folder)
+    layout = layout_of(base.metadata)
+    weights, metadata, _ = read_safetensors(_weights_of(folder))
+    tensors: dict[str, Adapter] = {}
+    magnitudes: dict[str, Any] = {}
+    for module, parts in _by_module(folder, weights).items():
+        names = layout.tensors(module)
+        if not names:
+            raise ModelFileError(
+                f"{folder} adapts module {module!r}, which no tensor of architecture {layout.architecture!r} is",
+                found=f"the base is {base.path}",
+            )
+        if module in TOP.values() and "output.weight" not in base.tensors:
+            raise ModelFileError(
+                f"{folder} adapts {module}, but {base.path} uses one matrix as embedding and as output",
+                found="PEFT changes one of the two uses, an adapter of the GGUF's tensor both",
+            )
+        scale = scale_of(config, module, parts["A"].shape[0])
+        for name, (A, B, magnitude) in _split(folder, module, parts, base, names):
+            tensors[name] = checked(folder, name, A, layout.to_gguf(name, B), scale)
+            if magnitude is not None:
+                magnitudes[name] = layout.to_gguf(name, magnitude)
+    found = AdapterFile(
+        folder, "peft", layout, tensors, magnitudes=magnitudes, alpha=float(config.get("lora_alpha", 0)),
+        base_name=str(config.get("base_model_name_or_path") or ""),
+    )  # fmt: skip
+    return restore_head(found, metadata)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration, once everything in it is known to be a LoRA that can be carried over."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelFileError(f"{folder} is no PEFT adapter: it has no {CONFIG}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise ModelFileError(f"{folder} is a PEFT adapter of type {kind!r}; 'LORA' can be used")
+    for key, reason in REFUSED.items():
+        if config.get(key):
+            raise ModelFileError(
+                f"{folder} cannot be used: {key} is {config[key]!r}, so {reason}",
+                hint="merge it with PEFT, and convert the merged model" if key == "modules_to_save" else "",
+            )
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(CHANGED_BASES):
+        raise ModelFileError(
+            f"{folder} began with init_lora_weights {start!r}, which changed the base: it does not fit the plain model",
+            hint="save it with PEFT's path_initial_model_for_weight_conversion",
+        )
+    if config.get("bias", "none") != "none":
+        raise ModelFileError(f"{folder} cannot be used: bias is {config['bias']!r}, so it holds biases of the model")
+    return config
+
+
+def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
+    """The scale of a module whose A has `rank` rows."""
+    alpha = config.get("alpha_pattern") or {}
+    value = alpha[key] if (key := _pattern(alpha, module)) is not None else config.get("lora_alpha", 8)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+        raise ModelFileError(f"the alpha of module {module!r} is {value!r}; a number is needed")
+    ranks = config.get("rank_pattern") or {}
+    wanted = ranks[key] if (key := _pattern(ranks, module)) is not None else config.get("r", rank)
+    if wanted != rank:
+        raise ModelFileError(f"module {module!r}: the configuration says rank {wanted!r}, its A has {rank} rows")
+    return lora_scale(rank, float(value), bool(config.get("use_rslora")))
+
+
+def _pattern(patterns: Any, module: str) -> str | None:
+    """The first key of a pattern table that a module's name matches."""
+    if not isinstance(patterns, dict):
+        raise ModelFileError(f"a pattern table is {patterns!r}; names and values are needed")
+    for key in patterns:
+        # Expressions from a file must not be able to keep the matcher busy: few repetitions, none of a group.
+        if len(key) > 500 or len(re.findall(r"[*+{]", key)) > 4 or re.search(r"\)[*+?{]", key):
+            raise ModelFileError(f"the pattern {key[:100]!r} is more than a name of modules")
+        try:
+            if re.match(rf"(.*\.)?({key})$", module):
+                return str(key)
+        except re.error as error:
+            raise ModelFileError(f"the pattern {key!r} is no regular expression: {error}") from None
+    return None
+
+
+def _weights_of(folder: Path) -> Path:
+    path = folder / WEIGHTS
+    if not path.exists() and (folder / "adapter_model.bin").exists():
+        raise ModelFileError(
+            f"{folder} has its weights in adapter_model.bin, a Python pickle, which is not read",
+            hint=f"save it again with PEFT: it writes {WEIGHTS}",
+        )
+    return path
+
+
+def _by_module(folder: Path, weights: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A, B and the magnitude by module: embeddings turned to the shapes of linears, (rank, n_in) and (n_out, rank)."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, stored in weights.items():
+        match = KEY.fullmatch(key)
+        if match is None:
+            raise ModelFileError(f"{folder} holds {key!r}, which is no part of a LoRA that can be used")
+        part, module = match["part"], match["module"].removeprefix(PREFIX)
+        values = stored
+        if part.startswith("embedding"):
+            # Rows of tokens times columns: B (n_vocab, rank) and A (rank, n_embd) in our terms.
+            part, values = "B" if part.endswith("A") else "A", stored.T
+        parts = found.setdefault(module, {})
+        if part in parts:
+            raise ModelFileError(f"{folder} holds two adapters of module {module!r}")
+        parts[part] = np.ascontiguousarray(values)
+    for module, parts in found.items():
+        for part in ("A", "B"):
+            if part not in parts or parts[part].ndim != 2:
+                raise ModelFileError(f"{folder}: module {module!r} has no matrix lora_{part}")
+        if module.endswith("embed_tokens") and "magnitude_vector" in parts:
+            raise ModelFileError(f"{folder}: DoRA of an embedding ({module}) is not supported")
+    return found
+
+
+def _split(
+    folder: Path, module: str, parts: dict[str, Any], base: GGUFFile, names: tuple[str, ...]
+) -> list[tuple[str, tuple[Any, Any, Any]]]:
+    """(A, B, magnitude) of each of the tensors that a module is."""
+    A, B, magnitude = parts["A"], parts["B"], parts.get("magnitude_vector")
+    if magnitude is not None and magnitude.size != B.shape[0]:
+        raise ModelFileError(f"{folder}: module {module!r} has {magnitude.size} magnitudes for {B.shape[0]} rows")
+    if len(names) == 1:
+        return [(names[0], (A, B, None if magnitude is None else magnitude.reshape(-1)))]
+    rows = [base.tensors[name].shape[0] if name in base.tensors else 0 for name in names]
+    if sum(rows) != B.shape[0]:
+        raise ModelFileError(f"{folder}: module {module!r} has {B.shape[0]} rows, the base's tensors have {rows}")
+    cuts = np.cumsum(rows)[:-1]
+    pieces = [None] * len(names) if magnitude is None else np.split(magnitude.reshape(-1), cuts)
+    return [(name, (A, b, m)) for name, b, m in zip(names, np.split(B, cuts), pieces, strict=True)]
