@@ -56,8 +56,16 @@ def commands(registry: Registry) -> str:
     for section in SECTIONS.values():
         for name in section:
             command = llamakit.get_command(context, name)
-            sub = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
-            text += f"\n## {name}\n\n```\n{help_of(command, sub)}\n```\n"
+            text += section_of(command, context, name, name)
+    return text
+
+
+def section_of(command: click.Command, parent: click.Context, name: str, title: str) -> str:
+    """A command's help, and that of the commands inside it."""
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    text = f"\n## {title}\n\n```\n{help_of(command, context)}\n```\n"
+    if isinstance(command, click.Group):
+        text += "".join(section_of(each, context, key, f"{title} {key}") for key, each in command.commands.items())
     return text
 
 

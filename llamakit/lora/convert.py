@@ -74,13 +74,13 @@ def to_ggla(file: AdapterFile, path: str | Path, base: GGUFFile | None = None) -
     B holds what those cannot say; whole norms become products of rank 1, for which the `base` must be given.
     """
     _refuse_dora(file)
-    matrices, products = _norms_apart(file)
+    matrices, _ = _norms_apart(file)
     ranks = Counter(int(each.A.shape[0]) for each in matrices.values())
     r = max(ranks, key=lambda rank: (ranks[rank], rank)) if ranks else 1
     alpha = common_alpha({name: each for name, each in matrices.items() if each.A.shape[0] == r})
     alpha = int(alpha) if alpha == int(alpha) and 0 < alpha < 1 << 32 else r
     out: dict[str, Any] = {}
-    for name, each in (matrices | products).items():
+    for name, each in file.tensors.items():
         factor = each.scale / (alpha / r)
         B = each.B if factor == 1 else (each.B.astype(np.float64) * factor).astype(np.float32)
         out[f"{name}.loraA"], out[f"{name}.loraB"] = np.ascontiguousarray(each.A.T), B
@@ -158,20 +158,19 @@ def _config(file: AdapterFile, matrices: dict[str, Adapter], base_name: str) -> 
         "inference_mode": True, "r": r, "lora_alpha": _number(alpha), "lora_dropout": 0.0, "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False, "use_dora": False, "init_lora_weights": True, "modules_to_save": None,
-        "target_modules": _targets(list(modules)),
+        "target_modules": _targets(list(modules), file.layout.n_layer),
         "rank_pattern": {module: rank for module, rank in ranks.items() if rank != r},
         "alpha_pattern": {module: _number(value) for module, value in alphas.items() if value != alpha},
     }  # fmt: skip
 
 
-def _targets(modules: list[str]) -> list[str]:
+def _targets(modules: list[str], n_layer: int | None) -> list[str]:
     """Ends of names that stand for these modules only: whole names where not every layer has a module of the kind."""
     by_end: dict[str, list[str]] = {}
     for module in modules:
         by_end.setdefault(module.rpartition(".")[2], []).append(module)
-    layers = max((len(names) for names in by_end.values()), default=0)
     top = {name.rpartition(".")[2] for name in TOP.values()}
-    return [each for end, names in by_end.items() for each in ([end] if end in top or len(names) == layers else names)]
+    return [each for end, names in by_end.items() for each in ([end] if end in top or len(names) == n_layer else names)]
 
 
 def _number(value: float) -> float | int:

@@ -92,14 +92,14 @@ def read_adapter_file(path: str | Path, base: GGUFFile | None = None) -> Adapter
 
 def _read_gguf(file: GGUFFile, base: GGUFFile | None) -> AdapterFile:
     alpha = check_head(file)
-    parts = {name for name in file.tensors if name.endswith((".lora_a", ".lora_b"))}
+    parts = [name for name in file.tensors if name.endswith((".lora_a", ".lora_b"))]
     tensors = {}
     for name, (a, b) in pair_up(file.path, parts, "lora_a", "lora_b").items():
         A, B = file.tensor(a), file.tensor(b)
         if name == EMBEDDING:
             A, B = np.ascontiguousarray(B.T), A
         tensors[name] = checked(file.path, name, A, B, alpha / A.shape[0] if alpha else 1.0)
-    norms = {name: file.tensor(name) for name in file.tensors if name not in parts}
+    norms = {name: file.tensor(name) for name in file.tensors if name not in set(parts)}
     for name, values in norms.items():
         if values.ndim != 1:
             raise ModelFileError(f"{file.path}: tensor {name!r} {values.shape} belongs to no adapter")
@@ -135,7 +135,7 @@ def _read_ggla(path: Path, base: GGUFFile | None) -> AdapterFile:
 
 def _read_checkpoint(file: GGUFFile) -> AdapterFile:
     tensors = {}
-    names = {name for name in file.tensors if not name.startswith("optimizer.")}
+    names = [name for name in file.tensors if not name.startswith("optimizer.")]
     for name, (a, b) in pair_up(file.path, names, "lora_a", "lora_b").items():
         A, B = np.atleast_2d(file.tensor(a)), np.atleast_2d(file.tensor(b))
         tensors[name] = checked(file.path, name, np.ascontiguousarray(A.T), B, 1.0)

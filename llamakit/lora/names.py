@@ -36,11 +36,12 @@ FUSED = "self_attn.W_pack"  # of Baichuan: q, k and v in one
 
 @dataclass(frozen=True)
 class Layout:
-    """What is known of the base: its architecture, and its heads if they are known."""
+    """What is known of the base: its architecture, and its heads and layers if they are known."""
 
     architecture: str
     n_head: int | None = None
     n_head_kv: int | None = None
+    n_layer: int | None = None
 
     @property
     def permutes(self) -> bool:
@@ -108,6 +109,7 @@ def layout_of(metadata: Mapping[str, object], architecture: str | None = None) -
     name = metadata.get("general.architecture") if architecture is None else architecture
     if not isinstance(name, str):
         raise UsageError("the base's general.architecture is missing")
-    n_head, n_head_kv = (metadata.get(f"{name}.attention.{key}") for key in ("head_count", "head_count_kv"))
-    heads = n_head if isinstance(n_head, int) and n_head > 0 else None
-    return Layout(name, heads, n_head_kv if isinstance(n_head_kv, int) and n_head_kv > 0 else heads)
+    keys = ("attention.head_count", "attention.head_count_kv", "block_count")
+    found = (metadata.get(f"{name}.{key}") for key in keys)
+    n_head, n_head_kv, n_layer = (value if isinstance(value, int) and value > 0 else None for value in found)
+    return Layout(name, n_head, n_head_kv or n_head, n_layer)

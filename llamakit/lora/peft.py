@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llamakit.adapter import Adapter
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.lora.files import AdapterFile, checked
 from llamakit.lora.heads import restore_head
-from llamakit.lora.names import TOP, layout_of
+from llamakit.lora.names import TOP, Layout, layout_of
 from llamakit.lora.safetensors import read_safetensors
 from llamakit.lora.write import lora_scale
 
 if TYPE_CHECKING:
-    from llamakit.adapter import Adapter
     from llamakit.gguf.reader import GGUFFile
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -44,6 +44,7 @@ REFUSED = {  # settings that change what the adapter computes, and that nothing 
     "monteclora_config": "it samples its matrices",
     "velora_config": "it projects its inputs",
 }
+BASE_LAYER = ".base_layer.weight"  # PEFT saves embeddings that have adapters with them, as they are in the base
 CHANGED_BASES = ("pissa", "olora", "corda", "loftq")  # initialisations after which the base is another model
 
 
@@ -57,6 +58,7 @@ def read_peft(folder: Path, base: GGUFFile | None) -> AdapterFile:
     config = read_config(folder)
     layout = layout_of(base.metadata)
     weights, metadata, _ = read_safetensors(_weights_of(folder))
+    _check_kept(folder, weights, layout, base)
     tensors: dict[str, Adapter] = {}
     magnitudes: dict[str, Any] = {}
     for module, parts in _by_module(folder, weights).items():
@@ -73,7 +75,8 @@ def read_peft(folder: Path, base: GGUFFile | None) -> AdapterFile:
             )
         scale = scale_of(config, module, parts["A"].shape[0])
         for name, (A, B, magnitude) in _split(folder, module, parts, base, names):
-            tensors[name] = checked(folder, name, A, layout.to_gguf(name, B), scale)
+            pair = checked(folder, name, A, B, scale)
+            tensors[name] = Adapter(pair.A, layout.to_gguf(name, pair.B), scale)
             if magnitude is not None:
                 magnitudes[name] = layout.to_gguf(name, magnitude)
     found = AdapterFile(
@@ -151,10 +154,21 @@ def _weights_of(folder: Path) -> Path:
     return path
 
 
+def _check_kept(folder: Path, weights: dict[str, Any], layout: Layout, base: GGUFFile) -> None:
+    """That the embeddings saved beside the adapters are those of the base, not of a vocabulary that was extended."""
+    for key in (key for key in weights if key.endswith(BASE_LAYER)):
+        for name in layout.tensors(key.removeprefix(PREFIX).removesuffix(BASE_LAYER)):
+            shape = base.tensors[name].shape if name in base.tensors else None
+            if shape != weights[key].shape:
+                raise ModelFileError(f"{folder} is for a base whose {name} is {weights[key].shape}, not {shape}")
+
+
 def _by_module(folder: Path, weights: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """A, B and the magnitude by module: embeddings turned to the shapes of linears, (rank, n_in) and (n_out, rank)."""
     found: dict[str, dict[str, Any]] = {}
     for key, stored in weights.items():
+        if key.endswith(BASE_LAYER):
+            continue
         match = KEY.fullmatch(key)
         if match is None:
             raise ModelFileError(f"{folder} holds {key!r}, which is no part of a LoRA that can be used")

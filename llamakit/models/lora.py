@@ -211,7 +211,7 @@ def _read_gguf(file: GGUFFile, model: LoadedModel, pairs: Pairs) -> tuple[float,
     """The scale is alpha / the rank of the tensor, or 1 for an alpha of 0."""
     alpha = check_head(file, model.hparams.architecture)
     whole = {name for name in file.tensors if not name.endswith((".lora_a", ".lora_b"))}
-    for name, (a, b) in pair_up(file.path, file.tensors.keys() - whole, "lora_a", "lora_b").items():
+    for name, (a, b) in pair_up(file.path, (n for n in file.tensors if n not in whole), "lora_a", "lora_b").items():
         A, B = file.tensor(a), file.tensor(b)
         if name == "token_embd.weight" and A.ndim == B.ndim == 2:
             A, B = B.T, A  # stored the other way round, so that rows of tokens can be taken from it
@@ -256,16 +256,16 @@ def _add_whole(file: GGUFFile, model: LoadedModel, pairs: Pairs, name: str) -> N
 
 
 def pair_up(path: Path, names: Iterable[str], a: str, b: str) -> dict[str, tuple[str, str]]:
-    """The names of both parts by the base's tensor; a part without the other, or of another kind, is an error."""
-    names = set(names)
+    """The names of both parts by the base's tensor, in order; a part without its other is an error."""
+    known = dict.fromkeys(names)
     found: dict[str, tuple[str, str]] = {}
-    for name in sorted(names):
+    for name in known:
         base, _, part = name.rpartition(".")
         if part not in (a, b) or not base:
             raise ModelFileError(f"{path}: tensor {name!r} belongs to no adapter; the names end in .{a} and .{b}")
         found[base] = (f"{base}.{a}", f"{base}.{b}")
         other = found[base][part == a]
-        if other not in names:
+        if other not in known:
             raise ModelFileError(f"{path}: tensor {name!r} is there, {other!r} is missing")
     return found
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamakit.gguf import GGMLType, GGUFWriter
+from llamakit.gguf import GGMLType, GGUFFile, GGUFWriter, open_gguf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from llamakit.adapter import Adapter
 
 Array = Any
 Shapes = dict[str, tuple[int, ...]]
@@ -97,3 +99,45 @@ def ggla_bytes(
         out += struct.pack(f"<III{len(dims)}I", len(dims), len(name), type, *dims) + name.encode()
         out += bytes(-len(out) % 32) + x.astype("<f2" if type else "<f4").tobytes()
     return bytes(out)
+
+
+def adapted_logits(
+    path: Path,
+    tokens: Sequence[int],
+    backend: str = "reference",
+    adapters: Mapping[str, Adapter] | None = None,
+    deltas: Mapping[str, Array] | None = None,
+    overrides: Mapping[str, GGUFFile] | None = None,
+) -> Array:
+    """Logits (n_tokens, n_vocab) of one step: with adapters in slot 1, or with `deltas` merged into the weights."""
+    from llamakit.backend import RunSizes
+    from llamakit.engine.runner import BLOCK_SIZE, kv_spec
+    from llamakit.models import GraphSizes, load_model
+    from llamakit.models.lora import adapter_targets
+    from llamakit.registry import Registry
+    from llamakit.testing.conformance import Source
+    from llamakit.weights import load_weights, tensor_sources
+
+    with open_gguf(path) as file:
+        m = load_model(file)
+        device = Registry.discover().backend(backend)().open()
+        weights = load_weights(device, tensor_sources(m.uses(), file, overrides), m.uses())
+        n = len(tokens)
+        sizes = GraphSizes(rows=n, seqs=1, blocks_per_seq=1, out_rows=n)
+        graph = m.build(sizes, adapters=adapters is not None)
+        for name, delta in (deltas or {}).items():
+            merged = (m.tensor(name).astype(np.float64) + delta).astype(np.float32)
+            weights[name] = device.load(Source(name, GGMLType.F32, merged), graph.uses()[name])
+        table = None
+        if adapters is not None:
+            table = device.adapter_table(adapter_targets(m), 1)
+            table.set(1, adapters)
+        kv = device.kv_cache(kv_spec(m, 1, "f32"))
+        program = device.compile(graph, weights, kv=kv, adapters=table)
+        rows = np.arange(n)
+        values: dict[str, Any] = {"tokens": tokens, "positions": rows, "sequences": 0, "cells": rows, "out_rows": rows}
+        values |= {"block_tables": 0, "adapters": 1, "out_adapters": 1}
+        for key, array in program.inputs.items():
+            array[:] = values[key]
+        assert n <= BLOCK_SIZE
+        return program.run(RunSizes(rows=n, out_rows=n, seqs=1, longest=n))["logits"].numpy().copy()

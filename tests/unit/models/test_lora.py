@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 
 from llamakit.adapter import Adapter
-from llamakit.backend import RunSizes
 from llamakit.engine.adapters import AdapterStore, combine
-from llamakit.engine.runner import BLOCK_SIZE, kv_spec
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf import GGMLType, GGUFWriter, open_gguf
-from llamakit.models import GraphSizes, load_model
+from llamakit.models import load_model
 from llamakit.models.lora import adapter_targets, changed_tensors, load_adapter, make_adapter
-from llamakit.registry import Registry
-from llamakit.testing.conformance import Source
 from llamakit.testing.lora import (
     N_EMBD,
+    adapted_logits,
     ggla_bytes,
     ggla_pair,
     gguf_pair,
@@ -26,7 +23,6 @@ from llamakit.testing.lora import (
     write_gguf_adapter,
     write_tiny_model,
 )
-from llamakit.weights import load_weights, tensor_sources
 
 BACKENDS = ["reference", "cpu"]
 Q = "blk.0.attn_q.weight"
@@ -45,30 +41,7 @@ def model(base):
 
 
 def logits(path, backend: str, adapters=None, deltas=None, overrides=None) -> np.ndarray:
-    """Of all of TOKENS in one step: with adapters in slot 1, or with `deltas` merged into the weights."""
-    with open_gguf(path) as file:
-        m = load_model(file)
-        device = Registry.discover().backend(backend)().open()
-        weights = load_weights(device, tensor_sources(m.uses(), file, overrides), m.uses())
-        n = len(TOKENS)
-        sizes = GraphSizes(rows=n, seqs=1, blocks_per_seq=1, out_rows=n)
-        graph = m.build(sizes, adapters=adapters is not None)
-        for name, delta in (deltas or {}).items():
-            merged = (m.tensor(name).astype(np.float64) + delta).astype(np.float32)
-            weights[name] = device.load(Source(name, GGMLType.F32, merged), graph.uses()[name])
-        table = None
-        if adapters is not None:
-            table = device.adapter_table(adapter_targets(m), 1)
-            table.set(1, adapters)
-        kv = device.kv_cache(kv_spec(m, 1, "f32"))
-        program = device.compile(graph, weights, kv=kv, adapters=table)
-        rows = np.arange(n)
-        values = {"tokens": TOKENS, "positions": rows, "sequences": 0, "cells": rows, "out_rows": rows}
-        values |= {"block_tables": 0, "adapters": 1, "out_adapters": 1}
-        for key, array in program.inputs.items():
-            array[:] = values[key]
-        assert n <= BLOCK_SIZE
-        return program.run(RunSizes(rows=n, out_rows=n, seqs=1, longest=n))["logits"].numpy().copy()
+    return adapted_logits(path, TOKENS, backend, adapters, deltas, overrides)
 
 
 def deltas_of(adapter) -> dict[str, np.ndarray]:
