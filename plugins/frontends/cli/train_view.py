@@ -1,0 +1,115 @@
+"""How a training run looks while it runs: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from llamakit.plugins.frontends.cli.console import Console, gib
+
+from llamakit.train.report import Progress, duration, memory_used
+
+if TYPE_CHECKING:
+    from llamakit.train.report import StepInfo
+
+BARS = "▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 24
+PAUSE = 10.0  # seconds between plain lines of quick steps
+REFRESH = 4  # times a second, at most
+
+
+class TrainView:
+    """Shows each step on standard error: an `on_step` callback, to be used in a `with`."""
+
+    def __init__(self, console: Console, title: str = "finetune") -> None:
+        self.console, self.title = console, title
+        self.progress = Progress()
+        self._live: Any = None
+        self._shown = 0.0  # when the last plain line was written
+        self._step_shown = 0
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal and not self.console.quiet:
+            from rich.console import Console as RichConsole
+            from rich.live import Live
+
+            self._live = Live(console=RichConsole(stderr=True), refresh_per_second=REFRESH)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        elif self.progress.last is not None and self._step_shown != self.progress.last.step:
+            self.console.note(plain_line(self.progress))
+
+    def __call__(self, info: StepInfo) -> None:
+        """A step was done."""
+        self.progress(info)
+        if self._live is not None:
+            self._live.update(rendered(self.progress, self.title))
+        elif self._is_time(info):
+            self._shown, self._step_shown = time.monotonic(), info.step
+            self.console.note(plain_line(self.progress))
+
+    def _is_time(self, info: StepInfo) -> bool:
+        """Whether to write a plain line: at the first and last step, with each validation, else now and then."""
+        if info.val_loss is not None or info.step in (1, info.total) or not self._step_shown:
+            return True
+        return time.monotonic() - self._shown >= PAUSE
+
+
+def plain_line(progress: Progress) -> str:
+    """One line of what the last step told."""
+    info = progress.last
+    assert info is not None  # lines are written after steps
+    parts = [f"step {info.step}/{info.total}", f"epoch {info.epoch:.2f}", f"loss {info.loss:.4f}"]
+    if info.val_loss is not None:
+        parts.append(f"validation {info.val_loss:.4f}")
+    parts += [f"lr {info.lr:.2e}", f"gradient {info.grad_norm:.3g}", f"{info.tokens_per_second:,.0f} tokens/s"]
+    return "  ".join([*parts, f"left {duration(progress.seconds_left)}", gib(memory_used())])
+
+
+def rendered(progress: Progress, title: str) -> Any:
+    """The live view, for rich."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    info = progress.last
+    assert info is not None  # shown after steps
+    head = Table.grid(padding=(0, 2), expand=True)
+    for ratio in (0, 0, 1, 0, 0):
+        head.add_column(ratio=ratio or None, no_wrap=True)
+    head.add_row(
+        Text(title, style="bold"), f"step {info.step:,}/{info.total:,}", ProgressBar(info.total, info.step),
+        f"epoch {info.epoch:.2f}", f"left {duration(progress.seconds_left)}",
+    )  # fmt: skip
+    numbers = Table.grid(padding=(0, 2))
+    for label, value in _numbers(progress):
+        numbers.add_row(Text(label, style="dim"), value)
+    return Group(head, numbers)
+
+
+def _numbers(progress: Progress) -> list[tuple[str, str]]:
+    info = progress.last
+    assert info is not None  # shown after steps
+    rows = [("loss", f"{info.loss:.4f}  {sparkline(progress.losses)}")]
+    if progress.val_loss is not None and progress.best is not None:
+        best, step = progress.best
+        rows.append(("validation", f"{progress.val_loss:.4f}  (best {best:.4f} at step {step:,})"))
+    rate = f"{info.lr:.2e}   gradient {info.grad_norm:.3g}   {info.tokens_per_second:,.0f} tokens/s"
+    return [*rows, ("rate", f"{rate}   memory {gib(memory_used())}")]
+
+
+def sparkline(values: list[float], width: int = SPARK_WIDTH) -> str:
+    """Values as bars, each a mean of its share of them; nothing for those that are not finite."""
+    n = min(width, len(values))
+    parts = [values[len(values) * i // n : len(values) * (i + 1) // n] for i in range(n)]
+    means = [sum(part) / len(part) for part in parts]
+    finite = [mean for mean in means if abs(mean) < float("inf")]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((mean - low) * scale)] if abs(mean) < float("inf") else " " for mean in means)
