@@ -39,13 +39,13 @@ def result(n_generated, reason=FinishReason.LENGTH, **timings):
 
 def test_a_request_is_counted_once_and_its_answers_all():
     metrics = Metrics()
-    metrics.request_started("native")
+    metrics.request_started("llamacpp")
     metrics.request_finished(
-        "native", "ok", [result(5, n_drafted=3, n_accepted=2), result(7, FinishReason.END, n_drafted=1)]
+        "llamacpp", "ok", [result(5, n_drafted=3, n_accepted=2), result(7, FinishReason.END, n_drafted=1)]
     )
     found = samples(metrics.text())
-    assert value(found, "generations_started_total", api="native") == 1
-    assert value(found, "generations_ended_total", api="native", outcome="ok") == 1
+    assert value(found, "generations_started_total", api="llamacpp") == 1
+    assert value(found, "generations_ended_total", api="llamacpp", outcome="ok") == 1
     for kind, n in {"prompt": 12, "cached": 4, "generated": 12, "drafted": 4, "accepted": 2}.items():
         assert value(found, "tokens_total", kind=kind) == n
     assert value(found, "answers_total", reason="length") == 1
@@ -99,14 +99,14 @@ def test_a_server_counts_what_it_answers(server):
     n = len(list(server.events("/completion", body | {"stream": True})))
     assert server.post("/completion", body | {"temperature": "hot"})[0] == 400
     found = after(
-        server, lambda now: all(value(now, "request_seconds_count", api="native", status=s) for s in ("2xx", "4xx"))
+        server, lambda now: all(value(now, "request_seconds_count", api="llamacpp", status=s) for s in ("2xx", "4xx"))
     )
     assert n > 2
     generated = value(found, "tokens_total", kind="generated") - value(before, "tokens_total", kind="generated")
     assert generated == 20
     assert value(found, "time_to_first_token_seconds_count") == 1
     assert 10 <= value(found, "time_between_tokens_seconds_count") <= 19  # tokens that were read together count once
-    assert value(found, "request_seconds_count", api="native", status="2xx") == 1
+    assert value(found, "request_seconds_count", api="llamacpp", status="2xx") == 1
     assert value(found, "engine_steps_total", model="stories") > value(before, "engine_steps_total", model="stories")
     assert value(found, "model_loaded", model="stories") == 1
     assert value(found, "requests_running", model="stories") == 0
@@ -149,7 +149,7 @@ def test_a_model_that_is_not_loaded_is_told_and_left_alone(serve):
 def test_many_threads_lose_no_count():
     metrics = Metrics()
     threads = [
-        threading.Thread(target=lambda: [metrics.request_finished("native", "ok", [result(1)]) for _ in range(200)])
+        threading.Thread(target=lambda: [metrics.request_finished("llamacpp", "ok", [result(1)]) for _ in range(200)])
         for _ in range(8)
     ]
     for thread in threads:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 from llamakit.plugins.frontends.rest import body as bodies
-from llamakit.plugins.frontends.rest.apis.native_fields import CompletionBody, spellings_of_2023, stop_texts
+from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody, spellings_of_2023
+from llamakit.plugins.frontends.rest.fields import stop_texts
 from msgspec import Meta
 
 from llamakit.errors import UsageError

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llamakit.plugins.frontends.rest.apis.native_answer import Answers
-from llamakit.plugins.frontends.rest.apis.native_fields import CompletionBody
-from llamakit.plugins.frontends.rest.apis.native_stream import CompletionEvents
+from llamakit.plugins.frontends.rest.apis.llamacpp.answer import Answers
+from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody
 
 from llamakit.engine.job import Finished, Job, Token
 from llamakit.engine.request import FinishReason, Piece, Request, Result, Timings
@@ -247,7 +246,7 @@ def _events(tokenizer: Any, tokens: list[int], fields: CompletionBody) -> list[d
     )  # fmt: skip
     job.emit(Finished(0, result))
     session: Any = SimpleNamespace(tokenizer=tokenizer)
-    data = b"".join(CompletionEvents(Answers(session, "m", fields, request, {})).run(job))
+    data = b"".join(Answers(session, "m", fields, request, {}).stream([job]))
     return [json.loads(part[6:]) for part in data.decode().split("\n\n")[:-1]]
 
 

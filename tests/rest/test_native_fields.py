@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from llamakit.plugins.frontends.rest.apis.native_fields import CompletionBody
+from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody
 
 HUGE = 10**30
 TAKEN = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from llamakit.plugins.frontends.rest.apis.native import routes
-from llamakit.plugins.frontends.rest.apis.native_shapes import SettingsAnswer
+from llamakit.plugins.frontends.rest.apis.llamacpp import routes
+from llamakit.plugins.frontends.rest.apis.llamacpp.shapes import SettingsAnswer
 
 BODIES = {
     "/completion": [

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from llamakit.plugins.frontends.rest.answer import AnswerReader
-from llamakit.plugins.frontends.rest.apis.anthropic_answer import MessageAnswer
-from llamakit.plugins.frontends.rest.apis.ollama_answer import Answer as OllamaAnswer
-from llamakit.plugins.frontends.rest.apis.ollama_generate import Chat
-from llamakit.plugins.frontends.rest.apis.openai_chat import ChatAnswer, ChatBody
-from llamakit.plugins.frontends.rest.apis.responses_answer import ResponseAnswer
-from llamakit.plugins.frontends.rest.apis.responses_fields import ResponsesBody
+from llamakit.plugins.frontends.rest.answer import AnswerReader, gather
+from llamakit.plugins.frontends.rest.apis.anthropic.answer import MessageAnswer
+from llamakit.plugins.frontends.rest.apis.ollama.answer import Answer as OllamaAnswer
+from llamakit.plugins.frontends.rest.apis.ollama.generate import Chat
+from llamakit.plugins.frontends.rest.apis.openai.chat import ChatAnswer, ChatBody
+from llamakit.plugins.frontends.rest.apis.responses.answer import ResponseAnswer
+from llamakit.plugins.frontends.rest.apis.responses.fields import ResponsesBody
 from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, make_prompt
+from llamakit.plugins.frontends.rest.generation import batches
 from llamakit.plugins.frontends.rest.messages import conversation
 from llamakit.plugins.frontends.rest.options import ServeOptions
 
@@ -41,6 +42,11 @@ def job_of(text, size, reason=FinishReason.END):
     return job
 
 
+def read(reader, job):
+    """What a reader makes of a job."""
+    return [part for events in batches(job) for part in reader.read(events)]
+
+
 @pytest.fixture(scope="module")
 def session(stories260k):
     with Session(stories260k) as session:
@@ -53,7 +59,7 @@ def job(request):
 
 
 def test_the_reader_tells_thought_text_and_call_apart(job):
-    (whole,) = AnswerReader(PROMPT, 1).whole(job)
+    (whole,) = gather(read(AnswerReader(PROMPT, 1), job))
     assert whole.reasoning == "Hm, a sum."
     assert whole.content == "Let me add."
     assert [(c.name, c.arguments) for c in whole.calls] == [("add", '{"x": 1}')]
@@ -64,7 +70,7 @@ def test_the_reader_tells_thought_text_and_call_apart(job):
 def test_openai(job, session):
     fields = ChatBody(messages=[])
     make = lambda: ChatAnswer(session, "m", fields, job.request, AnswerReader(PROMPT, 1), ())  # noqa: E731
-    events = [json.loads(data[6:]) for data in b"".join(make().chunks(job)).split(b"\n\n")[:-2]]
+    events = [json.loads(data[6:]) for data in b"".join(make().stream([job])).split(b"\n\n")[:-2]]
     deltas = [e["choices"][0]["delta"] for e in events]
     assert "".join(d.get("reasoning_content", "") for d in deltas) == "Hm, a sum."
     assert "".join(d.get("content", "") for d in deltas) == "Let me add."
@@ -75,18 +81,18 @@ def test_openai(job, session):
     assert not any("id" in each or "name" in each["function"] for each in more)
     assert "".join(each["function"]["arguments"] for each in (call, *more)) == '{"x": 1}'
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
-    (choice,) = make().whole(job_of(TEXT, 4))["choices"]
+    (choice,) = make().answer([job_of(TEXT, 4)])["choices"]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] == "Let me add."
     assert choice["message"]["reasoning_content"] == "Hm, a sum."
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "add"
-    (only,) = make().whole(job_of(CALL, 4))["choices"]
+    (only,) = make().answer([job_of(CALL, 4)])["choices"]
     assert only["message"]["content"] is None
 
 
 def test_anthropic(job):
     make = lambda: MessageAnswer("m", job.request, AnswerReader(PROMPT, 1), ())  # noqa: E731
-    events = [json.loads(part.split(b"data: ")[1]) for part in b"".join(make().events(job)).split(b"\n\n")[:-1]]
+    events = [json.loads(part.split(b"data: ")[1]) for part in b"".join(make().stream([job])).split(b"\n\n")[:-1]]
     kinds = [e["type"] for e in events]
     assert kinds[:2] == ["message_start", "ping"]
     assert kinds[-2:] == ["message_delta", "message_stop"]
@@ -98,7 +104,7 @@ def test_anthropic(job):
     assert "".join(d.get("text", "") for d in deltas) == "Let me add."
     assert "".join(d.get("partial_json", "") for d in deltas) == '{"x": 1}'
     assert events[-2]["delta"]["stop_reason"] == "tool_use"
-    whole = make().whole(job_of(TEXT, 4))
+    whole = make().answer([job_of(TEXT, 4)])
     assert [b["type"] for b in whole["content"]] == ["thinking", "text", "tool_use"]
     assert whole["content"][2]["input"] == {"x": 1}
     assert whole["stop_reason"] == "tool_use"
@@ -108,19 +114,19 @@ def test_ollama(job, session):
     make = lambda: OllamaAnswer(  # noqa: E731
         "m", session.tokenizer, job.request, AnswerReader(PROMPT, 1), part=Chat.part, began=0, loaded=0
     )
-    lines = [json.loads(line) for line in b"".join(make().lines(job)).splitlines()]
+    lines = [json.loads(line) for line in b"".join(make().stream([job])).splitlines()]
     assert "".join(line["message"].get("thinking", "") for line in lines) == "Hm, a sum."
     assert "".join(line["message"]["content"] for line in lines) == "Let me add."
     calls = [c for line in lines for c in line["message"].get("tool_calls", [])]
     assert calls == [{"function": {"name": "add", "arguments": {"x": 1}}}]
     assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
-    assert make().whole(job_of(TEXT, 4))["message"]["tool_calls"] == calls
+    assert make().answer([job_of(TEXT, 4)])["message"]["tool_calls"] == calls
 
 
 def test_responses(job):
     fields = ResponsesBody(input="x")
     make = lambda: ResponseAnswer("m", fields, job.request, AnswerReader(PROMPT, 1), ())  # noqa: E731
-    events = [json.loads(part.split(b"data: ")[1]) for part in b"".join(make().events(job)).split(b"\n\n")[:-1]]
+    events = [json.loads(part.split(b"data: ")[1]) for part in b"".join(make().stream([job])).split(b"\n\n")[:-1]]
     assert [e["sequence_number"] for e in events] == list(range(len(events)))
     output = events[-1]["response"]["output"]
     assert events[-1]["type"] == "response.completed"
@@ -135,17 +141,17 @@ def test_responses(job):
     def bare(items):
         return [{k: v for k, v in item.items() if k not in ("id", "call_id")} for item in items]
 
-    assert bare(make().whole(job_of(TEXT, 4))["output"]) == bare(output)
+    assert bare(make().answer([job_of(TEXT, 4)])["output"]) == bare(output)
 
 
 def test_an_answer_cut_by_its_limit_says_so(session):
     job = job_of("<think>too lo", 3, FinishReason.LENGTH)
-    whole = ResponseAnswer("m", ResponsesBody(input="x"), job.request, AnswerReader(PROMPT, 1), ()).whole(job)
+    whole = ResponseAnswer("m", ResponsesBody(input="x"), job.request, AnswerReader(PROMPT, 1), ()).answer([job])
     assert whole["status"] == "incomplete"
     assert whole["output"][0]["status"] == "incomplete"
     assert whole["usage"]["output_tokens_details"]["reasoning_tokens"] > 0
     answer = MessageAnswer("m", job.request, AnswerReader(PROMPT, 1), ())
-    assert answer.whole(job_of("abc", 1, FinishReason.LENGTH))["stop_reason"] == "max_tokens"
+    assert answer.answer([job_of("abc", 1, FinishReason.LENGTH)])["stop_reason"] == "max_tokens"
 
 
 class State:
@@ -164,7 +170,7 @@ def test_tools_reach_the_model_whatever_its_template_knows(session, source):
     assert '"name"' in session.detokenize(prompt.tokens)
     assert prompt.tool_names == {"add"}
     text = CALL if "<tool" in source else '{"name": "add", "arguments": {"x": 1}}'
-    (whole,) = AnswerReader(prompt, 1).whole(job_of(text, 2))
+    (whole,) = gather(read(AnswerReader(prompt, 1), job_of(text, 2)))
     assert [(c.name, c.arguments) for c in whole.calls] == [("add", '{"x": 1}')]
     assert whole.content == ""
 

@@ -104,6 +104,17 @@ def test_a_plugin_may_import_itself():
     assert violations("plugins/backends/cpu/x.py", "from llamakit.plugins.backends.cpu import lower") == []
 
 
+def test_apis_are_strangers():
+    """An API of the server imports no other one, and nothing but `app` knows that they are there."""
+    root = ROOT / "plugins" / "frontends" / "rest"
+    for path in root.rglob("*.py"):
+        inside = path.relative_to(root).parts
+        own = inside[1] if inside[0] == "apis" and len(inside) > 2 else ""
+        for name in imports(path.read_text(encoding="utf-8")):
+            api = name.partition("llamakit.plugins.frontends.rest.apis.")[2].partition(".")[0]
+            assert api in ("", own), f"{path} imports {name}"
+
+
 def test_pybind11_stays_in_the_bindings():
     for path in (ROOT / "cpp").rglob("*"):
         if path.suffix in (".h", ".cpp") and path.parent.name != "bindings":

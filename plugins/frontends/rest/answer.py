@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 import msgspec
-from llamakit.plugins.frontends.rest.generation import batches
 
 from llamakit.chat.reasoning import ReasoningSplitter
 from llamakit.chat.tools import CallDelta, ToolCall, ToolCallReader, joined
@@ -14,11 +13,11 @@ from llamakit.engine.job import Finished, PromptProgress, Queued, Token
 from llamakit.engine.request import FinishReason, Piece, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from llamakit.plugins.frontends.rest.chat import Prompt
 
-    from llamakit.engine.job import Event, Job
+    from llamakit.engine.job import Event
 
 PROGRESS_SECONDS = 0.1  # between two reports of progress
 
@@ -67,13 +66,6 @@ class AnswerReader:
         self._choices = [_Choice(i, prompt) for i in range(n)]
         self._told = 0.0
 
-    def parts(self, job: Job) -> Iterator[list[Part]]:
-        """What is new, in lists of all that there is; raises what ended an answer."""
-        for batch in batches(job):
-            found = self.read(batch)
-            if found:
-                yield found
-
     def read(self, events: Iterable[Event]) -> list[Part]:
         """What these events tell."""
         found: list[Part] = []
@@ -88,10 +80,6 @@ class AnswerReader:
             elif self._due(event):
                 found.append(event)  # type: ignore[arg-type]
         return found
-
-    def whole(self, job: Job) -> list[Whole]:
-        """Wait for all answers."""
-        return gather(part for parts in self.parts(job) for part in parts)
 
     def _due(self, event: Event) -> bool:
         """Whether to tell progress: not more often than people can see, but always its end."""

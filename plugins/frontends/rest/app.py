@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.state import ServerState
 
 log = logging.getLogger("llamakit.rest")
-APIS = (
-    "operations", "adapters", "models", "docs", "native", "openai", "responses", "anthropic", "ollama",
-)  # fmt: skip
+APIS = ("server", "llamacpp", "openai", "responses", "anthropic", "ollama")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 

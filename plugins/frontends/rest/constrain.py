@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from llamakit.plugins.frontends.rest.apis.native_fields import CONSTRAINTS
-from llamakit.plugins.frontends.rest.body import sampler_options
+from llamakit.plugins.frontends.rest.body import sampler_options, wrong
 
 from llamakit.chat.tools.structure import Function, Structure
 from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from llamakit.plugins.frontends.rest.chat import Conversation, Prompt
     from llamakit.plugins.frontends.rest.state import ServerState
@@ -117,3 +116,62 @@ def _decoded(value: Any, param: str) -> Any:
         return msgspec.json.decode(value)
     except msgspec.DecodeError as error:
         raise UsageError(f"{param} is no JSON: {error}", param=param) from None
+
+
+CONSTRAINTS = ("grammar", "lark", "json_schema", "regex", "choices", "structural_tag")  # of a sampler that may be there
+
+
+ANY_OBJECT = {"type": "object"}
+
+
+VLLM_NAMES = {
+    "json": "json_schema", "regex": "regex", "choice": "choices", "grammar": "grammar",
+    "structural_tag": "structural_tag",
+}  # fmt: skip
+
+
+def check_constraints(state: ServerState) -> Callable[[dict[str, Any]], None]:
+    """What reads vLLM's names of constraints, and refuses any where no sampler keeps to one."""
+
+    def rewrite(values: dict[str, Any]) -> None:
+        _rename_constraints(values)
+        for name in CONSTRAINTS:
+            if values.get(name) in (None, "", []):
+                values.pop(name, None)
+            elif name in values:
+                constraint_key(state, name, name)
+
+    return rewrite
+
+
+def _rename_constraints(values: dict[str, Any]) -> None:
+    """`structured_outputs` and `guided_json` and so on, as vLLM has them, under the sampler's names."""
+    given = values.pop("structured_outputs", None) or {}
+    if not isinstance(given, dict):
+        raise wrong("structured_outputs", given, "an object")
+    if given.get("json_object"):
+        given = {"json": ANY_OBJECT} | given
+    for theirs, ours in VLLM_NAMES.items():
+        value = values.pop(f"guided_{theirs}", None) or given.get(theirs)
+        if value:
+            values[ours] = value
+
+
+def format_options(state: ServerState, asked: Any, param: str = "response_format") -> dict[str, Any]:
+    """Sampler options for a `response_format`; nothing for text."""
+    if asked is None:
+        return {}
+    kind = asked.get("type") if isinstance(asked, dict) else asked
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {constraint_key(state, "json_schema", param): ANY_OBJECT}
+    if kind == "json_schema" and isinstance(asked, dict):
+        part = asked.get("json_schema", asked)
+        schema = part.get("schema") if isinstance(part, dict) else None
+        if not isinstance(schema, dict):
+            raise UsageError(f"{param} has no schema", hint='{"json_schema": {"schema": {...}}}', param=param)
+        return {constraint_key(state, "json_schema", param): schema}
+    if kind == "structural_tag" and isinstance(asked, dict):
+        return {constraint_key(state, "structural_tag", param): asked}
+    raise wrong(param, kind, "text, json_object, json_schema or structural_tag")

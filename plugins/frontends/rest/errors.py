@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import falcon
+import msgspec
 
 from llamakit.errors import (
     ContextLengthError,
@@ -16,6 +17,9 @@ from llamakit.errors import (
     UnavailableError,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from llamakit.pool import ModelInfo
 
 
 class AuthenticationError(LlamaKitError):
@@ -108,3 +112,25 @@ def from_falcon(error: falcon.HTTPError) -> LlamaKitError:
     if code in by_code:
         return by_code[code](message)
     return UsageError(message) if code < 500 else LlamaKitError(message)
+
+
+def not_loaded(info: ModelInfo) -> tuple[str, str, float | None] | None:
+    """The trouble with a model that is not loaded: it loads, or could not be; None if it will when it is asked for."""
+    if info.loaded:
+        return None
+    if info.loading or not info.last_used:  # the default one is loaded at the start
+        return "loading", "loading model", round(info.progress, 3)
+    return ("model_error", f"the model cannot be loaded: {info.error}", None) if info.error else None
+
+
+def unwell(resp: falcon.Response, code: str, message: str, progress: float | None) -> None:
+    """Answer 503 with the error, a word for people, and how far the loading is."""
+    error = UnavailableError(message, retry_after=1 if progress is not None else 5)
+    error.code = code
+    value: dict[str, Any] = {"status": message} | body_of(error)
+    if progress is not None:
+        value["progress"] = progress
+    resp.status = "503 Service Unavailable"
+    resp.set_header("Retry-After", str(error.retry_after))
+    resp.content_type = "application/json"
+    resp.data = msgspec.json.encode(value)

@@ -1,24 +1,16 @@
-"""From a checked request to its answers: start a job, wait for it, or read its events for a stream.
-
-with held(state, req, body.fields.model) as session:            # the model stays loaded, also while it streams
-    job = start(state, session, session.request(tokens, ...), req, api="native")
-    if not streamed:
-        results = wait(job)
-    else:
-        stream(req, resp, lambda: events(job), on_error)         # sse.stream; ends what `held` and `start` began
-"""
+"""A request and its jobs: starting them, reading their events, and ending them with the request."""
 
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
 
 from llamakit.engine.job import Finished, Token, raise_error
 from llamakit.engine.request import FinishReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import falcon
     from llamakit.plugins.frontends.rest.state import ServerState
@@ -30,51 +22,45 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.25  # how often a thread that waits looks whether its client is still there
 
 
-@contextmanager
-def held(
-    state: ServerState, req: falcon.Request, name: str | None, on_progress: Callable[[float], None] | None = None
-) -> Iterator[Session]:
-    """The session of the model `name`, kept until the block ends or, if it began a stream, until the stream ends."""
-    stack = resources(req)
-    try:
-        yield stack.enter_context(state.pool.lease(name, on_progress))
-    finally:
-        if resources(req) is stack:  # no stream has taken it over
-            stack.close()
+class Exchange:
+    """A request that is answered: its id, whether its client has gone, and what has to be ended with it.
 
-
-def resources(req: falcon.Request) -> ExitStack:
-    """What has to be ended with this request: leases and jobs."""
-    stack: ExitStack | None = getattr(req.context, "resources", None)
-    if stack is None:
-        stack = req.context.resources = ExitStack()
-    return stack
-
-
-def take_resources(req: falcon.Request) -> ExitStack:
-    """The same for whoever ends them from now on."""
-    stack = resources(req)
-    req.context.resources = ExitStack()
-    return stack
-
-
-def start(state: ServerState, session: Session, request: Request, req: falcon.Request, *, api: str = "native") -> Job:
-    """Submit a request. What is wrong with it is raised here, before a response has begun.
-
-    The job is cancelled when the client leaves, and when the request's resources are ended.
+    A context that ends everything when it is left, unless a stream has taken it over, which then ends it.
     """
-    gone = req.env.get("waitress.client_disconnected")
-    job = session.service.submit(request, id=getattr(req.context, "id", ""), gone=gone)
-    meter = Meter(state.metrics, api)
-    job.observer = meter.look
-    resources(req).callback(_end, job, meter, req.context)
-    return job
 
+    def __init__(self, state: ServerState, req: falcon.Request) -> None:
+        self.state, self.context = state, req.context
+        self.id: str = getattr(req.context, "id", "")
+        self.gone = req.env.get("waitress.client_disconnected")
+        self.streams = False
+        self._stack = ExitStack()
 
-def wait(job: Job) -> list[Result]:
-    """All answers in order; raises what ended one of them, if an error did."""
-    found = [event.result for batch in batches(job) for event in batch if type(event) is Finished]
-    return sorted(found, key=lambda result: result.choice)
+    def lease(self, name: str | None) -> Session:
+        """The session of a model, which stays loaded until this ends."""
+        session: Session = self._stack.enter_context(self.state.pool.lease(name))
+        return session
+
+    def start(self, session: Session, request: Request, api: str) -> Job:
+        """Submit a request. What is wrong with it is raised here, before a response has begun.
+
+        The job is cancelled when the client leaves, and when this ends.
+        """
+        job = session.service.submit(request, id=self.id, gone=self.gone)
+        meter = Meter(self.state.metrics, api)
+        job.observer = meter.look
+        self._stack.callback(_end, job, meter, self.context)
+        return job
+
+    def close(self) -> None:
+        """End the jobs and give the model back; any number of times."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if not self.streams:
+            self.close()
 
 
 def batches(job: Job) -> Iterator[list[Event]]:

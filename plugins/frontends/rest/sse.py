@@ -6,18 +6,17 @@ The response's first bytes are the first event, nothing is sent before; each pie
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from llamakit.plugins.frontends.rest.generation import take_resources
 
 from llamakit.errors import LlamaKitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import ExitStack
 
     import falcon
+    from llamakit.plugins.frontends.rest.generation import Exchange
 
 log = logging.getLogger("llamakit.rest")
 EVENT_STREAM = "text/event-stream"
@@ -30,22 +29,29 @@ def event(value: Any, *, name: str = "", order: Any = None) -> bytes:
 
 
 def stream(
-    req: falcon.Request,
+    exchange: Exchange,
     resp: falcon.Response,
     make_events: Callable[[], Iterator[bytes]],
     on_error: Callable[[LlamaKitError], bytes],
-    *,
     content_type: str = EVENT_STREAM,
 ) -> None:
     """Answer with what `make_events()` yields, each a whole number of events.
 
-    Jobs of `generation.start` and the model of `generation.held` are ended with the stream: at its end, when the client
-    leaves, and when it is never begun. `on_error` gives the event for an error in the middle; it is the last one.
+    The exchange is ended with the stream: at its end, when the client leaves, and when it is never begun. `on_error`
+    gives the event for an error in the middle; it is the last one.
     """
     resp.content_type = content_type
     resp.set_header("Cache-Control", "no-cache")
     resp.set_header("X-Accel-Buffering", "no")  # proxies of the nginx family pass each piece on at once
-    resp.stream = EventStream(make_events, on_error, take_resources(req), getattr(req.context, "id", ""))
+    exchange.streams = True
+    resp.stream = EventStream(make_events, on_error, exchange, exchange.id)
+
+
+class Closes(Protocol):
+    """What is ended with a stream."""
+
+    def close(self) -> None:
+        """End it; any number of times."""
 
 
 class EventStream:
@@ -55,7 +61,7 @@ class EventStream:
         self,
         make_events: Callable[[], Iterator[bytes]],
         on_error: Callable[[LlamaKitError], bytes],
-        resources: ExitStack,
+        resources: Closes,
         id: str,
     ) -> None:
         self._make_events, self._on_error, self._resources, self._id = make_events, on_error, resources, id

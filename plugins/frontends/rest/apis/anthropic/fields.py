@@ -1,0 +1,162 @@
+"""Anthropic's messages: their fields, and the conversation that they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.chat import ANY_TOOL, Conversation, text_of
+from llamakit.plugins.frontends.rest.constrain import format_options
+from llamakit.plugins.frontends.rest.fields import Extensions, StopText
+from msgspec import Meta
+
+from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+TEXTS = {"text": "text"}
+LARGEST = (1 << 31) - 1
+THOUGHTS = ("thinking", "redacted_thinking")
+
+Content = str | list[dict[str, Any]]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message."""
+
+    role: str
+    content: Content
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool that the answer may call."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    input_schema: dict[str, Any] = {}
+    description: str = ""
+    strict: Annotated[bool, Meta(description="Refuse a schema that cannot be enforced.")] = False
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a tool must be called: auto, any, none, or the one named."""
+
+    type: str
+    name: str = ""
+    disable_parallel_tool_use: Annotated[bool, Meta(description="Call one tool at most.")] = False
+
+
+class Thinking(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the model thinks aloud: enabled, adaptive or disabled."""
+
+    type: str
+    budget_tokens: int | None = None
+
+
+class OutputConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The form of the answer: {"type": "json_schema", "schema": {...}}."""
+
+    format: dict[str, Any] | None = None
+
+
+class CountBody(Extensions, frozen=True, kw_only=True):
+    """What `POST /v1/messages/count_tokens` takes."""
+
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=10_000, description="The conversation.")]
+    system: Annotated[Content, Meta(description="The system's words.")] = ""
+    tools: Annotated[list[Tool], Meta(max_length=1000)] = []
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+
+
+class MessagesBody(CountBody, frozen=True, kw_only=True):
+    """What `POST /v1/messages` takes, beside the options of every sampler."""
+
+    max_tokens: Annotated[int, Meta(ge=0, le=LARGEST, description="Most tokens of the answer.")]
+    stop_sequences: Annotated[list[StopText], Meta(description="Texts that end the answer.")] = []
+    stream: Annotated[bool, Meta(description="Answer with server-sent events.")] = False
+    seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, description="Of random numbers; -1 = a new one.")] = -1
+    output_config: OutputConfig | None = None
+    output_format: Annotated[dict[str, Any], Meta(description="As `format` of `output_config`.")] | None = None
+    metadata: Annotated[dict[str, Any], Meta(description="Without effect.")] = {}
+
+
+def output_options(state: ServerState, fields: MessagesBody) -> dict[str, Any]:
+    """Sampler options for the form that is asked for."""
+    if fields.output_config is not None and fields.output_config.format is not None:
+        return format_options(state, fields.output_config.format, "output_config")
+    return format_options(state, fields.output_format, "output_format")
+
+
+def conversation(fields: CountBody) -> Conversation:
+    """The conversation that is asked for. A last message of the assistant is continued, unless it calls tools."""
+    messages: list[dict[str, Any]] = []
+    system = text_of(fields.system, "system", TEXTS)
+    if system:
+        messages.append({"role": "system", "content": system})
+    for number, message in enumerate(fields.messages):
+        messages += _messages(message, f"message {number + 1}")
+    tools = [_tool(tool) for tool in fields.tools]
+    choice = fields.tool_choice
+    kind = "auto" if choice is None else choice.type
+    return Conversation(
+        messages=messages, tools=[] if kind == "none" else tools, must_call=_must_call(fields),
+        parallel=choice is None or not choice.disable_parallel_tool_use,
+        continue_last=messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"),
+        variables={} if fields.thinking is None else {"enable_thinking": fields.thinking.type != "disabled"},
+    )  # fmt: skip
+
+
+def _must_call(fields: CountBody) -> str | None:
+    choice = fields.tool_choice
+    if choice is None or choice.type in ("auto", "none"):
+        return None
+    if choice.type == "any" and fields.tools:
+        return ANY_TOOL
+    if choice.type == "tool" and choice.name in {tool.name for tool in fields.tools}:
+        return choice.name
+    raise UsageError(
+        f"tool_choice {choice.type[:40]!r} names no tool of the request",
+        hint="auto, none, any, or tool with the name of one", param="tool_choice",
+    )  # fmt: skip
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    """A tool as OpenAI has it."""
+    function: dict[str, Any] = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+    function |= {"strict": True} if tool.strict else {}
+    return {"type": "function", "function": function}
+
+
+def _messages(message: Message, where: str) -> list[dict[str, Any]]:
+    """A message as chat templates want it; results of tools are messages of their own."""
+    if message.role not in ("user", "assistant", "system"):
+        raise UsageError(f"the role of {where} is {message.role[:40]!r}", hint="user or assistant", param="messages")
+    if isinstance(message.content, str):
+        return [{"role": message.role, "content": message.content}]
+    results = [block for block in message.content if block.get("type") == "tool_result"]
+    calls = [block for block in message.content if block.get("type") == "tool_use"]
+    thoughts = [block for block in message.content if block.get("type") in THOUGHTS]
+    rest = [block for block in message.content if block not in [*results, *calls, *thoughts]]
+    found = [_result(block, where) for block in results]
+    if rest or calls or thoughts or not results:
+        own: dict[str, Any] = {"role": message.role, "content": text_of(rest, where, TEXTS)}
+        thought = "".join(str(block.get("thinking", "")) for block in thoughts)
+        own |= {"reasoning_content": thought} if thought else {}
+        own |= {"tool_calls": [_call(block, where) for block in calls]} if calls else {}
+        found.append(own)
+    return found
+
+
+def _result(block: dict[str, Any], where: str) -> dict[str, Any]:
+    text = text_of(block.get("content"), f"a tool_result in {where}", TEXTS)
+    return {"role": "tool", "content": text, "tool_call_id": str(block.get("tool_use_id", ""))}
+
+
+def _call(block: dict[str, Any], where: str) -> dict[str, Any]:
+    name, arguments = block.get("name"), block.get("input", {})
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise UsageError(f"a tool_use in {where} has no name, or an input that is no object", param="messages")
+    return {
+        "id": str(block.get("id", "")), "type": "function", "function": {"name": name, "arguments": arguments}
+    }  # fmt: skip

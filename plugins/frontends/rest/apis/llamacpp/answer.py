@@ -1,0 +1,228 @@
+"""Answers of `POST /completion` as the 2023 server wrote them; keys go out in alphabetical order."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, gather
+from llamakit.plugins.frontends.rest.dialect import Writer
+from llamakit.plugins.frontends.rest.fields import RANDOM_SEED
+from llamakit.plugins.frontends.rest.format import extensions_of, progress_value
+from llamakit.plugins.frontends.rest.sse import event
+
+from llamakit.engine.request import FinishReason
+from llamakit.options import fields_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llamakit.plugins.frontends.rest.answer import Part
+    from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody
+
+    from llamakit.engine.request import Piece, Request, Result, Timings
+    from llamakit.registry import Registry
+    from llamakit.session import Session
+    from llamakit.tokenizer import Tokenizer
+
+# The sampler options that `generation_settings` shows, and their names there.
+SETTINGS = {
+    "frequency_penalty": "frequency_penalty", "mirostat": "mirostat", "mirostat_eta": "mirostat_eta",
+    "mirostat_tau": "mirostat_tau", "penalize_nl": "penalize_nl", "presence_penalty": "presence_penalty",
+    "repeat_last_n": "repeat_last_n", "repeat_penalty": "repeat_penalty", "temp": "temperature", "tfs_z": "tfs_z",
+    "top_k": "top_k", "top_p": "top_p", "typical_p": "typical_p",
+}  # fmt: skip
+MORE_TIMINGS = ("cache_n", "queue_ms", "draft_n", "draft_n_accepted")  # for those who ask for progress
+# Reasons that 2023 did not know; the answer names them.
+OTHER_REASONS = {
+    FinishReason.DEADLINE: "deadline",
+    FinishReason.CANCELLED: "cancelled",
+    FinishReason.CONTEXT: "context",
+    FinishReason.GRAMMAR: "grammar",
+}
+
+
+def encode(value: Any) -> bytes:
+    """Compact JSON with alphabetical keys; infinite numbers are null."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def generation_settings(
+    registry: Registry, n_ctx: int, model: str, fields: CompletionBody, sampling: Mapping[str, object],
+    request: Request | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The settings in force for a request; of the defaults where `request` is None."""
+    defaults = {f.name: f.default for sampler in registry.samplers().values() for f in fields_of(sampler.Options)}
+    values = {shown: sampling.get(name, defaults.get(name)) for shown, name in SETTINGS.items()}
+    bias: Any = (request.options.get("logit_bias") if request is not None else None) or []
+    return values | {
+        "grammar": sampling.get("grammar", ""),
+        "ignore_eos": fields.ignore_eos if request is None else request.ignore_eos,
+        "logit_bias": [[token, None if value is False else float(value)] for token, value in bias],
+        "model": model,
+        "n_ctx": n_ctx,
+        "n_keep": fields.n_keep if request is None else request.keep,
+        "n_predict": fields.n_predict,
+        "n_probs": fields.n_probs,
+        "seed": RANDOM_SEED if fields.seed < 0 else fields.seed,
+        "stop": [] if request is None else list(request.stop),
+        "stream": fields.stream,
+    }
+
+
+BEFORE, AFTER = b'data: {"content":', b',"stop":false}\n\n'
+encode_text = msgspec.json.Encoder().encode
+
+
+def sorted_event(value: Any) -> bytes:
+    """One event; no `event:` or `id:` lines, keys in alphabetical order."""
+    return event(value, order="sorted")
+
+
+class Answers(Writer):
+    """Writes the answers to one request.
+
+    In a stream without extras an event is the text between two fixed parts: nothing else is made for a token.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        model: str,
+        fields: CompletionBody,
+        request: Request,
+        settings: dict[str, Any],
+        n_dropped: int = 0,
+        ignored: tuple[str, ...] = (),
+    ) -> None:
+        self.tokenizer: Tokenizer = session.tokenizer
+        self.model, self.fields, self.request, self.settings = model, fields, request, settings
+        self.requests, self.readers = [request], [AnswerReader(None, request.n)]
+        self.several, self.n_dropped = request.n > 1, n_dropped
+        self.ignored = ignored
+        self._plain = not (self.several or fields.n_probs or fields.return_tokens)
+        self._pieces: list[list[Piece]] = [[] for _ in range(request.n)]  # of each answer, for its last event
+
+    def whole(self, parts: list[list[Part]]) -> Any:
+        """The answer to wait for; a list of them where `n` asks for several."""
+        found = [self.last(each.result, each.result.text, each.pieces) for each in gather(parts[0])]
+        return found if self.several else found[0]
+
+    def encoded(self, value: Any) -> bytes:
+        """Compact JSON with alphabetical keys."""
+        return encode(value)
+
+    def event(self, number: int, part: Part) -> bytes:
+        """A piece of text, or the end with all fields."""
+        if isinstance(part, Delta):
+            if self._plain:
+                return BEFORE + encode_text(part.content) + AFTER if part.content else b""
+            self._pieces[part.choice] += part.pieces
+            return sorted_event(self.part(part.content, part.pieces, part.choice)) if part.content else b""
+        if isinstance(part, Done):
+            return sorted_event(self.last(part.result, "", self._pieces[part.choice]))
+        return sorted_event(progress_value(part)) if self.fields.return_progress else b""
+
+    def part(self, text: str, pieces: Sequence[Piece], choice: int) -> dict[str, Any]:
+        """An event in the middle of a stream: text, and the tokens it is made of where they are asked for."""
+        value: dict[str, Any] = {"content": text, "stop": False}
+        return value | self._extras(pieces, choice)
+
+    def last(self, result: Result, text: str, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """The whole answer, or with an empty `text` the last event of a stream."""
+        reason, timings = result.reason, result.timings
+        value: dict[str, Any] = {
+            "content": text,
+            "generation_settings": self.settings,
+            "model": self.model,
+            "prompt": self.fields.prompt,
+            "stop": True,
+            "stopped_eos": reason is FinishReason.END,
+            "stopped_limit": reason in (FinishReason.LENGTH, FinishReason.CONTEXT, FinishReason.DEADLINE),
+            "stopped_word": reason is FinishReason.STOP,
+            "stopping_word": (result.stopped_by or "") if reason is FinishReason.STOP else "",
+            "timings": timings_of(timings),
+            "tokens_cached": result.n_context,
+            "tokens_evaluated": len(self.request.prompt),
+            "tokens_predicted": timings.n_generated,
+            "truncated": timings.n_truncated + timings.n_shifted + self.n_dropped > 0,
+        }
+        if reason in OTHER_REASONS:
+            value["stop_type"] = OTHER_REASONS[reason]
+        value |= self._extras(pieces, result.choice)
+        if self.fields.return_progress and self.fields.stream:
+            details = extensions_of(self.request, result, self.ignored)
+            value["llamakit"] = details["llamakit"]
+            value["timings"] |= {name: details["timings"][name] for name in MORE_TIMINGS}
+        if self.fields.return_tokens:
+            value["tokens"] = result.tokens
+        wanted = self.fields.response_fields
+        return value if wanted is None else chosen_fields(value, wanted)
+
+    def _extras(self, pieces: Sequence[Piece], choice: int) -> dict[str, Any]:
+        """What only some requests ask for."""
+        extras: dict[str, Any] = {"index": choice} if self.several else {}
+        if self.fields.n_probs:
+            make = self._after if self.fields.post_sampling_probs else self._before
+            extras["completion_probabilities"] = [make(piece) for piece in pieces]
+        if self.fields.return_tokens:
+            extras["tokens"] = [piece.token_id for piece in pieces]
+        return extras
+
+    def _after(self, piece: Piece) -> dict[str, Any]:
+        """A token and the likeliest that the samplers left, as in 2023."""
+        return {
+            "content": self.token_text(piece.token_id),
+            "probs": [{"prob": prob, "tok_str": self.token_text(token)} for token, prob in piece.after],
+        }
+
+    def _before(self, piece: Piece) -> dict[str, Any]:
+        """A token and the likeliest of the model, with the logarithms of their probabilities, as llama.cpp does now."""
+        own = self._logprob(piece.token_id, piece.logprob)
+        return own | {"top_logprobs": [self._logprob(top.token_id, top.logprob) for top in piece.top]}
+
+    def _logprob(self, token: int, logprob: float | None) -> dict[str, Any]:
+        data = self.tokenizer.piece(token, special=False)
+        return {"id": token, "token": data.decode("utf-8", "replace"), "bytes": list(data), "logprob": logprob}
+
+    def token_text(self, token: int) -> str:
+        """A token's text; one that is no whole character is shown by its bytes."""
+        data = self.tokenizer.piece(token, special=False)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "byte: " + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def timings_of(timings: Timings) -> dict[str, float | int]:
+    """Counts are at least 1; a rate over no time at all is infinite, which JSON shows as null."""
+    prompt_n = max(1, timings.n_prompt - timings.n_truncated - timings.n_cached)
+    predicted_n = max(1, timings.n_generated - 1)  # the first token comes from the prompt's evaluation
+    prompt_ms, predicted_ms = timings.prompt_seconds * 1e3, timings.generate_seconds * 1e3
+    return {
+        "predicted_ms": predicted_ms,
+        "predicted_n": predicted_n,
+        "predicted_per_second": _rate(predicted_n, predicted_ms),
+        "predicted_per_token_ms": predicted_ms / predicted_n,
+        "prompt_ms": prompt_ms,
+        "prompt_n": prompt_n,
+        "prompt_per_second": _rate(prompt_n, prompt_ms),
+        "prompt_per_token_ms": prompt_ms / prompt_n,
+    }
+
+
+def chosen_fields(value: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """Only the named fields; "a/b" takes b out of a, under that name. What is not there is left out."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        part: Any = value
+        for name in path.split("/"):
+            part = part.get(name, found) if isinstance(part, dict) else found
+        if part is not found:
+            found[path] = part
+    return found
+
+
+def _rate(n: int, ms: float) -> float:
+    return n / ms * 1e3 if ms > 0 else math.inf

@@ -1,0 +1,180 @@
+"""The fields of `POST /completion`, those of 2023 and today's, and the engine's request that they make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.body import sampler_options
+from llamakit.plugins.frontends.rest.constrain import CONSTRAINTS
+from llamakit.plugins.frontends.rest.fields import (
+    LARGEST,
+    LONGEST_STOP,
+    RANDOM_SEED,
+    Bias,
+    LoraChoice,
+    Name,
+    adapters,
+    bias_of,
+    sampler_names,
+    stop_texts,
+)
+from llamakit.plugins.frontends.rest.prompts import Prompt, prompt_tokens
+from msgspec import Meta
+
+from llamakit.engine.request import Guidance
+from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamakit.plugins.frontends.rest.body import Body
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.engine.request import Request
+    from llamakit.session import Session
+    from llamakit.tokenizer import Tokenizer
+
+DEFAULTS = {"repeat_penalty": 1.1}  # where the request defaults of 2023 differ from the samplers' own
+
+
+class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, rename={"draft": "speculative.n_max"}):
+    """What `POST /completion` takes, beside the options of every sampler."""
+
+    prompt: Annotated[Prompt, Meta(description="A text, or an array of texts and token ids.")] = ""
+    model: Annotated[Name, Meta(description="Which model, where there are several.")] = ""
+    stream: Annotated[bool, Meta(description="Answer with server-sent events.")] = False
+    n_predict: Annotated[
+        int, Meta(ge=-2, le=LARGEST, description="Most tokens; -1 = until the end, -2 = until the context is full.")
+    ] = -1
+    n_keep: Annotated[
+        int, Meta(ge=-1, le=LARGEST, description="Tokens of the prompt that stay when the context is full; -1 = all.")
+    ] = 0
+    seed: Annotated[int, Meta(ge=-1, le=(1 << 63) - 1, description="Seed of random numbers; -1 = a new one.")] = -1
+    stop: Annotated[
+        list[Annotated[str, Meta(max_length=LONGEST_STOP)] | None] | Annotated[str, Meta(max_length=LONGEST_STOP)],
+        Meta(description="Texts that end the answer."),
+    ] = []
+    ignore_eos: Annotated[bool, Meta(description="Ban the tokens that end a generation.")] = False
+    logit_bias: Annotated[
+        Bias, Meta(description="Pairs of a token (id or text) and what to add to its logit; false bans it.")
+    ] = []
+    n_probs: Annotated[int, Meta(ge=0, le=1000, description="So many likeliest tokens with each token.")] = 0
+    post_sampling_probs: Annotated[
+        bool, Meta(description="Probabilities after the samplers (as in 2023), or logarithms of those before.")
+    ] = True
+    samplers: Annotated[list[Name] | Name, Meta(description='Names of samplers in order, or "a;b".')] | None = None
+    context_shift: Annotated[bool, Meta(description="Drop old context when it is full, and go on.")] = True
+    parse_special: Annotated[bool, Meta(description="Recognise the texts of control tokens in the prompt.")] = True
+    cache_prompt: Annotated[bool, Meta(description="Use and keep evaluated beginnings of prompts.")] = True
+    cache_salt: Annotated[str, Meta(max_length=256, description="Only requests with the same share them.")] = ""
+    return_tokens: Annotated[bool, Meta(description="Give the ids of the tokens too.")] = False
+    return_progress: Annotated[bool, Meta(description="Tell of queue, loading and prompt while streaming.")] = False
+    response_fields: (
+        Annotated[list[Name], Meta(max_length=64, description="Only these fields of the last answer, such as a/b.")]
+        | None
+    ) = None
+    n: Annotated[int, Meta(ge=1, le=128, description="Answers to give.")] = 1
+    best_of: Annotated[int, Meta(ge=1, le=128, description="Answers to make, of which the likeliest are given.")] = 1
+    n_beams: Annotated[int, Meta(ge=1, le=128, description="Search with so many beams instead of sampling.")] = 1
+    negative_prompt: Annotated[Prompt, Meta(description="What the answer is moved away from.")] | None = None
+    guidance_scale: Annotated[float, Meta(ge=0, le=100, description="How far it is moved; 1 = not at all.")] | None = (
+        None
+    )
+    lora: (
+        Annotated[list[LoraChoice], Meta(max_length=32, description="Adapters for this request; others are off.")]
+        | None
+    ) = None
+    priority: Annotated[int, Meta(ge=-1000, le=1000, description="Larger goes first.")] = 0
+    deadline: Annotated[float, Meta(gt=0, le=86400, description="Seconds until the answer is cut.")] | None = None
+    draft: Annotated[int, Meta(ge=0, le=64, description="Most tokens guessed ahead in a step.")] | None = None
+    id_slot: Annotated[int, Meta(ge=-1, le=LARGEST, description="Without effect: no request is bound to a place.")] = -1
+
+
+def spellings_of_2023(state: ServerState) -> Callable[[dict[str, Any]], None]:
+    """What makes values that only the 2023 server knew into today's: out-of-range numbers that mean "off"."""
+
+    def rewrite(values: dict[str, Any]) -> None:
+        for name, least in (("top_k", 0), ("temperature", 0), ("repeat_last_n", -1)):
+            value = values.get(name)
+            if type(value) in (int, float) and value < least:
+                values[name] = least
+        options = sampler_options(state)
+        for name in CONSTRAINTS:
+            if values.get(name) in (None, "") or (name == "choices" and values[name] == []):
+                values.pop(name, None)
+            elif name not in options:
+                raise UsageError(
+                    f"{name} needs a sampler that is not installed", hint="llamakit plugins --kind sampler", param=name
+                )
+
+    return rewrite
+
+
+def sampling_of(state: ServerState, body: Body[Any]) -> dict[str, object]:
+    """Sampler options in force: of 2023, then the server's settings, then the request's."""
+    return {**DEFAULTS, **state.sampling, **body.sampling}
+
+
+def make_request(session: Session, body: Body[CompletionBody], sampling: dict[str, object]) -> Request:
+    """The engine's request for the body's prompt."""
+    fields = body.fields
+    tokens = prompt_tokens(session.tokenizer, fields.prompt, parse_special=fields.parse_special)
+    return request_for(session, body, tokens, sampling)
+
+
+def request_for(
+    session: Session, body: Body[CompletionBody], tokens: list[int], sampling: dict[str, object]
+) -> Request:
+    """The engine's request for a prompt. UsageError for what only the model can tell: token ids, adapters."""
+    fields, tokenizer = body.fields, session.tokenizer
+    options = {name: value for name, value in sampling.items() if name != "ignore_eos"}
+    ignore_eos = fields.ignore_eos or bool(sampling.get("ignore_eos"))
+    if fields.logit_bias:
+        bias = bias_of(tokenizer, fields.logit_bias)
+        if ignore_eos and not tokenizer.eog_ids.isdisjoint(bias):  # a bias that is given wins over `ignore_eos`
+            ignore_eos, bias = False, dict.fromkeys(sorted(tokenizer.eog_ids), False) | bias
+        options["logit_bias"] = list(bias.items())
+    return session.request(
+        tokens,
+        max_tokens=fields.n_predict,
+        seed=-1 if fields.seed == RANDOM_SEED else fields.seed,
+        samplers=sampler_names(fields.samplers),
+        stop=stop_texts(fields.stop),
+        ignore_eos=ignore_eos,
+        keep=kept(fields.n_keep, len(tokens), session.n_ctx),
+        shift=fields.context_shift,
+        truncate=True,
+        probs_after=fields.n_probs if fields.post_sampling_probs else 0,
+        logprobs=None if fields.post_sampling_probs or not fields.n_probs else fields.n_probs,
+        n=fields.n,
+        best_of=max(fields.best_of, 1),
+        beams=fields.n_beams,
+        guidance=guidance(tokenizer, fields),
+        adapters=adapters(session, fields.lora),
+        priority=fields.priority,
+        deadline=fields.deadline,
+        cache=fields.cache_prompt,
+        cache_salt=fields.cache_salt,
+        draft=fields.draft,
+        progress=fields.return_progress and fields.stream,
+        **options,
+    )
+
+
+def kept(n_keep: int, n_prompt: int, n_ctx: int) -> int:
+    """Tokens that stay: all of the prompt for -1, and never so many that nothing could be dropped."""
+    return max(0, min(n_prompt if n_keep < 0 else n_keep, n_ctx - 4))
+
+
+def guidance(tokenizer: Tokenizer, fields: CompletionBody) -> Guidance | None:
+    """Classifier-free guidance, if a scale that does something is given."""
+    scale = 1.0 if fields.guidance_scale is None else fields.guidance_scale
+    if fields.negative_prompt is not None and fields.guidance_scale is None:
+        raise UsageError("negative_prompt needs guidance_scale", hint="such as 1.5", param="guidance_scale")
+    if scale == 1:
+        return None
+    negative = prompt_tokens(
+        tokenizer, fields.negative_prompt or "", param="negative_prompt", parse_special=fields.parse_special
+    )
+    return Guidance(negative=negative, scale=scale)

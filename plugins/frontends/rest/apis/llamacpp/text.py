@@ -1,0 +1,167 @@
+"""`POST /tokenize`, `/detokenize`, `/apply-template`, and `GET /model.json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.apis.llamacpp.answer import encode, generation_settings
+from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody, sampling_of
+from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored, wrong
+from llamakit.plugins.frontends.rest.fields import LARGEST, Name
+from llamakit.plugins.frontends.rest.prompts import Prompt, checked_id, mixed_tokens
+from msgspec import Meta
+
+from llamakit.chat.prompt import chat_prompt
+from llamakit.errors import ModelFileError, UsageError
+
+if TYPE_CHECKING:
+    import falcon
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.session import Session
+    from llamakit.tokenizer import Tokenizer
+
+MOST_TOKENS = 1 << 22
+PIECES_AT_ONCE = 1 << 14
+RESERVED = {  # what chat templates are always given, and parameters of the functions that render them
+    "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "continue_last", "template", "tokenizer",
+    "self",
+}  # fmt: skip
+
+
+class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /tokenize` takes."""
+
+    content: Annotated[Prompt, Meta(description="A text, or an array of texts and token ids.")] = ""
+    add_special: Annotated[bool, Meta(description="Put the tokens that begin and end a text.")] = False
+    parse_special: Annotated[bool, Meta(description="Recognise the texts of control tokens.")] = True
+    with_pieces: Annotated[bool, Meta(description="Give the text of each token too.")] = False
+    model: Name = ""
+
+
+class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /detokenize` takes."""
+
+    tokens: Annotated[
+        list[Annotated[int, Meta(ge=0, le=LARGEST)]], Meta(max_length=MOST_TOKENS, description="Token ids.")
+    ] = []
+    model: Name = ""
+
+
+class TemplateBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /apply-template` takes: as `/v1/chat/completions`."""
+
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=10_000)]
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
+    add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, Any] = {}
+    model: Name = ""
+
+
+class Resource:
+    """A resource that answers JSON with keys in alphabetical order."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+
+    def answer(self, resp: falcon.Response, value: Any, ignored: tuple[str, ...] = ()) -> None:
+        """Answer with compact JSON."""
+        tell_ignored(resp, ignored)
+        resp.content_type = "application/json"
+        resp.data = encode(value)
+
+
+class Tokenize(Resource):
+    """Text to tokens."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """`{"tokens": [id]}`, with `with_pieces` `[{"id", "piece"}]`."""
+        body = read(req, TokenizeBody, self.state, sampling=False)
+        fields = body.fields
+        with self.state.pool.lease(fields.model) as session:
+            tokenizer = session.tokenizer
+            tokens = mixed_tokens(tokenizer, fields.content, param="content", parse_special=fields.parse_special)
+            if fields.add_special:
+                tokens = with_special(tokenizer, tokens)
+            shown = msgspec.Raw(with_pieces(tokenizer, tokens)) if fields.with_pieces else tokens
+            self.answer(resp, {"tokens": shown}, body.ignored)
+
+
+class Detokenize(Resource):
+    """Tokens to text."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """`{"content": text}`; the leading space stays."""
+        body = read(req, DetokenizeBody, self.state, sampling=False)
+        with self.state.pool.lease(body.fields.model) as session:
+            tokenizer = session.tokenizer
+            data = b"".join(
+                tokenizer.piece(checked_id(tokenizer, token, f"tokens[{place}]", "tokens"), special=True)
+                for place, token in enumerate(body.fields.tokens)
+            )
+        self.answer(resp, {"content": data.decode("utf-8", "replace")}, body.ignored)
+
+
+class ApplyTemplate(Resource):
+    """Messages to the prompt that the chat API would make of them."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """`{"prompt": text}`."""
+        body = read(req, TemplateBody, self.state, sampling=False)
+        fields = body.fields
+        with self.state.pool.lease(fields.model) as session:
+            prompt = rendered(session, fields)
+        self.answer(resp, {"prompt": prompt}, body.ignored)
+
+
+class ModelJson(Resource):
+    """The settings that a request without any gets."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The same object as `generation_settings` of an answer."""
+        name = self.state.pool.resolve(req.get_param("model") or None)
+        fields = CompletionBody()
+        sampling = sampling_of(self.state, Body(fields=fields))
+        with self.state.pool.lease(name) as session:
+            n_ctx = session.n_ctx
+        self.answer(resp, generation_settings(self.state.registry, n_ctx, name, fields, sampling))
+
+
+def rendered(session: Session, fields: TemplateBody) -> str:
+    """The messages as the chat API would hand them to the model; without a place for an answer if so asked."""
+    reserved = RESERVED & set(fields.chat_template_kwargs)
+    if reserved:
+        raise wrong("chat_template_kwargs", sorted(reserved), "names that the server does not set itself")
+    template, more = session.chat_template, fields.chat_template_kwargs
+    if fields.add_generation_prompt:
+        return chat_prompt(template, session.tokenizer, fields.messages, tools=fields.tools, **more).text
+    try:
+        return template.render(fields.messages, add_generation_prompt=False, tools=fields.tools, **more)
+    except ModelFileError as error:
+        raise UsageError(error.message, param="messages") from None
+
+
+def with_special(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
+    """The tokens with those that begin and end a text, where the model wants them."""
+    bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    eos = [tokenizer.eos_id] if tokenizer.add_eos and tokenizer.eos_id is not None else []
+    return [*bos, *tokens, *eos]
+
+
+def with_pieces(tokenizer: Tokenizer, tokens: list[int]) -> bytes:
+    """JSON of tokens with their pieces, made in parts: as objects all of them would take ten times the memory."""
+    parts = []
+    for start in range(0, len(tokens), PIECES_AT_ONCE):
+        shown = [{"id": i, "piece": piece(tokenizer, i)} for i in tokens[start : start + PIECES_AT_ONCE]]
+        parts.append(encode(shown)[1:-1])
+    return b"[" + b",".join(parts) + b"]"
+
+
+def piece(tokenizer: Tokenizer, token: int) -> str | list[int]:
+    """A token's text; the list of its bytes where it is no whole text."""
+    data = tokenizer.piece(token)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return list(data)

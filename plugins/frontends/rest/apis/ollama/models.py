@@ -1,0 +1,185 @@
+"""What Ollama's API tells of models: `/api/tags`, `/api/show`, `/api/ps`."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.apis.ollama.generate import Resource
+from llamakit.plugins.frontends.rest.body import read
+from llamakit.plugins.frontends.rest.chat import template_of
+from llamakit.plugins.frontends.rest.fields import Name
+
+from llamakit.chat.reasoning import find_markers
+from llamakit.errors import LlamaKitError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import falcon
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.gguf import GGUFFile
+    from llamakit.pool import ModelInfo
+    from llamakit.session import Session
+
+LONGEST_LIST = 16  # items of an array in the metadata that are shown without `verbose`
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
+NEVER = "0001-01-01T00:00:00Z"
+
+
+class ShowBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /api/show` takes."""
+
+    model: Name = ""
+    name: Name = ""
+    verbose: bool = False
+
+
+class Tags(Resource):
+    """All models."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The list."""
+        self.answer(resp, {"models": [_listed(self.state, info) for info in self.state.pool.infos()]})
+
+
+class Running(Resource):
+    """Models that are loaded."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The list."""
+        loaded = [info for info in self.state.pool.infos() if info.loaded]
+        self.answer(resp, {"models": [_running(self.state, info) for info in loaded]})
+
+
+class Show(Resource):
+    """One model."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Its metadata, its template, and what it can do."""
+        fields = read(req, ShowBody, self.state, sampling=False).fields
+        info = self.state.pool.info(fields.model or fields.name)
+        with self.state.pool.lease(info.name) as session:
+            metadata, template = session.file.metadata, template_of(self.state.options, session)[0]
+            self.answer(
+                resp,
+                {
+                    "license": str(metadata.get("general.license", "")),
+                    "modelfile": f"FROM {info.name}\n",
+                    "parameters": f"num_ctx {session.n_ctx}",
+                    "template": template.source,
+                    "details": details(session.file),
+                    "model_info": _shown(metadata, verbose=fields.verbose),
+                    "capabilities": _capabilities(session, template.source),
+                    "modified_at": _modified(info),
+                },
+            )
+
+
+def details(file: GGUFFile) -> dict[str, Any]:
+    """Family, size and kind of a model."""
+    family = str(file.metadata.get("general.architecture", ""))
+    n = sum(_count(tensor.shape) for tensor in file.tensors.values())
+    return {
+        "parent_model": "", "format": "gguf", "family": family, "families": [family], "parameter_size": short(n),
+        "quantization_level": _main_type(file),
+    }  # fmt: skip
+
+
+def short(n: int) -> str:
+    """A count such as 7.2B."""
+    return next((f"{n / size:.1f}{unit}" for size, unit in UNITS if n >= size), str(n))
+
+
+def _main_type(file: GGUFFile) -> str:
+    """The type that most of the weights have."""
+    sizes: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + _count(tensor.shape)
+    return max(sizes, key=lambda name: sizes[name], default="")
+
+
+def _count(shape: Any) -> int:
+    n = 1
+    for size in shape:
+        n *= int(size)
+    return n
+
+
+def _capabilities(session: Session, template: str) -> list[str]:
+    found = ["completion", "embedding"]
+    if {"pre", "suf", "mid"} <= set(session.tokenizer.fim_ids):
+        found.append("insert")
+    if "tools" in template:
+        found.append("tools")
+    if find_markers(template) is not None:
+        found.append("thinking")
+    return found
+
+
+def _shown(metadata: Mapping[str, Any], *, verbose: bool) -> dict[str, Any]:
+    """Metadata as JSON; long lists are null unless all is wanted."""
+    found: dict[str, Any] = {}
+    for key, value in metadata.items():
+        if isinstance(value, (str, int, float, bool)):
+            found[key] = value
+        elif not verbose and len(value) > LONGEST_LIST:
+            found[key] = None
+        else:
+            found[key] = [_item(item) for item in value]
+    return found
+
+
+def _item(item: Any) -> Any:
+    if isinstance(item, bytes):
+        return item.decode("utf-8", "replace")
+    return item.item() if hasattr(item, "item") else item
+
+
+def _listed(state: ServerState, info: ModelInfo) -> dict[str, Any]:
+    return {
+        "name": info.name, "model": info.name, "modified_at": _modified(info), "size": info.size,
+        "digest": _digest(info), "details": _details_of(state, info),
+    }  # fmt: skip
+
+
+def _running(state: ServerState, info: ModelInfo) -> dict[str, Any]:
+    listed = _listed(state, info)
+    del listed["modified_at"]
+    seconds = state.options.idle_unload
+    until = datetime.fromtimestamp(info.last_used + seconds, UTC).isoformat() if seconds else NEVER
+    return {**listed, "expires_at": until, "size_vram": 0, "context_length": info.n_ctx}
+
+
+def _details_of(state: ServerState, info: ModelInfo) -> dict[str, Any]:
+    """Details of a model, loaded or not; empty where its file cannot be read."""
+    from llamakit.gguf import open_gguf
+
+    session = state.pool.loaded(info.name)
+    if session is not None:
+        return details(session.file)
+    try:
+        with open_gguf(Path(info.path)) as file:
+            return details(file)
+    except (LlamaKitError, OSError):
+        return {
+            "parent_model": "", "format": "gguf", "family": "", "families": [], "parameter_size": "",
+            "quantization_level": "",
+        }  # fmt: skip
+
+
+def _digest(info: ModelInfo) -> str:
+    """Tells files apart by name, size and time; reading gigabytes for a list would take minutes."""
+    return hashlib.sha256(f"{info.name}\0{info.size}\0{_modified(info)}".encode()).hexdigest()
+
+
+def _modified(info: ModelInfo) -> str:
+    try:
+        seconds = Path(info.path).stat().st_mtime
+    except OSError:
+        return NEVER
+    return datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -1,0 +1,67 @@
+"""The parts of OpenAI's answers: ids, counts, log-probabilities, and what LlamaKit tells beyond them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llamakit.plugins.frontends.rest.format import token_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from llamakit.plugins.frontends.rest.answer import Done
+
+    from llamakit.engine.request import Piece, PromptToken
+    from llamakit.session import Session
+    from llamakit.tokenizer import Tokenizer
+
+
+def fingerprint(session: Session, version: str) -> str:
+    """What an answer with a seed depends on: program, backend and kind of KV cache."""
+    return f"llamakit-{version}-{session.backend[0].name}-{session.settings.kv_type}"
+
+
+def usage_of(n_prompt: int, done: Iterable[Done]) -> dict[str, Any]:
+    """Counts of tokens: the prompt's once, the answers' together."""
+    ends = list(done)
+    completion = sum(end.result.timings.n_generated for end in ends)
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": completion,
+        "total_tokens": n_prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": max((end.result.timings.n_cached for end in ends), default=0)},
+        "completion_tokens_details": {"reasoning_tokens": sum(end.n_reasoning for end in ends)},
+    }
+
+
+class TextLogprobs:
+    """`logprobs` of completions: four lists of the same length, and where each token begins in the text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.offset = tokenizer, 0
+
+    def of(self, tokens: Sequence[Piece | PromptToken], text: str) -> dict[str, Any]:
+        """The lists for the tokens of some more text."""
+        found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        at, end = self.offset, self.offset + len(text)
+        if tokens and not text.startswith(" ") and self.tokenizer.piece(tokens[0].token_id).startswith(b" "):
+            at -= 1  # the space that vocabularies put before a text is not in it
+        for token in tokens:
+            word = token_text(self.tokenizer, token.token_id)
+            found["tokens"].append(word)
+            found["token_logprobs"].append(token.logprob)
+            found["top_logprobs"].append(self._top(word, token))
+            found["text_offset"].append(min(max(at, self.offset), end))
+            at += len(self.tokenizer.piece(token.token_id).decode("utf-8", "ignore"))
+        self.offset = end
+        return found
+
+    def _top(self, word: str, token: Piece | PromptToken) -> dict[str, float] | None:
+        """The likeliest by their texts; of two with the same text the likelier counts."""
+        if token.logprob is None:
+            return None
+        top: dict[str, float] = {}
+        for each in token.top:
+            top.setdefault(token_text(self.tokenizer, each.token_id), each.logprob)
+        top.setdefault(word, token.logprob)
+        return top

@@ -1,0 +1,102 @@
+"""OpenAI's responses: their fields, and the conversation that their items are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.fields import Extensions
+from llamakit.plugins.frontends.rest.messages import conversation as from_chat
+from msgspec import Meta
+
+from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamakit.plugins.frontends.rest.chat import Conversation
+
+LARGEST = (1 << 31) - 1
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    """How much the model thinks aloud, for its template; none = off."""
+
+    effort: str | None = None
+
+
+class TextFormat(msgspec.Struct, frozen=True):
+    """The form of the answer."""
+
+    format: dict[str, Any] | None = None
+
+
+class ResponsesBody(Extensions, frozen=True, kw_only=True):
+    """What `POST /v1/responses` takes, beside the options of every sampler."""
+
+    input: Annotated[str | list[dict[str, Any]], Meta(description="A text, or the items of a conversation.")]
+    instructions: Annotated[str, Meta(description="The system's words.")] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=LARGEST, description="Most tokens of the answer.")] | None = None
+    stream: Annotated[bool, Meta(description="Answer with server-sent events.")] = False
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000, description="Functions to call.")] = []
+    tool_choice: Annotated[str | dict[str, Any], Meta(description="auto, none, required, or which function.")] = "auto"
+    parallel_tool_calls: Annotated[bool, Meta(description="Whether an answer may call several tools.")] = True
+    reasoning: Reasoning | None = None
+    text: TextFormat | None = None
+    metadata: Annotated[dict[str, Any], Meta(description="Given back.")] = {}
+    user: Annotated[str, Meta(description="Without effect.")] | None = None
+    seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, description="Of random numbers; -1 = a new one.")] = -1
+    store: Annotated[bool, Meta(description="Without effect: nothing is stored.")] = False
+    background: Annotated[bool, Meta(description="Must be false.")] = False
+    previous_response_id: Annotated[str, Meta(description="Must be unset: nothing is stored.")] | None = None
+
+
+def conversation(fields: ResponsesBody) -> Conversation:
+    """The conversation that is asked for; UsageError for what needs stored answers."""
+    if fields.previous_response_id is not None:
+        raise UsageError(
+            "previous_response_id names a stored answer, and none are stored here",
+            hint="send the whole conversation as input", param="previous_response_id",
+        )  # fmt: skip
+    if fields.background:
+        raise UsageError("background needs stored answers, and none are stored here", param="background")
+    messages: list[dict[str, Any]] = []
+    if fields.instructions:
+        messages.append({"role": "system", "content": fields.instructions})
+    if isinstance(fields.input, str):
+        messages.append({"role": "user", "content": fields.input})
+    else:
+        for number, item in enumerate(fields.input):
+            _add(messages, item, f"input[{number}]")
+    effort = None if fields.reasoning is None else fields.reasoning.effort
+    variables = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    return from_chat(
+        messages, tools=[_tool(tool) for tool in fields.tools], tool_choice=fields.tool_choice,
+        parallel=fields.parallel_tool_calls, variables=variables,
+    )  # fmt: skip
+
+
+def _add(messages: list[dict[str, Any]], item: dict[str, Any], where: str) -> None:
+    """One item, as messages of a chat; calls join the message before them."""
+    kind = item.get("type", "message")
+    if kind == "message":
+        messages.append({"role": item.get("role"), "content": item.get("content")})
+    elif kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments", "{}")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        if not messages or messages[-1]["role"] != "assistant":
+            messages.append({"role": "assistant", "content": ""})
+        messages[-1].setdefault("tool_calls", []).append(call)
+    elif kind == "function_call_output":
+        messages.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
+    elif kind != "reasoning":  # what was thought before is not told again
+        raise UsageError(
+            f"{where} cannot be read: its type is {str(kind)[:40]!r}",
+            hint="message, function_call, function_call_output, reasoning", param="input",
+        )  # fmt: skip
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool as chats have it: there its function is one level deeper."""
+    if tool.get("type", "function") != "function":
+        raise UsageError(f"a tool of type {str(tool.get('type'))[:40]!r} is not here", hint="function", param="tools")
+    function = {name: tool[name] for name in ("name", "description", "parameters", "strict") if name in tool}
+    return {"type": "function", "function": function}

@@ -1,0 +1,174 @@
+"""`/health`, `/props`, `/slots`, `/samplers`, `/metrics`, and cancelling a request: for those who run a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from llamakit.plugins.frontends.rest.apis.server.health import Health, Healthy
+from llamakit.plugins.frontends.rest.route import Operation, Route
+from llamakit.plugins.frontends.rest.samplers import Samplers, SamplersInfo
+from msgspec import Meta
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from llamakit.errors import NotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    import falcon
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.engine.stats import SlotInfo
+
+TAG = "operations"
+
+
+class ModelQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model."""
+
+    model: Annotated[str, Meta(description="Name of the model; the default one if it is left out.")] = ""
+
+
+class SlotsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do when the server is busy."""
+
+    fail_on_no_slot: Annotated[str, Meta(description="Any value: answer 503 while no more sequences fit.")] = ""
+
+
+class AdapterScale(msgspec.Struct, frozen=True):
+    """An adapter in use."""
+
+    name: str
+    scale: float
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that waits or runs. No text of it is told."""
+
+    id: Annotated[str, Meta(description="Id of the request, as in `X-Request-Id`.")]
+    model: str
+    state: Annotated[str, Meta(description="queued, prompt or generating.")]
+    is_processing: Annotated[bool, Meta(description="Whether it is being worked on.")]
+    n_ctx: Annotated[int, Meta(description="Context of each sequence, in tokens.")]
+    n_prompt: Annotated[int, Meta(description="Tokens of the prompt.")]
+    n_cached: Annotated[int, Meta(description="Those that were found evaluated.")]
+    n_evaluated: Annotated[int, Meta(description="Tokens in the context by now.")]
+    n_generated: Annotated[int, Meta(description="Tokens of all its answers by now.")]
+    max_tokens: Annotated[int, Meta(description="Most tokens of an answer.")]
+    n_answer: Annotated[int, Meta(description="Answers that are asked for.")]
+    priority: int
+    seconds: Annotated[float, Meta(description="Since the request came.")]
+    adapters: list[AdapterScale] = []
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that will end before its next token."""
+
+    id: str
+    cancelled: bool = True
+
+
+class Metered:
+    """`GET /metrics`."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.metrics = state.metrics
+        self.metrics.watch(state.pool)
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Prometheus' text format."""
+        resp.content_type = CONTENT_TYPE_LATEST
+        resp.data = self.metrics.text()
+
+
+class Slots:
+    """`GET /slots`."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Every request of every loaded model."""
+        found = slots(self.state)
+        running = sum(slot.is_processing for slot in found)
+        if req.get_param("fail_on_no_slot", default="") and running >= self.state.options.parallel:
+            raise UnavailableError("no slot is free", found=f"{running} requests run", retry_after=1)
+        answer(resp, found)
+
+
+class Cancel:
+    """Ending a request by its id: `POST /requests/{id}/cancel`, or DELETE."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
+        """End it in the queue, the prompt or the answer; NotFoundError if it is not there any more."""
+        sessions = [self.state.pool.loaded(name) for name in self.state.pool.names()]
+        if not any(session.service.cancel(id) for session in sessions if session is not None):
+            raise NotFoundError(f"no request {id[:100]!r} waits or runs", hint="GET /slots lists them", param="id")
+        answer(resp, Cancelled(id=id))
+
+    on_delete = on_post
+
+
+def slots(state: ServerState) -> list[Slot]:
+    """What runs and waits, over all loaded models."""
+    found = []
+    for name in state.pool.names():
+        session = state.pool.loaded(name)
+        if session is not None:
+            found += [_slot(name, session.n_ctx, info) for info in session.service.engine.slots()]
+    return found
+
+
+def _slot(model: str, n_ctx: int, info: SlotInfo) -> Slot:
+    fields = {name: getattr(info, name) for name in info.__struct_fields__ if name != "adapters"}
+    fields |= {"seconds": round(info.seconds, 3), "adapters": [AdapterScale(*pair) for pair in info.adapters]}
+    return Slot(model=model, n_ctx=n_ctx, is_processing=info.state != "queued", **fields)
+
+
+def answer(resp: falcon.Response, value: Any) -> None:
+    """Answer with JSON."""
+    resp.content_type = "application/json"
+    resp.data = msgspec.json.encode(value)
+
+
+def routes(state: ServerState) -> list[Route]:
+    """The routes of this module."""
+    health = {"GET": Operation(summary="Whether the server answers", tag=TAG, response=Healthy, description=HEALTH)}
+    cancel = Operation(summary="End a request", tag=TAG, response=Cancelled, description=CANCEL)
+    return [
+        Route(path="/health", resource=Health(state), operations=health, open=True),
+        Route(path="/v1/health", resource=Health(state), operations=health, open=True),
+        _get("/slots", Slots(state), "Requests that wait or run", list[Slot], query=SlotsQuery),
+        _get("/samplers", Samplers(state), "Samplers and their options", SamplersInfo, description=SAMPLERS),
+        _get("/metrics", Metered(state), "Measurements for Prometheus", str, media=CONTENT_TYPE_LATEST),
+        Route(
+            path="/requests/{id}/cancel", resource=Cancel(state), operations={"POST": cancel, "DELETE": cancel},
+            always=True,
+        ),
+        Route(path="/requests/{id}", resource=Delete(state), operations={"DELETE": cancel}, always=True),
+    ]  # fmt: skip
+
+
+class Delete:
+    """`DELETE /requests/{id}`."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.on_delete = Cancel(state).on_post
+
+
+def _get(path: str, resource: Any, summary: str, response: Any, **more: Any) -> Route:
+    operation = Operation(summary=summary, tag=TAG, response=response, **more)
+    return Route(path=path, resource=resource, operations={"GET": operation})
+
+
+HEALTH = (
+    "503 while the model loads (`progress` from 0 to 1), while the server shuts down, and while the backend does not"
+    " answer; `error.code` tells which: `loading`, `draining`, `backend_stuck`, `engine_ended`, `model_error`."
+)
+SAMPLERS = (
+    "Every installed sampler, those of other packages too, with a JSON Schema of its options. In a request an option is"
+    " called by `prefix` and its name."
+)
+CANCEL = "Its answer ends before the next token, with what there is of it. 404 if no such request waits or runs."

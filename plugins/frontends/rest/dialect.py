@@ -1,0 +1,154 @@
+"""One driver for all APIs: from a request to its answers, whole or streamed.
+
+An API is a `Dialect`, which reads a body (`parse`) and begins the answer to it (`begin`). What it begins is a `Writer`,
+which writes whole answers (`whole`) or what is new of them (`event`). The model stays loaded until an answer ends.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from llamakit.plugins.frontends.rest.body import tell_ignored
+from llamakit.plugins.frontends.rest.errors import body_of
+from llamakit.plugins.frontends.rest.generation import Exchange
+from llamakit.plugins.frontends.rest.loading import load
+from llamakit.plugins.frontends.rest.merge import merged
+from llamakit.plugins.frontends.rest.sse import EVENT_STREAM, event, stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import falcon
+    from llamakit.plugins.frontends.rest.answer import AnswerReader, Part
+    from llamakit.plugins.frontends.rest.state import ServerState
+
+    from llamakit.engine.job import Job
+    from llamakit.engine.request import Request
+    from llamakit.errors import LlamaKitError
+    from llamakit.session import Session
+
+
+class Asked(msgspec.Struct, kw_only=True):
+    """A body that was read, as its API has it; `progress`: a stream tells of loading and of the prompt."""
+
+    fields: Any
+    body: Any = None
+    model: str = ""
+    stream: bool = False
+    progress: bool = False
+    ignored: tuple[str, ...] = ()
+
+
+class Writer(ABC):
+    """Writes the answers to one request: `requests` to the engine, and a reader for each."""
+
+    requests: list[Request]
+    readers: list[AnswerReader]
+    ignored: tuple[str, ...] = ()
+
+    @abstractmethod
+    def whole(self, parts: list[list[Part]]) -> Any:
+        """The answer to wait for, of all parts of each request."""
+
+    @abstractmethod
+    def event(self, number: int, part: Part) -> bytes:
+        """What a stream tells of a part of request `number`."""
+
+    def start(self) -> bytes:
+        """How a stream begins."""
+        return b""
+
+    def end(self) -> bytes:
+        """How it ends."""
+        return b""
+
+    def encoded(self, value: Any) -> bytes:
+        """A whole answer as JSON."""
+        return msgspec.json.encode(value)
+
+    # -- what the driver does with it ----------------------------------------------------------------------------
+
+    def answer(self, jobs: list[Job]) -> Any:
+        """Wait for all answers."""
+        parts: list[list[Part]] = [[] for _ in jobs]
+        for number, events in merged(jobs):
+            parts[number] += self.readers[number].read(events)
+        return self.whole(parts)
+
+    def stream(self, jobs: list[Job]) -> Iterator[bytes]:
+        """The pieces of a stream; several are joined where the client is behind."""
+        yield self.start()
+        for number, events in merged(jobs):
+            parts = self.readers[number].read(events)
+            if parts:
+                yield b"".join([self.event(number, part) for part in parts])
+        yield self.end()
+
+
+class Dialect(ABC):
+    """A route that generates. `api` is its name in the metrics."""
+
+    api: ClassVar[str]
+    stream_type: ClassVar[str] = EVENT_STREAM
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+
+    @abstractmethod
+    def parse(self, req: falcon.Request) -> Asked:
+        """What a body asks for."""
+
+    @abstractmethod
+    def begin(self, session: Session, asked: Asked, name: str) -> Writer:
+        """The requests to the engine, and what writes their answers."""
+
+    def error(self, error: LlamaKitError) -> bytes:
+        """The last event of a stream that an error ended."""
+        return event(body_of(error))
+
+    def loading(self, progress: float) -> bytes:
+        """The event that tells how far the loading of the model is."""
+        return event({"choices": [], "loading": {"progress": progress}})
+
+    def only_loads(self, asked: Asked, name: str) -> Any:
+        """The answer to a request that generates nothing; None for all others."""
+        return None
+
+    # -- the driver ----------------------------------------------------------------------------------------------
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer a request."""
+        asked = self.parse(req)
+        tell_ignored(resp, asked.ignored)
+        name = self.state.pool.resolve(asked.model)
+        with Exchange(self.state, req) as exchange:
+            if asked.stream and asked.progress and self.state.pool.loaded(name) is None:
+                stream(exchange, resp, lambda: self._after_loading(exchange, asked, name), self.error, self.stream_type)
+                return
+            session = exchange.lease(name)
+            idle = self.only_loads(asked, name)
+            if idle is not None:
+                resp.content_type = self.stream_type if asked.stream else "application/json"
+                resp.data = msgspec.json.encode(idle) + (b"\n" if asked.stream else b"")
+                return
+            writer, jobs = self._start(exchange, session, asked, name)
+            tell_ignored(resp, writer.ignored)
+            if asked.stream:
+                stream(exchange, resp, lambda: writer.stream(jobs), self.error, self.stream_type)
+            else:
+                resp.content_type = "application/json"
+                resp.data = writer.encoded(writer.answer(jobs))
+
+    def _start(self, exchange: Exchange, session: Session, asked: Asked, name: str) -> tuple[Writer, list[Job]]:
+        writer = self.begin(session, asked, name)
+        writer.ignored = writer.ignored or asked.ignored
+        return writer, [exchange.start(session, request, self.api) for request in writer.requests]
+
+    def _after_loading(self, exchange: Exchange, asked: Asked, name: str) -> Iterator[bytes]:
+        """The stream of a model that is not loaded yet: how far that is, then the answer."""
+        for progress in load(self.state, name):
+            yield self.loading(progress)
+        writer, jobs = self._start(exchange, exchange.lease(name), asked, name)
+        yield from writer.stream(jobs)

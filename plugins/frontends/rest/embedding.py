@@ -1,0 +1,50 @@
+"""Texts that are to become vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llamakit.plugins.frontends.rest.body import wrong
+from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens
+
+from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamakit.session import Session
+    from llamakit.tokenizer import Tokenizer
+
+
+MOST_TEXTS = 2048
+
+
+MOST_TOKENS = 1 << 20  # of all texts together
+
+
+def text_tokens(tokenizer: Tokenizer, given: str | list[Any], param: str = "input") -> list[list[int]]:
+    """The tokens of every text; control tokens in texts are text."""
+    single = isinstance(given, str) or (bool(given) and all(type(item) is int for item in given))
+    texts: list[Any] = [given] if single else list(given)
+    if not 1 <= len(texts) <= MOST_TEXTS:
+        raise UsageError(f"{param} holds {len(texts)} texts", hint=f"possible: 1..{MOST_TEXTS}", param=param)
+    found = []
+    for number, text in enumerate(texts):
+        place = param if single else f"{param}[{number}]"
+        if isinstance(text, int):
+            raise UsageError(f"{param} mixes token ids with texts", hint="arrays of token ids, or texts", param=param)
+        if not text:
+            raise UsageError(f"{place} is empty", hint="at least one character or token", param=param)
+        if isinstance(text, str):
+            found.append(prompt_tokens(tokenizer, text, param=place, parse_special=False))
+        else:
+            found.append([checked_id(tokenizer, id, f"{place}[{i}]", param) for i, id in enumerate(text)])
+    total = sum(map(len, found))
+    if total > MOST_TOKENS:
+        raise UsageError(f"the texts have {total:,} tokens; {MOST_TOKENS:,} are possible", param=param)
+    return found
+
+
+def check_dimensions(session: Session, asked: int | None) -> None:
+    """The model's vectors cannot be cut: only models trained for it have meaning in the first numbers alone."""
+    n_embd = session.model.hparams.n_embd
+    if asked is not None and asked != n_embd:
+        raise wrong("dimensions", asked, f"{n_embd}, the model's own")

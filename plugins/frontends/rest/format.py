@@ -1,0 +1,113 @@
+"""The parts of answers that several APIs have in common: ids, log-probabilities, and what goes beyond them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llamakit.engine.job import Queued
+from llamakit.engine.request import FinishReason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from llamakit.chat.tools import ToolCall
+    from llamakit.engine.job import PromptProgress
+    from llamakit.engine.request import Piece, Request, Result, TokenLogprob
+    from llamakit.tokenizer import Tokenizer
+
+
+LENGTH = (FinishReason.LENGTH, FinishReason.CONTEXT, FinishReason.DEADLINE)
+
+
+STOP_REASONS = {
+    FinishReason.END: "end", FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.CONTEXT: "context",
+    FinishReason.GRAMMAR: "grammar", FinishReason.DEADLINE: "deadline",
+    FinishReason.CANCELLED: "cancelled", FinishReason.ERROR: "error",
+}  # fmt: skip
+
+
+def new_id(prefix: str) -> str:
+    """A random id."""
+    return prefix + secrets.token_hex(12)
+
+
+def finish_reason(result: Result, *, called: bool = False) -> str:
+    """OpenAI's word for why an answer ended."""
+    if called:
+        return "tool_calls"
+    return "length" if result.reason in LENGTH else "stop"
+
+
+def extensions_of(request: Request, result: Result, ignored: Sequence[str]) -> dict[str, Any]:
+    """`timings` and `llamakit`, which go with the last of an answer."""
+    t = result.timings
+    ms = t.generate_seconds * 1e3
+    n = max(t.n_generated - 1, 0)  # the first token comes with the prompt's evaluation
+    return {
+        "timings": {
+            "prompt_n": t.n_prompt - t.n_truncated - t.n_cached,
+            "cache_n": t.n_cached,
+            "prompt_ms": t.prompt_seconds * 1e3,
+            "predicted_n": t.n_generated,
+            "predicted_ms": ms,
+            "predicted_per_second": n / ms * 1e3 if ms > 0 else None,
+            "queue_ms": t.queue_seconds * 1e3,
+            "draft_n": t.n_drafted,
+            "draft_n_accepted": t.n_accepted,
+        },
+        "llamakit": {
+            "seed": request.seed,
+            "stop_reason": STOP_REASONS[result.reason],
+            "samplers": list(result.samplers),
+            "adapters": [{"name": name, "scale": scale} for name, scale in result.adapters],
+            "ignored": list(ignored),
+        },
+    }
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """A token's text; one that is no whole character is shown by its bytes, as OpenAI does."""
+    data = tokenizer.piece(token, special=True)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def chat_logprobs(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> dict[str, Any]:
+    """`logprobs` of a chat: each token and the likeliest in its place."""
+    content = [
+        _chat_token(tokenizer, piece.token_id, piece.logprob) | {"top_logprobs": _top(tokenizer, piece.top)}
+        for piece in pieces
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _top(tokenizer: Tokenizer, top: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    return [_chat_token(tokenizer, each.token_id, each.logprob) for each in top]
+
+
+def _chat_token(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
+    data = tokenizer.piece(token, special=True)
+    return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data), "id": token}
+
+
+def arguments_object(call: ToolCall) -> Any:
+    """The arguments of a call, decoded; as text where they are no JSON."""
+    try:
+        return msgspec.json.decode(call.arguments)
+    except msgspec.DecodeError:
+        return re.sub(r"\s+", " ", call.arguments)
+
+
+def progress_value(part: Queued | PromptProgress) -> dict[str, Any]:
+    """How many requests are before this one, or how much of the prompt is evaluated."""
+    if isinstance(part, Queued):
+        return {"queue": {"ahead": part.ahead}}
+    ms = part.seconds * 1e3
+    progress = {"total": part.total, "cached": part.cached, "processed": part.processed, "ms": ms}
+    return {"prompt_progress": progress}

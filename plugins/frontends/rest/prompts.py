@@ -1,0 +1,62 @@
+"""Prompts of the native API: a text, or an array that mixes texts and token ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamakit.tokenizer import Tokenizer
+
+Prompt = str | list[str | int]
+
+
+def prompt_tokens(
+    tokenizer: Tokenizer, prompt: Prompt, *, param: str = "prompt", parse_special: bool = True
+) -> list[int]:
+    """Token ids of a prompt as the 2023 server made them.
+
+    Each text is encoded on its own, with its own leading space where the vocabulary has one; ids pass as they are. The
+    beginning token comes first if the prompt is a text or begins with one, and the model wants it, and the text did not
+    spell it.
+    """
+    tokens = mixed_tokens(tokenizer, prompt, param=param, parse_special=parse_special)
+    begins_with_text = isinstance(prompt, str) or isinstance(next(iter(prompt), None), str)
+    bos = tokenizer.bos_id if tokenizer.add_bos else None
+    if begins_with_text and bos is not None and tokens[:1] != [bos]:
+        tokens.insert(0, bos)
+    if not tokens:
+        raise UsageError(
+            f"{param} is empty", found="an array without tokens" if prompt == [] else "a text without tokens",
+            hint="at least one token", param=param,
+        )  # fmt: skip
+    return tokens
+
+
+def mixed_tokens(tokenizer: Tokenizer, content: Prompt, *, param: str, parse_special: bool) -> list[int]:
+    """The same without a beginning token; nothing for nothing."""
+    if isinstance(content, str):
+        return tokenizer.encode(content, parse_special=parse_special)
+    tokens: list[int] = []
+    for place, part in enumerate(content):
+        if isinstance(part, str):
+            tokens += tokenizer.encode(part, parse_special=parse_special)
+        else:
+            tokens.append(checked_id(tokenizer, part, f"{param}[{place}]", param))
+    return tokens
+
+
+def checked_id(tokenizer: Tokenizer, token: int, place: str, param: str) -> int:
+    """A token id of the vocabulary."""
+    if not 0 <= token < tokenizer.n_vocab:
+        raise UsageError(
+            f"token {token} is outside the vocabulary", found=f"at {place}",
+            hint=f"possible: 0..{tokenizer.n_vocab - 1}", param=param,
+        )  # fmt: skip
+    return token
+
+
+def room_for_prompt(n_ctx: int, n_predict: int) -> int:
+    """Tokens of the context that a prompt may take: what is asked for stays free, or a quarter; at most a half."""
+    return n_ctx - min(n_predict if n_predict > 0 else n_ctx // 4, n_ctx // 2)
