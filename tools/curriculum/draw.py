@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from curriculum.words import BY_KIND, ENDS, MEN, PEOPLE, SYLLABLES
+from curriculum.words import ANIMALS, BY_KIND, ENDS, MEN, OBJECTS, PEOPLE, SYLLABLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +24,11 @@ def reserved(*parts: str) -> bool:
 
 @dataclass(frozen=True)
 class Person:
-    """A name and its pronoun."""
+    """Whom or what a sentence is about: a name, or such as "the fox", and the pronoun. `thing`: nobody, but a thing."""
 
     name: str
     pronoun: str
+    thing: bool = False
 
 
 class Draw:
@@ -70,10 +71,16 @@ class Draw:
         """A word of a kind for `beside`."""
         return self.partner(BY_KIND[kind], beside, taken)
 
-    def people(self, count: int, invented: float = 0.0) -> list[Person]:
-        """Different people; a share of them has names that are in no list."""
-        names = self.some(PEOPLE, count)
-        return [self._person(name if not self.chance(invented) else self.invented_name()) for name in names]
+    def people(self, count: int, invented: float = 0.0, others: float = 0.0) -> list[Person]:
+        """Different people; a share of them has names that are in no list, a share are animals or things."""
+        names, animals, things = (self.some(words, count) for words in (PEOPLE, ANIMALS, OBJECTS))
+        found = []
+        for name, animal, thing in zip(names, animals, things, strict=True):
+            if self.chance(others):
+                found.append(Person(f"the {animal}", "It") if self.chance(0.5) else Person(f"the {thing}", "It", True))
+            else:
+                found.append(self._person(self.invented_name() if self.chance(invented) else name))
+        return found
 
     def _person(self, name: str) -> Person:
         man = name in MEN or (name not in PEOPLE and self.chance(0.5))

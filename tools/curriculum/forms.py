@@ -27,7 +27,7 @@ FIELDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 ASKS = (
     "Write {keys} as JSON.", "Give me {keys} as JSON.", "Fill in as JSON: {keys}", "JSON with {keys}, please.",
-    "Make a JSON object with {keys}.",
+    "Make a JSON object with {keys}.", "Extract {keys} as JSON.", "Find {keys} and answer as JSON.",
 )  # fmt: skip
 BARE = ("As JSON.", "Write this as JSON.", "Give me this as JSON.")
 

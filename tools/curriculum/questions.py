@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from curriculum.example import NOT_SAID, Example, Message, assistant, system, user
-from curriculum.words import BY_KIND, article
-from curriculum.world import RELATIONS, Fact, Level, Story, make_story
+from curriculum.words import BY_KIND, OBJECTS, PEOPLE, article
+from curriculum.world import RELATIONS, Fact, Level, Story, make_story, sentence
 
 if TYPE_CHECKING:
     from curriculum.draw import Draw
@@ -16,6 +16,7 @@ LAYOUTS = (
     "{text} {question}", "{text}\n{question}", "{text}\n\n{question}", "Text: {text}\nQuestion: {question}",
     "Read this text: {text}\n{question}", "Answer from this text. {text}\n{question}", "{question}\n{text}",
 )  # fmt: skip
+COLOUR = ("What colour is the {v} of {p}?", "What colour is the {v}?", "What colour is {p}'s {v}?")
 ABOUT = ("{text}", "Answer questions about this text: {text}", "Text: {text}")
 
 
@@ -34,7 +35,7 @@ def about(draw: Draw, story: Story, fact: Fact) -> Question:
     """A question that the text answers: mostly for a value, else for the person, the colour, or yes and no."""
     relation = fact.relation
     if relation.colour and draw.chance(0.3):
-        asked = fact.fill(draw.one(("What colour is the {v} of {p}?", "What colour is the {v}?")))
+        asked = fact.fill(draw.one(COLOUR))
         return Question("colour", asked, fact.fill("The {v} is {c}."), (fact.colour,))
     if draw.chance(0.2):
         others = tuple(person.name for person in story.people if person != fact.person)
@@ -50,25 +51,34 @@ def about(draw: Draw, story: Story, fact: Fact) -> Question:
 def _yes_or_no(draw: Draw, fact: Fact) -> Question:
     if draw.chance(0.5):
         return Question(
-            "yes", fact.fill(fact.relation.yes), "Yes, " + fact.fill(fact.relation.answer), ("yes", fact.value)
+            "yes", fact.fill(fact.relation.yes), fact.fill("Yes, " + fact.relation.answer), ("yes", fact.value)
         )
     other = Fact(fact.person, fact.relation, draw.value(fact.relation.kind, fact.person.name, [fact.value]), "")
-    return Question("no", other.fill(fact.relation.yes), "No, " + fact.fill(fact.relation.answer), ("no", fact.value))
+    return Question("no", other.fill(fact.relation.yes), fact.fill("No, " + fact.relation.answer), ("no", fact.value))
 
 
 def not_said(draw: Draw, story: Story) -> Question:
     """A question that the text does not answer: of somebody else, of something not told, or for nobody."""
-    names = [person.name for person in story.people]
+    words = {fact.value for fact in story.facts} | {person.name.removeprefix("the ") for person in story.people}
     relation = draw.one(RELATIONS)
-    taken = [fact.value for fact in story.facts]
     if draw.chance(0.3):
-        value = draw.one([each for each in BY_KIND[relation.kind] if each not in taken])
-        asked = draw.one(relation.who).format(v=value, a=article(value))
-        return Question("not-in-text", asked, NOT_SAID, ("not say",))
-    known = {(fact.person.name, fact.relation.name) for fact in story.facts}
-    name = draw.one(names) if draw.chance(0.5) else draw.one([n for n in BY_KIND["person"] if n not in names])
-    untold = [each for each in RELATIONS if (name, each.name) not in known]
-    return Question("not-in-text", draw.one(draw.one(untold).asks).format(p=name), NOT_SAID, ("not say",))
+        value = draw.one([each for each in BY_KIND[relation.kind] if each not in words])
+        return _unknown(sentence(draw.one(relation.who), v=value, a=article(value)))
+    if draw.chance(0.5):
+        person = draw.one(story.people)
+        told = {fact.relation.name for fact in story.facts if fact.person == person}
+        untold = [each for each in RELATIONS if each.things == person.thing and each.name not in told]
+        if untold:
+            return _unknown(sentence(draw.one(draw.one(untold).asks), p=person.name))
+    if relation.things:
+        name = "the " + draw.one([each for each in OBJECTS if each not in words])
+    else:
+        name = draw.one([each for each in PEOPLE if each not in words])
+    return _unknown(sentence(draw.one(relation.asks), p=name))
+
+
+def _unknown(asked: str) -> Question:
+    return Question("not-in-text", asked, NOT_SAID, ("not say",))
 
 
 def ask(draw: Draw, story: Story, level: Level) -> list[Question]:

@@ -16,7 +16,7 @@ class Relation:
     """One kind of fact. In its sentences {p} is the person, {v} the value, {a} the value with its article.
 
     `says`: ways to tell it, the plainest first; `asks`: for the value; `who`: for the person; `yes`: whether it is so.
-    `colour`: the value has a colour, {c}, that can be asked for.
+    `colour`: the value has a colour, {c}, that can be asked for. `things`: it is said of things, not of people.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Relation:
     who: tuple[str, ...]
     yes: str
     colour: bool = False
+    things: bool = False
 
 
 RELATIONS = (
@@ -34,7 +35,7 @@ RELATIONS = (
         "went",
         "place",
         ("{p} went to the {v}.", "{p} walked to the {v}.", "{p} ran to the {v}.", "{p} came to the {v}."),
-        ("Where did {p} go?", "What place did {p} go to?"),
+        ("Where did {p} go?", "What place did {p} go to?", "Where is {p}?"),
         "{p} went to the {v}.",
         ("Who went to the {v}?",),
         "Did {p} go to the {v}?",
@@ -80,7 +81,7 @@ RELATIONS = (
         "is",
         "job",
         ("{p} is {a}.", "{p} works as {a}."),
-        ("What is the job of {p}?", "What does {p} do for a living?", "What is {p}?"),
+        ("What is the job of {p}?", "What is {p}'s job?", "What does {p} do for a living?", "What is {p}?"),
         "{p} is {a}.",
         ("Who is the {v}?", "Who is {a}?"),
         "Is {p} {a}?",
@@ -139,6 +140,36 @@ RELATIONS = (
         ("Who comes on {v}?",),
         "Does {p} come on {v}?",
     ),
+    Relation(
+        "lies",
+        "place",
+        ("{p} is in the {v}.", "{p} lies in the {v}.", "{p} can be found in the {v}."),
+        ("Where is {p}?", "Where can I find {p}?"),
+        "{p} is in the {v}.",
+        ("What is in the {v}?", "What lies in the {v}?"),
+        "Is {p} in the {v}?",
+        things=True,
+    ),
+    Relation(
+        "belongs",
+        "person",
+        ("{p} belongs to {v}.", "{v} is the owner of {p}."),
+        ("Who owns {p}?", "Whose is {p}?", "To whom does {p} belong?"),
+        "{p} belongs to {v}.",
+        ("What belongs to {v}?",),
+        "Does {p} belong to {v}?",
+        things=True,
+    ),
+    Relation(
+        "looks",
+        "colour",
+        ("{p} is {v}.", "The colour of {p} is {v}."),
+        ("What colour is {p}?", "What is the colour of {p}?"),
+        "{p} is {v}.",
+        ("What is {v}?",),
+        "Is {p} {v}?",
+        things=True,
+    ),
 )
 
 
@@ -153,7 +184,13 @@ class Fact:
 
     def fill(self, form: str) -> str:
         """A sentence about it."""
-        return form.format(p=self.person.name, v=self.value, a=article(self.value), c=self.colour)
+        return sentence(form, p=self.person.name, v=self.value, a=article(self.value), c=self.colour)
+
+
+def sentence(form: str, **words: str) -> str:
+    """A form filled in, with a capital at its start."""
+    text = form.format(**words)
+    return text[0].upper() + text[1:]
 
 
 @dataclass(frozen=True)
@@ -168,11 +205,12 @@ class Level:
     fillers: float = 0.3  # sentences that say nothing about anybody
     pronouns: float = 0.3  # he and she for whom the sentence before was about
     invented: float = 0.15  # names that are in no list
+    others: float = 0.25  # animals and things in place of people
     mixed: float = 0.3  # stories whose facts are not told person by person
 
 
-EASY = Level(people=(1, 2), facts=(1, 2), phrasings=1, fillers=0.0, pronouns=0.0, invented=0.0, mixed=0.0)
-MIDDLE = Level(people=(1, 3), facts=(1, 3), phrasings=2, fillers=0.1, pronouns=0.1, invented=0.05)
+EASY = Level(people=(1, 2), facts=(1, 2), phrasings=1, fillers=0.0, pronouns=0.0, invented=0.0, others=0.0, mixed=0.0)
+MIDDLE = Level(people=(1, 3), facts=(1, 3), phrasings=2, fillers=0.1, pronouns=0.1, invented=0.05, others=0.15)
 HARD = Level()
 
 
@@ -187,12 +225,14 @@ class Story:
 
 def make_story(draw: Draw, level: Level) -> Story:
     """People, what is so of them, and a text that tells it. No value is that of two people."""
-    people = draw.people(draw.number(*level.people), level.invented)
+    people = draw.people(draw.number(*level.people), level.invented, level.others)
     facts: list[Fact] = []
     for person in people:
-        possible = [each for each in RELATIONS if _free(draw, each, person, facts)]
+        possible = [
+            each for each in RELATIONS if each.things == person.thing and _free(draw, each, people, person, facts)
+        ]
         for relation in draw.some(possible, draw.number(*level.facts)):
-            free = _free(draw, relation, person, facts)
+            free = _free(draw, relation, people, person, facts)
             value = draw.one(free) if free else ""
             colour = draw.value("colour", value) if relation.colour else ""
             facts += [Fact(person, relation, value, colour)] if value else []
@@ -201,9 +241,9 @@ def make_story(draw: Draw, level: Level) -> Story:
     return Story(tell(draw, facts, level), tuple(facts), tuple(people))
 
 
-def _free(draw: Draw, relation: Relation, person: Person, facts: list[Fact]) -> list[str]:
-    """The values that a person can have, beside what is so already."""
-    taken = [fact.value for fact in facts]
+def _free(draw: Draw, relation: Relation, people: list[Person], person: Person, facts: list[Fact]) -> list[str]:
+    """The values that somebody can have, beside what is so already."""
+    taken = {fact.value for fact in facts} | {each.name.removeprefix("the ") for each in people}
     return [value for value in draw.partners(BY_KIND[relation.kind], person.name) if value not in taken]
 
 

@@ -83,8 +83,9 @@ def test_answers_are_what_the_text_says(split):
 
 
 def test_no_question_asks_for_something_that_two_relations_call_the_same():
-    plain = [form for relation in RELATIONS for form in relation.asks]
-    assert len(set(plain)) == len(plain)
+    for things in (False, True):
+        plain = [form for relation in RELATIONS if relation.things == things for form in relation.asks]
+        assert len(set(plain)) == len(plain)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -193,6 +194,15 @@ def test_levels_are_as_hard_as_they_say():
     assert not any(" He " in story.text or " She " in story.text for story in easy)
     hard = [story for story, _ in stories(TRAIN, 100, HARD)]
     assert any(person.name not in PEOPLE for story in hard for person in story.people)
+    assert {person.thing for story in hard for person in story.people} == {True, False}
+
+
+def test_sentences_begin_with_a_capital():
+    for story, draw in stories(TRAIN, 100):
+        asked = questions.ask(draw, story, HARD)
+        for text in (story.text, *(q.text for q in asked), *(q.answer for q in asked)):
+            assert re.match("[A-Z]", text)
+            assert not re.search(r"[.?] [a-z]|, The ", text), text
 
 
 def test_all_kinds_are_judged_and_their_own_answers_are_right():
