@@ -254,6 +254,7 @@ def tell(draw: Draw, facts: list[Fact], level: Level) -> str:
     for fact in facts:
         if draw.chance(level.fillers):
             sentences.append(draw.one(FILLERS))
+            before = None
         form = draw.one(fact.relation.says[: level.phrasings])
         again = form.startswith("{p}") and fact.person == before and draw.chance(level.pronouns)
         sentences.append(fact.fill(form.replace("{p}", fact.person.pronoun, 1) if again else form))
