@@ -14,6 +14,8 @@ from llamakit.chat.template import ChatTemplate
 from llamakit.chat.tools import find_format
 from llamakit.gguf import open_gguf
 from llamakit.tokenizer import load_tokenizer
+from llamakit.train.data.records import read_records
+from llamakit.train.mask import Encoder
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,23 @@ def test_tales_are_cut_at_paragraphs(tmp_path):
     assert pieces[-1] == "Short."
     assert "\n".join(pieces[:-1]).count("Paragraph") == 9
     assert all(piece.startswith("Paragraph") for piece in pieces[:-1])
+
+
+def test_training_counts_the_answers_and_nothing_else(vocabulary, tmp_path):
+    template, tokenizer = vocabulary
+    made = [example for example in examples(STAGES[2], 3, 80) if not example.text]
+    write.write_jsonl(tmp_path / "data.jsonl", (example.record() for example in made))
+    encoder = Encoder(tokenizer, template)
+    records = list(read_records([str(tmp_path / "data.jsonl")]))
+    assert len(records) == len(made)
+    for example, record in zip(made, records, strict=True):
+        (sample,) = encoder.encode(record)
+        counted = tokenizer.decode(sample.tokens[sample.weights > 0].tolist(), special=True)
+        assert counted == "".join(answer_of(m) + "<|end|>" for m in example.messages if m["role"] == "assistant")
+
+
+def answer_of(message):
+    """What the model is to say, as text."""
+    calls = (call["function"] for call in message.get("tool_calls", []))
+    texts = (json.dumps({"name": call["name"], "arguments": call["arguments"]}) for call in calls)
+    return message["content"] + "\n".join(f"<tool_call>\n{text}\n</tool_call>" for text in texts)
