@@ -1,18 +1,18 @@
 """Chat templates: messages to a prompt, by the Jinja template that a model's file carries.
 
-Templates come from strangers, so they run in `template_sandbox`, with limits on time and size.
+Templates come from strangers, so they are compiled and rendered by `worker_pool` in another process, in a sandbox, with
+limits on time and size. Only those that LlamaKit wrote itself run here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from llamakit.errors import ModelFileError
 
 if TYPE_CHECKING:
+    from llamakit.chat.rendering import Rendering
     from llamakit.tokenizer.tokenizer import Tokenizer
 
 # Used where a file has no template: roles as words, which models without a chat format follow best.
@@ -24,24 +24,16 @@ FALLBACK = (
 
 
 class ChatTemplate:
-    """A compiled template. `writes_bos`: it puts the BOS token's text itself, so none must be added."""
+    """A template, found to compile. `writes_bos`: it puts the BOS token's text itself, so none must be added.
 
-    def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
-        from jinja2 import TemplateSyntaxError
+    `ours`: the source was written by LlamaKit or by who runs it, not by a stranger. ModelFileError if it is wrong.
+    """
 
-        from llamakit.chat.sandbox import TemplateSandbox
-
+    def __init__(self, source: str, *, bos: str = "", eos: str = "", ours: bool = False) -> None:
         self.source, self._bos, self._eos = source, bos, eos
-        environment = self._sandbox = TemplateSandbox()
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-        try:
-            self._template = environment.from_string(source)
-        except TemplateSyntaxError as error:
-            raise ModelFileError(
-                f"the model's chat template has an error in line {error.lineno}: {error.message}"
-            ) from None
+        self._rendering = _compiled(source) if ours or self.is_fallback else None
+        if self._rendering is None:
+            self._ask(None)
         self.writes_bos = bool(bos) and "bos_token" in source
 
     @property
@@ -70,30 +62,29 @@ class ChatTemplate:
         **variables: Any,
     ) -> str:
         """The prompt for `messages`, each with `role` and `content`."""
-        from jinja2 import TemplateError
+        values = {
+            "messages": list(messages), "add_generation_prompt": add_generation_prompt, "tools": tools,
+            "bos_token": self._bos, "eos_token": self._eos, **variables,
+        }  # fmt: skip
+        if self._rendering is None:
+            return self._ask(values)
+        from llamakit.chat.rendering import Refusal
 
-        from llamakit.chat.sandbox import bound
-
-        values = {"bos_token": self._bos, "eos_token": self._eos, "tools": tools, **variables}
-        parts, length = [], 0
-        self._sandbox.start()
         try:
-            for part in self._template.generate(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **values
-            ):
-                parts.append(part)
-                length += len(part)
-                bound(length)
-        except (TemplateError, TypeError, ValueError, RecursionError, MemoryError, ArithmeticError) as error:
-            raise ModelFileError(f"the model's chat template refuses these messages: {error}") from None
-        return "".join(parts)
+            return self._rendering.render(values)
+        except Refusal as refusal:
+            raise ModelFileError(str(refusal)) from None
+
+    def _ask(self, values: dict[str, Any] | None) -> str:
+        from llamakit.chat.worker_pool import pool
+
+        return pool.ask(self.source, values)
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _compiled(source: str) -> Rendering:
+    from llamakit.chat.rendering import Refusal, Rendering
 
-
-def _raise(message: str) -> str:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
+    try:
+        return Rendering(source)
+    except Refusal as refusal:
+        raise ModelFileError(str(refusal)) from None

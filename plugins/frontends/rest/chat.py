@@ -102,7 +102,7 @@ def template_of(options: ServeOptions, session: Session) -> tuple[ChatTemplate, 
     if not options.chat_prompt:
         return session.chat_template, ()
     stop = _unescaped(options.stop)
-    return ChatTemplate(shim_source(options)), (stop,) if stop else ()
+    return ChatTemplate(shim_source(options), ours=True), (stop,) if stop else ()
 
 
 def shim_source(options: ServeOptions) -> str:

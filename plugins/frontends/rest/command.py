@@ -17,7 +17,7 @@ from llamakit.plugins.frontends.rest.flags import add_flags, device_options, set
 from llamakit.plugins.frontends.rest.options import ServeOptions
 
 from llamakit.config import Config, load_config
-from llamakit.errors import BackendError
+from llamakit.errors import BackendError, LlamaKitError
 from llamakit.options import build_options
 from llamakit.registry import Registry
 
@@ -128,6 +128,8 @@ class _Run:
             with pool.lease(pool.default) as session:
                 if self.options.mlock and (why := startup.lock_memory()):
                     startup.warn(f"--mlock: the memory cannot be locked: {why}", self.options)
+                with suppress(LlamaKitError):  # who chats is told what is wrong with it
+                    session.chat_template  # noqa: B018 - starts the process that renders it
                 lines = startup.lines_of(session, self.state, self.server.url, time.perf_counter() - began)
             if self.options.log_format == "json":
                 from llamakit.plugins.frontends.rest.app import log

@@ -1,0 +1,59 @@
+"""Compiling and rendering one Jinja template in the sandbox. `template.ChatTemplate` decides in which process.
+
+Everything that is wrong with a template, or that it raises, comes as a `Refusal` with a text for people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError
+
+from llamakit.chat.sandbox import TemplateSandbox, bound
+
+
+class Refusal(Exception):  # noqa: N818 - it becomes a ModelFileError
+    """What a template is, or does, wrong."""
+
+
+class Rendering:
+    """A compiled template."""
+
+    def __init__(self, source: str) -> None:
+        environment = self._sandbox = TemplateSandbox()
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
+        try:
+            self._template = environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise Refusal(f"the model's chat template has an error in line {error.lineno}: {error.message}") from None
+        except (RecursionError, MemoryError):
+            raise Refusal("the model's chat template cannot be compiled: it nests too deeply") from None
+        except Exception as error:
+            raise Refusal(f"the model's chat template cannot be compiled: {error}") from None
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """The text for these names."""
+        parts, length = [], 0
+        self._sandbox.start()
+        try:
+            for part in self._template.generate(values):
+                parts.append(part)
+                length += len(part)
+                bound(length)
+            return "".join(parts)
+        except Exception as error:
+            why = "it takes too much memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
+            raise Refusal(f"the model's chat template refuses these messages: {why}") from None
+
+
+def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise(message: str) -> str:
+    raise TemplateError(message)
