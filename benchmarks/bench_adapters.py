@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from random_model import default_vocabulary, write_model
 
-from llamakit.backend import Adapter, Device, RunSizes
+from llamakit.backend import Adapter, Device
 from llamakit.engine.runner import BLOCK_SIZE, kv_spec
 from llamakit.gguf import open_gguf
 from llamakit.models import GraphSizes, LoadedModel, load_model
@@ -65,7 +65,7 @@ class Steps:
         inputs["out_rows"][:n_seq] = np.arange(1, n_seq + 1) * n - 1
         inputs["out_adapters"][:n_seq] = slots
         start = time.perf_counter()
-        self.program.run(RunSizes(rows=rows, out_rows=n_seq, seqs=n_seq, longest=past + n))
+        self.program.run({"rows": rows, "out_rows": n_seq, "seqs": n_seq}, longest=past + n)
         return time.perf_counter() - start
 
 

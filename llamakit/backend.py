@@ -6,7 +6,7 @@
     kv = device.kv_cache(spec)               # state of the device, paged in blocks
     program = device.compile(graph, weights, kv=kv)          # once
     program.inputs["tokens"][:n] = ...       # views into one packed block, every step
-    outputs = program.run(RunSizes(rows=n, out_rows=m, longest=l))   # one call, GIL released
+    outputs = program.run({"rows": n, "out_rows": m}, longest=l)   # one call, GIL released
     logits = outputs["logits"].numpy()
 
 Nothing outside a backend assumes that its buffers lie in host memory. Whatever a device holds can be made
@@ -15,6 +15,7 @@ again from the files: `reopen()` drops all state and handles, the session loads 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import msgspec
 
 from llamakit.adapter import Adapter as Adapter  # noqa: PLC0414  (part of this contract)
+from llamakit.errors import BackendError
+from llamakit.graph.graph import DType
 from llamakit.options import Options
 
 if TYPE_CHECKING:
@@ -160,17 +163,21 @@ class AdapterTable(ABC):
 
 
 class State(ABC):
-    """A float32 tensor of the device that graphs read and write."""
+    """A tensor of the device that graphs read and change, row-major; on the host always float32.
+
+    Of the types of `DType`, F32 holds values as they are, BF16 and I8 round them when they are written.
+    """
 
     shape: tuple[int, ...]
+    dtype: DType
 
     @abstractmethod
-    def read(self) -> npt.NDArray[np.float32]:
+    def read(self) -> npt.NDArray[Any]:
         """A copy of the value."""
 
     @abstractmethod
-    def write(self, value: npt.NDArray[np.float32]) -> None:
-        """Replace the value."""
+    def write(self, value: npt.NDArray[Any]) -> None:
+        """Replace the value; UsageError if it has another shape."""
 
 
 class Weight(Protocol):
@@ -189,52 +196,52 @@ class Buffer(Protocol):
         """The values on the host, read-only; a view where the device shares memory with it."""
 
 
-class RunSizes(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes of one run, each at most its compiled maximum. `longest`: the largest position + 1 in the step."""
-
-    rows: int
-    out_rows: int = 0
-    seqs: int = 1
-    longest: int = 0
-
-
 class InputLayout:
-    """Where each input lies in the packed block of int32: fixed when the graph is compiled.
+    """Where each input lies in the packed block of 32-bit words: fixed when the graph is compiled.
 
-    Inputs follow one another in the graph's order, each at its maximal size, each aligned to 16 values.
+    Inputs follow one another in the graph's order, each at its maximal size, each aligned to 16 words. A block has 16
+    words at least, so that a graph without inputs has one too.
     """
 
     def __init__(self, inputs: Mapping[str, Value]) -> None:
         self.offsets: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self._dtypes = {name: str(value.dtype) for name, value in inputs.items()}
         n = 0
         for name, value in inputs.items():
             shape = tuple(int(size) for size in value.shape)
             self.offsets[name] = (n, shape)
-            count = 1
-            for size in shape:
-                count *= size
-            n += -(-count // 16) * 16
-        self.n_values = n
+            n += -(-math.prod(shape) // 16) * 16
+        self.n_values = max(n, 16)
 
-    def views(self, block: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[np.int32]]:
-        """A named view for each input into the packed block."""
+    def views(self, block: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[Any]]:
+        """A named view for each input into the packed block, of its own type."""
         views = {}
         for name, (offset, shape) in self.offsets.items():
-            count = 1
-            for size in shape:
-                count *= size
-            views[name] = block[offset : offset + count].reshape(shape)
+            words = block[offset : offset + math.prod(shape)]
+            views[name] = (words.view("float32") if self._dtypes[name] == "f32" else words).reshape(shape)
         return views
 
 
-class Executable(ABC):
-    """A compiled graph. `inputs` are views into its packed block; write them, then run."""
+def check_sizes(maxima: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+    """BackendError unless every free size is given, and is at most its compiled maximum."""
+    for name, maximum in maxima.items():
+        n = sizes.get(name)
+        if n is None or not 0 <= n <= maximum:
+            raise BackendError(f"{name} = {n} was asked for; the graph is compiled for 0 to {maximum} {name}")
 
-    inputs: Mapping[str, npt.NDArray[np.int32]]
+
+class Executable(ABC):
+    """A compiled graph. `inputs` are views into its packed block, int32 or float32; write them, then run."""
+
+    inputs: Mapping[str, npt.NDArray[Any]]
 
     @abstractmethod
-    def run(self, sizes: RunSizes) -> Mapping[str, Buffer]:
-        """Run one step and return the graph's outputs, cut to `sizes`."""
+    def run(self, sizes: Mapping[str, int], *, longest: int = 0) -> Mapping[str, Buffer]:
+        """Run one step and return the graph's outputs, cut to `sizes`.
+
+        `sizes`: each free size (`Dim`) of the graph by name, at most its compiled maximum. `longest`: the largest
+        position + 1 in the step, for graphs with a KV cache. BackendError names what is missing or too large.
+        """
 
     def close(self) -> None:
         """Give the memory back."""
@@ -262,7 +269,7 @@ class Device(ABC):
         """Bring a tensor onto the device, packed for its uses."""
 
     @abstractmethod
-    def state(self, shape: tuple[int, ...]) -> State:
+    def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> State:
         """A new state tensor, zero."""
 
     @abstractmethod

@@ -40,15 +40,16 @@ class Work:
         read = {}
         self.expert_bytes, self.used = 0, 1.0  # of all experts, and which part of them a row uses
         for node in model.build(sizes).nodes:
+            names = [tensor.name for tensor in node.tensors if tensor is not None]
             if node.op is Op.LINEAR:
-                name, first = str(node.weights[0]), node.output.shape[0]
+                name, first = names[0], node.output.shape[0]
                 per = self.out_row if isinstance(first, Dim) and first.name == "out_rows" else self.row
                 info = file.tensors[name]
                 per[device.operands(info.type)] += info.shape[0] * info.shape[1]
                 read[name] = weights[name].n_bytes
             if node.op is Op.EXPERTS:
-                self.used = node.attrs.n_used / file.tensors[str(node.weights[0])].shape[0]
-                for name in map(str, node.weights):
+                self.used = node.attrs.n_used / file.tensors[names[0]].shape[0]
+                for name in names:
                     info = file.tensors[name]
                     self.row[device.operands(info.type)] += int(math.prod(info.shape) * self.used)
                     self.expert_bytes += weights[name].n_bytes

@@ -9,8 +9,6 @@
 #include "cpu/dispatch.h"
 #include "cpu/program.h"
 
-PYBIND11_MAKE_OPAQUE(std::vector<float>)
-
 namespace py = pybind11;
 using namespace lk::cpu;
 
@@ -18,7 +16,6 @@ namespace {
 
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
-using State = std::vector<float>;
 
 KVType kv_type(const std::string& name) {
     if (name == "f32") return KVType::f32;
@@ -43,6 +40,32 @@ std::shared_ptr<Weight> in_place(int type, int64_t n_out, int64_t n_in, const By
     };
     std::shared_ptr<void> owner(static_cast<void*>(new py::object(bytes)), let_go);
     return std::make_shared<Weight>(type, n_out, n_in, bytes.data(), size_t(bytes.nbytes()), std::move(owner));
+}
+
+StateType state_type(const std::string& name) {
+    if (name == "f32") return StateType::f32;
+    if (name == "bf16") return StateType::bf16;
+    if (name == "i8") return StateType::i8;
+    throw std::invalid_argument("states of type " + name + " are not known; there are: f32 bf16 i8");
+}
+
+Floats read_state(const State& state) {
+    Floats values(state.size());
+    state.read(values.mutable_data());
+    return values;
+}
+
+void write_state(State& state, const Floats& values) {
+    if (values.size() != state.size()) throw std::invalid_argument("a state has another size than what is written");
+    state.write(values.data());
+}
+
+// A state where a weight is read.
+std::shared_ptr<Weight> weight_of_state(std::shared_ptr<State> state, int64_t n_out, int64_t n_in, bool is_vector) {
+    if (state->type() != StateType::f32 || state->size() != n_out * n_in)
+        throw std::invalid_argument("a state stands for a weight of another type or size");
+    float* values = state->floats();
+    return std::make_shared<Weight>(values, n_out, n_in, is_vector, std::move(state));
 }
 
 void check_cells(const KVCache& kv, const std::vector<int64_t>& cells, int64_t end) {
@@ -106,12 +129,12 @@ struct PyProgram {
 
 std::unique_ptr<PyProgram> make_program(std::shared_ptr<Pool> pool, const std::string& isa, std::vector<Step> steps,
                                         int64_t arena_floats, py::array_t<int32_t> inputs, std::shared_ptr<KVCache> kv,
-                                        std::shared_ptr<AdapterTable> adapters, int64_t max_rows, int64_t max_seqs,
-                                        int64_t blocks_per_seq) {
+                                        std::shared_ptr<AdapterTable> adapters, std::vector<int64_t> max_dims,
+                                        int64_t max_seqs, int64_t blocks_per_seq) {
     const int32_t* data = inputs.data();
     return std::unique_ptr<PyProgram>(new PyProgram{
         std::move(inputs), Program(std::move(pool), kernels(isa), std::move(steps), arena_floats, data, std::move(kv),
-                                   std::move(adapters), max_rows, max_seqs, blocks_per_seq)});
+                                   std::move(adapters), std::move(max_dims), max_seqs, blocks_per_seq)});
 }
 
 py::array output(const py::object& self, const Value& value, const std::vector<int64_t>& shape) {
@@ -159,9 +182,11 @@ PYBIND11_MODULE(_cpu, m) {
             return linear_seconds(kernels(isa), weight, n_row, passes);
         },
         released);
-    py::class_<Rope>(m, "Rope").def(py::init([](std::vector<double> inv_freq, bool adjacent, double magnitude) {
-        return Rope{std::move(inv_freq), adjacent, magnitude};
-    }));
+    py::class_<Rope>(m, "Rope")
+        .def(py::init([](std::vector<double> inv_freq, bool adjacent, double magnitude, bool inverse) {
+                 return Rope{std::move(inv_freq), adjacent, magnitude, inverse};
+             }),
+             py::arg("inv_freq"), py::arg("adjacent"), py::arg("magnitude"), py::arg("inverse") = false);
     py::class_<KVCache, std::shared_ptr<KVCache>>(m, "KVCache")
         .def(py::init([](const std::string& type, int64_t n_layer, int64_t n_block, int64_t block_size,
                          int64_t n_head_kv, int64_t dim_k, int64_t dim_v) {
@@ -178,30 +203,57 @@ PYBIND11_MODULE(_cpu, m) {
     py::class_<AdapterTable, std::shared_ptr<AdapterTable>>(m, "AdapterTable")
         .def(py::init<int32_t>())
         .def("set", &set_adapters);
-    py::class_<State, std::shared_ptr<State>>(m, "State", py::buffer_protocol())
-        .def(py::init<size_t>())
-        .def_buffer([](State& s) { return py::buffer_info(s.data(), py::ssize_t(s.size())); });
+    py::class_<State, std::shared_ptr<State>>(m, "State")
+        .def(py::init([](const std::string& type, int64_t n) { return std::make_shared<State>(state_type(type), n); }))
+        .def_static("n_bytes", [](const std::string& type, int64_t n) { return State::n_bytes(state_type(type), n); })
+        .def("read", &read_state)
+        .def("write", &write_state)
+        .def("weight", &weight_of_state, py::arg("n_out"), py::arg("n_in"), py::arg("is_vector"));
     py::class_<Value>(m, "Value")
-        .def(py::init([](int64_t offset, int rows, int64_t n_fixed, int64_t width, int64_t n_head) {
-            return Value{offset, Rows(rows), n_fixed, width, n_head};
-        }));
+        .def(py::init([](int64_t offset, int dim, int64_t n_fixed, int64_t width, int64_t n_head, bool input,
+                         std::shared_ptr<State> state) {
+                 return Value{offset, input, std::move(state), dim, n_fixed, width, n_head};
+             }),
+             py::arg("offset"), py::arg("dim"), py::arg("n_fixed"), py::arg("width"), py::arg("n_head"),
+             py::arg("input") = false, py::arg("state") = nullptr);
     py::class_<LinearPart>(m, "LinearPart")
         .def(py::init([](std::shared_ptr<Weight> weight, std::shared_ptr<Weight> bias, std::string target, Value out) {
             return LinearPart{std::move(weight), std::move(bias), std::move(target), out};
         }));
+    py::enum_<StepKind>(m, "StepKind")
+        .value("linears", StepKind::linears)
+        .value("embedding", StepKind::embedding)
+        .value("rms_norm", StepKind::rms_norm)
+        .value("rope", StepKind::rope)
+        .value("attention", StepKind::attention)
+        .value("experts", StepKind::experts)
+        .value("add", StepKind::add)
+        .value("mul", StepKind::mul)
+        .value("scale", StepKind::scale)
+        .value("gated", StepKind::gated)
+        .value("select_rows", StepKind::select_rows)
+        .value("matmul", StepKind::matmul)
+        .value("cross_entropy", StepKind::cross_entropy)
+        .value("cross_entropy_grad", StepKind::cross_entropy_grad)
+        .value("write_state", StepKind::write_state)
+        .value("add_state", StepKind::add_state);
     py::class_<Step, std::shared_ptr<Step>>(m, "Step")
-        .def(py::init<>())
-        .def_readwrite("kind", &Step::kind)
-        .def_readwrite("name", &Step::name)
-        .def_readwrite("out", &Step::out)
+        .def(py::init<StepKind, std::string>())
+        .def_readwrite("outs", &Step::outs)
         .def_readwrite("inputs", &Step::in)
         .def_readwrite("ints", &Step::ints)
         .def_readwrite("weight", &Step::weight)
-        .def_readwrite("bias", &Step::bias)
         .def_readwrite("target", &Step::target)
-        .def_readwrite("numbers", &Step::numbers)
+        .def_readwrite("states", &Step::states)
+        .def_readwrite("epsilon", &Step::epsilon)
+        .def_readwrite("factor", &Step::factor)
+        .def_readwrite("layer", &Step::layer)
+        .def_readwrite("window", &Step::window)
+        .def_readwrite("n_used", &Step::n_used)
+        .def_readwrite("normalise", &Step::normalise)
+        .def_readwrite("transpose_a", &Step::transpose_a)
+        .def_readwrite("transpose_b", &Step::transpose_b)
         .def_readwrite("rope", &Step::rope)
-        .def_readwrite("state", &Step::state)
         .def_readwrite("table", &Step::table)
         .def_readwrite("parts", &Step::parts)
         .def_readwrite("norm", &Step::norm)
@@ -210,9 +262,9 @@ PYBIND11_MODULE(_cpu, m) {
     py::class_<PyProgram>(m, "Program")
         .def(py::init(&make_program))
         .def("use_threads", [](PyProgram& self, int few, int many) { self.program.use_threads(few, many); })
-        .def("run", [](PyProgram& self, int64_t rows, int64_t out_rows, int64_t seqs, int64_t longest) {
+        .def("run", [](PyProgram& self, std::vector<int64_t> dims, int64_t longest) {
             py::gil_scoped_release release;
-            self.program.run({rows, out_rows, seqs, longest});
+            self.program.run({std::move(dims), longest});
         });
     m.def("output", &output, "A read-only view of a value, kept alive by the program.");
 }

@@ -56,7 +56,7 @@ void AdapterTable::set(int32_t slot, const std::map<std::string, AdapterSource>&
         if (source.a)
             adapter.a = moved(source.a->view), adapter.b = moved(source.b->view);
         else
-            adapter.delta = source.b->vector;
+            adapter.delta.assign(source.b->vector, source.b->vector + source.b->view.n_out * source.b->view.n_in);
     }
     slots_.at(size_t(slot)) = std::move(made);
 }

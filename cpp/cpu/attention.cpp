@@ -15,12 +15,23 @@ constexpr int64_t kTasksPerThread = 4;
 void Program::check_attention(const Step& step) const {
     const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
                   *tables = ints(step, 3);
-    check_range(step, "sequence", sequences, sizes_.rows, std::max<int64_t>(sizes_.seqs, 1));
-    if (step.numbers[1] < 0) return check_range(step, "position", positions, sizes_.rows, INT32_MAX);
-    check_range(step, "position", positions, sizes_.rows, blocks_per_seq_ * kv_->block_size);
-    check_range(step, "cell", cells, sizes_.rows, kv_->n_cell());
-    for (int64_t r = 0; r < sizes_.rows; ++r)
-        if (r + 1 == sizes_.rows || sequences[r + 1] != sequences[r])
+    const int64_t n = n_rows(step.in[0]);
+    if (step.layer < 0) {
+        check_range(step, "sequence", sequences, n, INT32_MAX);
+        check_range(step, "position", positions, n, INT32_MAX);
+        std::map<int32_t, int32_t> next;  // position of each sequence
+        for (int64_t r = 0; r < n; ++r) {
+            const auto [at, is_first] = next.emplace(sequences[r], positions[r]);
+            if (positions[r] != at->second) fail(step, "the positions of a sequence must ascend by one");
+            at->second += 1;
+        }
+        return;
+    }
+    check_range(step, "sequence", sequences, n, std::max<int64_t>(max_seqs_, 1));
+    check_range(step, "position", positions, n, blocks_per_seq_ * kv_->block_size);
+    check_range(step, "cell", cells, n, kv_->n_cell());
+    for (int64_t r = 0; r < n; ++r)
+        if (r + 1 == n || sequences[r + 1] != sequences[r])
             check_range(step, "block", tables + sequences[r] * blocks_per_seq_, positions[r] / kv_->block_size + 1,
                         kv_->n_block);
 }
@@ -37,7 +48,7 @@ void Program::attention(const Step& step) {
     const Value &q = step.in[0], &k = step.in[1], &v = step.in[2];
     const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
                   *tables = ints(step, 3);
-    const int64_t n = sizes_.rows, layer = int64_t(step.numbers[1]), window = int64_t(step.numbers[2]);
+    const int64_t n = n_rows(q), layer = step.layer, window = step.window;
     const bool cached = layer >= 0;
     if (cached)
         for_rows(n, k.width + v.width, [&](int64_t r) {
@@ -86,7 +97,7 @@ void Program::attention(const Step& step) {
         for (int64_t j = 0; j < tile.count; ++j) {
             const int32_t row = (*tile.rows)[size_t(tile.from + j)];
             queries[j] = at(q) + row * q.width;
-            outputs[j] = at(step.out) + row * step.out.width;
+            outputs[j] = at(step.out()) + row * step.out().width;
             last[j] = end_of(*tile.rows, tile.from + j);
             first[j] = begin_of(last[j]);
         }
@@ -99,7 +110,7 @@ void Program::attention(const Step& step) {
                   at(v)};
         a.n_rows = int(tile.count), a.group = int(group), a.n_head = int(q.n_head), a.n_head_kv = int(n_head_kv),
         a.head_kv = int(i % n_head_kv);
-        a.dim_k = int(dim_k), a.dim_v = int(dim_v), a.scale = float(step.numbers[0]);
+        a.dim_k = int(dim_k), a.dim_v = int(dim_v), a.scale = step.factor;
         a.q = queries, a.out = outputs, a.first = first, a.last = last;
         a.split_begin = tile.split_begin, a.split_end = tile.split_end, a.first_part = tile.split_begin;
         if (pieces > 1)

@@ -25,7 +25,7 @@ WeightView expert_of(const WeightView& all, int64_t expert, int64_t n_expert) {
 // The experts of each row, the likeliest first and of equals the one with the lower number, and their shares.
 void Program::route(const Step& step) {
     const Value& scores = step.in[1];
-    const int64_t n = n_rows(scores), n_expert = scores.width, n_used = int64_t(step.numbers[0]);
+    const int64_t n = n_rows(scores), n_expert = scores.width, n_used = step.n_used;
     Experts& e = experts_;
     e.chosen.resize(size_t(n * n_used)), e.share.resize(size_t(n * n_used));
     for_rows(n, n_expert * 32, [&](int64_t row) {
@@ -44,7 +44,7 @@ void Program::route(const Step& step) {
             chosen[k] = int32_t(best);
             used += std::exp(double(s[best] - top));
         }
-        const double whole = step.numbers[1] != 0 ? used : all;
+        const double whole = step.normalise ? used : all;
         for (int64_t k = 0; k < n_used; ++k) share[k] = float(std::exp(double(s[chosen[k]] - top)) / whole);
     });
     e.first.assign(size_t(n_expert) + 1, 0);
@@ -114,7 +114,7 @@ void Program::expert_linears(const Step& step, const WeightView& all, const Weig
         task.weight = expert_of(all, i, n_expert);
         if (up) {
             ups.push_back(expert_of(*up, i, n_expert));
-            task.up = &ups.back(), task.gelu = step.numbers[2] != 0;
+            task.up = &ups.back(), task.gelu = step.gelu;
         }
         task.x = x.view(task.weight, first, count);
         task.starts = x.starts.data() + first * (all.n_in / 16);
@@ -144,7 +144,7 @@ void Program::expert_linears(const Step& step, const WeightView& all, const Weig
 
 void Program::experts(const Step& step) {
     const Value& x = step.in[0];
-    const int64_t n = n_rows(x), width = x.width, n_used = int64_t(step.numbers[0]);
+    const int64_t n = n_rows(x), width = x.width, n_used = step.n_used;
     if (n == 0) return;
     const WeightView &gate = step.parts[0].weight->view, &up = step.parts[1].weight->view;
     const WeightView& down = step.parts[2].weight->view;
@@ -152,7 +152,7 @@ void Program::experts(const Step& step) {
     route(step);
     Experts& e = experts_;
     e.rows.resize(size_t(n_pair * width)), e.hidden.resize(size_t(n_pair * n_ff));
-    e.out.resize(size_t(n_pair * step.out.width));
+    e.out.resize(size_t(n_pair * step.out().width));
     for_rows(n, n_used * width, [&](int64_t row) {
         const float* from = at(x) + row * width;
         for (int64_t k = 0; k < n_used; ++k)
@@ -168,14 +168,14 @@ void Program::experts(const Step& step) {
         expert_linears(step, up, nullptr, e.prepared, e.other.data());
         for_rows(n_pair, n_ff, [&](int64_t row) {
             float* h = e.hidden.data() + row * n_ff;
-            kernels_.gated(h, e.other.data() + row * n_ff, step.numbers[2] != 0, n_ff, h);
+            kernels_.gated(h, e.other.data() + row * n_ff, step.gelu, n_ff, h);
         });
     }
     prepare_experts(down, e.hidden.data(), e.prepared);
     expert_linears(step, down, nullptr, e.prepared, e.out.data());
-    const int64_t n_out = step.out.width;
+    const int64_t n_out = step.out().width;
     for_rows(n, n_used * n_out, [&](int64_t row) {  // in the order of the shares, whoever else is in the step
-        float* y = at(step.out) + row * n_out;
+        float* y = at(step.out()) + row * n_out;
         for (int64_t k = 0; k < n_used; ++k) {
             const size_t pair = size_t(row * n_used + k);
             const float* part = e.out.data() + e.place[pair] * n_out;

@@ -36,7 +36,7 @@ Parts parts(KVType type, int64_t n_cell, int64_t n_head, int64_t dim_k, int64_t 
 void fill_cos_sin(const Rope& rope, double position, double magnitude, float* out) {
     const size_t half = rope.inv_freq.size();
     for (size_t i = 0; i < half; ++i) {
-        const double angle = position * rope.inv_freq[i];
+        const double angle = (rope.inverse ? -position : position) * rope.inv_freq[i];
         out[i] = float(std::cos(angle) * magnitude);
         out[half + i] = float(std::sin(angle) * magnitude);
     }

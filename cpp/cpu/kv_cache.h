@@ -13,6 +13,7 @@ struct Rope {
     std::vector<double> inv_freq;
     bool adjacent = true;
     double magnitude = 1;
+    bool inverse = false;
 };
 
 // Cosines, then sines, of position * inv_freq, times the magnitude.

@@ -22,7 +22,7 @@ struct Chunk {
 
 // The forms in which the parts take the input, after the norm if there is one.
 void Program::prepare(const Step& step) {
-    const Value& x = step.norm ? step.norm->out : step.in[0];
+    const Value& x = step.norm ? step.norm->out() : step.in[0];
     const int64_t n = n_rows(x), width = x.width;
     std::vector<ActView> views;
     struct Starts {
@@ -37,8 +37,8 @@ void Program::prepare(const Step& step) {
         const bool integer = weight.kind == WeightKind::quantised;
         const auto same = [&](const ActView& view) { return view.form == weight.form; };
         const bool made = std::any_of(views.begin(), views.end(), same);
-        if (!made && (to.offset != x.offset || step.norm)) {
-            to.offset = x.offset;
+        if (!made && (to.of != at(x) || step.norm)) {
+            to.of = at(x);
             to.values.resize(size_t(integer ? n * width : n * (width + 1) * 4));
             if (integer) {
                 to.scales.resize(size_t(n * width / 32));
@@ -80,11 +80,11 @@ LinearTask Program::linear_task(const Step& step, const LinearPart& part) const 
     task.weight = part.weight->view;
     const Prepared& prepared = prepared_[size_t(task.weight.form)];
     task.x = prepared.view, task.starts = prepared.starts[size_t(task.weight.packing)].data();
-    task.bias = part.bias ? part.bias->vector.data() : nullptr;
+    task.bias = part.bias ? part.bias->vector : nullptr;
     task.y = at(part.out), task.ldy = part.out.width;
     if (step.in.size() > 1) {
         task.residual = at(step.in[1]), task.ld_residual = step.in[1].width;
-        task.y = at(step.out), task.ldy = step.out.width;
+        task.y = at(step.out()), task.ldy = step.out().width;
     }
     return task;
 }
@@ -108,10 +108,10 @@ void Program::multiply(const LinearTask& task, int64_t from, int64_t to, int64_t
 }
 
 void Program::linears(const Step& step) {
-    const int64_t n = n_rows(step.norm ? step.norm->out : step.in[0]);
+    const int64_t n = n_rows(step.norm ? step.norm->out() : step.in[0]);
     if (n == 0) return;
     prepare(step);
-    const Value& x = step.norm ? step.norm->out : step.in[0];
+    const Value& x = step.norm ? step.norm->out() : step.in[0];
     deltas_.resize(std::max(deltas_.size(), step.parts.size()));
     bool adapted = false;
     size_t scratch = 0;
@@ -135,7 +135,7 @@ void Program::linears(const Step& step) {
         LinearTask& task = tasks.back();
         if (together) {
             task.up = &step.parts[1].weight->view, task.gelu = step.gelu;
-            task.y = at(step.out), task.ldy = step.out.width;
+            task.y = at(step.out()), task.ldy = step.out().width;
         }
         const int64_t n_panel = panels_of(task.weight), bytes = task.weight.panel_bytes * (together ? 2 : 1);
         const int64_t least = task.weight.kind == WeightKind::quantised ? 1 : kFloatPanels;
@@ -164,9 +164,9 @@ void Program::linears(const Step& step) {
 
 void Program::gate(const Step& step) {
     const float *left = at(step.parts[0].out), *right = at(step.parts[1].out);
-    const int64_t width = step.out.width;
-    for_rows(n_rows(step.out), width, [&](int64_t r) {
-        kernels_.gated(left + r * width, right + r * width, step.gelu, width, at(step.out) + r * width);
+    const int64_t width = step.out().width;
+    for_rows(n_rows(step.out()), width, [&](int64_t r) {
+        kernels_.gated(left + r * width, right + r * width, step.gelu, width, at(step.out()) + r * width);
     });
 }
 

@@ -154,7 +154,8 @@ int64_t Weight::packed_bytes(int type, int64_t n_out, int64_t n_in, bool is_vect
 Weight::Weight(int type, int64_t n_out, int64_t n_in, bool is_vector)
     : type_(type), is_vector_(is_vector), row_bytes_(row_bytes(type, n_in)) {
     if (is_vector_) {
-        vector.resize(size_t(n_out * n_in));
+        copy_.resize(size_t(n_out * n_in));
+        vector = copy_.data();
     } else {
         view = layout(type, n_out, n_in);
         arena_ = std::make_unique<Arena>(size_t(view.panel_bytes * panels(n_out)));
@@ -170,6 +171,13 @@ Weight::Weight(int type, int64_t n_out, int64_t n_in, const uint8_t* rows, size_
                                     std::to_string(n_out * row_bytes_));
     view = layout(type, n_out, n_in);
     view.rows = rows, view.row_bytes = row_bytes_;
+}
+
+Weight::Weight(float* values, int64_t n_out, int64_t n_in, bool is_vector, std::shared_ptr<void> owner)
+    : type_(F32), is_vector_(is_vector), row_(n_out), row_bytes_(n_in * 4), owner_(std::move(owner)) {
+    view = layout(type_, n_out, n_in);
+    view.rows = reinterpret_cast<const uint8_t*>(values), view.row_bytes = row_bytes_;
+    if (is_vector) vector = values;
 }
 
 // Whole panels straight from `bytes`, by all threads; what is left over waits in `partial_` for the rest of its panel.
@@ -206,7 +214,7 @@ void Weight::pack(const uint8_t* rows, int64_t n, Pool& pool) {
     row_ += n;
     if (is_vector_) {
         for (int64_t r = 0; r < n; ++r)
-            dequantize_row(type_, rows + r * row_bytes_, vector.data() + (first * kLanes + r) * view.n_in, view.n_in);
+            dequantize_row(type_, rows + r * row_bytes_, copy_.data() + (first * kLanes + r) * view.n_in, view.n_in);
         return;
     }
     const KernelTable& table = kernels("");

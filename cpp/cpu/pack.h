@@ -40,14 +40,18 @@ class Weight {
     // A matrix that is not packed: n bytes in GGUF's blocks, which `owner` keeps.
     Weight(int type, int64_t n_out, int64_t n_in, const uint8_t* rows, size_t n, std::shared_ptr<void> owner);
 
+    // Values of float32, row-major, in memory that `owner` keeps: a vector, or a matrix that is packed as it is used.
+    Weight(float* values, int64_t n_out, int64_t n_in, bool is_vector, std::shared_ptr<void> owner);
+
     static int64_t packed_bytes(int type, int64_t n_out, int64_t n_in, bool is_vector);
     // The next bytes of the tensor; any number of them, best a multiple of 16 rows.
     void append(const uint8_t* bytes, size_t n, Pool& pool);
     void finish(Pool& pool);  // throws if bytes are missing
 
-    int64_t n_bytes() const { return arena_ ? int64_t(arena_->size()) : int64_t(vector.size() * 4); }
+    int64_t n_bytes() const { return arena_ ? int64_t(arena_->size()) : int64_t(copy_.size() * 4); }
+    bool is_vector() const { return is_vector_; }
     WeightView view{};
-    std::vector<float> vector;
+    const float* vector = nullptr;  // view.n_out * view.n_in values
 
   private:
     void pack(const uint8_t* rows, int64_t n, Pool& pool);
@@ -56,6 +60,7 @@ class Weight {
     bool is_vector_;
     int64_t row_ = 0, row_bytes_;
     std::vector<uint8_t> partial_;  // of a panel that is not complete
+    std::vector<float> copy_;       // of a vector
     std::unique_ptr<Arena> arena_;
     std::shared_ptr<void> owner_;
 };

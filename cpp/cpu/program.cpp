@@ -10,23 +10,23 @@ void fail(const Step& step, const std::string& message) {
     throw std::invalid_argument("node " + step.name + ": " + message);
 }
 
-void check_range(const Step& step, const char* what, const int32_t* values, int64_t n, int64_t end) {
+void check_range(const Step& step, const char* what, const int32_t* values, int64_t n, int64_t end, int64_t begin) {
     for (int64_t i = 0; i < n; ++i)
-        if (values[i] < 0 || values[i] >= end)
-            fail(step,
-                 std::string(what) + " " + std::to_string(values[i]) + " is outside 0.." + std::to_string(end - 1));
+        if (values[i] < begin || values[i] >= end)
+            fail(step, std::string(what) + " " + std::to_string(values[i]) + " is outside " + std::to_string(begin) +
+                           ".." + std::to_string(end - 1));
 }
 
 Program::Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::vector<Step> steps, int64_t arena_floats,
                  const int32_t* inputs, std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters,
-                 int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq)
+                 std::vector<int64_t> max_dims, int64_t max_seqs, int64_t blocks_per_seq)
     : pool_(std::move(pool)),
       kernels_(kernels),
       steps_(std::move(steps)),
       inputs_(inputs),
       kv_(std::move(kv)),
       adapters_(std::move(adapters)),
-      max_rows_(max_rows),
+      max_dims_(std::move(max_dims)),
       max_seqs_(max_seqs),
       blocks_per_seq_(blocks_per_seq),
       threads_few_(pool_->size()),
@@ -37,7 +37,7 @@ Program::Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::ve
 }
 
 int64_t Program::n_rows(const Value& v) const {
-    return v.rows == Rows::rows ? sizes_.rows : v.rows == Rows::out_rows ? sizes_.out_rows : v.n_fixed;
+    return v.dim < 0 ? v.n_fixed : sizes_.dims[size_t(v.dim)];
 }
 
 // Rows in parallel where that is worth it. A row is always computed whole by one thread.
@@ -56,51 +56,71 @@ void Program::run(const Sizes& sizes) {
     sizes_ = sizes;
     check();
     const Pool::Here here(*pool_);
-    pool_->use(sizes.rows < kManyRows ? threads_few_ : threads_many_);
+    pool_->use(sizes.dims.empty() || sizes.dims[0] >= kManyRows ? threads_many_ : threads_few_);
     cos_sin_table_ = -1;
-    for (Prepared& each : prepared_) each.offset = -1;
+    for (Prepared& each : prepared_) each.of = nullptr;
     for (const Step& step : steps_) {
-        if (step.kind == "linears")
-            linears(step);
-        else if (step.kind == "embedding")
-            embedding(step);
-        else if (step.kind == "rms_norm")
-            rms_norm(step);
-        else if (step.kind == "rope")
-            rope(step);
-        else if (step.kind == "attention")
-            attention(step);
-        else if (step.kind == "experts")
-            experts(step);
-        else if (step.kind == "select_rows")
-            select_rows(step);
-        else if (step.kind == "matmul")
-            matmul(step);
-        else if (step.kind == "cross_entropy" || step.kind == "cross_entropy_grad")
-            cross_entropy(step);
-        else if (step.kind == "read_state" || step.kind == "write_state")
-            state(step);
-        else
-            elementwise(step);
+        run_step(step);
         for (Prepared& each : prepared_) {  // is of no use when the memory has another value now
-            if (step.out.offset == each.offset) each.offset = -1;
+            for (const Value& out : step.outs)
+                if (at(out) == each.of) each.of = nullptr;
             for (const LinearPart& part : step.parts)
-                if (part.out.offset == each.offset) each.offset = -1;
+                if (at(part.out) == each.of) each.of = nullptr;
+            for (const auto& state : step.states)
+                if (state && reinterpret_cast<const float*>(state->data()) == each.of) each.of = nullptr;
         }
     }
 }
 
+void Program::run_step(const Step& step) {
+    switch (step.kind) {
+        case StepKind::linears:
+            return linears(step);
+        case StepKind::embedding:
+            return embedding(step);
+        case StepKind::rms_norm:
+            return rms_norm(step);
+        case StepKind::rope:
+            return rope(step);
+        case StepKind::attention:
+            return attention(step);
+        case StepKind::experts:
+            return experts(step);
+        case StepKind::add:
+        case StepKind::mul:
+        case StepKind::scale:
+        case StepKind::gated:
+            return elementwise(step);
+        case StepKind::select_rows:
+            return select_rows(step);
+        case StepKind::matmul:
+            return matmul(step);
+        case StepKind::cross_entropy:
+        case StepKind::cross_entropy_grad:
+            return cross_entropy(step);
+        case StepKind::write_state:
+        case StepKind::add_state:
+            return change_state(step);
+    }
+    fail(step, "its kind is not known");
+}
+
 // Every index that a step reads from the inputs, before anything runs.
 void Program::check() const {
-    if (sizes_.rows < 0 || sizes_.rows > max_rows_ || sizes_.seqs < 0 || sizes_.seqs > max_seqs_)
-        throw std::invalid_argument("more rows or sequences than the program was compiled for");
+    if (sizes_.dims.size() != max_dims_.size()) throw std::invalid_argument("other free sizes than the program has");
+    for (size_t i = 0; i < max_dims_.size(); ++i)
+        if (sizes_.dims[i] < 0 || sizes_.dims[i] > max_dims_[i])
+            throw std::invalid_argument("a size is larger than what the program was compiled for");
     for (const Step& step : steps_) {
-        const int64_t n = step.kind == "embedding" ? n_rows(step.out) : step.in.empty() ? 0 : n_rows(step.in[0]);
-        if (step.kind == "embedding") check_range(step, "token", ints(step, 0), n, step.weight->view.n_out);
-        if (step.kind == "select_rows") check_range(step, "row", ints(step, 0), n_rows(step.out), n);
-        if (step.kind.starts_with("cross_entropy")) check_range(step, "target", ints(step, 0), n, step.in[0].width);
-        if (step.kind == "attention") check_attention(step);
-        const bool adapted = step.kind == "linears" || step.kind == "rms_norm" || step.kind == "embedding";
+        const StepKind kind = step.kind;
+        const int64_t n = kind == StepKind::embedding ? n_rows(step.out()) : step.in.empty() ? 0 : n_rows(step.in[0]);
+        if (kind == StepKind::embedding) check_range(step, "token", ints(step, 0), n, step.weight->view.n_out);
+        if (kind == StepKind::select_rows) check_range(step, "row", ints(step, 0), n_rows(step.out()), n);
+        if (kind == StepKind::cross_entropy || kind == StepKind::cross_entropy_grad)
+            check_range(step, "target", ints(step, 0), n, step.in[0].width, -1);
+        if (kind == StepKind::attention) check_attention(step);
+        const bool adapted =
+            kind == StepKind::linears || kind == StepKind::rms_norm || kind == StepKind::embedding;
         if (adapted && ints(step, step.ints.size() - 1) && adapters_)
             check_range(step, "adapter slot", ints(step, step.ints.size() - 1), n, adapters_->n_slot + 1);
     }
@@ -114,8 +134,8 @@ std::vector<AdapterRun> Program::adapter_runs(const Step& step, const std::strin
     auto runs = adapters_->runs(slots, n, target);
     for (const AdapterRun& run : runs) {
         const Adapter& a = *run.adapter;
-        const bool fits = !weight.vector.empty() ? a.delta.size() == weight.vector.size()
-                                                 : a.rank() > 0 && a.b.n_in == a.rank() &&
+        const bool fits = weight.is_vector() ? int64_t(a.delta.size()) == weight.view.n_out * weight.view.n_in
+                                             : a.rank() > 0 && a.b.n_in == a.rank() &&
                                                        a.a.n_in == weight.view.n_in && a.b.n_out == weight.view.n_out;
         if (!fits) fail(step, "its adapter has another shape");
     }
@@ -124,15 +144,15 @@ std::vector<AdapterRun> Program::adapter_runs(const Step& step, const std::strin
 
 void Program::embedding(const Step& step) {
     const int32_t* tokens = ints(step, 0);
-    const int64_t width = step.out.width, n = n_rows(step.out);
-    for_rows(n, width, [&](int64_t r) { read_row(kernels_, step.weight->view, tokens[r], at(step.out) + r * width); });
+    const int64_t width = step.out().width, n = n_rows(step.out());
+    for_rows(n, width, [&](int64_t r) { read_row(kernels_, step.weight->view, tokens[r], at(step.out()) + r * width); });
     const auto runs = adapter_runs(step, step.target, *step.weight, n);
     unpack_rows(kernels_, runs);
     for (const AdapterRun& run : runs)
         for_rows(run.count, run.adapter->rank() * width, [&](int64_t i) {
             std::vector<float> middle;
             const int64_t r = run.from + i;
-            apply_embedding(kernels_, *run.adapter, tokens[r], width, at(step.out) + r * width, middle);
+            apply_embedding(kernels_, *run.adapter, tokens[r], width, at(step.out()) + r * width, middle);
         });
 }
 
@@ -152,8 +172,8 @@ void Program::norm_row(const Step& step, const std::vector<const Adapter*>& adap
     const Adapter* adapter = adapters.empty() ? nullptr : adapters[size_t(row)];
     for (int64_t h = 0; h < in.n_head; ++h) {
         const int64_t from = row * in.width + h * dim;
-        kernels_.rms_norm(at(in) + from, step.weight->vector.data(), adapter ? adapter->delta.data() : nullptr,
-                          adapter ? adapter->scale : 0.0f, float(step.numbers[0]), dim, at(step.out) + from);
+        kernels_.rms_norm(at(in) + from, step.weight->vector, adapter ? adapter->delta.data() : nullptr,
+                          adapter ? adapter->scale : 0.0f, step.epsilon, dim, at(step.out()) + from);
     }
 }
 
@@ -175,44 +195,43 @@ void Program::rope(const Step& step) {
     }
     for_rows(n, in.width, [&](int64_t r) {
         kernels_.rope(at(in) + r * in.width, &cos_sin_[size_t(r * n_rot)], in.n_head, in.width / in.n_head, n_rot,
-                      step.rope.adjacent, at(step.out) + r * in.width);
+                      step.rope.adjacent, at(step.out()) + r * in.width);
     });
 }
 
 void Program::elementwise(const Step& step) {
-    const int64_t width = step.out.width;
+    const int64_t width = step.out().width;
     const float *a = at(step.in[0]), *b = step.in.size() > 1 ? at(step.in[1]) : nullptr;
-    float* y = at(step.out);
-    for_rows(n_rows(step.out), width, [&](int64_t r) {
+    float* y = at(step.out());
+    for_rows(n_rows(step.out()), width, [&](int64_t r) {
         const int64_t from = r * width;
-        if (step.kind == "add")
+        if (step.kind == StepKind::add)
             kernels_.add(a + from, b + from, width, y + from);
-        else if (step.kind == "mul")
+        else if (step.kind == StepKind::mul)
             kernels_.mul(a + from, b + from, width, y + from);
-        else if (step.kind == "scale")
-            kernels_.scale(a + from, float(step.numbers[0]), width, y + from);
-        else if (step.kind == "gated")
-            kernels_.gated(a + from, b + from, step.numbers[0] != 0, width, y + from);
+        else if (step.kind == StepKind::scale)
+            kernels_.scale(a + from, step.factor, width, y + from);
         else
-            fail(step, "op " + step.kind + " is not known");
+            kernels_.gated(a + from, b + from, step.gelu, width, y + from);
     });
 }
 
 void Program::select_rows(const Step& step) {
     const int32_t* rows = ints(step, 0);
-    const int64_t width = step.out.width;
-    for (int64_t r = 0; r < n_rows(step.out); ++r)
-        std::memcpy(at(step.out) + r * width, at(step.in[0]) + rows[r] * width, size_t(width) * 4);
+    const int64_t width = step.out().width;
+    for (int64_t r = 0; r < n_rows(step.out()); ++r)
+        std::memcpy(at(step.out()) + r * width, at(step.in[0]) + rows[r] * width, size_t(width) * 4);
 }
 
-// Plain products of activations: training's; each output is one sum in order.
+// Plain products of row-major matrices; each output is one sum in order.
 void Program::matmul(const Step& step) {
-    const bool ta = step.numbers[0] != 0, tb = step.numbers[1] != 0;
+    const bool ta = step.transpose_a, tb = step.transpose_b;
     const Value &a = step.in[0], &b = step.in[1];
-    const int64_t m = n_rows(step.out), n = step.out.width, inner = ta ? n_rows(a) : a.width;
+    const int64_t m = ta ? a.width : n_rows(a), n = tb ? n_rows(b) : b.width, inner = ta ? n_rows(a) : a.width;
+    float* into = step.states[0] ? step.states[0]->floats() : nullptr;
     for_rows(m, n * inner, [&](int64_t i) {
-        float* y = at(step.out) + i * n;
-        std::fill_n(y, n, 0.0f);
+        float* y = into ? into + i * n : at(step.out()) + i * n;
+        if (!into) std::fill_n(y, n, 0.0f);
         for (int64_t k = 0; k < inner; ++k) {
             const float x = ta ? at(a)[k * a.width + i] : at(a)[i * a.width + k];
             if (!tb)
@@ -228,25 +247,30 @@ void Program::cross_entropy(const Step& step) {
     const Value& in = step.in[0];
     for_rows(n_rows(in), in.width * 4, [&](int64_t r) {
         const float* x = at(in) + r * in.width;
+        const bool counts = targets[r] >= 0;
         const float top = kernels_.maximum(x, in.width), sum = kernels_.exp_sum(x, top, in.width);
-        if (step.kind == "cross_entropy") {
-            at(step.out)[r] = top + std::log(sum) - x[targets[r]];
+        if (step.kind == StepKind::cross_entropy) {
+            at(step.out())[r] = counts ? top + std::log(sum) - x[targets[r]] : 0.0f;
         } else {
-            float* y = at(step.out) + r * in.width;
-            kernels_.exp_scale(x, top, 1.0f / sum, in.width, y);
-            y[targets[r]] -= 1.0f;
+            float* y = at(step.out()) + r * in.width;
+            kernels_.exp_scale(x, top, counts ? 1.0f / sum : 0.0f, in.width, y);
+            if (counts) y[targets[r]] -= 1.0f;
         }
     });
 }
 
-void Program::state(const Step& step) {
-    const size_t n = step.state->size();
-    if (step.kind == "read_state") {
-        std::memcpy(at(step.out), step.state->data(), n * 4);
-    } else {
-        std::memcpy(step.state->data(), at(step.in[0]), n * 4);
-        std::memcpy(at(step.out), at(step.in[0]), n * 4);
-    }
+void Program::change_state(const Step& step) {
+    float* to = step.states[0]->floats();
+    const Value& x = step.in[0];
+    const float* from = at(x);
+    if (from == to && step.kind == StepKind::write_state) return;  // it was made there
+    for_rows(n_rows(x), x.width, [&](int64_t r) {
+        const int64_t at = r * x.width;
+        if (step.kind == StepKind::write_state)
+            std::memcpy(to + at, from + at, size_t(x.width) * 4);
+        else
+            kernels_.add(to + at, from + at, x.width, to + at);
+    });
 }
 
 }  // namespace lk::cpu

@@ -12,16 +12,17 @@
 #include "cpu/kv_cache.h"
 #include "cpu/pack.h"
 #include "cpu/pool.h"
+#include "cpu/state.h"
 #include "cpu/types.h"
 
 namespace lk::cpu {
 
-enum class Rows : int { fixed, rows, out_rows };
-
-// A value in the arena: how many rows it has at each run, and how many floats a row.
+// Where a value lies, how many rows it has at each run, and how many floats a row.
 struct Value {
-    int64_t offset = 0;  // in floats
-    Rows rows = Rows::fixed;
+    int64_t offset = 0;            // in floats: in the arena, in the packed inputs, or in a state
+    bool input = false;
+    std::shared_ptr<State> state;  // null: in none
+    int dim = -1;                  // the free size that counts its rows; -1: there are n_fixed
     int64_t n_fixed = 0;
     int64_t width = 0;
     int64_t n_head = 1;  // of (rows, n_head, dim)
@@ -34,22 +35,50 @@ struct LinearPart {
     Value out;
 };
 
+enum class StepKind : int {
+    linears,  // one or several that share their input
+    embedding,
+    rms_norm,
+    rope,
+    attention,
+    experts,
+    add,
+    mul,
+    scale,
+    gated,
+    select_rows,
+    matmul,
+    cross_entropy,
+    cross_entropy_grad,
+    write_state,
+    add_state
+};
+
 struct Step {
-    std::string kind, name;
-    Value out;
+    Step() = default;
+    Step(StepKind k, std::string n) : kind(k), name(std::move(n)) {}
+
+    StepKind kind{};
+    std::string name;
+    std::vector<Value> outs;
     std::vector<Value> in;
     std::vector<int64_t> ints;  // offsets of integer inputs in the packed block, -1 for missing ones
-    std::shared_ptr<Weight> weight, bias;
-    std::string target;  // name of the weight, for adapters
-    std::vector<double> numbers;
+    std::shared_ptr<Weight> weight;
+    std::string target;                          // name of the weight, for adapters
+    std::vector<std::shared_ptr<State>> states;  // that it changes, null for missing ones
+    // Attributes, of those kinds that have them.
+    float epsilon = 0, factor = 1;
+    int64_t layer = -1, window = 0, n_used = 0;
+    bool normalise = false, transpose_a = false, transpose_b = false;
     Rope rope;
-    std::shared_ptr<std::vector<float>> state;
     int64_t table = -1;  // which cos/sin table
     // Of a group of linears: the norm that makes their input; whether out = activation(first) * second; whether
     // in[1] is added to out.
     std::vector<LinearPart> parts;
     std::shared_ptr<Step> norm;
     bool gated = false, gelu = false;
+
+    const Value& out() const { return outs[0]; }
 };
 
 constexpr int64_t kManyRows = 16;
@@ -62,28 +91,33 @@ constexpr int64_t kSerialCost = 1 << 15;  // multiplications below which waking 
 
 // Throws std::invalid_argument with the step's name.
 [[noreturn]] void fail(const Step& step, const std::string& message);
-// Throws unless all n values are in [0, end).
-void check_range(const Step& step, const char* what, const int32_t* values, int64_t n, int64_t end);
+// Throws unless all n values are in [begin, end).
+void check_range(const Step& step, const char* what, const int32_t* values, int64_t n, int64_t end, int64_t begin = 0);
 
+// The free sizes of one run, in the program's order.
 struct Sizes {
-    int64_t rows, out_rows, seqs, longest;
+    std::vector<int64_t> dims;
+    int64_t longest = 0;
 };
 
 class Program {
   public:
     Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::vector<Step> steps, int64_t arena_floats,
             const int32_t* inputs, std::shared_ptr<KVCache> kv, std::shared_ptr<AdapterTable> adapters,
-            int64_t max_rows, int64_t max_seqs, int64_t blocks_per_seq);
+            std::vector<int64_t> max_dims, int64_t max_seqs, int64_t blocks_per_seq);
 
     // How many threads steps of few and of many (kManyRows) rows get.
     void use_threads(int few, int many) { threads_few_ = few, threads_many_ = many; }
     void run(const Sizes& sizes);
-    const float* data(const Value& value) const { return arena() + value.offset; }
+    const float* data(const Value& value) const { return at(value); }
     int64_t n_rows(const Value& value) const;
 
   private:
     float* arena() const { return reinterpret_cast<float*>(arena_->data()); }
-    float* at(const Value& v) const { return arena() + v.offset; }
+    float* at(const Value& v) const {
+        if (v.input) return reinterpret_cast<float*>(const_cast<int32_t*>(inputs_)) + v.offset;
+        return (v.state ? v.state->floats() : arena()) + v.offset;
+    }
     const int32_t* ints(const Step& step, size_t i) const {
         return step.ints[i] < 0 ? nullptr : inputs_ + step.ints[i];
     }
@@ -111,7 +145,8 @@ class Program {
     void select_rows(const Step& step);
     void matmul(const Step& step);
     void cross_entropy(const Step& step);
-    void state(const Step& step);
+    void change_state(const Step& step);
+    void run_step(const Step& step);
 
     std::shared_ptr<Pool> pool_;
     const KernelTable& kernels_;
@@ -120,7 +155,8 @@ class Program {
     const int32_t* inputs_;
     std::shared_ptr<KVCache> kv_;
     std::shared_ptr<AdapterTable> adapters_;
-    int64_t max_rows_, max_seqs_, blocks_per_seq_;
+    std::vector<int64_t> max_dims_;
+    int64_t max_seqs_, blocks_per_seq_;
     int threads_few_, threads_many_;
     Sizes sizes_{};
     std::vector<std::vector<uint8_t>> scratch_;                // one a thread
@@ -129,9 +165,9 @@ class Program {
     std::vector<float> parts_;                                 // results of partials of attention
     std::vector<float> cos_sin_;                               // of the last rope table
     int64_t cos_sin_table_ = -1;
-    // Activations by form, the offset of the value that each was made from, and what the packings add to its sums.
+    // Activations by form, the value that each was made from, and what the packings add to its sums.
     struct Prepared {
-        int64_t offset = -1;
+        const float* of = nullptr;
         ActView view{};
         std::vector<uint8_t> values;
         std::vector<float> scales;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llamakit.backend import KVSpec, RunSizes
+from llamakit.backend import KVSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,8 @@ class Runner:
         for i, table in enumerate(batch.tables):
             blocks = table.array()
             tables[i, : len(blocks)] = blocks
-        return self.program.run(RunSizes(rows=n, out_rows=m, seqs=len(batch.tables), longest=batch.longest))
+        sizes = {"rows": n, "out_rows": m, "seqs": len(batch.tables)}
+        return self.program.run(sizes, longest=batch.longest)
 
 
 def blocks_for(n_token: int) -> int:

@@ -21,7 +21,7 @@ from llamakit.graph.ops import AttentionAttrs, ExpertsAttrs, GatedAttrs, Op, Res
 if TYPE_CHECKING:
     from collections.abc import Set
 
-    from llamakit.graph.graph import Graph
+    from llamakit.graph.graph import Graph, Tensor
     from llamakit.graph.ops import RopeAttrs
     from llamakit.models.hparams import HParams
 
@@ -71,7 +71,7 @@ class LlamaGraph:
         """The whole graph; `outputs` of "logits" (out_rows, n_vocab) and "embeddings" (out_rows, n_embd)."""
         h = self.h
         weight = self.g.parameter("token_embd.weight", (h.n_vocab, h.n_embd))
-        x = self.g.add(Op.EMBEDDING, "token_embd", (self.tokens, self.adapters), weights=(weight,))
+        x = self.g.add(Op.EMBEDDING, "token_embd", (self.tokens, self.adapters), tensors=(weight,))
         for layer in range(h.n_layer):
             x = self.attention(x, layer)
             x = self.experts(x, f"blk.{layer}") if h.n_expert else self.feed_forward(x, f"blk.{layer}")
@@ -127,7 +127,7 @@ class LlamaGraph:
         inner, outer = (h.n_expert, h.n_ff_expert, h.n_embd), (h.n_expert, h.n_embd, h.n_ff_expert)
         shapes = {"ffn_gate_exps": inner, "ffn_up_exps": inner, "ffn_down_exps": outer}
         weights = tuple(g.parameter(f"{blk}.{name}.weight", shape) for name, shape in shapes.items())
-        made = g.add(Op.EXPERTS, f"{blk}.ffn_moe", (n, scores), weights=weights, attrs=ExpertsAttrs(h.n_expert_used))
+        made = g.add(Op.EXPERTS, f"{blk}.ffn_moe", (n, scores), tensors=weights, attrs=ExpertsAttrs(h.n_expert_used))
         return g.add(Op.ADD, f"{blk}.ffn_residual", (x, made))
 
     def head(self, x: Value) -> Value:
@@ -135,20 +135,20 @@ class LlamaGraph:
         name = "token_embd" if self.h.tied_embeddings else "output"
         weight = self.g.parameter(f"{name}.weight", (self.h.n_vocab, self.h.n_embd))
         return self.g.add(
-            Op.LINEAR, "output", (x, self.adapters), weights=(weight, self._bias("output", self.h.n_vocab))
+            Op.LINEAR, "output", (x, self.adapters), tensors=(weight, self._bias("output", self.h.n_vocab))
         )
 
     def norm(self, x: Value, name: str, size: int, adapted: bool = True) -> Value:
         """RMS norm over the last size."""
         weight = self.g.parameter(f"{name}.weight", (size,))
         inputs = (x, self.adapters if adapted else None)
-        return self.g.add(Op.RMS_NORM, name, inputs, weights=(weight,), attrs=RMSNormAttrs(self.h.norm_epsilon))
+        return self.g.add(Op.RMS_NORM, name, inputs, tensors=(weight,), attrs=RMSNormAttrs(self.h.norm_epsilon))
 
     def linear(self, x: Value, name: str, n_out: int) -> Value:
         """A linear with the bias that the file has, if any."""
         weight = self.g.parameter(f"{name}.weight", (n_out, int(x.shape[-1])))
-        return self.g.add(Op.LINEAR, name, (x, self.adapters), weights=(weight, self._bias(name, n_out)))
+        return self.g.add(Op.LINEAR, name, (x, self.adapters), tensors=(weight, self._bias(name, n_out)))
 
-    def _bias(self, name: str, n_out: int) -> str | None:
+    def _bias(self, name: str, n_out: int) -> Tensor | None:
         bias = f"{name}.bias"
         return self.g.parameter(bias, (n_out,)) if bias in self.tensors else None

@@ -24,7 +24,6 @@ from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf.ggla import MAGIC as GGLA_MAGIC
 from llamakit.gguf.ggla import read_ggla
 from llamakit.gguf.reader import GGUFFile, open_gguf
-from llamakit.graph.ops import SPECS
 from llamakit.options import nearest
 
 if TYPE_CHECKING:
@@ -118,10 +117,9 @@ def adapter_targets(model: LoadedModel) -> dict[str, tuple[int, ...]]:
     graph = model.build(sizes, outputs=("logits", "embeddings"), adapters=True)
     found: dict[str, tuple[int, ...]] = {}
     for node in graph.nodes:
-        slots = [value for key, value in zip(SPECS[node.op].inputs, node.inputs, strict=True) if key == "adapter?"]
-        weight = node.weights[0] if node.weights else None
-        if slots and slots[0] is not None and weight is not None:
-            found[weight] = tuple(int(size) for size in graph.parameters[weight].shape)
+        weight = node.tensors[0] if node.tensors else None
+        if weight is not None and dict(node.named_inputs()).get("adapter") is not None:
+            found[weight.name] = weight.shape
     return found
 
 

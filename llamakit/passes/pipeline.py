@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llamakit.graph.ops import Op
 from llamakit.graph.verify import verify
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def drop_unused(graph: Graph) -> Graph:
     needed = {value.id for value in graph.outputs.values()}
     kept = []
     for node in reversed(graph.nodes):
-        if node.output.id in needed or node.op in (Op.WRITE_STATE, Op.ATTENTION):
+        if node.has_effect() or any(value.id in needed for value in node.outputs):
             kept.append(node)
             needed.update(value.id for value in node.inputs if value is not None)
     return graph.with_nodes(reversed(kept))

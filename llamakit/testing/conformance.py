@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamakit.backend import Adapter, KVSpec, RunSizes
+from llamakit.backend import Adapter, KVSpec
 from llamakit.gguf import GGMLType, native, quants
-from llamakit.graph.graph import Dim, DType, Graph, GraphBuilder
+from llamakit.graph.graph import Dim, DType, Graph, GraphBuilder, Tensor
 from llamakit.graph.ops import (
     AttentionAttrs,
     ExpertsAttrs,
@@ -140,7 +140,7 @@ class Source:
 
 
 class Setup:
-    """A case's graph, weights and inputs: floats come in as an embedding of the row number in F32."""
+    """A case's graph, weights and inputs."""
 
     def __init__(self, case: Case) -> None:
         self.case, self.rng = case, np.random.default_rng(7)
@@ -154,21 +154,15 @@ class Setup:
 
     def floats(self, name: str, *sizes: int) -> Any:
         """A value of random floats, (rows, *sizes)."""
-        width = int(np.prod(sizes))
-        self.weight(name, GGMLType.F32, (MAX_ROWS, width))
-        if "rows_of_inputs" not in self.g.inputs:
-            self.integers("rows_of_inputs", np.arange(MAX_ROWS))
-        value = self.g.add(Op.EMBEDDING, name, (self.g.inputs["rows_of_inputs"],), weights=(name,))
-        return (
-            value if len(sizes) == 1 else self.g.add(Op.RESHAPE, f"{name}.shape", (value,), attrs=ReshapeAttrs(sizes))
-        )
+        self.inputs[name] = self.normal(MAX_ROWS, *sizes)
+        return self.g.input(name, (self.rows, *sizes), DType.F32)
 
     def integers(self, name: str, values: Any, *sizes: int | Dim) -> Any:
         """An integer input, (rows,) or of the given sizes."""
         self.inputs[name] = np.asarray(values)
         return self.g.input(name, sizes or (self.rows,), DType.I32)
 
-    def weight(self, name: str, type: GGMLType, shape: tuple[int, ...]) -> str:
+    def weight(self, name: str, type: GGMLType, shape: tuple[int, ...]) -> Tensor:
         """A random tensor."""
         self.weights[name] = Source(name, type, self.rng.normal(size=shape).astype(np.float32))
         return self.g.parameter(name, shape)
@@ -206,7 +200,7 @@ class Setup:
         x, weight = self.floats("x", c.n_in), self.weight("w", c.type, (c.n_out, c.n_in))
         bias = self.weight("b", GGMLType.F32, (c.n_out,)) if c.bias else None
         self.magnitude = np.sqrt(c.n_in)
-        return self.g.add(Op.LINEAR, "node", (x, self.slots("w", (c.n_out, c.n_in))), weights=(weight, bias))
+        return self.g.add(Op.LINEAR, "node", (x, self.slots("w", (c.n_out, c.n_in))), tensors=(weight, bias))
 
     def _experts(self) -> Any:
         c, n = self.case, self.case.n_expert
@@ -218,19 +212,19 @@ class Setup:
         if c.ties:
             scores = self.g.add(Op.SCALE, "equal", (scores,), attrs=ScaleAttrs(0.0))
         attrs = ExpertsAttrs(c.n_used, c.normalise, c.activation)
-        return self.g.add(Op.EXPERTS, "node", (self.floats("x", c.n_in), scores), weights=weights, attrs=attrs)
+        return self.g.add(Op.EXPERTS, "node", (self.floats("x", c.n_in), scores), tensors=weights, attrs=attrs)
 
     def _embedding(self) -> Any:
         c = self.case
         tokens = self.integers("tokens", np.arange(MAX_ROWS) * 5 % N_VOCAB)
         weight = self.weight("w", c.type, (N_VOCAB, c.n_in))
-        return self.g.add(Op.EMBEDDING, "node", (tokens, self.slots("w", (N_VOCAB, c.n_in))), weights=(weight,))
+        return self.g.add(Op.EMBEDDING, "node", (tokens, self.slots("w", (N_VOCAB, c.n_in))), tensors=(weight,))
 
     def _rms_norm(self) -> Any:
         c = self.case
         weight = self.weight("w", GGMLType.F32, (c.n_in,))
         inputs = (self.floats("x", c.n_in), self.slots("w", (c.n_in,)))
-        return self.g.add(Op.RMS_NORM, "node", inputs, weights=(weight,), attrs=RMSNormAttrs(1e-5))
+        return self.g.add(Op.RMS_NORM, "node", inputs, tensors=(weight,), attrs=RMSNormAttrs(1e-5))
 
     def _rope(self) -> Any:
         c = self.case
@@ -286,7 +280,7 @@ class Setup:
 
     def _matmul(self, transposed: str) -> Any:
         shapes = {"a": (5, 6), "b": (6, 5)}
-        a, b = (self.g.state(n, shapes[n][:: -1 if n in transposed else 1]) for n in "ab")
+        a, b = (self.g.read(self.g.state(n, shapes[n][:: -1 if n in transposed else 1])) for n in "ab")
         attrs = MatmulAttrs("a" in transposed, "b" in transposed)
         return self.g.add(Op.MATMUL, "node", (a, b), attrs=attrs)
 
@@ -298,8 +292,8 @@ def run(case: Case, device: Device) -> npt.NDArray[np.float32]:
     uses = graph.uses()
     weights = {name: device.load(source, uses[name]) for name, source in setup.weights.items()}
     states = {}
-    for name, value in graph.states.items():
-        states[name] = device.state(tuple(int(s) for s in value.shape))
+    for name, tensor in graph.states.items():
+        states[name] = device.state(tensor.shape, tensor.dtype)
         states[name].write(setup.rng.normal(size=states[name].shape).astype(np.float32))
     kv = device.kv_cache(setup.kv) if setup.kv is not None else None
     table = None
@@ -312,8 +306,8 @@ def run(case: Case, device: Device) -> npt.NDArray[np.float32]:
     program = device.compile(graph, weights, kv=kv, adapters=table, states=states)
     for name, values in setup.inputs.items():
         program.inputs[name][...] = values
-    sizes = RunSizes(rows=case.rows, out_rows=2, seqs=1 if kv is not None else 2, longest=case.past + case.rows)
-    return np.array(program.run(sizes)["out"].numpy())
+    sizes = {"rows": case.rows, "out_rows": 2, "seqs": 1}
+    return np.array(program.run(sizes, longest=case.past + case.rows)["out"].numpy())
 
 
 def _fill(kv: Any, setup: Setup) -> None:

@@ -77,25 +77,25 @@ class OpenCLExecutable(Executable):
     def __init__(self, device: OpenCLDevice, graph: Any, weights: Any) -> None:
         self.device, self.graph, self.weights = device, graph, weights
         layout = InputLayout(graph.inputs)
-        self.layout, self._block = layout, np.zeros(max(layout.n_values, 1), np.int32)
+        self.layout, self._block = layout, np.zeros(layout.n_values, np.int32)
         self.inputs = layout.views(self._block)
         flags = cl.mem_flags.READ_WRITE
         self._inputs = cl.Buffer(device.context, flags, self._block.nbytes)
         sizes = {n.output.id: 4 * int(np.prod([int(s) for s in n.output.shape])) for n in graph.nodes}
         self._values = {i: cl.Buffer(device.context, flags, size) for i, size in sizes.items()}
 
-    def run(self, sizes: Any) -> Any:
+    def run(self, sizes: Any, *, longest: int = 0) -> Any:
         queue = self.device.queue
         cl.enqueue_copy(queue, self._inputs, self._block)
         for node in self.graph.nodes:
-            self._launch(node, sizes.rows)
+            self._launch(node, sizes["rows"])
         queue.finish()
-        cut = lambda v: tuple(sizes.rows if isinstance(s, Dim) else s for s in v.shape)  # noqa: E731
+        cut = lambda v: tuple(sizes["rows"] if isinstance(s, Dim) else s for s in v.shape)  # noqa: E731
         return {n: OpenCLBuffer(queue, self._values[v.id], cut(v)) for n, v in self.graph.outputs.items()}
 
     def _launch(self, node: Any, rows: int) -> None:
         k, queue, out = self.device.kernels_, self.device.queue, self._values[node.output.id]
-        weight = self.weights[node.weights[0]].buffer
+        weight = self.weights[node.tensors[0].name].buffer
         width = np.int32(int(node.output.shape[-1]))
         if node.op is Op.EMBEDDING:
             at = np.int32(self.layout.offsets[node.inputs[0].name][0])
@@ -106,8 +106,8 @@ class OpenCLExecutable(Executable):
             k["rms_norm"](queue, (rows,), None, x, weight, out, width, np.float32(node.attrs.epsilon))
             return
         k["linear"](queue, (rows, int(width)), None, x, weight, out, n_in, width)
-        if node.weights[1] is not None:
-            k["add_bias"](queue, (rows, int(width)), None, out, self.weights[node.weights[1]].buffer, width)
+        if node.tensors[1] is not None:
+            k["add_bias"](queue, (rows, int(width)), None, out, self.weights[node.tensors[1].name].buffer, width)
 
 
 class OpenCLDevice(Device):

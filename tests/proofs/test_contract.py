@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llamakit import Session
-from llamakit.backend import Adapter, RunSizes
+from llamakit.backend import Adapter
 from llamakit.engine.kv_cache import BlockPool, BlockTable
 from llamakit.engine.runner import BLOCK_SIZE, kv_spec
 from llamakit.gguf import GGMLType
@@ -25,11 +25,11 @@ def lora_graph(n: int, n_in: int, n_out: int, rank: int, scale: float):
     g = GraphBuilder("lora")
     rows = Dim("rows", n)
     tokens, targets = g.input("tokens", (rows,)), g.input("targets", (rows,))
-    x = g.add(Op.EMBEDDING, "x", (tokens,), weights=(g.parameter("e", (n, n_in)),))
-    a, b = g.state("A", (rank, n_in)), g.state("B", (n_out, rank))
+    x = g.add(Op.EMBEDDING, "x", (tokens,), tensors=(g.parameter("e", (n, n_in)),))
+    a, b = g.read(g.state("A", (rank, n_in))), g.read(g.state("B", (n_out, rank)))
     middle = g.add(Op.MATMUL, "xA", (x, a), attrs=MatmulAttrs(transpose_b=True))
     delta = g.add(Op.MATMUL, "xAB", (middle, b), attrs=MatmulAttrs(transpose_b=True))
-    base = g.add(Op.LINEAR, "base", (x,), weights=(g.parameter("w", (n_out, n_in)), None))
+    base = g.add(Op.LINEAR, "base", (x,), tensors=(g.parameter("w", (n_out, n_in)), None))
     logits = g.add(Op.ADD, "logits", (base, g.add(Op.SCALE, "scaled", (delta,), attrs=ScaleAttrs(scale))))
     loss = g.add(Op.CROSS_ENTROPY, "loss", (logits, targets))
     d_logits = g.add(Op.CROSS_ENTROPY_GRAD, "d_logits", (logits, targets))
@@ -59,7 +59,7 @@ def test_finite_differences_of_a_lora_layer(backend, type_):
     def run() -> dict[str, np.ndarray]:
         for name, value in values.items():
             states[name].write(value)
-        return {k: np.array(v.numpy(), np.float64) for k, v in program.run(RunSizes(rows=n)).items()}
+        return {k: np.array(v.numpy(), np.float64) for k, v in program.run({"rows": n}).items()}
 
     gradients = run()
     step = 1e-2
@@ -119,10 +119,8 @@ class Model:
         inputs["out_rows"][: len(out)] = out
         inputs["out_adapters"][: len(out)] = [slot for _, _, slot in work]
         longest = max(table.length for table, _, _ in work)
-        logits = self.program.run(RunSizes(rows=n, out_rows=len(out), seqs=len(work), longest=longest))[
-            "logits"
-        ].numpy()
-        return list(np.array(logits))
+        sizes = {"rows": n, "out_rows": len(out), "seqs": len(work)}
+        return list(np.array(self.program.run(sizes, longest=longest)["logits"].numpy()))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

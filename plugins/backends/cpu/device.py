@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llamakit.plugins.backends.cpu import _cpu
 from llamakit.plugins.backends.cpu.cores import over_nodes, parse_cores
-from llamakit.plugins.backends.cpu.lower import PANEL_ROWS, Lowering
+from llamakit.plugins.backends.cpu.lower import PANEL_ROWS, UNITS, Lowering
 
 from llamakit import system
 from llamakit.backend import (
@@ -22,10 +23,11 @@ from llamakit.backend import (
     KVSpec,
     Precision,
     State,
+    check_sizes,
 )
 from llamakit.errors import BackendError, OutOfMemoryError, UsageError
 from llamakit.gguf import GGMLType
-from llamakit.graph.graph import Dim
+from llamakit.graph.graph import Dim, DType
 from llamakit.graph.ops import Op
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from llamakit.plugins.backends.cpu import CPUOptions
 
-    from llamakit.backend import Adapter, RunSizes, TensorSource, Uses
+    from llamakit.backend import Adapter, TensorSource, Uses
     from llamakit.graph.graph import Graph, Node, Value
 
 NESTED = (  # scales of scales
@@ -81,20 +83,21 @@ class CPUWeight:
 
 
 class CPUState(State):
-    """A float32 tensor."""
+    """A tensor that programs change."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.native = _cpu.State(int(np.prod(shape)))
-        self._view = np.asarray(self.native).reshape(shape)
+    def __init__(self, shape: tuple[int, ...], dtype: DType) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.native = _cpu.State(str(dtype), math.prod(shape))
 
     def read(self) -> Any:
         """A copy of the value."""
-        return self._view.copy()
+        return self.native.read().reshape(self.shape)
 
     def write(self, value: Any) -> None:
         """Replace the value."""
-        self._view[...] = value
+        if np.shape(value) != self.shape:
+            raise UsageError(f"a state of shape {self.shape} cannot take a value of shape {np.shape(value)}")
+        self.native.write(np.ascontiguousarray(value, np.float32).reshape(-1))
 
 
 class CPUKVCache(KVCache):
@@ -202,8 +205,8 @@ class CPUExecutable(Executable):
         lowering = Lowering(graph, layout, weights, states)
         tables = graph.inputs.get("block_tables")
         blocks = int(tables.shape[1]) if tables is not None else 0
-        most = lowering.maximum("seqs") or lowering.maximum("rows")  # without block tables, any number
-        sizes = (lowering.maximum("rows"), most, blocks)
+        self.maxima = lowering.dims
+        sizes = (list(self.maxima.values()), self.maxima.get("seqs", 0), blocks)
         parts = (None if kv is None else kv.native, None if adapters is None else adapters.native)
         isa = device.options.isa
         self._native = _cpu.Program(
@@ -212,20 +215,20 @@ class CPUExecutable(Executable):
         self._native.use_threads(device.n_thread, device.n_thread_batch)
         self._outputs = {name: (value, lowering.value(value)) for name, value in graph.outputs.items()}
 
-    def run(self, sizes: RunSizes) -> dict[str, CPUBuffer]:
+    def run(self, sizes: Mapping[str, int], *, longest: int = 0) -> dict[str, CPUBuffer]:
         """One call, the GIL released."""
+        check_sizes(self.maxima, sizes)
         with translated():
-            self._native.run(sizes.rows, sizes.out_rows, sizes.seqs, sizes.longest)
-        actual = {"rows": sizes.rows, "out_rows": sizes.out_rows, "seqs": sizes.seqs}
+            self._native.run([sizes[name] for name in self.maxima], longest)
         return {
-            name: CPUBuffer(_cpu.output(self._native, place, _cut(value, actual)))
+            name: CPUBuffer(_cpu.output(self._native, place, _cut(value, sizes)))
             for name, (value, place) in self._outputs.items()
         }
 
 
-def _cut(value: Value, actual: dict[str, int]) -> list[int]:
+def _cut(value: Value, sizes: Mapping[str, int]) -> list[int]:
     """A value's shape at this run."""
-    return [actual.get(s.name, s.maximum) if isinstance(s, Dim) else s for s in value.shape]
+    return [sizes[size.name] if isinstance(size, Dim) else size for size in value.shape]
 
 
 class CPUDevice(Device):
@@ -265,8 +268,8 @@ class CPUDevice(Device):
         return {GGMLType.F32: "f32", GGMLType.F16: "f32", GGMLType.BF16: "bf16"}.get(weight_type, "int8")
 
     def supports(self, node: Node) -> bool:
-        """Every op there is."""
-        return True
+        """Whether there is a kernel."""
+        return node.op in UNITS
 
     def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
         """Quantised weights meet activations of eight bits, bfloat16 weights of bfloat16; all else is float32.
@@ -299,9 +302,10 @@ class CPUDevice(Device):
         with translated():
             return CPUWeight(source, self.pool, self.options)
 
-    def state(self, shape: tuple[int, ...]) -> CPUState:
+    def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> CPUState:
         """A zero tensor."""
-        return CPUState(shape)
+        with translated():
+            return CPUState(shape, dtype)
 
     def kv_size(self, spec: KVSpec) -> int:
         """Bytes of a cache."""

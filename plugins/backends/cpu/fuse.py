@@ -42,17 +42,17 @@ def fuse(graph: Graph, weights: Mapping[str, Any]) -> Fusion:
     """Group the nodes; `weights` are the loaded tensors by name. No bit of a result depends on the grouping."""
     n_use = Counter(value.id for node in graph.nodes for value in node.inputs if value is not None)
     n_use.update(value.id for value in graph.outputs.values())
-    nodes = [node for node in graph.nodes if node.op is not Op.RESHAPE]
+    nodes = [node for node in graph.nodes if node.op not in (Op.RESHAPE, Op.READ_STATE)]
     fusion = Fusion()
     i = 0
     while i < len(nodes):
         group = _group(nodes, i, n_use, weights)
         fusion.units.append(nodes[i] if group is None else group)
         i += 1 if group is None else len(group.nodes)
-    unit_of = {node.output.id: i for i, unit in enumerate(fusion.units) for node in _nodes(unit)}
+    unit_of = {id(node): i for i, unit in enumerate(fusion.units) for node in _nodes(unit)}
     last = 0
-    for node in graph.nodes:  # a reshape takes no time of its own
-        last = unit_of.get(node.output.id, last)
+    for node in graph.nodes:  # those that only name other memory take no time of their own
+        last = unit_of.get(id(node), last)
         fusion.position.append(last)
     return fusion
 
@@ -70,7 +70,7 @@ def _group(nodes: list[Node], i: int, n_use: Mapping[int, int], weights: Mapping
     if norm is not None and nodes[first].inputs[0] is not norm.output:
         return None
     end = first
-    while end < len(nodes) and nodes[end].op is Op.LINEAR and nodes[end].inputs == nodes[first].inputs:
+    while end < len(nodes) and _shares_input(nodes[first], nodes[end]):
         end += 1
     group = Group(nodes[first:end], norm)
     after = nodes[end] if end < len(nodes) else None
@@ -84,7 +84,13 @@ def _group(nodes: list[Node], i: int, n_use: Mapping[int, int], weights: Mapping
     return group
 
 
+def _shares_input(first: Node, other: Node) -> bool:
+    return other.op is Op.LINEAR and other.inputs == first.inputs and other.attrs == first.attrs
+
+
 def _same_kind(linears: list[Node], weights: Mapping[str, Any]) -> bool:
     """Whether two linears can be computed side by side, panel by panel."""
-    left, right = (weights[str(node.weights[0])] for node in linears)
-    return left.type == right.type and left.shape == right.shape and all(node.weights[1] is None for node in linears)
+    left, right = (node.tensors[0] and weights.get(node.tensors[0].name) for node in linears)
+    if left is None or right is None or any(node.tensors[1] is not None for node in linears):
+        return False
+    return bool(left.type == right.type and left.shape == right.shape)

@@ -9,7 +9,7 @@ from llamakit.plugins.backends.cpu import _cpu
 from llamakit.plugins.backends.cpu.fuse import Group, fuse
 
 from llamakit.errors import BackendError
-from llamakit.graph.graph import Dim
+from llamakit.graph.graph import Dim, Source
 from llamakit.graph.ops import SPECS, Op
 from llamakit.passes.memory import plan
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llamakit.backend import InputLayout
-    from llamakit.graph.graph import Graph, Node, Value
+    from llamakit.graph.graph import Graph, Node, Tensor, Value
 
 PANEL_ROWS = 16
-ROWS = {"rows": 1, "out_rows": 2}
+UNITS = {op for op in Op if str(op) in _cpu.StepKind.__members__} | {Op.LINEAR, Op.RESHAPE, Op.READ_STATE}
 
 
 class Lowering:
@@ -33,6 +33,8 @@ class Lowering:
         self.fusion = fuse(graph, weights)
         self.plan = plan(graph, position=self.fusion.position)
         self.inputs = {value.id: name for name, value in graph.inputs.items()}
+        # Of several free sizes the first says how many threads a step gets.
+        self.dims = dict(sorted(graph.dims().items(), key=lambda dim: dim[0] != "rows"))
         self._tables: dict[Any, int] = {}
 
     def steps(self) -> list[Any]:
@@ -42,79 +44,91 @@ class Lowering:
     def group(self, group: Group) -> Any:
         """Linears that share their input."""
         first = group.linears[0]
-        step = _cpu.Step()
-        step.kind, step.name = "linears", first.name
+        step = _cpu.Step(_cpu.StepKind.linears, first.name)
         step.norm = None if group.norm is None else self.step(group.norm)
         step.inputs, step.ints = self.inputs_of(first)
         step.parts = [self.part(node) for node in group.linears]
-        step.out = self.value(first.output)
+        step.outs = [self.value(first.output)]
         if group.gate is not None:
             step.gated, step.gelu = True, group.gate.attrs.activation == "gelu"
-            step.out = self.value(group.gate.output)
+            step.outs = [self.value(group.gate.output)]
         if group.add is not None:
             other = next(value for value in group.add.inputs if value is not first.output)
             step.inputs = [*step.inputs, self.value(other)]
-            step.out = self.value(group.add.output)
+            step.outs = [self.value(group.add.output)]
         return step
 
     def part(self, node: Node) -> Any:
         """One of them."""
-        weight, bias = node.weights
-        native = None if bias is None else self.weights[bias].native
-        return _cpu.LinearPart(self.weights[weight].native, native, weight, self.value(node.output))
+        weight, bias = (self.tensor(tensor) for tensor in node.tensors)
+        return _cpu.LinearPart(weight, bias, self.target(node), self.value(node.output))
+
+    def target(self, node: Node) -> str:
+        """The name of the node's weight, by which adapters find it."""
+        return str(node.tensors[0] and node.tensors[0].name)
+
+    def tensor(self, tensor: Tensor | None) -> Any:
+        """A weight of the device, or a state in the place of one."""
+        if tensor is None:
+            return None
+        if tensor.source is Source.FILE:
+            return self.weights[tensor.name].native
+        *outer, inner = tensor.shape
+        return self.states[tensor.name].native.weight(math.prod(outer), inner, len(tensor.shape) == 1)
 
     def inputs_of(self, node: Node) -> tuple[list[Any], list[int]]:
         """Places of the float inputs, and offsets of the integer ones."""
-        pairs = [(key.rstrip("?"), value) for key, value in zip(SPECS[node.op].inputs, node.inputs, strict=True)]
         integers = SPECS[node.op].integers
+        pairs = list(node.named_inputs())
         floats = [self.value(value) for key, value in pairs if key not in integers and value is not None]
         return floats, [self.offset(value) for key, value in pairs if key in integers]
 
     def step(self, node: Node) -> Any:
         """One node."""
-        step = _cpu.Step()
-        step.kind, step.name = str(node.op), node.name
-        step.out = self.value(node.output)
+        if node.op not in UNITS:
+            raise BackendError(f"cpu: node {node.name}: there is no kernel for {node.op}", hint="--backend reference")
+        step = _cpu.Step(_cpu.StepKind.__members__[str(node.op)], node.name)
+        step.outs = [self.value(value) for value in node.outputs]
         step.inputs, step.ints = self.inputs_of(node)
-        if node.weights and node.weights[0] is not None:
-            step.weight, step.target = self.weights[node.weights[0]].native, node.weights[0]
-        if node.state is not None:
-            step.state = self.states[node.state].native
+        changed = SPECS[node.op].writes
+        named = list(node.named_tensors())
+        step.states = [tensor and self.states[tensor.name].native for name, tensor in named if name in changed]
         if node.op is Op.EXPERTS:
             self.check_experts(node)
-            step.parts = [
-                _cpu.LinearPart(self.weights[name].native, None, name, step.out) for name in map(str, node.weights)
-            ]
-        step.numbers = self.numbers(node)
-        if node.op is Op.ROPE:
-            step.rope = _cpu.Rope(list(node.attrs.inv_freq), node.attrs.pairs == "adjacent", node.attrs.magnitude)
-            step.table = self._tables.setdefault((node.attrs, step.ints[0]), len(self._tables))
+            step.parts = [_cpu.LinearPart(self.tensor(tensor), None, name, step.outs[0]) for name, tensor in named]
+        elif named and named[0][0] == "weight":
+            step.weight, step.target = self.tensor(named[0][1]), self.target(node)
+        self.set_attributes(step, node)
         return step
+
+    def set_attributes(self, step: Any, node: Node) -> None:
+        """Those that the executor reads; the others have said already what they mean."""
+        a = node.attrs
+        if node.op is Op.RMS_NORM:
+            step.epsilon = a.epsilon
+        elif node.op is Op.ATTENTION:
+            step.factor, step.layer, step.window = a.scale, -1 if a.layer is None else a.layer, a.window or 0
+        elif node.op is Op.SCALE:
+            step.factor = a.factor
+        elif node.op is Op.EXPERTS:
+            step.n_used, step.normalise, step.gelu = a.n_used, a.normalise, a.activation == "gelu"
+        elif node.op is Op.GATED:
+            step.gelu = a.activation == "gelu"
+        elif node.op is Op.MATMUL:
+            step.transpose_a, step.transpose_b = a.transpose_a, a.transpose_b
+        elif node.op is Op.ROPE:
+            step.rope = _cpu.Rope(list(a.inv_freq), a.pairs == "adjacent", a.magnitude, a.inverse)
+            step.table = self._tables.setdefault((a, step.ints[0]), len(self._tables))
 
     def check_experts(self, node: Node) -> None:
         """Experts lie in panels of their own."""
-        for name in map(str, node.weights):
-            n_out = self.graph.parameters[name].shape[1]
-            if int(n_out) % PANEL_ROWS:
+        for tensor in node.tensors:
+            if tensor is not None and tensor.shape[1] % PANEL_ROWS:
                 raise BackendError(
-                    f"cpu: the experts of {name!r} have {n_out} outputs, which is no multiple of {PANEL_ROWS}",
+                    f"cpu: the experts of {tensor.name!r} have {tensor.shape[1]} outputs, which is no multiple of"
+                    f" {PANEL_ROWS}",
                     hint="--backend reference",
                 )
-
-    def numbers(self, node: Node) -> list[float]:
-        """The attributes that a step needs, in the order that the executor expects."""
-        a = node.attrs
-        if node.op is Op.RMS_NORM:
-            return [a.epsilon]
-        if node.op is Op.ATTENTION:
-            return [a.scale, -1 if a.layer is None else a.layer, a.window or 0]
-        if node.op is Op.SCALE:
-            return [a.factor]
-        if node.op is Op.EXPERTS:
-            return [a.n_used, float(a.normalise), float(a.activation == "gelu")]
-        if node.op is Op.GATED:
-            return [float(a.activation == "gelu")]
-        return [float(a.transpose_a), float(a.transpose_b)] if node.op is Op.MATMUL else []
 
     def offset(self, value: Value | None) -> int:
         """Where an integer input lies in the packed block; -1: missing."""
@@ -122,15 +136,14 @@ class Lowering:
 
     def value(self, value: Value) -> Any:
         """Where a value lies, and its rows."""
-        if value.id in self.inputs:
-            raise BackendError(f"input {value.name!r} is used as float32; the cpu backend takes int32 inputs only")
         first = value.shape[0] if value.shape else 1
-        kind = ROWS.get(first.name, 0) if isinstance(first, Dim) else 0
+        dim = list(self.dims).index(first.name) if isinstance(first, Dim) else -1
         width = math.prod(int(size) for size in value.shape[1:])
         n_head = int(value.shape[1]) if len(value.shape) == 3 else 1
-        return _cpu.Value(self.plan.offsets[value.id], kind, int(first), width, n_head)
-
-    def maximum(self, dim: str) -> int:
-        """The compiled maximum of a free size."""
-        sizes = [s for v in self.graph.inputs.values() for s in v.shape if isinstance(s, Dim) and s.name == dim]
-        return max((int(s) for s in sizes), default=0)
+        shape = (dim, int(first), width, n_head)
+        home = self.plan.elsewhere.get(value.id)
+        if home is None:
+            return _cpu.Value(self.plan.offsets[value.id], *shape)
+        if home in self.layout.offsets:
+            return _cpu.Value(self.layout.offsets[home][0], *shape, input=True)
+        return _cpu.Value(0, *shape, state=self.states[home].native)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llamakit.plugins.backends.reference.gradients import ALL
 from llamakit.plugins.backends.reference.memory import (
     KV_TYPES,
     ReferenceAdapters,
@@ -13,32 +14,38 @@ from llamakit.plugins.backends.reference.memory import (
     ReferenceState,
     load_weight,
 )
-from llamakit.plugins.backends.reference.ops import OPS, Step
+from llamakit.plugins.backends.reference.ops import Step
 
-from llamakit.backend import Device, DeviceInfo, Executable, InputLayout, Precision
+from llamakit.backend import Device, DeviceInfo, Executable, InputLayout, Precision, check_sizes
 from llamakit.errors import BackendError
 from llamakit.gguf import GGMLType
-from llamakit.graph.graph import Dim
+from llamakit.graph.graph import Dim, DType
+from llamakit.graph.ops import Op
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llamakit.backend import KVSpec, RunSizes, TensorSource, Uses
+    from llamakit.plugins.backends.reference import ReferenceOptions
+
+    from llamakit.backend import KVSpec, TensorSource, Uses
     from llamakit.graph.graph import Graph, Node, Value
 
 
 class ReferenceDevice(Device):
-    """Host memory and numpy."""
+    """Host memory and numpy. `kept`: the type of values between ops, and of states."""
 
     info = DeviceInfo("numpy", "cpu")
+
+    def __init__(self, options: ReferenceOptions) -> None:
+        self.kept = np.float64 if options.float64 else np.float32
 
     def supports(self, node: Node) -> bool:
         """Every op: it defines them."""
         return True
 
     def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
-        """Float64 sums, rounded to float32 once."""
-        return Precision(operand=0.0, accumulator=2.0**-24)
+        """Float64 sums, rounded once to what is kept."""
+        return Precision(operand=0.0, accumulator=float(np.finfo(self.kept).epsneg))
 
     def packed_size(self, source: TensorSource, uses: Uses) -> int:
         """Everything is float32 here."""
@@ -48,9 +55,9 @@ class ReferenceDevice(Device):
         """Dequantise."""
         return load_weight(source)
 
-    def state(self, shape: tuple[int, ...]) -> ReferenceState:
+    def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> ReferenceState:
         """A zero array."""
-        return ReferenceState(shape)
+        return ReferenceState(shape, dtype, self.kept)
 
     def kv_size(self, spec: KVSpec) -> int:
         """Bytes of the canonical layout."""
@@ -70,52 +77,57 @@ class ReferenceDevice(Device):
     ) -> ReferenceExecutable:
         """Nothing to lower: the nodes are walked as they are."""
         data = {name: weights[name].data for name in graph.parameters}
-        return ReferenceExecutable(graph, Step(data, kv, adapters, dict(states or {})))
+        return ReferenceExecutable(graph, Step(data, kv, adapters, dict(states or {})), self.kept)
 
 
 class ReferenceExecutable(Executable):
     """A graph, its weights, and its packed input block."""
 
-    def __init__(self, graph: Graph, step: Step) -> None:
-        self.graph, self.step = graph, step
+    def __init__(self, graph: Graph, step: Step, kept: Any) -> None:
+        self.graph, self.step, self.kept = graph, step, kept
+        self.maxima = graph.dims()
         layout = InputLayout(graph.inputs)
         self.block = np.zeros(layout.n_values, np.int32)
         self.inputs = layout.views(self.block)
 
-    def run(self, sizes: RunSizes) -> dict[str, ReferenceBuffer]:
+    def run(self, sizes: Mapping[str, int], *, longest: int = 0) -> dict[str, ReferenceBuffer]:
         """Walk the nodes."""
-        actual = {"rows": sizes.rows, "out_rows": sizes.out_rows, "seqs": sizes.seqs}
+        check_sizes(self.maxima, sizes)
         values: dict[int, Any] = {}
         for name, value in self.graph.inputs.items():
-            values[value.id] = self.inputs[name][self._cut(value, actual)]
+            values[value.id] = self.inputs[name][self._cut(value, sizes)]
         self._check(values)
         for node in self.graph.nodes:
             inputs = [None if v is None else values[v.id] for v in node.inputs]
-            result = OPS[node.op](self.step, node, *inputs)
-            values[node.output.id] = np.ascontiguousarray(result, np.float32)
+            made = ALL[node.op](self.step, node, *inputs)
+            results = made if isinstance(made, tuple) else (made,)
+            for value, result in zip(node.outputs, results, strict=False):
+                # A state's memory stays what it is; all else is rounded once.
+                same = node.op in (Op.READ_STATE, Op.RESHAPE)
+                values[value.id] = result if same else np.ascontiguousarray(result, self.kept)
         return {name: ReferenceBuffer(values[value.id]) for name, value in self.graph.outputs.items()}
 
     @staticmethod
-    def _cut(value: Value, actual: dict[str, int]) -> tuple[slice, ...]:
-        cuts = []
-        for size in value.shape:
-            n = actual.get(size.name, size.maximum) if isinstance(size, Dim) else size
-            if n > int(size):
-                raise BackendError(f"input {value.name!r}: {n} {size} asked for, compiled for at most {int(size)}")
-            cuts.append(slice(0, n))
-        return tuple(cuts)
+    def _cut(value: Value, sizes: Mapping[str, int]) -> tuple[slice, ...]:
+        return tuple(slice(0, sizes[size.name] if isinstance(size, Dim) else size) for size in value.shape)
 
     def _check(self, values: dict[int, Any]) -> None:
         """Refuse indices that point outside of what they index."""
         for node in self.graph.nodes:
-            if node.op == "embedding" and node.inputs[0] is not None:
-                n_vocab = self.step.weights[str(node.weights[0])].shape[0]
-                self._check_range(node, "token", values[node.inputs[0].id], n_vocab)
-            elif node.op == "attention" and self.step.kv is not None and node.attrs.layer is not None:
+            ints = {name: values.get(value.id) for name, value in node.named_inputs() if value is not None}
+            if node.op is Op.EMBEDDING and node.tensors[0] is not None:
+                self._check_range(node, "token", ints["tokens"], node.tensors[0].shape[0])
+            elif node.op is Op.ATTENTION and self.step.kv is not None and node.attrs.layer is not None:
                 spec = self.step.kv.spec
-                self._check_range(node, "cell", values[node.inputs[5].id], spec.n_block * spec.block_size)  # type: ignore[union-attr]
+                self._check_range(node, "cell", ints["cells"], spec.n_block * spec.block_size)
+            elif node.op in (Op.HEAD_LOSS, Op.CROSS_ENTROPY, Op.CROSS_ENTROPY_GRAD):
+                tensor = node.tensors[0] if node.tensors else None
+                n_vocab = int(node.inputs[0].shape[-1]) if tensor is None else tensor.shape[0]  # type: ignore[union-attr]
+                self._check_range(node, "target", ints["targets"], n_vocab, least=-1)
+            elif node.op is Op.SCATTER_ROWS and node.tensors[0] is not None:
+                self._check_range(node, "row", ints["indices"], node.tensors[0].shape[0])
 
     @staticmethod
-    def _check_range(node: Node, what: str, found: Any, n: int) -> None:
-        if found.size and (found.min() < 0 or found.max() >= n):
-            raise BackendError(f"node {node.name}: {what} {found.min()}..{found.max()} is outside 0..{n - 1}")
+    def _check_range(node: Node, what: str, found: Any, n: int, least: int = 0) -> None:
+        if found.size and (found.min() < least or found.max() >= n):
+            raise BackendError(f"node {node.name}: {what} {found.min()}..{found.max()} is outside {least}..{n - 1}")

@@ -10,6 +10,7 @@ import numpy as np
 from llamakit.backend import Adapter, AdapterTable, KVCache, KVSpec, State
 from llamakit.errors import UsageError
 from llamakit.gguf import GGMLType, quants
+from llamakit.graph.graph import DType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,12 +52,30 @@ def load_weight(source: TensorSource) -> ReferenceWeight:
     return ReferenceWeight(source.name, data, data.nbytes)
 
 
-class ReferenceState(State):
-    """A float32 array."""
+I8_BLOCK = 256  # values that share a scale
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.data = np.zeros(shape, np.float32)
+
+def rounded(values: Any, dtype: DType) -> Any:
+    """What a state of this type keeps of float values; of I8 each block of 256 has a scale, its largest value / 127."""
+    if dtype is DType.BF16:
+        flat = np.ascontiguousarray(values, np.float32).reshape(1, -1)
+        return quants.dequantize(GGMLType.BF16, quants.quantize(GGMLType.BF16, flat), values.shape)
+    if dtype is DType.I8:
+        flat = np.zeros(-(-values.size // I8_BLOCK) * I8_BLOCK, np.float32)
+        flat[: values.size] = np.asarray(values, np.float32).reshape(-1)
+        blocks = flat.reshape(-1, I8_BLOCK)
+        scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+        codes = np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)
+        return (np.rint(codes) * scale).reshape(-1)[: values.size].reshape(values.shape)
+    return values
+
+
+class ReferenceState(State):
+    """An array, of float32 or of float64 (the option `float64`), with values that the state's type can hold."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: DType, kept: Any) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.data = np.zeros(shape, kept)
 
     def read(self) -> Any:
         """A copy of the value."""
@@ -64,7 +83,13 @@ class ReferenceState(State):
 
     def write(self, value: Any) -> None:
         """Replace the value."""
-        self.data[...] = value
+        if np.shape(value) != self.shape:
+            raise UsageError(f"a state of shape {self.shape} cannot take a value of shape {np.shape(value)}")
+        self.data[...] = rounded(value, self.dtype)
+
+    def add(self, value: Any) -> None:
+        """Add to the value."""
+        self.write(self.data + value)
 
 
 class ReferenceAdapters(AdapterTable):

@@ -1,4 +1,7 @@
-"""Every op in numpy: this file is the definition. Inputs are float32 or int32, sums are float64."""
+"""Every op in numpy: this file and `gradients.py` are the definition. Sums are float64.
+
+An op returns its result, or a tuple of them; those that change states return nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llamakit.errors import BackendError
 from llamakit.graph.ops import Op
 
 if TYPE_CHECKING:
     from llamakit.plugins.backends.reference.memory import ReferenceAdapters, ReferenceKV, ReferenceState
 
     from llamakit.backend import Adapter
-    from llamakit.graph.graph import Node
+    from llamakit.graph.graph import Node, Tensor
     from llamakit.graph.ops import RopeAttrs
 
 
@@ -27,8 +31,19 @@ class Step:
     adapters: ReferenceAdapters | None = None
     states: dict[str, ReferenceState] = field(default_factory=dict)
 
+    def state(self, tensor: Tensor | None) -> ReferenceState | None:
+        """A state of the device."""
+        return None if tensor is None else self.states[tensor.name]
 
-def _wide(x: Any) -> Any:
+    def wide(self, tensor: Tensor | None) -> Any:
+        """The values of a tensor, float64; of a file or a state. None if there is none."""
+        if tensor is None:
+            return None
+        return wide(self.weights[tensor.name] if tensor.name in self.weights else self.states[tensor.name].data)
+
+
+def wide(x: Any) -> Any:
+    """As float64."""
     return np.asarray(x, np.float64)
 
 
@@ -37,8 +52,9 @@ def _adapted(step: Step, node: Node, slots: Any) -> list[tuple[Any, Adapter]]:
     if slots is None or step.adapters is None:
         return []
     pairs = []
+    name = str(node.tensors[0] and node.tensors[0].name)
     for slot in np.unique(slots):
-        adapter = step.adapters.slots[slot].get(str(node.weights[0])) if slot else None
+        adapter = step.adapters.slots[slot].get(name) if slot else None
         if adapter is not None:
             pairs.append((slots == slot, adapter))
     return pairs
@@ -46,29 +62,29 @@ def _adapted(step: Step, node: Node, slots: Any) -> list[tuple[Any, Adapter]]:
 
 def embedding(step: Step, node: Node, tokens: Any, slots: Any) -> Any:
     """Row `tokens[r]` of the weight, (rows, n_embd)."""
-    out = _wide(step.weights[str(node.weights[0])][tokens])
+    out = step.wide(node.tensors[0])[tokens]
     for rows, adapter in _adapted(step, node, slots):
-        out[rows] += adapter.scale * (_wide(adapter.B)[tokens[rows]] @ _wide(adapter.A))
+        out[rows] += adapter.scale * (wide(adapter.B)[tokens[rows]] @ wide(adapter.A))
     return out
 
 
 def linear(step: Step, node: Node, x: Any, slots: Any) -> Any:
     """x W^T + bias + scale * (x A^T) B^T, (rows, n_out)."""
-    weight, bias = node.weights
-    out = _wide(x) @ _wide(step.weights[str(weight)]).T
+    weight, bias = node.tensors
+    out = wide(x) @ step.wide(weight).T
     if bias is not None:
-        out += step.weights[bias]
+        out += step.wide(bias)
     for rows, adapter in _adapted(step, node, slots):
-        out[rows] += adapter.scale * ((_wide(x[rows]) @ _wide(adapter.A).T) @ _wide(adapter.B).T)
+        out[rows] += adapter.scale * ((wide(x[rows]) @ wide(adapter.A).T) @ wide(adapter.B).T)
     return out
 
 
 def rms_norm(step: Step, node: Node, x: Any, slots: Any) -> Any:
     """x / sqrt(mean(x^2) + epsilon) * weight. Zhang and Sennrich 2019, arXiv:1910.07467."""
-    x = _wide(x)
-    weight = np.broadcast_to(_wide(step.weights[str(node.weights[0])]), x.shape).copy()
+    x = wide(x)
+    weight = np.broadcast_to(step.wide(node.tensors[0]), x.shape).copy()
     for rows, adapter in _adapted(step, node, slots):
-        weight[rows] += adapter.scale * _wide(adapter.B)
+        weight[rows] += adapter.scale * wide(adapter.B)
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + node.attrs.epsilon) * weight
 
 
@@ -77,8 +93,9 @@ def rotate(x: Any, positions: Any, rope: RopeAttrs, magnitude: float) -> Any:
 
     Su et al. 2021, arXiv:2104.09864.
     """
-    out, n_rot = _wide(x).copy(), 2 * len(rope.inv_freq)
-    angle = _wide(positions)[:, None, None] * _wide(rope.inv_freq)  # (rows, 1, n_rot / 2)
+    out, n_rot = wide(x).copy(), 2 * len(rope.inv_freq)
+    angle = wide(positions)[:, None, None] * wide(rope.inv_freq)  # (rows, 1, n_rot / 2)
+    angle = -angle if rope.inverse else angle
     cos, sin = np.cos(angle) * magnitude, np.sin(angle) * magnitude
     adjacent = rope.pairs == "adjacent"
     first = slice(0, n_rot, 2) if adjacent else slice(0, n_rot // 2)
@@ -99,23 +116,34 @@ def softmax(x: Any) -> Any:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def _attend(q: Any, k: Any, v: Any, q_positions: Any, k_positions: Any, attrs: Any) -> Any:
-    """q (n, n_head, d) over k (m, n_head_kv, d) and v: causal, grouped queries, (n, n_head, d_v)."""
-    group = q.shape[1] // k.shape[1]
-    k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)  # (m, n_head, d)
-    scores = np.einsum("nhd,mhd->hnm", _wide(q), k) * attrs.scale
+def probabilities(q: Any, k: Any, q_positions: Any, k_positions: Any, attrs: Any) -> tuple[Any, Any]:
+    """Of q (n, n_head, d) over k (m, n_head_kv, d), causal: (n_head, n, m), and the log-sum-exp (n_head, n)."""
+    k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)  # (m, n_head, d)
+    scores = np.einsum("nhd,mhd->hnm", wide(q), wide(k)) * attrs.scale
     seen = k_positions[None, :] <= q_positions[:, None]  # (n, m)
     if attrs.window is not None:
         seen &= k_positions[None, :] > q_positions[:, None] - attrs.window
-    return np.einsum("hnm,mhd->nhd", softmax(np.where(seen, scores, -np.inf)), v)
+    scores = np.where(seen, scores, -np.inf)
+    top = scores.max(axis=-1)
+    log_sum = top + np.log(np.exp(scores - top[..., None]).sum(axis=-1))
+    return np.exp(scores - log_sum[..., None]), log_sum
+
+
+def check_positions(node: Node, positions: Any) -> None:
+    """Without a cache the rows of a sequence must have ascending positions, one apart."""
+    if not np.array_equal(positions, positions[0] + np.arange(len(positions))):
+        raise BackendError(f"node {node.name}: the positions of a sequence must ascend by one, they are {positions}")
 
 
 def attention(
     step: Step, node: Node, q: Any, k: Any, v: Any, positions: Any, sequences: Any, cells: Any, block_tables: Any
 ) -> Any:
-    """Causal grouped-query attention, (rows, n_head, head_dim_v); all rows write to the cache before any reads."""
+    """Causal grouped-query attention: (rows, n_head, head_dim_v), and the log-sum-exp (rows, n_head) if asked for.
+
+    All rows write to the cache before any reads.
+    """
     attrs = node.attrs
-    out = np.zeros((*q.shape[:2], v.shape[2]), np.float64)
+    out, log_sums = np.zeros((*q.shape[:2], v.shape[2])), np.zeros(q.shape[:2])
     cached = attrs.layer is not None and step.kv is not None
     if cached:
         step.kv.write(attrs.layer, cells, k, v)  # type: ignore[union-attr]
@@ -128,44 +156,39 @@ def attention(
             where = block_tables[sequence][k_positions // size] * size + k_positions % size
             keys, values = kv.read(attrs.layer, where)
         else:
-            k_positions, keys, values = positions[rows], _wide(k[rows]), _wide(v[rows])
-        out[rows] = _attend(q[rows], keys, values, positions[rows], k_positions, attrs)
-    return out
+            check_positions(node, positions[rows])
+            k_positions, keys, values = positions[rows], wide(k[rows]), wide(v[rows])
+        p, log_sum = probabilities(q[rows], keys, positions[rows], k_positions, attrs)
+        out[rows] = np.einsum("hnm,mhd->nhd", p, np.repeat(values, q.shape[1] // k.shape[1], axis=1))
+        log_sums[rows] = log_sum.T
+    return (out, log_sums) if attrs.log_sum_exp else out
 
 
 def gated(step: Step, node: Node, gate: Any, up: Any) -> Any:
     """activation(gate) * up. Shazeer 2020, arXiv:2002.05202."""
-    gate = _wide(gate)
+    gate = wide(gate)
     if node.attrs.activation == "silu":
         with np.errstate(over="ignore"):  # exp(-gate) may reach inf, and then silu is its limit, 0
             return gate / (1 + np.exp(-gate)) * up
     return 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) * up
 
 
-def read_state(step: Step, node: Node) -> Any:
-    """The state's present value."""
-    return step.states[str(node.state)].data.copy()
-
-
-def write_state(step: Step, node: Node, x: Any) -> Any:
-    """Store x, give it back."""
-    step.states[str(node.state)].write(x)
-    return x
-
-
 def matmul(step: Step, node: Node, a: Any, b: Any) -> Any:
-    """A product of matrices."""
+    """A product of matrices; added to the state `into` if there is one."""
     a = a.T if node.attrs.transpose_a else a
     b = b.T if node.attrs.transpose_b else b
-    return _wide(a) @ _wide(b)
+    product = wide(a) @ wide(b)
+    into = step.state(node.tensors[0])
+    return product if into is None else into.add(product)
 
 
 def cross_entropy(step: Step, node: Node, logits: Any, targets: Any) -> Any:
-    """-log softmax(logits)[target], (rows,)."""
-    logits = _wide(logits)
+    """-log softmax(logits)[target], (rows,); 0 for target -1."""
+    logits = wide(logits)
     top = logits.max(axis=-1)
     log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=-1))
-    return log_sum - np.take_along_axis(logits, targets[:, None].astype(np.int64), axis=1)[:, 0]
+    loss = log_sum - np.take_along_axis(logits, np.maximum(targets, 0)[:, None].astype(np.int64), axis=1)[:, 0]
+    return np.where(targets >= 0, loss, 0.0)
 
 
 def experts(step: Step, node: Node, x: Any, scores: Any) -> Any:
@@ -173,22 +196,15 @@ def experts(step: Step, node: Node, x: Any, scores: Any) -> Any:
 
     Shazeer et al. 2017, arXiv:1701.06538; shares as Mixtral's, arXiv:2401.04088.
     """
-    gate_weights, up_weights, down_weights = (_wide(step.weights[str(name)]) for name in node.weights)
-    shares = softmax(_wide(scores))
+    gate_weights, up_weights, down_weights = (step.wide(tensor) for tensor in node.tensors)
+    shares = softmax(wide(scores))
     chosen = np.argsort(-scores, axis=-1, kind="stable")[:, : node.attrs.n_used]
-    x, out = _wide(x), np.zeros((len(x), down_weights.shape[1]))
+    x, out = wide(x), np.zeros((len(x), down_weights.shape[1]))
     for row, used in enumerate(chosen):
         share = shares[row, used] / (shares[row, used].sum() if node.attrs.normalise else 1.0)
         for expert, weight in zip(used, share, strict=True):
             gate, up = gate_weights[expert] @ x[row], up_weights[expert] @ x[row]
             out[row] += weight * (down_weights[expert] @ gated(step, node, gate, up))
-    return out
-
-
-def cross_entropy_grad(step: Step, node: Node, logits: Any, targets: Any) -> Any:
-    """softmax(logits) - onehot(target), (rows, n_vocab)."""
-    out = softmax(_wide(logits))
-    out[np.arange(len(targets)), targets] -= 1
     return out
 
 
@@ -198,16 +214,13 @@ OPS: dict[Op, Callable[..., Any]] = {
     Op.RMS_NORM: rms_norm,
     Op.ROPE: rope,
     Op.ATTENTION: attention,
-    Op.ADD: lambda step, node, a, b: _wide(a) + b,
-    Op.MUL: lambda step, node, a, b: _wide(a) * b,
-    Op.SCALE: lambda step, node, x: _wide(x) * node.attrs.factor,
+    Op.ADD: lambda step, node, a, b: wide(a) + b,
+    Op.MUL: lambda step, node, a, b: wide(a) * b,
+    Op.SCALE: lambda step, node, x: wide(x) * node.attrs.factor,
     Op.GATED: gated,
     Op.EXPERTS: experts,
     Op.RESHAPE: lambda step, node, x: x.reshape(x.shape[0], *node.attrs.sizes),
     Op.SELECT_ROWS: lambda step, node, x, indices: x[indices],
-    Op.READ_STATE: read_state,
-    Op.WRITE_STATE: write_state,
     Op.MATMUL: matmul,
     Op.CROSS_ENTROPY: cross_entropy,
-    Op.CROSS_ENTROPY_GRAD: cross_entropy_grad,
 }

@@ -60,15 +60,15 @@ class HashProgram:
         self.inputs = {name: np.zeros(size, np.int32) for name, size in sizes.items()}
         self.inputs["block_tables"] = np.zeros((n_seq, n_block), np.int32)
 
-    def run(self, sizes):
+    def run(self, sizes, *, longest=0):
         self.steps += 1
         self.hook()
         if self.steps == self.fail_at:
             raise RuntimeError("the device fell over")
-        n, cells = sizes.rows, self.inputs["cells"]
+        n, cells = sizes["rows"], self.inputs["cells"]
         assert len(set(cells[:n].tolist())) == n, "two rows write the same cell"
         self.kv.cells[cells[:n]] = self.inputs["tokens"][:n]
-        rows = [self._row(int(r)) for r in self.inputs["out_rows"][: sizes.out_rows]]
+        rows = [self._row(int(r)) for r in self.inputs["out_rows"][: sizes["out_rows"]]]
         return {self.output: _Buffer(np.array(rows, np.float32).reshape(len(rows), N_VOCAB))}
 
     def _row(self, row: int):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llamakit.adapter import Adapter
-from llamakit.backend import AdapterTable, RunSizes
+from llamakit.backend import AdapterTable
 from llamakit.engine.adapters import MAX_SELECTED, AdapterStore, combine
 from llamakit.errors import BackendError, NotFoundError, UsageError
 from llamakit.gguf import GGMLType
@@ -209,10 +209,10 @@ def adapted_graph():
     g = GraphBuilder("adapted")
     rows = Dim("rows", ROWS)
     tokens, slots = g.input("tokens", (rows,)), g.input("adapters", (rows,))
-    x = g.add(Op.EMBEDDING, "e", (tokens, slots), weights=(g.parameter("e", (N_VOCAB, N_IN)),))
-    x = g.add(Op.RMS_NORM, "n", (x, slots), weights=(g.parameter("n", (N_IN,)),), attrs=RMSNormAttrs(1e-5))
+    x = g.add(Op.EMBEDDING, "e", (tokens, slots), tensors=(g.parameter("e", (N_VOCAB, N_IN)),))
+    x = g.add(Op.RMS_NORM, "n", (x, slots), tensors=(g.parameter("n", (N_IN,)),), attrs=RMSNormAttrs(1e-5))
     bias = g.parameter("b", (N_OUT,))
-    return g.build(y=g.add(Op.LINEAR, "w", (x, slots), weights=(g.parameter("w", (N_OUT, N_IN)), bias)))
+    return g.build(y=g.add(Op.LINEAR, "w", (x, slots), tensors=(g.parameter("w", (N_OUT, N_IN)), bias)))
 
 
 class Adapted:
@@ -239,7 +239,7 @@ class Adapted:
     def run(self, tokens, slots) -> np.ndarray:
         n = len(tokens)
         self.program.inputs["tokens"][:n], self.program.inputs["adapters"][:n] = tokens, slots
-        return self.program.run(RunSizes(rows=n))["y"].numpy().copy()
+        return self.program.run({"rows": n})["y"].numpy().copy()
 
 
 def bf16(x):
@@ -302,4 +302,4 @@ def test_an_adapter_of_another_shape_is_no_crash(wrong):
     program = device.compile(graph, weights, adapters=table)
     program.inputs["adapters"][:2] = 1
     with pytest.raises(BackendError, match="adapter has another shape"):
-        program.run(RunSizes(rows=2))
+        program.run({"rows": 2})

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamakit.graph.dump import dump
-from llamakit.graph.graph import Dim, GraphBuilder
+from llamakit.graph.graph import Dim, GraphBuilder, Tensor
 from llamakit.graph.ops import GatedAttrs, GraphError, Op, ReshapeAttrs, ScaleAttrs
 from llamakit.graph.verify import verify
 from llamakit.passes.memory import alias, lifetimes, plan
@@ -21,8 +21,8 @@ ROWS = Dim("rows", 8)
 def small():
     g = GraphBuilder("small")
     tokens = g.input("tokens", (ROWS,))
-    x = g.add(Op.EMBEDDING, "embed", (tokens,), weights=(g.parameter("e", (10, 6)),))
-    y = g.add(Op.LINEAR, "lin", (x,), weights=(g.parameter("w", (6, 6)), None))
+    x = g.add(Op.EMBEDDING, "embed", (tokens,), tensors=(g.parameter("e", (10, 6)),))
+    y = g.add(Op.LINEAR, "lin", (x,), tensors=(g.parameter("w", (6, 6)), None))
     g.add(Op.SCALE, "unused", (y,), attrs=ScaleAttrs(2.0))
     return g.build(out=g.add(Op.ADD, "sum", (x, y)))
 
@@ -46,12 +46,15 @@ def test_unused_nodes_are_dropped():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda n: dataclasses.replace(n[1], weights=("gone", None)), "node lin .* tensor 'gone' is not declared"),
+        (
+            lambda n: dataclasses.replace(n[1], tensors=(Tensor("gone", (6, 6)), None)),
+            "node lin .* tensor 'gone' is not declared",
+        ),
         (lambda n: dataclasses.replace(n[1], inputs=(n[3].output, None)), r"input 'x' \(sum\) is made later"),
         (lambda n: dataclasses.replace(n[1], inputs=(None, None)), "input 'x' is missing"),
-        (lambda n: dataclasses.replace(n[1], attrs=GatedAttrs()), "attributes must be NoAttrs"),
+        (lambda n: dataclasses.replace(n[1], attrs=GatedAttrs()), "attributes must be LinearAttrs"),
         (
-            lambda n: dataclasses.replace(n[1], output=dataclasses.replace(n[1].output, shape=(ROWS, 7))),
+            lambda n: dataclasses.replace(n[1], outputs=(dataclasses.replace(n[1].output, shape=(ROWS, 7)),)),
             "its rule gives",
         ),
     ],
@@ -66,9 +69,9 @@ def test_a_broken_node_is_named(change, message):
 
 def test_shapes_are_checked_while_building():
     g = GraphBuilder("bad")
-    x = g.add(Op.EMBEDDING, "embed", (g.input("tokens", (ROWS,)),), weights=(g.parameter("e", (10, 6)),))
+    x = g.add(Op.EMBEDDING, "embed", (g.input("tokens", (ROWS,)),), tensors=(g.parameter("e", (10, 6)),))
     with pytest.raises(GraphError, match="node lin .* does not fit weight"):
-        g.add(Op.LINEAR, "lin", (x,), weights=(g.parameter("w", (6, 5)), None))
+        g.add(Op.LINEAR, "lin", (x,), tensors=(g.parameter("w", (6, 5)), None))
 
 
 @settings(deadline=None, max_examples=100)
@@ -79,7 +82,7 @@ def test_shapes_are_checked_while_building():
 def test_no_two_living_values_overlap(edges, alignment):
     g = GraphBuilder("random")
     tokens = g.input("tokens", (ROWS,))
-    values = [g.add(Op.EMBEDDING, "e", (tokens,), weights=(g.parameter("w", (9, 6)),))]
+    values = [g.add(Op.EMBEDDING, "e", (tokens,), tensors=(g.parameter("w", (9, 6)),))]
     for i, (a, b, reshape) in enumerate(edges):
         first, second = values[a % len(values)], values[b % len(values)]
         if reshape:
@@ -101,7 +104,7 @@ def test_no_two_living_values_overlap(edges, alignment):
 
 def test_a_thousand_layers_build_verify_and_plan():
     g = GraphBuilder("deep")
-    x = g.add(Op.EMBEDDING, "e", (g.input("tokens", (ROWS,)),), weights=(g.parameter("w", (9, 64)),))
+    x = g.add(Op.EMBEDDING, "e", (g.input("tokens", (ROWS,)),), tensors=(g.parameter("w", (9, 64)),))
     for i in range(1000):
         y = g.add(Op.SCALE, f"s{i}", (x,), attrs=ScaleAttrs(0.5))
         x = g.add(Op.ADD, f"a{i}", (x, y))

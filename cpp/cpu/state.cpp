@@ -1,0 +1,55 @@
+#include "cpu/state.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "formats/half.h"
+
+namespace lk::cpu {
+
+int64_t State::scales_at(StateType type, int64_t n) {
+    const int64_t bytes = n * (type == StateType::f32 ? 4 : type == StateType::bf16 ? 2 : 1);
+    return (bytes + 63) / 64 * 64;
+}
+
+int64_t State::n_bytes(StateType type, int64_t n) {
+    return scales_at(type, n) + (type == StateType::i8 ? (n + kBlock - 1) / kBlock * 4 : 0);
+}
+
+State::State(StateType type, int64_t n) : type_(type), n_(n), memory_(size_t(std::max<int64_t>(n_bytes(type, n), 64))) {}
+
+void State::read(float* to) const {
+    State& self = const_cast<State&>(*this);
+    if (type_ == StateType::f32) {
+        std::memcpy(to, self.floats(), size_t(n_) * 4);
+    } else if (type_ == StateType::bf16) {
+        const auto* from = reinterpret_cast<const uint16_t*>(self.data());
+        for (int64_t i = 0; i < n_; ++i) to[i] = formats::bfloat_to_float(from[i]);
+    } else {
+        const auto* from = reinterpret_cast<const int8_t*>(self.data());
+        for (int64_t i = 0; i < n_; ++i) to[i] = float(from[i]) * self.scales()[i / kBlock];
+    }
+}
+
+void State::write(const float* from) {
+    if (type_ == StateType::f32) {
+        std::memcpy(floats(), from, size_t(n_) * 4);
+    } else if (type_ == StateType::bf16) {
+        auto* to = reinterpret_cast<uint16_t*>(data());
+        for (int64_t i = 0; i < n_; ++i) to[i] = formats::float_to_bfloat(from[i]);
+    } else {
+        auto* to = reinterpret_cast<int8_t*>(data());
+        for (int64_t begin = 0; begin < n_; begin += kBlock) {
+            const int64_t end = std::min(n_, begin + kBlock);
+            float top = 0;
+            for (int64_t i = begin; i < end; ++i) top = std::max(top, std::fabs(from[i]));
+            const float scale = top / 127.0f;
+            scales()[begin / kBlock] = scale;
+            for (int64_t i = begin; i < end; ++i)
+                to[i] = scale > 0 ? int8_t(std::nearbyint(from[i] / scale)) : int8_t(0);
+        }
+    }
+}
+
+}  // namespace lk::cpu
