@@ -119,7 +119,7 @@ def test_tens_of_thousands_are_packed_quickly_and_well():
 
 def test_workspaces_lie_beside_the_values_of_their_step_only():
     g = GraphBuilder("chain")
-    x = g.add(Op.EMBEDDING, "e", (g.input("tokens", (Dim("rows", 4),)),), weights=(g.parameter("w", (9, 16)),))
+    x = g.add(Op.EMBEDDING, "e", (g.input("tokens", (Dim("rows", 4),)),), tensors=(g.parameter("w", (9, 16)),))
     for i in range(4):
         x = g.add(Op.SCALE, f"s{i}", (x,), attrs=ScaleAttrs(2.0))
     graph = g.build(out=x)
