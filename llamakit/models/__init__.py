@@ -58,9 +58,23 @@ class LoadedModel:
         self.tensors: Set[str] = file.tensors.keys()
         self._check_tensors()
 
-    def build(self, sizes: GraphSizes, *, outputs: tuple[str, ...] = ("logits",), adapters: bool = False) -> Graph:
-        """The model's graph for steps of at most `sizes`."""
-        return LlamaGraph(self.hparams, self.variant, self.rope, self.tensors, sizes, adapters).build(outputs)
+    def build(
+        self,
+        sizes: GraphSizes,
+        *,
+        outputs: tuple[str, ...] = ("logits",),
+        adapters: bool = False,
+        activations: str = "native",
+    ) -> Graph:
+        """The model's graph for steps of at most `sizes`; `activations`: see `graph.attrs.LinearAttrs`."""
+        return self._graph(activations=activations).build(sizes, outputs, adapters)
+
+    def build_loss(self, rows: int, *, states: Set[str] = frozenset(), activations: str = "native") -> Graph:
+        """The graph of the loss of at most `rows` rows; the tensors that `states` names are states of the device."""
+        return self._graph(states=states, activations=activations).build_loss(rows)
+
+    def _graph(self, **settings: Any) -> LlamaGraph:
+        return LlamaGraph(self.hparams, self.variant, self.rope, self.tensors, **settings)
 
     def uses(self) -> dict[str, frozenset[tuple[Op, str]]]:
         """For each tensor the (op, node name) pairs that read it, whatever is asked of the model."""

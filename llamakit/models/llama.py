@@ -15,8 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llamakit.graph.graph import Dim, GraphBuilder, Value
-from llamakit.graph.ops import AttentionAttrs, ExpertsAttrs, GatedAttrs, Op, ReshapeAttrs, RMSNormAttrs
+from llamakit.errors import ModelFileError
+from llamakit.graph.graph import Dim, DType, GraphBuilder, Value
+from llamakit.graph.ops import AttentionAttrs, ExpertsAttrs, GatedAttrs, LinearAttrs, Op, ReshapeAttrs, RMSNormAttrs
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -45,7 +46,10 @@ class Variant:
 
 
 class LlamaGraph:
-    """Builds the graph of one model. `tensors`: names in the file, which say what biases there are."""
+    """Builds graphs of one model. `tensors`: names in the file, which say what biases there are.
+
+    `states`: weights that are states of the device, to be trained. `activations`: see `LinearAttrs`.
+    """
 
     def __init__(
         self,
@@ -53,39 +57,68 @@ class LlamaGraph:
         variant: Variant,
         rope: RopeAttrs,
         tensors: Set[str],
-        sizes: GraphSizes,
-        adapters: bool = False,
+        *,
+        states: Set[str] = frozenset(),
+        activations: str = "native",
     ) -> None:
-        self.h, self.variant, self.rope, self.tensors = hparams, variant, rope, tensors
-        self.g = g = GraphBuilder(hparams.architecture)
-        rows, seqs = Dim("rows", sizes.rows), Dim("seqs", sizes.seqs)
-        self.tokens = g.input("tokens", (rows,))
-        self.positions = g.input("positions", (rows,))
-        self.sequences = g.input("sequences", (rows,))
-        self.cells = g.input("cells", (rows,))
-        self.block_tables = g.input("block_tables", (seqs, sizes.blocks_per_seq))
-        self.out_rows = g.input("out_rows", (Dim("out_rows", sizes.out_rows),))
-        self.adapters = g.input("adapters", (rows,)) if adapters else None
+        self.h, self.variant, self.rope, self.tensors, self.states = hparams, variant, rope, tensors, states
+        self.linear_attrs = LinearAttrs(activations)
+        self.g = GraphBuilder(hparams.architecture)
+        self.adapters: Value | None = None
+        self.cache: tuple[Value, ...] = ()  # cells and block tables
 
-    def build(self, outputs: tuple[str, ...]) -> Graph:
-        """The whole graph; `outputs` of "logits" (out_rows, n_vocab) and "embeddings" (out_rows, n_embd)."""
+    def build(self, sizes: GraphSizes, outputs: tuple[str, ...], adapters: bool = False) -> Graph:
+        """What the engine runs; `outputs` of "logits" (out_rows, n_vocab) and "embeddings" (out_rows, n_embd)."""
+        g, rows = self.g, Dim("rows", sizes.rows)
+        self._inputs(rows)
+        tables = g.input("block_tables", (Dim("seqs", sizes.seqs), sizes.blocks_per_seq))
+        self.cache = (g.input("cells", (rows,)), tables)
+        chosen = (Dim("out_rows", sizes.out_rows),)
+        out_rows = g.input("out_rows", chosen)
+        self.adapters = g.input("adapters", (rows,)) if adapters else None
+        x = g.add(Op.SELECT_ROWS, "out_rows", (self.layers(), out_rows))
+        # Adapters of the head and of the last norm need the slots of the chosen rows only.
+        self.adapters = g.input("out_adapters", chosen) if adapters else None
+        x = self.norm(x, "output_norm", self.h.n_embd)
+        made = {"embeddings": x} if "embeddings" in outputs else {}
+        if "logits" in outputs:
+            made["logits"] = self.head(x)
+        return g.build(**made)
+
+    def build_loss(self, rows: int) -> Graph:
+        """What training runs: the loss of each row, (rows,), without a cache.
+
+        Inputs, all (rows,): tokens, positions and sequences; targets, the token that should follow, -1 for none; and
+        weights, float32, with which the losses count.
+        """
+        g, size = self.g, Dim("rows", rows)
+        self._inputs(size)
+        targets = g.input("targets", (size,))
+        weights = g.input("weights", (size,), DType.F32)
+        x = self.norm(self.layers(), "output_norm", self.h.n_embd)
+        if "output.bias" in self.tensors:
+            raise ModelFileError("the model's head has a bias (output.bias), which training does not know")
+        loss, *_ = g.add_all(Op.HEAD_LOSS, "loss", (x, targets, weights), tensors=(self._head_weight(),))
+        return g.build(loss=loss)
+
+    def _inputs(self, rows: Dim) -> None:
+        self.tokens, self.positions, self.sequences = (
+            self.g.input(name, (rows,)) for name in ("tokens", "positions", "sequences")
+        )
+
+    def layers(self) -> Value:
+        """From tokens to what the last layer makes, (rows, n_embd)."""
         h = self.h
-        weight = self.g.parameter("token_embd.weight", (h.n_vocab, h.n_embd))
+        weight = self.weight("token_embd.weight", (h.n_vocab, h.n_embd))
         x = self.g.add(Op.EMBEDDING, "token_embd", (self.tokens, self.adapters), tensors=(weight,))
         for layer in range(h.n_layer):
             x = self.attention(x, layer)
             x = self.experts(x, f"blk.{layer}") if h.n_expert else self.feed_forward(x, f"blk.{layer}")
-        x = self.g.add(Op.SELECT_ROWS, "out_rows", (x, self.out_rows))
-        # Adapters of the head and of the last norm would need the slots of the chosen rows only.
-        self.adapters = self._chosen_adapters()
-        x = self.norm(x, "output_norm", h.n_embd)
-        made = {"embeddings": x} if "embeddings" in outputs else {}
-        if "logits" in outputs:
-            made["logits"] = self.head(x)
-        return self.g.build(**made)
+        return x
 
-    def _chosen_adapters(self) -> Value | None:
-        return None if self.adapters is None else self.g.input("out_adapters", self.out_rows.shape)
+    def weight(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of the file, or a state in its place."""
+        return self.g.state(name, shape) if name in self.states else self.g.parameter(name, shape)
 
     def attention(self, x: Value, layer: int) -> Value:
         """x + attn_output(attention(...)), (rows, n_embd)."""
@@ -99,9 +132,10 @@ class LlamaGraph:
             k = self.norm(k, f"{blk}.attn_k_norm", h.head_dim_k, adapted=False)
         q = g.add(Op.ROPE, f"{blk}.rope_q", (q, self.positions), attrs=self.rope)
         k = g.add(Op.ROPE, f"{blk}.rope_k", (k, self.positions), attrs=self.rope)
-        attrs = AttentionAttrs(h.head_dim_k**-0.5, layer, h.sliding_window)
-        inputs = (q, k, v, self.positions, self.sequences, self.cells, self.block_tables)
-        out = g.add(Op.ATTENTION, f"{blk}.attention", inputs, attrs=attrs)
+        cached = bool(self.cache)
+        attrs = AttentionAttrs(h.head_dim_k**-0.5, layer if cached else None, h.sliding_window, not cached)
+        inputs = (q, k, v, self.positions, self.sequences, *self.cache)
+        out, *_ = g.add_all(Op.ATTENTION, f"{blk}.attention", inputs, attrs=attrs)
         out = g.add(Op.RESHAPE, f"{blk}.merge", (out,), attrs=ReshapeAttrs((h.n_head * h.head_dim_v,)))
         out = self.linear(out, f"{blk}.attn_output", h.n_embd)
         return g.add(Op.ADD, f"{blk}.attn_residual", (x, out))
@@ -126,29 +160,32 @@ class LlamaGraph:
         scores = self.linear(n, f"{blk}.ffn_gate_inp", h.n_expert)
         inner, outer = (h.n_expert, h.n_ff_expert, h.n_embd), (h.n_expert, h.n_embd, h.n_ff_expert)
         shapes = {"ffn_gate_exps": inner, "ffn_up_exps": inner, "ffn_down_exps": outer}
-        weights = tuple(g.parameter(f"{blk}.{name}.weight", shape) for name, shape in shapes.items())
+        weights = tuple(self.weight(f"{blk}.{name}.weight", shape) for name, shape in shapes.items())
         made = g.add(Op.EXPERTS, f"{blk}.ffn_moe", (n, scores), tensors=weights, attrs=ExpertsAttrs(h.n_expert_used))
         return g.add(Op.ADD, f"{blk}.ffn_residual", (x, made))
 
     def head(self, x: Value) -> Value:
-        """Logits, (out_rows, n_vocab); without an `output.weight` the embedding serves twice."""
+        """Logits, (out_rows, n_vocab)."""
+        tensors = (self._head_weight(), self._bias("output", self.h.n_vocab))
+        return self.g.add(Op.LINEAR, "output", (x, self.adapters), tensors=tensors, attrs=self.linear_attrs)
+
+    def _head_weight(self) -> Tensor:
+        """Without an `output.weight` the embedding serves twice."""
         name = "token_embd" if self.h.tied_embeddings else "output"
-        weight = self.g.parameter(f"{name}.weight", (self.h.n_vocab, self.h.n_embd))
-        return self.g.add(
-            Op.LINEAR, "output", (x, self.adapters), tensors=(weight, self._bias("output", self.h.n_vocab))
-        )
+        return self.weight(f"{name}.weight", (self.h.n_vocab, self.h.n_embd))
 
     def norm(self, x: Value, name: str, size: int, adapted: bool = True) -> Value:
         """RMS norm over the last size."""
-        weight = self.g.parameter(f"{name}.weight", (size,))
+        weight = self.weight(f"{name}.weight", (size,))
         inputs = (x, self.adapters if adapted else None)
         return self.g.add(Op.RMS_NORM, name, inputs, tensors=(weight,), attrs=RMSNormAttrs(self.h.norm_epsilon))
 
     def linear(self, x: Value, name: str, n_out: int) -> Value:
         """A linear with the bias that the file has, if any."""
-        weight = self.g.parameter(f"{name}.weight", (n_out, int(x.shape[-1])))
-        return self.g.add(Op.LINEAR, name, (x, self.adapters), tensors=(weight, self._bias(name, n_out)))
+        weight = self.weight(f"{name}.weight", (n_out, int(x.shape[-1])))
+        tensors = (weight, self._bias(name, n_out))
+        return self.g.add(Op.LINEAR, name, (x, self.adapters), tensors=tensors, attrs=self.linear_attrs)
 
     def _bias(self, name: str, n_out: int) -> Tensor | None:
         bias = f"{name}.bias"
-        return self.g.parameter(bias, (n_out,)) if bias in self.tensors else None
+        return self.weight(bias, (n_out,)) if bias in self.tensors else None

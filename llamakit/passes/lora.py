@@ -1,0 +1,105 @@
+"""Adapters as part of a graph: y = W x becomes y = W x + scale B (A x), with A and B as states that can be trained.
+
+Hu et al. 2021, arXiv:2106.09685. Names of the states are those of adapter files: NAME.lora_a (r, n_in) and
+NAME.lora_b (n_out, r); of an embedding, which looks up rows, A is (r, n_embd) and B (n_vocab, r).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llamakit.graph.graph import GraphBuilder, Node
+from llamakit.graph.ops import GraphError, NoAttrs, Op, ScaleAttrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamakit.graph.graph import Graph, Tensor, Value
+
+A, B = ".lora_a", ".lora_b"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterShape:
+    """Rank of an adapter, and the factor of what it adds: alpha / rank, or alpha / sqrt(rank)."""
+
+    rank: int
+    scale: float
+
+
+def add_adapters(graph: Graph, adapters: Mapping[str, AdapterShape]) -> Graph:
+    """The graph with adapters for the tensors that `adapters` names.
+
+    GraphError names a tensor that no node uses in a way that an adapter can change.
+    """
+    builder = GraphBuilder.of(graph)
+    builder.nodes = []
+    used: set[str] = set()
+    for node in graph.nodes:
+        name = node.tensors[0].name if node.tensors and node.tensors[0] is not None else ""
+        if name in adapters and node.op in _ADD:
+            used.add(name)
+            _ADD[node.op](builder, node, adapters[name])
+        else:
+            builder.nodes.append(node)
+    unused = sorted(adapters.keys() - used)
+    if unused:
+        raise GraphError(f"graph {graph.name}: no adapter can change {', '.join(map(repr, unused))}")
+    return builder.build()
+
+
+def _states(builder: GraphBuilder, node: Node, shape: AdapterShape) -> tuple[Tensor, Tensor]:
+    weight = node.tensors[0]
+    if weight is None or len(weight.shape) != 2:
+        raise GraphError(f"node {node.name}: only matrices can have an adapter")
+    n_out, n_in = weight.shape  # of an embedding n_vocab, n_embd
+    a = builder.state(weight.name + A, (shape.rank, n_in))
+    return a, builder.state(weight.name + B, (n_out, shape.rank))
+
+
+def _scaled(builder: GraphBuilder, node: Node, down: Value, shape: AdapterShape) -> Value:
+    """(rows, r): the factor is applied where there is least to multiply."""
+    return builder.add(Op.SCALE, f"{node.name}.lora_scale", (down,), attrs=ScaleAttrs(shape.scale))
+
+
+def _base(builder: GraphBuilder, node: Node) -> Value:
+    """Append the node itself, with a result of another name."""
+    base = builder.value(f"{node.name}.base", node.output.shape)
+    builder.nodes.append(replace(node, outputs=(base,)))
+    return base
+
+
+def _sum(builder: GraphBuilder, node: Node, base: Value, delta: Value) -> None:
+    """What the node made before is now the sum."""
+    builder.nodes.append(Node(Op.ADD, f"{node.name}.lora", (base, delta), (), NoAttrs(), node.outputs))
+
+
+def _linear(builder: GraphBuilder, node: Node, shape: AdapterShape) -> None:
+    a, b = _states(builder, node, shape)
+    base = _base(builder, node)
+    down = builder.add(Op.LINEAR, f"{node.name}.lora_a", (node.inputs[0],), tensors=(a,))
+    delta = builder.add(Op.LINEAR, f"{node.name}.lora_b", (_scaled(builder, node, down, shape),), tensors=(b,))
+    _sum(builder, node, base, delta)
+
+
+def _embedding(builder: GraphBuilder, node: Node, shape: AdapterShape) -> None:
+    a, b = _states(builder, node, shape)
+    base = _base(builder, node)
+    rows = builder.add(Op.EMBEDDING, f"{node.name}.lora_b", (node.inputs[0],), tensors=(b,))
+    scaled = _scaled(builder, node, rows, shape)
+    delta = builder.add(Op.MATMUL, f"{node.name}.lora_a", (scaled, builder.read(a)))
+    _sum(builder, node, base, delta)
+
+
+def _head_loss(builder: GraphBuilder, node: Node, shape: AdapterShape) -> None:
+    """The head takes B and what A makes as they are, so that its logits need not exist at once."""
+    a, b = _states(builder, node, shape)
+    down = builder.add(Op.LINEAR, f"{node.name}.lora_a", (node.inputs[0],), tensors=(a,))
+    h = _scaled(builder, node, down, shape)
+    outputs = (*node.outputs[:2], builder.value(f"{node.name}.2", h.shape))
+    inputs, tensors = (*node.inputs[:3], h), (node.tensors[0], b, *node.tensors[2:])
+    builder.nodes.append(replace(node, inputs=inputs, tensors=tensors, outputs=outputs))
+
+
+_ADD = {Op.LINEAR: _linear, Op.EMBEDDING: _embedding, Op.HEAD_LOSS: _head_loss}
