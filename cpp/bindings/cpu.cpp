@@ -182,11 +182,11 @@ PYBIND11_MODULE(_cpu, m) {
             return linear_seconds(kernels(isa), weight, n_row, passes);
         },
         released);
-    py::class_<Rope>(m, "Rope")
-        .def(py::init([](std::vector<double> inv_freq, bool adjacent, double magnitude, bool inverse) {
-                 return Rope{std::move(inv_freq), adjacent, magnitude, inverse};
-             }),
-             py::arg("inv_freq"), py::arg("adjacent"), py::arg("magnitude"), py::arg("inverse") = false);
+    py::class_<Rope>(m, "Rope").def(
+        py::init([](std::vector<double> inv_freq, bool adjacent, double magnitude, bool inverse) {
+            return Rope{std::move(inv_freq), adjacent, magnitude, inverse};
+        }),
+        py::arg("inv_freq"), py::arg("adjacent"), py::arg("magnitude"), py::arg("inverse") = false);
     py::class_<KVCache, std::shared_ptr<KVCache>>(m, "KVCache")
         .def(py::init([](const std::string& type, int64_t n_layer, int64_t n_block, int64_t block_size,
                          int64_t n_head_kv, int64_t dim_k, int64_t dim_v) {

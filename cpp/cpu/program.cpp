@@ -119,8 +119,7 @@ void Program::check() const {
         if (kind == StepKind::cross_entropy || kind == StepKind::cross_entropy_grad)
             check_range(step, "target", ints(step, 0), n, step.in[0].width, -1);
         if (kind == StepKind::attention) check_attention(step);
-        const bool adapted =
-            kind == StepKind::linears || kind == StepKind::rms_norm || kind == StepKind::embedding;
+        const bool adapted = kind == StepKind::linears || kind == StepKind::rms_norm || kind == StepKind::embedding;
         if (adapted && ints(step, step.ints.size() - 1) && adapters_)
             check_range(step, "adapter slot", ints(step, step.ints.size() - 1), n, adapters_->n_slot + 1);
     }
@@ -135,8 +134,8 @@ std::vector<AdapterRun> Program::adapter_runs(const Step& step, const std::strin
     for (const AdapterRun& run : runs) {
         const Adapter& a = *run.adapter;
         const bool fits = weight.is_vector() ? int64_t(a.delta.size()) == weight.view.n_out * weight.view.n_in
-                                             : a.rank() > 0 && a.b.n_in == a.rank() &&
-                                                       a.a.n_in == weight.view.n_in && a.b.n_out == weight.view.n_out;
+                                             : a.rank() > 0 && a.b.n_in == a.rank() && a.a.n_in == weight.view.n_in &&
+                                                   a.b.n_out == weight.view.n_out;
         if (!fits) fail(step, "its adapter has another shape");
     }
     return runs;
@@ -145,7 +144,8 @@ std::vector<AdapterRun> Program::adapter_runs(const Step& step, const std::strin
 void Program::embedding(const Step& step) {
     const int32_t* tokens = ints(step, 0);
     const int64_t width = step.out().width, n = n_rows(step.out());
-    for_rows(n, width, [&](int64_t r) { read_row(kernels_, step.weight->view, tokens[r], at(step.out()) + r * width); });
+    for_rows(n, width,
+             [&](int64_t r) { read_row(kernels_, step.weight->view, tokens[r], at(step.out()) + r * width); });
     const auto runs = adapter_runs(step, step.target, *step.weight, n);
     unpack_rows(kernels_, runs);
     for (const AdapterRun& run : runs)

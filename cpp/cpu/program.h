@@ -19,7 +19,7 @@ namespace lk::cpu {
 
 // Where a value lies, how many rows it has at each run, and how many floats a row.
 struct Value {
-    int64_t offset = 0;            // in floats: in the arena, in the packed inputs, or in a state
+    int64_t offset = 0;  // in floats: in the arena, in the packed inputs, or in a state
     bool input = false;
     std::shared_ptr<State> state;  // null: in none
     int dim = -1;                  // the free size that counts its rows; -1: there are n_fixed
