@@ -14,6 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     from llamakit.backend import Backend
     from llamakit.frontend import Frontend
+    from llamakit.optimizer import Optimizer
     from llamakit.sampler import Sampler
 
 hookspec = pluggy.HookspecMarker("llamakit")
@@ -28,6 +29,11 @@ def llamakit_backends() -> Iterable[type[Backend]]:  # type: ignore[empty-body]
 @hookspec
 def llamakit_samplers() -> Iterable[type[Sampler]]:  # type: ignore[empty-body]
     """Samplers of this plugin. Config decides which run and in what order, not the order of hooks."""
+
+
+@hookspec
+def llamakit_optimizers() -> Iterable[type[Optimizer]]:  # type: ignore[empty-body]
+    """Optimizers of this plugin: what a training run may be told to use by name."""
 
 
 @hookspec

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from llamakit.backend import Availability, Backend
     from llamakit.frontend import Frontend
+    from llamakit.optimizer import Optimizer
     from llamakit.sampler import Sampler
 
 GROUP = "llamakit"
-KINDS = ("backend", "sampler", "frontend")
+KINDS = ("backend", "sampler", "optimizer", "frontend")
 AUTO = ("cuda", "opencl", "cpu")  # what `auto` tries, in this order; OpenCL only on a GPU
 
 
@@ -83,6 +84,15 @@ class Registry:
     def samplers(self) -> dict[str, type[Sampler]]:
         """All samplers that load, by name."""
         return self._all("sampler")
+
+    def optimizer(self, name: str) -> type[Optimizer]:
+        """The optimizer called `name`."""
+        found: type[Optimizer] = self._one("optimizer", name)
+        return found
+
+    def optimizers(self) -> dict[str, type[Optimizer]]:
+        """All optimizers that load, by name."""
+        return self._all("optimizer")
 
     def frontends(self) -> dict[str, type[Frontend]]:
         """All frontends that load, by name."""
@@ -152,6 +162,8 @@ class Registry:
             return [PluginInfo(name=name, kind=kind, package=package, version=version, available=False, reason=reason)]
         infos = []
         for cls in loaded:
+            if cls.name != name and f"{kind}.{cls.name}" in self._entries:  # type: ignore[attr-defined]
+                continue  # it is described there
             available, reason = True, "loaded"
             if kind == "backend":
                 probe = cls.probe()  # type: ignore[attr-defined]
