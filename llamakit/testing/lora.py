@@ -110,7 +110,6 @@ def adapted_logits(
     overrides: Mapping[str, GGUFFile] | None = None,
 ) -> Array:
     """Logits (n_tokens, n_vocab) of one step: with adapters in slot 1, or with `deltas` merged into the weights."""
-    from llamakit.backend import RunSizes
     from llamakit.engine.runner import BLOCK_SIZE, kv_spec
     from llamakit.models import GraphSizes, load_model
     from llamakit.models.lora import adapter_targets
@@ -140,4 +139,4 @@ def adapted_logits(
         for key, array in program.inputs.items():
             array[:] = values[key]
         assert n <= BLOCK_SIZE
-        return program.run(RunSizes(rows=n, out_rows=n, seqs=1, longest=n))["logits"].numpy().copy()
+        return program.run({"rows": n, "out_rows": n, "seqs": 1}, longest=n)["logits"].numpy().copy()
