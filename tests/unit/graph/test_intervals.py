@@ -75,7 +75,7 @@ def llama(n_layer: int, n_embd: int, n_ff: int, rows: int, n_expert: int = 0, qk
     )  # fmt: skip
     sizes = GraphSizes(rows=rows, seqs=2, blocks_per_seq=17)
     rope = rope_attrs(h.rope, "adjacent", None)
-    return LlamaGraph(h, Variant(qk_norm=qk_norm), rope, set(), sizes).build(("logits", "embeddings"))
+    return LlamaGraph(h, Variant(qk_norm=qk_norm), rope, set()).build(sizes, ("logits", "embeddings"))
 
 
 @pytest.mark.parametrize(
