@@ -28,6 +28,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "quantize": "Make a GGUF smaller.",
         "lora": "Adapters: look at, convert and merge them.",
         "export-lora": "Merge adapters, with the options of 2023.",
+        "convert-checkpoint": "Training checkpoints of before GGUF.",
     },
     "Look closer": {
         "inspect": "Metadata and tensors of a GGUF.",

@@ -1,4 +1,4 @@
-"""Writing GGUF files (version 3): the file appears whole or not at all."""
+"""Writing GGUF files (version 3, or 2 if asked): the file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -45,10 +45,12 @@ class GGUFWriter:
     An exception inside the block leaves no file, and leaves one that was there before as it was.
     """
 
-    def __init__(self, path: str | Path, alignment: int = DEFAULT_ALIGNMENT) -> None:
+    def __init__(self, path: str | Path, alignment: int = DEFAULT_ALIGNMENT, version: int = 3) -> None:
         if alignment < 1 or alignment & (alignment - 1) or alignment > MAX_ALIGNMENT:
             raise UsageError(f"alignment {alignment}: it is a power of two, at most {MAX_ALIGNMENT}")
-        self.path, self.alignment = Path(path), alignment
+        if version not in (2, 3):  # the same bytes but for the number, which programs of 2023 look at
+            raise UsageError(f"version {version}: GGUF files of version 2 and 3 are written")
+        self.path, self.alignment, self.version = Path(path), alignment, version
         self._metadata: dict[str, bytes] = {}
         self._tensors: dict[str, tuple[GGMLType, tuple[int, ...], int, Callable[[], Any]]] = {}
         if alignment != DEFAULT_ALIGNMENT:
@@ -102,7 +104,7 @@ class GGUFWriter:
             self._write(file)
 
     def _write(self, file: Any) -> None:
-        file.write(b"GGUF" + struct.pack("<IQQ", 3, len(self._tensors), len(self._metadata)))
+        file.write(b"GGUF" + struct.pack("<IQQ", self.version, len(self._tensors), len(self._metadata)))
         for key, value in self._metadata.items():
             file.write(_string(key) + value)
         offset = 0

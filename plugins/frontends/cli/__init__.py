@@ -22,6 +22,7 @@ COMMANDS = {
     "quantize": "quantize",
     "lora": "lora",
     "export-lora": "export_lora",
+    "convert-checkpoint": "convert_checkpoint",
     "inspect": "inspect",
     "grammar": "grammar",
     "json-schema-to-grammar": "json_schema_to_grammar",
