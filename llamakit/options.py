@@ -149,6 +149,8 @@ def _interval(schema: Mapping[str, Any]) -> str:
         return f"{above}, up to {high}" if high is not None else above
     if low is not None and high is not None:
         return f"{low}..{high}"
+    if low is not None and "exclusiveMaximum" in schema:
+        return f"{low} to below {schema['exclusiveMaximum']}"
     if low is not None:
         return f"{low} or more"
     return f"up to {high}" if high is not None else ""

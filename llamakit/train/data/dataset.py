@@ -90,7 +90,7 @@ def load_dataset(options: TrainOptions, encoder: Encoder, n_ctx: int) -> Dataset
             raise DataError("there is nothing to validate on", found=", ".join(options.val_data), param="val_data")
     else:
         val_files = []
-        train_samples, val_samples = _split(usable, options, n_ctx)
+        train_samples, val_samples = split_samples(usable, options, n_ctx)
     return Dataset(
         train=Samples(train_samples), validation=Samples(val_samples), digest=digest_of([*files, *val_files]),
         files=[str(path) for path in files], kinds=dict(Counter(each.record.kind for each in found)),
@@ -117,8 +117,8 @@ def encode_files(
     return found
 
 
-def _split(found: list[Encoded], options: TrainOptions, n_ctx: int) -> tuple[list[Sample], list[Sample]]:
-    """By records; a few long texts are split by windows."""
+def split_samples(found: list[Encoded], options: TrainOptions, n_ctx: int) -> tuple[list[Sample], list[Sample]]:
+    """Samples to learn from, and to validate on. Split by records; a few long texts are split by windows."""
     if len(found) >= LEAST_TO_SPLIT:
         back = held_back([each.digest for each in found], options.val_split)
         parts = ([each for i, each in enumerate(found) if (i in back) is wanted] for wanted in (False, True))

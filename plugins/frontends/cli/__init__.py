@@ -19,6 +19,7 @@ COMMANDS = {
     "embed": "embed",
     "tokenize": "tokenize",
     "detokenize": "tokenize",
+    "data": "data",
     "quantize": "quantize",
     "lora": "lora",
     "export-lora": "export_lora",

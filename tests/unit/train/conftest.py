@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from llamakit.gguf import open_gguf
 from llamakit.tokenizer import Tokenizer, load_tokenizer
 
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
@@ -16,7 +14,7 @@ NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
 
 @functools.cache
 def _of_bytes(controls: tuple[str, ...], markers: tuple[str, ...]) -> Tokenizer:
-    special = [("<unk>", 2), ("<s>", CONTROL), ("</s>", CONTROL)]
+    special = [("<unk>", 2), ("<s>", CONTROL), ("</s>", CONTROL), ("▁", NORMAL)]
     special += [(text, CONTROL) for text in controls] + [(text, USER_DEFINED) for text in markers]
     tokens = [text for text, _ in special] + [f"<0x{byte:02X}>" for byte in range(256)]
     return load_tokenizer({
@@ -32,14 +30,3 @@ def _of_bytes(controls: tuple[str, ...], markers: tuple[str, ...]) -> Tokenizer:
 def of_bytes() -> Callable[..., Tokenizer]:
     """A vocabulary of bytes, <s> and </s>; `controls` are control tokens beside them, `markers` user-defined ones."""
     return lambda controls=(), markers=(): _of_bytes(tuple(controls), tuple(markers))
-
-
-@functools.cache
-def _load(path: Path) -> Tokenizer:
-    return load_tokenizer(open_gguf(path).metadata)
-
-
-@pytest.fixture(scope="session")
-def vocabulary(test_data: Path) -> Callable[[str], Tokenizer]:
-    """A real vocabulary by name."""
-    return lambda name: _load(test_data / "vocab" / f"ggml-vocab-{name}.gguf")

@@ -1,0 +1,93 @@
+"""Flags made from `TrainOptions`, for the commands that read data or train."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from llamakit.plugins.frontends.cli.params import FieldType
+
+from llamakit.errors import UsageError
+from llamakit.options import OptionField, build_options, fields_of
+from llamakit.train.options import TrainOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+PREFIX = "train_"  # of the names that commands get the values by: `ctx` is a name of click's own
+DATA = ("kind", "template", "train_on", "packing", "ctx", "truncate", "val_split", "seed")
+SHORT = {"ctx": ("-c", "--ctx-size"), "threads": ("-t",), "batch": ("-b",), "out": ("-o",)}
+METAVARS = {
+    "data": "FILE", "val_data": "FILE", "out": "DIR", "targets": "GLOB", "rank_pattern": "GLOB=N",
+    "alpha_pattern": "GLOB=X", "optimizer_options": "NAME=VALUE", "schedule_2023": "JSON", "optimizer": "NAME",
+}  # fmt: skip
+
+
+def train_flags(names: Iterable[str] | None = None) -> Callable[[Any], Any]:
+    """A decorator that gives a command flags for these options, all if none are named; see `train_options`."""
+    wanted = None if names is None else set(names)
+
+    def decorate(command: Any) -> Any:
+        for field in reversed(fields_of(TrainOptions)):
+            if wanted is None or field.name in wanted:
+                command = click.option(*_names(field), **_shape(field))(command)
+        return command
+
+    return decorate
+
+
+def train_options(values: Mapping[str, Any], **more: Any) -> TrainOptions:
+    """The options that the flags in a command's `values` give, over `more`; whatever else is in `values` is ignored."""
+    given = dict(more)
+    for field in fields_of(TrainOptions):
+        value = values.get(PREFIX + field.name)
+        if value is not None and value != ():
+            given[field.name] = _value(field, value)
+    made: TrainOptions = build_options(TrainOptions, given)
+    return made
+
+
+def _names(field: OptionField) -> list[str]:
+    flag = "--" + field.name.replace("_", "-")
+    if field.kind == "bool":
+        return [PREFIX + field.name, f"{flag}/--no-{flag[2:]}"]
+    return [PREFIX + field.name, *SHORT.get(field.name, ()), flag]
+
+
+def _shape(field: OptionField) -> dict[str, Any]:
+    """What click wants to know of an option."""
+    if field.kind == "bool":
+        state = "on" if field.default else "off"
+        return {"default": None, "help": f"{field.description} [{state}]"}
+    metavar = METAVARS.get(field.name, field.kind.upper())
+    if field.kind == "json":
+        if not isinstance(field.default, (list, dict)):
+            return {"default": None, "type": FieldType(field), "metavar": metavar, "help": field.description}
+        return {"multiple": True, "metavar": metavar, "help": f"{field.description} Repeatable."}
+    default = field.default if field.default != "" else ""
+    shown = f"{field.interval}; {default}" if field.interval else f"{default}"
+    help_ = f"{field.description} [{shown}]" if shown else field.description
+    return {"default": None, "type": FieldType(field), "metavar": metavar, "help": help_}
+
+
+def _value(field: OptionField, value: Any) -> Any:
+    """Repeated texts as the list or the names and values that they are."""
+    if field.kind != "json":
+        return value
+    if isinstance(field.default, list):
+        return list(value)
+    if isinstance(field.default, dict):
+        return dict(_pair(field, each) for each in value)
+    return value
+
+
+def _pair(field: OptionField, text: str) -> tuple[str, Any]:
+    name, equals, value = text.rpartition("=")
+    if not equals or not name:
+        flag = "--" + field.name.replace("_", "-")
+        raise UsageError(f"{flag} {text!r}: a name and a value are needed", hint=METAVARS[field.name], param=field.name)
+    try:
+        return name, msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return name, value
