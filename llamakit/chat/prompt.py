@@ -18,6 +18,8 @@ from llamakit.errors import ModelFileError, UsageError
 from llamakit.tokenizer.tokenizer import TokenType
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from llamakit.chat.template import ChatTemplate
     from llamakit.tokenizer.tokenizer import Tokenizer
 
@@ -60,11 +62,13 @@ def chat_prompt(
     tools: Sequence[Mapping[str, Any]] | None = None,
     continue_last: bool = False,
     generation_prompt: bool = True,
+    today: date | None = None,
     **variables: Any,
 ) -> ChatPrompt:
     """Render a conversation and encode it. With `continue_last` the last message is left open, to be written on.
 
     `generation_prompt`: whether it ends with the beginning of an answer, else it ends with its last message.
+    `today`: what templates that tell the day are told.
     `variables` are further names for the template. UsageError if the template refuses the messages.
     """
     _check_roles(messages)
@@ -75,7 +79,7 @@ def chat_prompt(
     if continue_last:
         hidden[-1] = {**hidden[-1], "content": (hidden[-1].get("content") or "") + end}
     values = {"tools": guard.hide(tools), **guard.hide(variables)}
-    text = _render(template, hidden, values, add_generation_prompt=generation_prompt and not continue_last)
+    text = _render(template, hidden, values, add_generation_prompt=generation_prompt and not continue_last, today=today)
     if continue_last:
         if end not in text:
             raise UsageError("the model's chat template leaves out the last message, so it cannot be continued")

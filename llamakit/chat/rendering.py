@@ -14,6 +14,8 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from llamakit.chat.sandbox import TemplateSandbox, bound
 
+TODAY = "llamakit_today"
+
 
 class Refusal(Exception):  # noqa: N818 - it becomes a ModelFileError
     """What a template is, or does, wrong."""
@@ -37,10 +39,12 @@ class Rendering:
             raise Refusal(f"the model's chat template cannot be compiled: {error}") from None
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text for these names."""
+        """The text for these names. TODAY among them is the day that `strftime_now` tells, in ISO's form."""
         parts, length = [], 0
         self._sandbox.start()
         try:
+            if TODAY in values:
+                values = {**values, "strftime_now": datetime.fromisoformat(values[TODAY]).strftime}
             for part in self._template.generate(values):
                 parts.append(part)
                 length += len(part)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from llamakit.errors import ModelFileError
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from llamakit.chat.rendering import Rendering
     from llamakit.tokenizer.tokenizer import Tokenizer
 
@@ -59,9 +61,12 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        today: date | None = None,
         **variables: Any,
     ) -> str:
-        """The prompt for `messages`, each with `role` and `content`."""
+        """The prompt for `messages`, each with `role` and `content`. `today`: for templates that tell the day."""
+        if today is not None:
+            variables["llamakit_today"] = today.isoformat()
         values = {
             "messages": list(messages), "add_generation_prompt": add_generation_prompt, "tools": tools,
             "bos_token": self._bos, "eos_token": self._eos, **variables,

@@ -8,7 +8,7 @@ this concerns becomes a sample of its own, behind the very prompt that would be 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 
-DAY = datetime(2024, 7, 26, tzinfo=UTC)  # "today" for templates that tell it: the same tokens on every day
+DAY = date(2024, 7, 26)  # "today" for templates that tell it: the same tokens on every day
 
 
 class Turn(NamedTuple):
@@ -148,7 +148,7 @@ class Encoder:
         return next((at + 1 for at in range(len(tokens) - 1, start - 1, -1) if tokens[at] in ends), None)
 
     def _render(self, messages: list[Message], tools: Any, **how: Any) -> ChatPrompt:
-        return chat_prompt(self.template, self.tokenizer, messages, tools=tools, strftime_now=DAY.strftime, **how)
+        return chat_prompt(self.template, self.tokenizer, messages, tools=tools, today=DAY, **how)
 
 
 def _grouped(turns: Sequence[Turn]) -> Iterator[list[Turn]]:
