@@ -151,6 +151,20 @@ ActForm operand(const std::string& name) {
     throw std::invalid_argument("operands of type " + name + " are not known; there are: int8 bf16 f32");
 }
 
+const char* activations(int type) {
+    switch (act_form(type)) {
+        case ActForm::f32:
+            return "f32";
+        case ActForm::bf16:
+            return "bf16";
+        case ActForm::int8_32:
+            return "int8_32";
+        case ActForm::int8_256:
+            return "int8_256";
+    }
+    throw std::logic_error("a form of activations without a name");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -166,6 +180,8 @@ PYBIND11_MODULE(_cpu, m) {
         .def("finish", &Weight::finish, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_bytes", &Weight::n_bytes)
         .def_static("packed_bytes", &Weight::packed_bytes);
+    m.def("activations", &activations, py::arg("type"),
+          "The form of activations that weights of a type are multiplied by.");
     const auto released = py::call_guard<py::gil_scoped_release>();
     m.def(
         "read_bandwidth", [](const std::string& isa, Pool& pool) { return read_bandwidth(kernels(isa), pool); },

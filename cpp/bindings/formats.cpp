@@ -84,11 +84,7 @@ PYBIND11_MODULE(_formats, m) {
           "The head of a GGUF file as a dict of records; ParseError says what is wrong where.");
     m.def("dequantize", &dequantize, py::arg("type"), py::arg("raw"), py::arg("n"), "Decode n values to float32 (n,).");
     m.def("quantize", &quantize, py::arg("type"), py::arg("values"), "Encode float32 values to bytes.");
-    m.def(
-        "block_shape",
-        [](uint32_t type) {
-            const BlockShape b = block_shape(type);
-            return py::make_tuple(b.n_value, b.n_byte);
-        },
-        py::arg("type"), "(values, bytes) of a block, (0, 0) for an unknown type.");
+    py::dict types;
+    for (const TypeTraits& t : kTypes) types[t.name] = py::make_tuple(t.number, t.block_size, t.type_size);
+    m.attr("types") = types;  // name -> (number, values, bytes of a block)
 }

@@ -66,8 +66,10 @@ Packing packing_of(int type) {
             return Packing::tq1_0;
         case TQ2_0:
             return Packing::tq2_0;
-        default:
+        case Q8_K:
             return Packing::q8_k;
+        default:
+            throw std::invalid_argument("tensor type " + std::to_string(type) + " has no panels");
     }
 }
 
@@ -117,6 +119,10 @@ Arena::~Arena() {
     }
 #endif
     ::operator delete(data_, std::align_val_t(64));
+}
+
+ActForm act_form(int type) {
+    return layout(type, kLanes, kSuper).form;
 }
 
 WeightView panels_of(const WeightView& weight, int64_t begin, int64_t end, std::vector<uint8_t>& memory) {

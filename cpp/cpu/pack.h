@@ -27,6 +27,8 @@ class Arena {
     size_t size_;
 };
 
+// In which form activations meet a weight of this type; throws std::invalid_argument for one that cannot be packed.
+ActForm act_form(int type);
 // Panels [begin, end) of a weight on their own; if it is not packed, made in `memory`.
 WeightView panels_of(const WeightView& weight, int64_t begin, int64_t end, std::vector<uint8_t>& memory);
 // One row as float32.

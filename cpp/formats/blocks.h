@@ -113,13 +113,14 @@ struct BlockIQ3_S {
     uint8_t qs[64], qh[8], signs[32], scales[4];
 };
 
-static_assert(sizeof(BlockTQ1_0) == 54 && sizeof(BlockTQ2_0) == 66 && sizeof(BlockIQ1_S) == 50);
-static_assert(sizeof(BlockIQ1_M) == 56 && sizeof(BlockIQ2_XXS) == 66 && sizeof(BlockIQ2_XS) == 74);
-static_assert(sizeof(BlockIQ2_S) == 82 && sizeof(BlockIQ3_XXS) == 98 && sizeof(BlockIQ3_S) == 110);
-static_assert(sizeof(BlockIQ4_NL) == 18 && sizeof(BlockIQ4_XS) == 136 && sizeof(BlockMXFP4) == 17);
-static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22);
-static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34 && sizeof(BlockQ2_K) == 84);
-static_assert(sizeof(BlockQ3_K) == 110 && sizeof(BlockQ4_K) == 144 && sizeof(BlockQ5_K) == 176);
-static_assert(sizeof(BlockQ6_K) == 210 && sizeof(BlockQ8_K) == 292);
+#define LK_SIZE_block(name, bytes) static_assert(sizeof(Block##name) == bytes);
+#define LK_SIZE_plain(name, bytes)
+#define LK_SIZE_size_only(name, bytes)
+#define X(name, number, values, bytes, kind) LK_SIZE_##kind(name, bytes)
+#include "formats/types.inc"
+#undef X
+#undef LK_SIZE_block
+#undef LK_SIZE_plain
+#undef LK_SIZE_size_only
 
 }  // namespace lk::formats

@@ -6,6 +6,8 @@
 #include <limits>
 #include <utility>
 
+#include "formats/types.h"
+
 namespace lk::formats {
 namespace {
 
@@ -171,15 +173,16 @@ TensorRecord read_tensor(Cursor& cursor, uint32_t version, uint32_t length_bytes
     }
     record.type = cursor.read<uint32_t>("tensor type");
     record.offset = cursor.read<uint64_t>("tensor offset");
-    const BlockShape block = block_shape(record.type);
-    if (block.n_value == 0) fail(start, name + " has unknown type " + std::to_string(record.type));
-    if (record.dims[0] % block.n_value != 0)
+    const TypeTraits* type = traits(record.type);
+    if (type == nullptr) fail(start, name + " has unknown type " + std::to_string(record.type));
+    const uint64_t block_size = uint64_t(type->block_size), type_size = uint64_t(type->type_size);
+    if (record.dims[0] % block_size != 0)
         fail(start, name + " has rows of " + std::to_string(record.dims[0]) + " values in blocks of " +
-                        std::to_string(block.n_value));
-    const uint64_t n_block = n_value / block.n_value;
-    if (n_block > uint64_t(std::numeric_limits<int64_t>::max()) / block.n_byte)
+                        std::to_string(block_size));
+    const uint64_t n_block = n_value / block_size;
+    if (n_block > uint64_t(std::numeric_limits<int64_t>::max()) / type_size)
         fail(start, name + " is larger than any file");
-    record.n_bytes = n_block * block.n_byte;
+    record.n_bytes = n_block * type_size;
     return record;
 }
 
@@ -240,72 +243,6 @@ void place_tensors(Header* header, const uint8_t* data, uint64_t size) {
 }
 
 }  // namespace
-
-BlockShape block_shape(uint32_t type) {
-    switch (type) {
-        case 0:
-            return {1, 4};  // F32
-        case 1:
-        case 30:
-            return {1, 2};  // F16, BF16
-        case 2:
-        case 20:
-            return {32, 18};  // Q4_0, IQ4_NL
-        case 3:
-            return {32, 20};  // Q4_1
-        case 6:
-            return {32, 22};  // Q5_0
-        case 7:
-            return {32, 24};  // Q5_1
-        case 8:
-            return {32, 34};  // Q8_0
-        case 9:
-            return {32, 36};  // Q8_1
-        case 10:
-            return {256, 84};  // Q2_K
-        case 11:
-        case 21:
-            return {256, 110};  // Q3_K, IQ3_S
-        case 12:
-            return {256, 144};  // Q4_K
-        case 13:
-            return {256, 176};  // Q5_K
-        case 14:
-            return {256, 210};  // Q6_K
-        case 15:
-            return {256, 292};  // Q8_K
-        case 16:
-        case 35:
-            return {256, 66};  // IQ2_XXS, TQ2_0
-        case 17:
-            return {256, 74};  // IQ2_XS
-        case 18:
-            return {256, 98};  // IQ3_XXS
-        case 19:
-            return {256, 50};  // IQ1_S
-        case 22:
-            return {256, 82};  // IQ2_S
-        case 23:
-            return {256, 136};  // IQ4_XS
-        case 24:
-            return {1, 1};  // I8
-        case 25:
-            return {1, 2};  // I16
-        case 26:
-            return {1, 4};  // I32
-        case 27:
-        case 28:
-            return {1, 8};  // I64, F64
-        case 29:
-            return {256, 56};  // IQ1_M
-        case 34:
-            return {256, 54};  // TQ1_0
-        case 39:
-            return {32, 17};  // MXFP4
-        default:
-            return {0, 0};
-    }
-}
 
 Header parse_gguf(const uint8_t* data, size_t size) {
     Header header;

@@ -65,12 +65,6 @@ struct Header {
     std::vector<TensorRecord> tensors;
 };
 
-// Values and bytes of a block of a tensor type; {0, 0} if there is no such type.
-struct BlockShape {
-    uint32_t n_value, n_byte;
-};
-BlockShape block_shape(uint32_t type);
-
 // Parse the head of the file in [data, data + size). Throws ParseError. The views point into `data`.
 Header parse_gguf(const uint8_t* data, size_t size);
 

@@ -339,83 +339,11 @@ void encode_16(const float* x, void* destination, int64_t n) {
 
 }  // namespace
 
-const TypeTraits* traits(int type) {
-    static const TypeTraits f32{"F32", 1, 4}, f16{"F16", 1, 2}, bf16{"BF16", 1, 2};
-    static const TypeTraits q4_0{"Q4_0", 32, 18}, q4_1{"Q4_1", 32, 20}, q5_0{"Q5_0", 32, 22};
-    static const TypeTraits q5_1{"Q5_1", 32, 24}, q8_0{"Q8_0", 32, 34}, q2_k{"Q2_K", 256, 84};
-    static const TypeTraits q3_k{"Q3_K", 256, 110}, q4_k{"Q4_K", 256, 144}, q5_k{"Q5_K", 256, 176};
-    static const TypeTraits q6_k{"Q6_K", 256, 210}, q8_k{"Q8_K", 256, 292};
-    static const TypeTraits iq4_nl{"IQ4_NL", 32, 18}, iq4_xs{"IQ4_XS", 256, 136}, mxfp4{"MXFP4", 32, 17};
-    static const TypeTraits tq1_0{"TQ1_0", 256, 54};
-    static const TypeTraits tq2_0{"TQ2_0", 256, 66};
-    static const TypeTraits iq1_s{"IQ1_S", 256, 50};
-    static const TypeTraits iq1_m{"IQ1_M", 256, 56};
-    static const TypeTraits iq2_xxs{"IQ2_XXS", 256, 66};
-    static const TypeTraits iq2_xs{"IQ2_XS", 256, 74};
-    static const TypeTraits iq2_s{"IQ2_S", 256, 82};
-    static const TypeTraits iq3_xxs{"IQ3_XXS", 256, 98};
-    static const TypeTraits iq3_s{"IQ3_S", 256, 110};
-    switch (type) {
-        case F32:
-            return &f32;
-        case F16:
-            return &f16;
-        case BF16:
-            return &bf16;
-        case Q4_0:
-            return &q4_0;
-        case Q4_1:
-            return &q4_1;
-        case Q5_0:
-            return &q5_0;
-        case Q5_1:
-            return &q5_1;
-        case Q8_0:
-            return &q8_0;
-        case Q2_K:
-            return &q2_k;
-        case Q3_K:
-            return &q3_k;
-        case Q4_K:
-            return &q4_k;
-        case Q5_K:
-            return &q5_k;
-        case Q6_K:
-            return &q6_k;
-        case Q8_K:
-            return &q8_k;
-        case IQ4_NL:
-            return &iq4_nl;
-        case IQ4_XS:
-            return &iq4_xs;
-        case MXFP4:
-            return &mxfp4;
-        case TQ1_0:
-            return &tq1_0;
-        case TQ2_0:
-            return &tq2_0;
-        case IQ1_S:
-            return &iq1_s;
-        case IQ1_M:
-            return &iq1_m;
-        case IQ2_XXS:
-            return &iq2_xxs;
-        case IQ2_XS:
-            return &iq2_xs;
-        case IQ2_S:
-            return &iq2_s;
-        case IQ3_XXS:
-            return &iq3_xxs;
-        case IQ3_S:
-            return &iq3_s;
-        default:
-            return nullptr;
-    }
-}
-
 int64_t row_bytes(int type, int64_t n) {
     const TypeTraits* t = traits(type);
-    if (t == nullptr) throw std::invalid_argument("tensor type " + std::to_string(type) + " cannot be read yet");
+    if (t == nullptr || !t->readable)
+        throw std::invalid_argument("tensor type " + (t == nullptr ? std::to_string(type) : t->name) +
+                                    " cannot be read yet");
     if (n < 0 || n % t->block_size != 0)
         throw std::invalid_argument(std::string(t->name) + " stores blocks of " + std::to_string(t->block_size) +
                                     " values; " + std::to_string(n) + " is no multiple");

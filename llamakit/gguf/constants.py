@@ -1,4 +1,4 @@
-"""Numbers of the GGUF format: tensor types with their block sizes, and the types of metadata values.
+"""Numbers of the GGUF format: tensor types, and the types of metadata values.
 
 Source: the GGUF specification, docs/gguf.md of the ggml project.
 """
@@ -6,6 +6,8 @@ Source: the GGUF specification, docs/gguf.md of the ggml project.
 from __future__ import annotations
 
 from enum import IntEnum
+
+from llamakit._formats import types
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
@@ -35,94 +37,56 @@ class ValueType(IntEnum):
     FLOAT64 = 12
 
 
+# Of cpp/formats/types.inc, by name: number in the file, values and bytes of a block.
+TYPES: dict[str, tuple[int, int, int]] = types
+
+
 class GGMLType(IntEnum):
     """Types of tensors, by their number in the file. A row is stored as blocks of `block_size` values."""
 
-    F32 = 0
-    F16 = 1
-    Q4_0 = 2
-    Q4_1 = 3
-    Q5_0 = 6
-    Q5_1 = 7
-    Q8_0 = 8
-    Q8_1 = 9
-    Q2_K = 10
-    Q3_K = 11
-    Q4_K = 12
-    Q5_K = 13
-    Q6_K = 14
-    Q8_K = 15
-    IQ2_XXS = 16
-    IQ2_XS = 17
-    IQ3_XXS = 18
-    IQ1_S = 19
-    IQ4_NL = 20
-    IQ3_S = 21
-    IQ2_S = 22
-    IQ4_XS = 23
-    I8 = 24
-    I16 = 25
-    I32 = 26
-    I64 = 27
-    F64 = 28
-    IQ1_M = 29
-    BF16 = 30
-    TQ1_0 = 34
-    TQ2_0 = 35
-    MXFP4 = 39
-
-    @property
-    def label(self) -> str:
-        """The name that people use."""
-        return self.name
+    F32 = TYPES["F32"][0]
+    F16 = TYPES["F16"][0]
+    Q4_0 = TYPES["Q4_0"][0]
+    Q4_1 = TYPES["Q4_1"][0]
+    Q5_0 = TYPES["Q5_0"][0]
+    Q5_1 = TYPES["Q5_1"][0]
+    Q8_0 = TYPES["Q8_0"][0]
+    Q8_1 = TYPES["Q8_1"][0]
+    Q2_K = TYPES["Q2_K"][0]
+    Q3_K = TYPES["Q3_K"][0]
+    Q4_K = TYPES["Q4_K"][0]
+    Q5_K = TYPES["Q5_K"][0]
+    Q6_K = TYPES["Q6_K"][0]
+    Q8_K = TYPES["Q8_K"][0]
+    IQ2_XXS = TYPES["IQ2_XXS"][0]
+    IQ2_XS = TYPES["IQ2_XS"][0]
+    IQ3_XXS = TYPES["IQ3_XXS"][0]
+    IQ1_S = TYPES["IQ1_S"][0]
+    IQ4_NL = TYPES["IQ4_NL"][0]
+    IQ3_S = TYPES["IQ3_S"][0]
+    IQ2_S = TYPES["IQ2_S"][0]
+    IQ4_XS = TYPES["IQ4_XS"][0]
+    I8 = TYPES["I8"][0]
+    I16 = TYPES["I16"][0]
+    I32 = TYPES["I32"][0]
+    I64 = TYPES["I64"][0]
+    F64 = TYPES["F64"][0]
+    IQ1_M = TYPES["IQ1_M"][0]
+    BF16 = TYPES["BF16"][0]
+    TQ1_0 = TYPES["TQ1_0"][0]
+    TQ2_0 = TYPES["TQ2_0"][0]
+    MXFP4 = TYPES["MXFP4"][0]
 
     @property
     def block_size(self) -> int:
         """Values in a block."""
-        return BLOCKS[self][0]
+        return TYPES[self.name][1]
 
     @property
     def type_size(self) -> int:
         """Bytes of a block."""
-        return BLOCKS[self][1]
+        return TYPES[self.name][2]
 
     def n_bytes(self, n_values: int) -> int:
         """Bytes of `n_values` values, a multiple of the block size."""
         return n_values // self.block_size * self.type_size
-
-
-# (values, bytes) of a block
-BLOCKS: dict[GGMLType, tuple[int, int]] = {
-    GGMLType.F32: (1, 4),
-    GGMLType.F16: (1, 2),
-    GGMLType.Q4_0: (32, 18),
-    GGMLType.Q4_1: (32, 20),
-    GGMLType.Q5_0: (32, 22),
-    GGMLType.Q5_1: (32, 24),
-    GGMLType.Q8_0: (32, 34),
-    GGMLType.Q8_1: (32, 36),
-    GGMLType.Q2_K: (256, 84),
-    GGMLType.Q3_K: (256, 110),
-    GGMLType.Q4_K: (256, 144),
-    GGMLType.Q5_K: (256, 176),
-    GGMLType.Q6_K: (256, 210),
-    GGMLType.Q8_K: (256, 292),
-    GGMLType.IQ2_XXS: (256, 66),
-    GGMLType.IQ2_XS: (256, 74),
-    GGMLType.IQ3_XXS: (256, 98),
-    GGMLType.IQ1_S: (256, 50),
-    GGMLType.IQ4_NL: (32, 18),
-    GGMLType.IQ3_S: (256, 110),
-    GGMLType.IQ2_S: (256, 82),
-    GGMLType.IQ4_XS: (256, 136),
-    GGMLType.I8: (1, 1),
-    GGMLType.I16: (1, 2),
-    GGMLType.I32: (1, 4),
-    GGMLType.I64: (1, 8),
-    GGMLType.F64: (1, 8),
-    GGMLType.IQ1_M: (256, 56),
-    GGMLType.BF16: (1, 2),
-    GGMLType.TQ1_0: (256, 54),
-    GGMLType.TQ2_0: (256, 66),
-    GGMLType.MXFP4: (32, 17),
-}

@@ -38,11 +38,9 @@ if TYPE_CHECKING:
     from llamakit.backend import Adapter, TensorSource, Uses
     from llamakit.graph.graph import Graph, Node, Value
 
-NESTED = (  # scales of scales
-    GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.IQ4_XS, GGMLType.IQ1_S,
-    GGMLType.IQ1_M, GGMLType.IQ2_XXS, GGMLType.IQ2_XS, GGMLType.IQ2_S, GGMLType.IQ3_XXS, GGMLType.IQ3_S, GGMLType.TQ1_0,
-    GGMLType.TQ2_0,
-)  # fmt: skip
+# By form of the activations, how far they are rounded. 1/254 of the largest value of a block of 32 is about 1/127 of
+# the root mean square; the largest of 256 is about half again as far out.
+ROUNDING = {"f32": 0.0, "bf16": 2.0**-8, "int8_32": 1 / 127, "int8_256": 1 / 85}
 PIECE = 1 << 24  # bytes of a file that are packed at once
 
 
@@ -265,23 +263,18 @@ class CPUDevice(Device):
 
     def operands(self, weight_type: GGMLType) -> str:
         """Quantised weights meet activations of eight bits."""
-        return {GGMLType.F32: "f32", GGMLType.F16: "f32", GGMLType.BF16: "bf16"}.get(weight_type, "int8")
+        form: str = _cpu.activations(int(weight_type))
+        return form.partition("_")[0]
 
     def supports(self, node: Node) -> bool:
         """Whether there is a kernel."""
         return node.op in UNITS
 
     def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
-        """Quantised weights meet activations of eight bits, bfloat16 weights of bfloat16; all else is float32.
-
-        Rounding to 1/254 of the largest value of a block of 32 is about 1/127 of the root mean square; the types with
-        blocks of 256 have a scale for 256 activations, whose largest value is about half again as far out.
-        """
+        """Activations are rounded to the form that meets the weight; all else is float32."""
         operand = 0.0
         if node.op in (Op.LINEAR, Op.EXPERTS) and weight_type is not None:
-            operand = {GGMLType.F32: 0.0, GGMLType.F16: 0.0, GGMLType.BF16: 2.0**-8}.get(weight_type, 1 / 127)
-            if weight_type in NESTED:
-                operand = 1 / 85
+            operand = ROUNDING[_cpu.activations(int(weight_type))]
             if node.op is Op.EXPERTS:
                 operand *= 2  # inputs are rounded twice, before the gate and behind it
         if node.op is Op.ATTENTION and weight_type is GGMLType.BF16 and self.isa == "avx512":

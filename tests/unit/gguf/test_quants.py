@@ -102,14 +102,9 @@ def test_floats_round_to_halves_as_in_numpy():
     assert np.array_equal(native.quantize(GGMLType.F16, x), theirs)
 
 
-def test_block_shapes_are_the_same_in_python_and_native():
-    for number in range(64):
-        expected = (t.block_size, t.type_size) if (t := _known(number)) is not None else (0, 0)
-        assert _formats.block_shape(number) == expected
-
-
-def _known(number: int) -> GGMLType | None:
-    return GGMLType(number) if number in list(GGMLType) else None
+def test_every_type_of_the_native_table_has_its_name_here():
+    assert {t.name: (int(t), t.block_size, t.type_size) for t in GGMLType} == _formats.types
+    assert _formats.types["Q4_K"] == (12, 256, 144)
 
 
 def test_a_row_that_is_no_multiple_is_refused():
