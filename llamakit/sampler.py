@@ -8,7 +8,7 @@ of one row of logits; the samplers reweigh, cut or mask them, and the last one c
         Options = TopKOptions
 
         def apply(self, candidates):
-            candidates.top(self.options.top_k)
+            candidates.keep_top(self.options.top_k)
 
 Built-in samplers also return a `native()` stage. The chain fuses each run of native stages into one call that
 works on the logits where the backend left them; only a sampler that asks for `candidates.array()` pays for a
@@ -30,15 +30,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
-
-
-class Replay(StrEnum):
-    """What rebuilds a sampler's state exactly when its sequence resumes elsewhere."""
-
-    NOTHING = "nothing"  # no state, or state that is a function of the position
-    ACCEPT = "accept"  # `accept` of the sequence's tokens, in order
-    LOGITS = "logits"  # the logits of every step, `apply` and `accept` (mirostat)
-    IMPOSSIBLE = "impossible"
 
 
 class EndOfAnswer(Exception):  # noqa: N818 - no error
@@ -127,14 +118,13 @@ class Sampler(ABC):
     Looking at probabilities never changes what is sampled: `apply` may be called on copies of the candidates any
     number of times between two calls of `accept`. It may note what `accept` will need (the last call counts), but
     the state proper changes in `accept` alone. Random draws are counter-based, keyed by (seed, choice, number of
-    tokens accepted so far), so that a rewind replays them.
+    tokens accepted so far), so that a sequence that resumes elsewhere replays them.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     Options: ClassVar[type[Options]] = Options
     stage: ClassVar[Stage] = Stage.TRUNCATE
-    replay: ClassVar[Replay] = Replay.NOTHING
 
     def __init__(self, options: Any, context: SequenceContext) -> None:
         self.options: Any = options
@@ -176,13 +166,6 @@ class Sampler(ABC):
         for token_id in token_ids:
             self.accept(token_id)
 
-    def mark(self) -> Any:
-        """Return a note of the present state, for `rewind`. Cheap; taken before each speculated token."""
-        return None
-
-    def rewind(self, mark: Any) -> None:
-        """Return to the state that `mark` noted."""
-
     def reset(self) -> None:
         """Forget the sequence."""
 
@@ -222,24 +205,9 @@ class NativeSampler(Sampler):
         """Tell the stage."""
         self._stage.accept(token_id)
 
-    def start(self) -> None:
-        """The prompt is complete: what is accepted from now on was generated."""
-
-    def forced(self, n: int) -> list[int]:
-        """Tokens that must follow, since nothing else may: at most `n`. They are evaluated in one step."""
-        return []
-
     def accept_many(self, token_ids: Sequence[int]) -> None:
         """Tell the stage in one call."""
         self._stage.accept_many(token_ids)
-
-    def mark(self) -> Any:
-        """The stage's note."""
-        return self._stage.mark()
-
-    def rewind(self, mark: Any) -> None:
-        """Rewind the stage."""
-        self._stage.rewind(mark)
 
     def reset(self) -> None:
         """Reset the stage."""

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from llamakit.registry import Registry
     from llamakit.tokenizer import Tokenizer
 
-MEMORY_SHARE = 0.8  # of the free memory that the KV cache may take when nobody asked for a context size
 LEAST_OUTPUTS = 64  # rows of a step that may have logits: 64 x 128k x 4 bytes are 32 MB
 DEFAULT_SLOTS = 4
 

@@ -137,8 +137,6 @@ PYBIND11_MODULE(_sampling, m) {
              [](Stage& s, const std::vector<int32_t>& ids) {
                  for (int32_t id : ids) s.accept(id);
              })
-        .def("mark", &Stage::mark)
-        .def("rewind", &Stage::rewind)
         .def("reset", &Stage::reset)
         .def("clone", &Stage::clone);
     py::class_<LogitBias, Stage, std::shared_ptr<LogitBias>>(m, "LogitBias")

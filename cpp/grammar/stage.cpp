@@ -12,7 +12,7 @@ constexpr int32_t kFew = 8;  // less than one token in so many: cheaper to list 
 
 void GrammarStage::apply(sampling::Candidates& c) {
     if (!started_) return;
-    if (lost_ > 0) throw GrammarEnd("the text has left the grammar");
+    if (lost_) throw GrammarEnd("the text has left the grammar");
     if (matcher_.ended()) throw GrammarEnd("the grammar has ended");
     std::shared_ptr<const Mask> mask;
     try {
@@ -41,29 +41,19 @@ void GrammarStage::apply(sampling::Candidates& c) {
 
 bool GrammarStage::permits(int32_t id) {
     try {
-        return lost_ == 0 && matcher_.permits(id);
+        return !lost_ && matcher_.permits(id);
     } catch (const GrammarError&) {
         return false;  // `apply` says why
     }
 }
 
 void GrammarStage::accept(int32_t id) {
-    if (!started_) return;
-    ++n_accepted_;
-    if (lost_ > 0 || !matcher_.accept(id)) ++lost_;
-}
-
-void GrammarStage::rewind(double mark) {
-    size_t back = n_accepted_ - std::min(n_accepted_, size_t(mark));
-    n_accepted_ -= back;
-    const size_t unread = std::min(back, lost_);
-    lost_ -= unread;
-    matcher_.rewind(back - unread);
+    if (started_ && !lost_) lost_ = !matcher_.accept(id);
 }
 
 void GrammarStage::reset() {
     matcher_.rewind(matcher_.n_token());
-    started_ = false, n_accepted_ = lost_ = 0;
+    started_ = lost_ = false;
 }
 
 }  // namespace lk::grammar

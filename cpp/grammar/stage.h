@@ -21,8 +21,6 @@ class GrammarStage : public sampling::Stage {
     bool masks() const override { return started_; }
     bool permits(int32_t id) override;
     void accept(int32_t id) override;
-    double mark() const override { return double(n_accepted_); }
-    void rewind(double mark) override;
     void reset() override;
     std::shared_ptr<sampling::Stage> clone() const override { return std::make_shared<GrammarStage>(*this); }
     // The prompt is over: what is accepted from now on must be in the grammar.
@@ -35,8 +33,7 @@ class GrammarStage : public sampling::Stage {
   private:
     Matcher matcher_;
     bool started_ = false;
-    size_t n_accepted_ = 0;  // since the start
-    size_t lost_ = 0;        // of these, how many came after the text left the grammar
+    bool lost_ = false;  // whether the text has left the grammar
 };
 
 }  // namespace lk::grammar

@@ -1,5 +1,6 @@
 // Random numbers by counter: Philox 4x32 with 10 rounds (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as
-// easy as 1, 2, 3", SC 2011). The same key and counter always give the same number, so a rewind replays its draws.
+// easy as 1, 2, 3", SC 2011). The same key and counter always give the same number, so a sequence that resumes
+// elsewhere replays its draws.
 #pragma once
 
 #include <cstdint>

@@ -152,13 +152,6 @@ void Dist::apply(Candidates& c) {
     c.choose(list.at(draw(softmax(list), uniform(seed_, choice_ + c.draw_offset(), position_))).id);
 }
 
-void Mirostat::rewind(double mark) {
-    const size_t n = size_t(mark);
-    if (n < past_mu_.size()) mu_ = past_mu_[n];
-    past_mu_.resize(n);
-    pending_ = -1;
-}
-
 // Basu et al. 2020, arXiv:2007.14966, algorithm 1: estimate Zipf's exponent from the likeliest 100, and from it the k
 // whose tokens have the surprise that mu asks for.
 void Mirostat::cut_version_1(std::vector<Candidate>& list, int32_t n_vocab) const {
@@ -192,14 +185,14 @@ void Mirostat::apply(Candidates& c) {
     else
         cut_version_2(list);
     const std::vector<float> p = softmax(list);
-    const size_t i = draw(p, uniform(seed_, choice_ + c.draw_offset(), past_mu_.size()));
+    const size_t i = draw(p, uniform(seed_, choice_ + c.draw_offset(), position_));
     pending_ = list[i].id;
     pending_surprise_ = -std::log2(double(p[i]));
     c.choose(pending_);
 }
 
 void Mirostat::accept(int32_t id) {
-    past_mu_.push_back(mu_);
+    ++position_;
     if (id == pending_) mu_ -= eta_ * (pending_surprise_ - tau_);
     pending_ = -1;
 }

@@ -1,5 +1,4 @@
-// The built-in samplers. A stage changes candidates in `apply` and its own state in `accept` only; the state is small
-// enough to be noted by one number (`mark`).
+// The built-in samplers. A stage changes candidates in `apply` and its own state in `accept` only.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +18,6 @@ class Stage {
     virtual bool masks() const { return false; }
     virtual bool permits(int32_t id) { return true; }
     virtual void accept(int32_t id) {}
-    virtual double mark() const { return 0; }
-    virtual void rewind(double mark) {}
     virtual void reset() {}
     virtual std::shared_ptr<Stage> clone() const = 0;
 };
@@ -48,8 +45,6 @@ class Penalties : public StageOf<Penalties> {
         : window_(window), repeat_(repeat), frequency_(frequency), presence_(presence), spared_(spared) {}
     void apply(Candidates& c) override;
     void accept(int32_t id) override { history_.push_back(id); }
-    double mark() const override { return double(history_.size()); }
-    void rewind(double mark) override { history_.resize(size_t(mark)); }
     void reset() override { history_.clear(); }
 
   private:
@@ -122,8 +117,6 @@ class Dist : public StageOf<Dist> {
     Dist(uint64_t seed, uint64_t choice) : seed_(seed), choice_(choice) {}
     void apply(Candidates& c) override;
     void accept(int32_t id) override { ++position_; }
-    double mark() const override { return double(position_); }
-    void rewind(double mark) override { position_ = uint64_t(mark); }
     void reset() override { position_ = 0; }
 
   private:
@@ -137,10 +130,7 @@ class Mirostat : public StageOf<Mirostat> {
         : version_(version), tau_(tau), eta_(eta), mu_(2.0 * tau), seed_(seed), choice_(choice) {}
     void apply(Candidates& c) override;
     void accept(int32_t id) override;
-    // The state is (position, mu): marks are numbers into a list, so that one number is enough.
-    double mark() const override { return double(past_mu_.size()); }
-    void rewind(double mark) override;
-    void reset() override { rewind(0); }
+    void reset() override { mu_ = 2.0 * tau_, position_ = 0, pending_ = -1; }
 
   private:
     void cut_version_1(std::vector<Candidate>& list, int32_t n_vocab) const;
@@ -148,9 +138,8 @@ class Mirostat : public StageOf<Mirostat> {
 
     int version_;
     double tau_, eta_, mu_;
-    uint64_t seed_, choice_;
-    std::vector<double> past_mu_;  // before each accepted token
-    int32_t pending_ = -1;         // the token chosen last, and its surprise in bits
+    uint64_t seed_, choice_, position_ = 0;
+    int32_t pending_ = -1;  // the token chosen last, and its surprise in bits
     double pending_surprise_ = 0;
 };
 

@@ -101,15 +101,6 @@ class SamplerChain:
             blame(_part(sampler), error)
         return []
 
-    def mark(self) -> list[Any]:
-        """A note of the state of all samplers."""
-        return [sampler.mark() for sampler in self.samplers]
-
-    def rewind(self, mark: Sequence[Any]) -> None:
-        """Return to the state that `mark` noted."""
-        for sampler, each in zip(self.samplers, mark, strict=True):
-            sampler.rewind(each)
-
     def reset(self) -> None:
         """Forget the sequence."""
         for sampler in self.samplers:

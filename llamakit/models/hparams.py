@@ -16,7 +16,7 @@ MAX_SIZE = 1 << 24  # of any one dimension; the largest models have about 2^18
 
 
 class RopeParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How positions are encoded. `scaling`: "none", "linear", "yarn" or "longrope"; `factor` stretches the context."""
+    """How positions are encoded. `scaling`: "none", "linear" or "yarn"; `factor` stretches the context."""
 
     n_rot: int
     freq_base: float = 10000.0

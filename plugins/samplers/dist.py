@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llamakit.hookspecs import hookimpl
-from llamakit.sampler import NativeSampler, Replay, Stage
+from llamakit.sampler import NativeSampler, Stage
 
 
 class Dist(NativeSampler):
@@ -14,7 +14,6 @@ class Dist(NativeSampler):
     name = "dist"
     summary = "draws a token by probability, seeded"
     stage = Stage.CHOOSE
-    replay = Replay.ACCEPT
 
     def make_native(self) -> Any:
         """The native stage."""

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
 from llamakit.options import Options, ui
-from llamakit.sampler import NativeSampler, Replay, Stage
+from llamakit.sampler import NativeSampler, Stage
 
 
 class MirostatOptions(Options):
@@ -44,7 +44,6 @@ class Mirostat(NativeSampler):
     summary = "keeps the surprise of the text near a target"
     Options = MirostatOptions
     stage = Stage.CHOOSE
-    replay = Replay.LOGITS
 
     def active(self) -> bool:
         """Whether a version is chosen."""

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
 from llamakit.options import Options, ui
-from llamakit.sampler import NativeSampler, Replay, Stage
+from llamakit.sampler import NativeSampler, Stage
 
 
 class PenaltiesOptions(Options):
@@ -62,7 +62,6 @@ class Penalties(NativeSampler):
     summary = "makes recent tokens less likely"
     Options = PenaltiesOptions
     stage = Stage.LOGITS
-    replay = Replay.ACCEPT
 
     def active(self) -> bool:
         """Whether any penalty is on."""

@@ -12,7 +12,6 @@ from llamakit.plugins.frontends.cli.params import json_option
 from llamakit import __version__
 
 HINTS = {
-    "pyopencl": "pip install pyopencl, and a driver such as pocl-opencl-icd",
     "matplotlib": "pip install llamakit[plot]",
 }
 

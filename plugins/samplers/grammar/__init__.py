@@ -16,7 +16,7 @@ from msgspec import Meta
 from llamakit.errors import UsageError
 from llamakit.hookspecs import hookimpl
 from llamakit.options import Options
-from llamakit.sampler import NativeSampler, Replay, SequenceContext, Stage
+from llamakit.sampler import NativeSampler, SequenceContext, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +82,6 @@ class GrammarSampler(NativeSampler):
     summary = "only what a grammar, JSON Schema or regular expression allows"
     Options = GrammarOptions
     stage = Stage.LOGITS
-    replay = Replay.ACCEPT
 
     def active(self) -> bool:
         """Whether a grammar is asked for."""

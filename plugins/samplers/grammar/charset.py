@@ -67,11 +67,6 @@ def union(*sets: Ranges) -> Ranges:
     return normal(pair for ranges in sets for pair in ranges)
 
 
-def subtract(a: Ranges, b: Ranges) -> Ranges:
-    """What is in `a` but not in `b`."""
-    return intersect(a, negate(b))
-
-
 def either_case(ranges: Ranges) -> Ranges:
     """With the other cases of each letter, where those are one character."""
     cases = _cases()
