@@ -16,7 +16,7 @@ import numpy as np
 from llamakit.chat.fit import fit_messages
 from llamakit.chat.prompt import ChatPrompt, chat_prompt
 from llamakit.chat.template import FALLBACK, ChatTemplate
-from llamakit.errors import DataError, LlamaKitError, UsageError
+from llamakit.errors import DataError, LlamaKitError, UnavailableError, UsageError
 from llamakit.train.samples import Sample, sample
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Encoder:
             return self._prompt_and_answer(record)
         try:
             return self._conversation(record)
+        except UnavailableError:
+            raise
         except LlamaKitError as error:
             hint = error.hint or "messages in the order that the model's template wants, or --template plain"
             raise DataError(f"{record.place}: {error.message}", found=error.found, hint=hint, param="data") from None

@@ -114,7 +114,7 @@ def read_log(path: Path) -> list[LogEntry]:
     return [found[step] for step in sorted(found)]
 
 
-class Progress:
+class History:
     """What the steps of a run tell together: seconds of a step, time left, best validation. An `on_step` callback."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.train_view import TrainView, plain_line, rendered, sparkline
 from rich.console import Console as RichConsole
 
-from llamakit.train.report import Progress, StepInfo
+from llamakit.train.report import History, StepInfo
 
 
 def step(number, **more):
@@ -47,11 +47,11 @@ def test_quiet_is_quiet(capsys):
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_live_view(width):
-    progress = Progress()
+    history = History()
     for number in range(1, 41):
-        progress(step(number, val_loss=4.5 if number == 30 else None))
+        history(step(number, val_loss=4.5 if number == 30 else None))
     out = io.StringIO()
-    RichConsole(file=out, width=width).print(rendered(progress, "finetune"))
+    RichConsole(file=out, width=width).print(rendered(history, "finetune"))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
     if width >= 80:
@@ -84,6 +84,6 @@ def test_many_values_are_averaged():
 
 
 def test_a_line_without_validation():
-    progress = Progress()
-    progress(step(1))
-    assert "validation" not in plain_line(progress)
+    history = History()
+    history(step(1))
+    assert "validation" not in plain_line(history)

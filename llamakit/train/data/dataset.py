@@ -53,12 +53,25 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int
 
     def windows(self, options: TrainOptions, n_ctx: int) -> Windows:
-        """The samples to learn from, packed as the options say."""
-        return pack(self.train, n_ctx, options.packing, seed=options.seed, keep=kept_end(options))
+        """The samples to learn from, packed as the options say. DataError if none of them fits."""
+        windows = _packed(self.train, options, n_ctx)
+        if not len(windows):
+            longest, shortest = int(self.train.lengths.max()) - 1, int(self.train.lengths.min()) - 1
+            raise DataError(
+                f"no sample has an answer within its first {n_ctx:,} tokens",
+                found=f"samples of {shortest:,} to {longest:,} tokens",
+                hint=f"--ctx {longest}, or --truncate start to cut their prompts",
+                param="ctx",
+            )
+        return windows
 
     def validation_windows(self, options: TrainOptions, n_ctx: int) -> Windows:
-        """The others."""
-        return pack(self.validation, n_ctx, options.packing, seed=options.seed, keep=kept_end(options))
+        """The others; there may be none."""
+        return _packed(self.validation, options, n_ctx)
+
+
+def _packed(samples: Samples, options: TrainOptions, n_ctx: int) -> Windows:
+    return pack(samples, n_ctx, options.packing, seed=options.seed, keep=kept_end(options))
 
 
 def kept_end(options: TrainOptions) -> Keep:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llamakit.plugins.frontends.cli.console import Console, gib
 
-from llamakit.train.report import Progress, duration, memory_used
+from llamakit.train.report import History, duration, memory_used
 
 if TYPE_CHECKING:
     from llamakit.train.report import StepInfo
@@ -23,7 +23,7 @@ class TrainView:
 
     def __init__(self, console: Console, title: str = "finetune") -> None:
         self.console, self.title = console, title
-        self.progress = Progress()
+        self.history = History()
         self._live: Any = None
         self._shown = 0.0  # when the last plain line was written
         self._step_shown = 0
@@ -41,17 +41,17 @@ class TrainView:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        elif self.progress.last is not None and self._step_shown != self.progress.last.step:
-            self.console.note(plain_line(self.progress))
+        elif self.history.last is not None and self._step_shown != self.history.last.step:
+            self.console.note(plain_line(self.history))
 
     def __call__(self, info: StepInfo) -> None:
         """A step was done."""
-        self.progress(info)
+        self.history(info)
         if self._live is not None:
-            self._live.update(rendered(self.progress, self.title))
+            self._live.update(rendered(self.history, self.title))
         elif self._is_time(info):
             self._shown, self._step_shown = time.monotonic(), info.step
-            self.console.note(plain_line(self.progress))
+            self.console.note(plain_line(self.history))
 
     def _is_time(self, info: StepInfo) -> bool:
         """Whether to write a plain line: at the first and last step, with each validation, else now and then."""
@@ -60,46 +60,46 @@ class TrainView:
         return time.monotonic() - self._shown >= PAUSE
 
 
-def plain_line(progress: Progress) -> str:
+def plain_line(history: History) -> str:
     """One line of what the last step told."""
-    info = progress.last
+    info = history.last
     assert info is not None  # lines are written after steps
     parts = [f"step {info.step}/{info.total}", f"epoch {info.epoch:.2f}", f"loss {info.loss:.4f}"]
     if info.val_loss is not None:
         parts.append(f"validation {info.val_loss:.4f}")
     parts += [f"lr {info.lr:.2e}", f"gradient {info.grad_norm:.3g}", f"{info.tokens_per_second:,.0f} tokens/s"]
-    return "  ".join([*parts, f"left {duration(progress.seconds_left)}", gib(memory_used())])
+    return "  ".join([*parts, f"left {duration(history.seconds_left)}", gib(memory_used())])
 
 
-def rendered(progress: Progress, title: str) -> Any:
+def rendered(history: History, title: str) -> Any:
     """The live view, for rich."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    info = progress.last
+    info = history.last
     assert info is not None  # shown after steps
     head = Table.grid(padding=(0, 2), expand=True)
     for ratio in (0, 0, 1, 0, 0):
         head.add_column(ratio=ratio or None, no_wrap=True)
     head.add_row(
         Text(title, style="bold"), f"step {info.step:,}/{info.total:,}", ProgressBar(info.total, info.step),
-        f"epoch {info.epoch:.2f}", f"left {duration(progress.seconds_left)}",
+        f"epoch {info.epoch:.2f}", f"left {duration(history.seconds_left)}",
     )  # fmt: skip
     numbers = Table.grid(padding=(0, 2))
-    for label, value in _numbers(progress):
+    for label, value in _numbers(history):
         numbers.add_row(Text(label, style="dim"), value)
     return Group(head, numbers)
 
 
-def _numbers(progress: Progress) -> list[tuple[str, str]]:
-    info = progress.last
+def _numbers(history: History) -> list[tuple[str, str]]:
+    info = history.last
     assert info is not None  # shown after steps
-    rows = [("loss", f"{info.loss:.4f}  {sparkline(progress.losses)}")]
-    if progress.val_loss is not None and progress.best is not None:
-        best, step = progress.best
-        rows.append(("validation", f"{progress.val_loss:.4f}  (best {best:.4f} at step {step:,})"))
+    rows = [("loss", f"{info.loss:.4f}  {sparkline(history.losses)}")]
+    if history.val_loss is not None and history.best is not None:
+        best, step = history.best
+        rows.append(("validation", f"{history.val_loss:.4f}  (best {best:.4f} at step {step:,})"))
     rate = f"{info.lr:.2e}   gradient {info.grad_norm:.3g}   {info.tokens_per_second:,.0f} tokens/s"
     return [*rows, ("rate", f"{rate}   memory {gib(memory_used())}")]
 

@@ -6,13 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamakit.train.data.check import histogram, percentiles, round_width, runs
 from llamakit.train.samples import sample
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=200))
 def test_bins_hold_every_length_once(lengths):
     bins = histogram(lengths)
@@ -35,6 +36,7 @@ def test_percentiles():
     assert histogram([]) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=3), st.booleans()), max_size=20))
 def test_runs_are_the_text(of_bytes, parts):
     tokenizer = of_bytes()

@@ -13,6 +13,7 @@ from llamakit.train.cursor import Cursor, CursorState, shuffled, steps_per_epoch
 SEEDS = st.integers(0, 2**63 - 1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), SEEDS, st.integers(1, 50), st.booleans())
 def test_an_epoch_has_every_window_once(n, seed, batch, shuffle):
     cursor = Cursor(n, seed=seed, shuffle=shuffle)
@@ -42,6 +43,7 @@ def test_restore_at_any_micro_step(n, seed, batches, data):
     assert resumed.state == straight.state
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
 def test_steps_are_counted_as_they_are_made(n, batch, accumulation, epochs):
     cursor = Cursor(n, seed=1)

@@ -6,7 +6,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamakit.errors import DataError
@@ -59,6 +59,7 @@ def test_documents_are_as_they_stand_in_the_file(tmp_path):
     assert list(values(path)) == [(Place(str(path), 2), "one\n\n  more"), (Place(str(path), 8), "two")]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1)), st.sampled_from(["\n", "\r\n", "\n\n"]))
 def test_lines_come_back(tmp_path_factory, texts, end):
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"

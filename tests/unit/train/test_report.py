@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from llamakit.errors import LlamaKitError, UsageError
-from llamakit.train.report import LogEntry, LogWriter, Progress, StepInfo, duration, memory_used, read_log
+from llamakit.train.report import History, LogEntry, LogWriter, StepInfo, duration, memory_used, read_log
 
 
 def step(number, **more):
@@ -88,13 +88,13 @@ def test_a_log_that_cannot_be_written(tmp_path):
 
 
 def test_progress():
-    progress = Progress()
-    progress(step(10, seconds=2.0, val_loss=3.0))
-    assert progress.seconds_left == 180
-    progress(step(20, seconds=4.0, val_loss=3.5))
-    assert progress.seconds_left == pytest.approx(80 * 2.2)
-    assert (progress.val_loss, progress.best) == (3.5, (3.0, 10))
-    assert Progress().seconds_left == 0
+    history = History()
+    history(step(10, seconds=2.0, val_loss=3.0))
+    assert history.seconds_left == 180
+    history(step(20, seconds=4.0, val_loss=3.5))
+    assert history.seconds_left == pytest.approx(80 * 2.2)
+    assert (history.val_loss, history.best) == (3.5, (3.0, 10))
+    assert History().seconds_left == 0
 
 
 @pytest.mark.parametrize(("seconds", "text"), [

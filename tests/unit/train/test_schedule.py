@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamakit.train.options import Schedule2023, TrainOptions
@@ -77,6 +77,7 @@ def test_growing_cycles():
     assert [i for i, rate in enumerate(rates) if rate == 1] == [0, 10, 30]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["cosine", "linear", "constant", "2023"]), st.floats(0, 200), st.integers(1, 5000),
     st.integers(1, 6), st.floats(1, 3), st.floats(0, 1), st.data(),
