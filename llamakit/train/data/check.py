@@ -17,7 +17,7 @@ from llamakit.train.pack import pack
 from llamakit.train.samples import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llamakit.errors import DataError
     from llamakit.tokenizer import Tokenizer
@@ -89,11 +89,18 @@ class DataCheck(msgspec.Struct, frozen=True, kw_only=True):
         return not self.bad and self.windows > 0
 
 
-def check_data(options: TrainOptions, encoder: Encoder, n_ctx: int, *, show: int = 3) -> DataCheck:
-    """Read all data of the options as a run would, but go on where something is wrong."""
+def check_data(
+    options: TrainOptions,
+    encoder: Encoder,
+    n_ctx: int,
+    *,
+    show: int = 3,
+    progress: Callable[[int, int], None] | None = None,
+) -> DataCheck:
+    """Read all data of the options as a run would, but go on where something is wrong; `progress` as there."""
     bad: list[DataError] = []
     files = find_files(options.data)
-    found = encode_files(files, options.kind, encoder, bad=bad)
+    found = encode_files(files, options.kind, encoder, bad=bad, progress=progress)
     usable = [each for each in found if any(sample.loss_tokens for sample in each.samples)]
     samples = Samples(sample for each in usable for sample in each.samples)
     train, validation = split_samples(usable, options, n_ctx)

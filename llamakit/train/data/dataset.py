@@ -17,7 +17,7 @@ from llamakit.train.pack import Windows, pack, pieces
 from llamakit.train.samples import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from llamakit.train.data.records import Record
@@ -84,10 +84,15 @@ def window_size(ctx: int, n_ctx_train: int) -> int:
     return ctx or (min(USUAL_CTX, n_ctx_train) if n_ctx_train else USUAL_CTX)
 
 
-def load_dataset(options: TrainOptions, encoder: Encoder, n_ctx: int) -> Dataset:
-    """Read and encode the data of the options. DataError names file and line of what cannot be used."""
+def load_dataset(
+    options: TrainOptions, encoder: Encoder, n_ctx: int, *, progress: Callable[[int, int], None] | None = None
+) -> Dataset:
+    """Read and encode the data of the options. DataError names file and line of what cannot be used.
+
+    `progress(bytes done, bytes in all)` is called on the way, without those for validation.
+    """
     files = find_files(options.data)
-    found = encode_files(files, options.kind, encoder)
+    found = encode_files(files, options.kind, encoder, progress=progress)
     if not found:
         raise DataError(_nothing(options.data), found="no records: the files are empty", param="data")
     usable = [each for each in found if any(sample.loss_tokens for sample in each.samples)]
@@ -112,12 +117,20 @@ def load_dataset(options: TrainOptions, encoder: Encoder, n_ctx: int) -> Dataset
 
 
 def encode_files(
-    files: Sequence[Path], kind: str, encoder: Encoder, bad: list[DataError] | None = None
+    files: Sequence[Path],
+    kind: str,
+    encoder: Encoder,
+    *,
+    bad: list[DataError] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Encoded]:
     """The records of files with their samples; what cannot be used is raised, or put into `bad`."""
     found = []
-    for path in files:
+    sizes = [path.stat().st_size for path in files]
+    for number, path in enumerate(files):
         for record in records_of(path, kind, bad=bad):
+            if progress is not None:
+                progress(sum(sizes[:number]) + round(record.place.share * sizes[number]), sum(sizes))
             try:
                 samples = encoder.encode(record)
             except DataError as error:

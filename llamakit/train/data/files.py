@@ -24,11 +24,15 @@ DOCUMENT_END = re.compile(r"\n(?:[ \t]*\n){2,}")  # two blank lines or more
 
 
 class Place(NamedTuple):
-    """Where something stands, for people: a file and a line of it (or the number of a record, in a JSON array)."""
+    """Where something stands, for people: a file and a line of it (or the number of a record, in a JSON array).
+
+    `share`: of the file that is read when it has been.
+    """
 
     file: str
     number: int = 0
     what: str = "line"
+    share: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.file}, {self.what} {self.number}" if self.number else self.file
@@ -122,11 +126,13 @@ def _looks_like_lines(path: Path) -> bool:
 
 
 def _lines(path: Path) -> Iterator[tuple[Place, Any]]:
+    size, done = max(1, path.stat().st_size), 0
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
+            done += len(line)
             bare = (line.removeprefix(BOM) if number == 1 else line).strip()
             if bare:
-                place = Place(str(path), number)
+                place = Place(str(path), number, share=done / size)
                 yield place, _object(_decoded(bare, place), place)
 
 
@@ -141,8 +147,10 @@ def _whole(path: Path) -> Iterator[tuple[Place, Any]]:
     if isinstance(whole, dict):
         lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
         whole = lists[0] if len(lists) == 1 and "messages" not in whole and "conversations" not in whole else [whole]
-    for number, value in enumerate(whole if isinstance(whole, list) else [whole], 1):
-        place = Place(str(path), number, "record") if isinstance(whole, list) else Place(str(path))
+    records = whole if isinstance(whole, list) else [whole]
+    for number, value in enumerate(records, 1):
+        share = number / len(records)
+        place = Place(str(path), number, "record", share) if isinstance(whole, list) else Place(str(path), share=share)
         yield place, _object(value, place)
 
 
@@ -158,10 +166,11 @@ def _documents(path: Path) -> Iterator[tuple[Place, Any]]:
     line = 1
     start = 0
     for end in [*DOCUMENT_END.finditer(text), None]:
-        part = text[start : end.start() if end else len(text)]
+        stop = end.start() if end else len(text)
+        part = text[start:stop]
         if part.strip():
             blank = len(part) - len(part.lstrip("\n"))
-            yield Place(str(path), line + blank), part.strip("\n")
+            yield Place(str(path), line + blank, share=stop / len(text)), part.strip("\n")
         if end:
             line += text.count("\n", start, end.end())
             start = end.end()

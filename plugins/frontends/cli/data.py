@@ -55,7 +55,9 @@ def check(ctx: click.Context, files: tuple[str, ...], model: str | None, show: i
     tokenizer, template, n_ctx_train = _model(context.config["model"])
     chosen = train_options(options, data=list(files))
     encoder = Encoder(tokenizer, template, how=chosen.template, train_on=chosen.train_on)
-    found = check_data(chosen, encoder, window_size(chosen.ctx, n_ctx_train), show=show)
+    with context.console.progress("reading") as progress:
+        n_ctx = window_size(chosen.ctx, n_ctx_train)
+        found = check_data(chosen, encoder, n_ctx, show=show, progress=progress.update)
     if options["as_json"]:
         click.echo(msgspec.json.encode(found).decode())
     else:

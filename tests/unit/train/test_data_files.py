@@ -56,7 +56,8 @@ def test_files(tmp_path, name, data, count):
 
 def test_documents_are_as_they_stand_in_the_file(tmp_path):
     path = written(tmp_path, "a.txt", "\r\none\r\n\r\n  more\r\n\r\n\r\n\r\ntwo\r\n")
-    assert list(values(path)) == [(Place(str(path), 2), "one\n\n  more"), (Place(str(path), 8), "two")]
+    found = [(str(place), text) for place, text in values(path)]
+    assert found == [(f"{path}, line 2", "one\n\n  more"), (f"{path}, line 8", "two")]
 
 
 @settings(deadline=None)
@@ -65,6 +66,16 @@ def test_lines_come_back(tmp_path_factory, texts, end):
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     path.write_bytes(end.join(json.dumps({"text": text}) for text in texts).encode())
     assert read(path) == [{"text": text} for text in texts]
+
+
+@pytest.mark.parametrize(("name", "data"), [
+    ("a.jsonl", f"{LINE}\n\n{LINE}"), ("a.json", f"[{LINE},{LINE}]"), ("a.json", LINE), ("a.txt", "one\n\n\ntwo"),
+])  # fmt: skip
+def test_places_tell_how_far_it_is(tmp_path, name, data):
+    shares = [place.share for place, _ in values(written(tmp_path, name, data))]
+    assert shares == sorted(shares)
+    assert shares[0] > 0
+    assert shares[-1] == 1
 
 
 @pytest.mark.parametrize(("line", "what"), [

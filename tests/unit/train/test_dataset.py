@@ -45,6 +45,16 @@ def test_a_split_by_content(tmp_path, encoder):
     assert other.digest != found.digest
 
 
+def test_progress(tmp_path, encoder):
+    told = []
+    paths = [lines(tmp_path / "a.jsonl", 5), lines(tmp_path / "b.jsonl", 9)]
+    load_dataset(TrainOptions(data=paths), encoder, 64, progress=lambda done, total: told.append((done, total)))
+    size = sum((tmp_path / name).stat().st_size for name in ("a.jsonl", "b.jsonl"))
+    assert len(told) == 14
+    assert told == sorted(told)
+    assert told[-1] == (size, size)
+
+
 def test_few_samples_are_all_learned_from(tmp_path, encoder):
     found = load_dataset(TrainOptions(data=[lines(tmp_path / "a.jsonl", 19)]), encoder, 64)
     assert (len(found.train), len(found.validation)) == (19, 0)
