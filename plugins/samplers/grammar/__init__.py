@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from llamakit.plugins.samplers.grammar.ir import Grammar
     from llamakit.plugins.samplers.grammar.study import Study
 
-WARM_MASKS = 48  # made when a grammar is new, while its prompt waits
 LONGEST = 1 << 18  # characters of a grammar; reading that many takes a second or two
 FIELDS = {"gbnf": "grammar"}  # the option of a kind, where it has another name
 UI = {"x-ui": {"group": "Grammar", "widget": "grammar"}}
@@ -156,10 +155,7 @@ def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool =
         found: list[int] = tokenizer.encode(text, parse_special=True)
         return found
 
-    made, new = shared.program(key, tokenizer, lambda: parse(kind, source, lenient=lenient, token_ids=token_ids))
-    if new:
-        made.warm(WARM_MASKS)
-    return made
+    return shared.program(key, tokenizer, lambda: parse(kind, source, lenient=lenient, token_ids=token_ids))
 
 
 def parse(

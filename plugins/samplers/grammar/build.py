@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamakit.plugins.samplers.grammar import charset
+from llamakit.plugins.samplers.grammar.budget import spend
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.ir import (
     MAX_DEPTH,
@@ -56,6 +57,7 @@ def seq(items: Iterable[Node]) -> Node:
             flat.append(part)
     if not flat:
         return EMPTY
+    spend(len(flat))
     return flat[0] if len(flat) == 1 else Seq(tuple(flat))
 
 
@@ -73,6 +75,7 @@ def alt(items: Iterable[Node]) -> Node:
                 ranges += part.ranges
             elif not (isinstance(part, Text | Ref) and part in flat[-8:]):
                 flat.append(part)
+    spend(len(flat) + len(ranges))
     if place >= 0:
         flat[place] = Chars(charset.normal(ranges))
     if not flat:
@@ -102,7 +105,9 @@ def repeat(item: Node, least: int, most: int | None) -> Node:
 
 def chars(ranges: Iterable[tuple[int, int]]) -> Chars:
     """One character of these ranges."""
-    return Chars(charset.normal(ranges))
+    made = Chars(charset.normal(ranges))
+    spend(len(made.ranges))
+    return made
 
 
 class Builder:
@@ -115,6 +120,7 @@ class Builder:
 
     def new_rule(self, name: str, where: str, body: Node | None = None) -> Ref:
         """A rule, its body given now or by `define` later."""
+        spend(1)
         if len(self.rules) >= MAX_RULES:
             raise GrammarError(f"more than {MAX_RULES:,} rules; {where} is the part that goes beyond")
         self.rules.append(None)

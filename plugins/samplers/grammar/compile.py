@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from llamakit.plugins.samplers.grammar.budget import limited
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.ir import Alt, Automaton, Chars, Grammar, Node, Ref, Repeat, Seq, Text, Tokens
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from llamakit.tokenizer import Tokenizer
 
+WARM_MASKS = 48  # made when a grammar is new, while its prompt waits
 MOST_PROGRAMS = 64  # grammars that are kept ready, the least recently used go first
 MOST_BYTES = 512 << 20  # that they may take; each by itself stays below about 80 MB
 LONG_REPEAT = 8  # turns from which on a repetition is worth a mask of its own
@@ -114,8 +116,8 @@ class Shared:
                 self._tries[tokenizer] = _sampling.TokenTrie(pieces, hidden, sorted(tokenizer.eog_ids))
             return self._tries[tokenizer]
 
-    def program(self, key: Hashable, tokenizer: Tokenizer, make: Callable[[], Grammar]) -> tuple[Any, bool]:
-        """The program for a key, made of `make()` if it is new; and whether it is."""
+    def program(self, key: Hashable, tokenizer: Tokenizer, make: Callable[[], Grammar]) -> Any:
+        """The program for a key, made of `make()` and warmed if it is new. GrammarError for what is too large."""
         from llamakit import _sampling
 
         trie = self.trie(tokenizer)
@@ -123,9 +125,11 @@ class Shared:
         with self._lock:
             if whole in self._programs:
                 self._programs.move_to_end(whole)
-                return self._programs[whole], False
+                return self._programs[whole]
         try:
-            program = _sampling.GrammarProgram(network(make()), trie)
+            with limited():
+                program = _sampling.GrammarProgram(network(make()), trie)
+                program.warm(WARM_MASKS)
         except _sampling.GrammarLimitError as error:
             raise GrammarError(str(error)) from None
         with self._lock:
@@ -133,7 +137,7 @@ class Shared:
             size = sum(each.n_byte for each in self._programs.values())
             while len(self._programs) > MOST_PROGRAMS or (size > MOST_BYTES and len(self._programs) > 1):
                 size -= self._programs.popitem(last=False)[1].n_byte
-        return program, True
+        return program
 
 
 shared = Shared()

@@ -1,0 +1,150 @@
+"""Grammars that are meant to take time: refused as the request's fault, and neighbours go on meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from llamakit.plugins.samplers.grammar import budget, parse
+from llamakit.plugins.samplers.grammar.budget import AT_ONCE, Watcher, limited, spend
+from llamakit.plugins.samplers.grammar.errors import GrammarError
+
+from llamakit.errors import UnavailableError
+
+COSTLY = {
+    "not 20,000 numbers": {"json_schema": {"type": "number", "not": {"enum": [i + 0.5 for i in range(20_000)]}}},
+    "not 20,000 integers": {"json_schema": {"type": "integer", "not": {"enum": [7 * i for i in range(20_000)]}}},
+    "not 5,000 texts": {"json_schema": {"type": "string", "not": {"enum": [f"t{i}" * 5 for i in range(5000)]}}},
+    "classes of letters": {"regex": r"\p{L}?" * 2000},
+    "classes of letters in a pattern": {"json_schema": {"type": "string", "pattern": r"\p{L}?" * 2000}},
+    "many ids": {"json_schema": {"$defs": {f"d{i}": {"$id": f"x{i}", "$ref": f"x{i + 1}"} for i in range(50_000)},
+                                 "$ref": "x0"}},
+    "many rules of lark": {"lark": "start: r0\n" + "\n".join(f'r{i}: "a" r{i + 1} | /b+/' for i in range(9000)) +
+                           '\nr9000: "b"'},
+    "nested repetitions": {"grammar": 'root ::= ((("a"{1,1000}){1,1000}){1,1000}){1,1000}'},
+    "nested repetitions of an expression": {"regex": "((((a){1,1000}){1,1000}){1,1000}){1,1000}"},
+    "nested repetitions of lark": {"lark": 'start: ((("a"~1..1000)~1..1000)~1..1000)~1..1000'},
+    "a tag of many": {"structural_tag": {"type": "structural_tag", "format": {"type": "regex", "pattern":
+                                                                             r"\p{L}?" * 2000}}},
+    "many choices": {"choices": ["ab" * 12 + str(i) for i in range(9999)]},
+    "many properties": {"json_schema": {"type": "object", "properties": {f"p{i}": {"enum": list(range(40))}
+                                                                         for i in range(4000)}}},
+    "all of many": {"json_schema": {"allOf": [{"properties": {f"p{j}": {"minimum": i} for j in range(60)}}
+                                              for i in range(300)]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_costly_grammars_are_refused_or_served_and_hurt_no_neighbour(server, name):
+    gaps, stop = [], threading.Event()
+
+    def neighbour():
+        body = {"prompt": "Once", "n_predict": 400, "stream": True, "ignore_eos": True, "seed": 1}
+        while not stop.is_set():
+            last = time.monotonic()
+            for _ in server.events("/completion", body):
+                gaps.append(time.monotonic() - last)
+                last = time.monotonic()
+
+    thread = threading.Thread(target=neighbour)
+    thread.start()
+    try:
+        began = time.monotonic()
+        status, answer = server.post("/completion", {"prompt": "Once", "n_predict": 3, **COSTLY[name]})
+        seconds = time.monotonic() - began
+    finally:
+        stop.set()
+        thread.join()
+    assert status in (200, 400), answer
+    assert seconds < 25  # by the clock, on a machine that is shared: alone it is below 4
+    assert max(gaps) < 2.0  # the same, with the clients in this process too: below 0.25 alone
+
+
+def test_parts_are_counted():
+    def overspend():
+        with limited():
+            spend(budget.MOST_PARTS)
+            spend(1)
+
+    with pytest.raises(GrammarError, match=r"more than 400,000 parts"):
+        overspend()
+    spend(1 << 40)  # outside nobody counts
+    with limited():
+        spend(budget.MOST_PARTS)
+
+
+def loop_for_ever(watcher):
+    turns = 0
+    with watcher.watching():
+        while True:
+            turns += 1
+
+
+def test_the_clock_ends_what_no_count_foresees(monkeypatch):
+    monkeypatch.setattr(budget, "SECONDS", 0.2)
+    watcher, turns = Watcher(), 0
+    began = time.thread_time()
+    with pytest.raises(GrammarError, match="longer than"):
+        loop_for_ever(watcher)
+    assert time.thread_time() - began < 2
+    with watcher.watching():
+        pass
+    for _ in range(100_000):  # nothing is raised afterwards
+        turns += 1
+    with watcher.watching():
+        time.sleep(0.5)  # waiting is no work
+
+
+def test_the_clock_is_for_the_thread_that_reads(monkeypatch):
+    monkeypatch.setattr(budget, "SECONDS", 0.1)
+    watcher = Watcher()
+
+    def work(i):
+        if i % 2:
+            with pytest.raises(GrammarError):
+                loop_for_ever(watcher)
+        else:
+            end = time.thread_time() + 0.3
+            while time.thread_time() < end:
+                i += 2
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(12)))
+
+
+def test_few_grammars_are_read_at_once(monkeypatch):
+    monkeypatch.setattr(budget, "WAIT_SECONDS", 0.1)
+    inside, release = threading.Barrier(AT_ONCE + 1), threading.Event()
+
+    def read():
+        with limited():
+            inside.wait(10)
+            release.wait(10)
+
+    threads = [threading.Thread(target=read) for _ in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    inside.wait(10)
+    with pytest.raises(UnavailableError, match="too many grammars"), limited():
+        pass
+    release.set()
+    for thread in threads:
+        thread.join()
+    with limited(), limited():  # a reader that reads a part with another reader
+        pass
+
+
+def test_a_large_honest_grammar_is_read():
+    schema = {
+        "type": "object",
+        "properties": {
+            f"field{i}": {"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string"}}}}
+            for i in range(500)
+        },
+    }
+    with limited():
+        assert parse("json_schema", schema).rules
+        assert parse("regex", r"[\p{L}\p{N}_]+(-[\p{L}\p{N}]+){0,20}").rules
