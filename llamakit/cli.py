@@ -179,17 +179,19 @@ def run(args: list[str] | None = None) -> int:
 
 def _show(error: Any, args: list[str] | None) -> int:
     """Write an error to standard error: for people, or for programs if the command line says --json."""
+    from llamakit.terminal import safe
+
     given = sys.argv[1:] if args is None else args
     if "--json" in given:
         import json
 
         click.echo(json.dumps({"error": error.record()}), err=True)
     else:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {safe(str(error))}", err=True)
         if "-v" in given or "--verbose" in given:
             import traceback
 
-            click.echo("".join(traceback.format_exception(error)), err=True)
+            click.echo(safe("".join(traceback.format_exception(error))), err=True)
     return int(error.exit_code)
 
 

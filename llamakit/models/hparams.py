@@ -10,7 +10,7 @@ import numpy as np
 from llamakit.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 MAX_SIZE = 1 << 24  # of any one dimension; the largest models have about 2^18
 
@@ -108,6 +108,8 @@ def read_hparams(
         raise ModelFileError(
             f"{where} has no tensor 'token_embd.weight': it holds a vocabulary only, or is no whole model"
         )
+    n_layer = r.size("block_count")
+    _check_layers(n_layer, shapes, where)
     n_ff, n_expert = r.size("feed_forward_length"), r.size("expert_count", 0, least=0)
     n_expert_used = r.size("expert_used_count", 0, least=0)
     if n_expert and not 1 <= n_expert_used <= n_expert:
@@ -117,7 +119,7 @@ def read_hparams(
         n_vocab=embedding[0],
         n_ctx_train=r.size("context_length"),
         n_embd=n_embd,
-        n_layer=r.size("block_count"),
+        n_layer=n_layer,
         n_head=n_head,
         n_head_kv=n_head_kv,
         head_dim_k=head_dim_k,
@@ -131,6 +133,17 @@ def read_hparams(
         sliding_window=r.size("attention.sliding_window", 0, least=0) or None,
         tied_embeddings="output.weight" not in shapes,
     )
+
+
+def _check_layers(n_layer: int, shapes: Iterable[str], where: str) -> None:
+    """Every layer has tensors. Looked at before a graph is built, which takes as long as there are layers to be."""
+    there = {name.split(".")[1] for name in shapes if name.startswith("blk.")}
+    if len(there) < n_layer:
+        missing = next(i for i in range(n_layer) if str(i) not in there)
+        raise ModelFileError(
+            f"{where}: block_count is {n_layer:,}, but tensors of layer {missing:,} are missing",
+            found=f"tensors of {len(there):,} layers",
+        )
 
 
 def _read_rope(r: _Reader, head_dim: int) -> RopeParams:

@@ -84,15 +84,14 @@ def loop_for_ever(watcher):
 
 def test_the_clock_ends_what_no_count_foresees(monkeypatch):
     monkeypatch.setattr(budget, "SECONDS", 0.2)
-    watcher, turns = Watcher(), 0
+    watcher = Watcher()
     began = time.thread_time()
     with pytest.raises(GrammarError, match="longer than"):
         loop_for_ever(watcher)
     assert time.thread_time() - began < 2
     with watcher.watching():
         pass
-    for _ in range(100_000):  # nothing is raised afterwards
-        turns += 1
+    assert sum(range(100_000)) > 0  # nothing is raised afterwards
     with watcher.watching():
         time.sleep(0.5)  # waiting is no work
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamakit.errors import ReaderGone
+from llamakit.terminal import keep_style, safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,12 +52,12 @@ class Console:
     def note(self, text: str) -> None:
         """A line for people."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(keep_style(text), err=True)
 
     def detail(self, text: str) -> None:
         """A line for people who asked for more."""
         if self.verbose:
-            click.echo(text, err=True)
+            click.echo(keep_style(text), err=True)
 
     @contextmanager
     def progress(self, label: str, plain: str = "") -> Iterator[Progress]:
@@ -74,11 +75,6 @@ class Console:
         columns = (TextColumn("{task.description:9}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with RichProgress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
             yield Progress(label, bar, bar.add_task(label, total=None, visible=False))
-
-
-def safe(text: str) -> str:
-    """Text without control characters but newline and tab: a model must not send escape codes to a terminal."""
-    return "".join(c if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f") else "\ufffd" for c in text)
 
 
 def write(text: str, raw: bool = False) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from llamakit.plugins.frontends.cli.console import Console, safe
+from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.params import json_option, model_option, output_options, read_text
 
 from llamakit.errors import UsageError
+from llamakit.terminal import safe
 
 KINDS = {
     "grammar": "gbnf", "lark": "lark", "json_schema": "json_schema", "regex": "regex", "choices": "choices",

@@ -8,6 +8,8 @@ import click
 from llamakit.plugins.frontends.cli.console import gib
 from llamakit.plugins.frontends.cli.params import json_option
 
+from llamakit.terminal import one_line
+
 if TYPE_CHECKING:
     from llamakit.gguf import GGUFFile
 
@@ -54,12 +56,13 @@ def inspect(
 
 
 def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
-    """Decode all tensors; report those that hold values that are no numbers."""
+    """Decode all tensors, and check them against the metadata; report what is no number, missing or misshapen."""
     import msgspec
     import numpy as np
     from llamakit.plugins.frontends.cli.console import Console
 
     from llamakit.errors import LlamaKitError
+    from llamakit.models import ARCHITECTURES, load_model
 
     faults = []
     with Console().progress("check") as progress:
@@ -72,11 +75,16 @@ def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
                 fault = error.message
             if fault:
                 faults.append({"tensor": info.name, "fault": fault})
+    if gguf.metadata.get("general.architecture") in ARCHITECTURES and "token_embd.weight" in gguf.tensors:
+        try:
+            load_model(gguf)
+        except LlamaKitError as error:
+            faults.append({"tensor": "metadata", "fault": error.message})
     if as_json:
         click.echo(msgspec.json.encode({"tensors": len(gguf.tensors), "faults": faults}).decode())
         return faults
     for each in faults:
-        click.echo(f"{each['tensor']}: {each['fault']}")
+        click.echo(one_line(f"{each['tensor']}: {each['fault']}"))
     click.echo(f"{len(gguf.tensors)} tensors read, {len(faults) or 'none'} damaged")
     return faults
 
@@ -115,6 +123,7 @@ def _short(value: Any) -> str:
 def _print_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     click.echo()
+    rows = [tuple(map(one_line, row)) for row in rows]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         click.echo("  ".join([*cells, row[-1]]).rstrip())

@@ -10,6 +10,8 @@ import click
 from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.params import json_option, output_options
 
+from llamakit.terminal import safe
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -109,7 +111,7 @@ def run_merge(
         click.echo(msgspec.json.encode(report).decode())
         return
     for line in report.lines():
-        console.note(line)
+        console.note(safe(line))
 
 
 @lora.command("import")
@@ -182,7 +184,7 @@ def info(as_json: bool, base: str | None, source: str) -> None:
         click.echo(msgspec.json.encode(found).decode())
         return
     for line in found.lines():
-        click.echo(line)
+        click.echo(safe(line))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from llamakit.plugins.frontends.cli.console import Console, gib
 from llamakit.config import Config, load_config
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, fields_of, near
+from llamakit.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +79,7 @@ class Context:
         name = session.file.metadata.get("general.name", session.path.stem)
         size = sum(weight.n_bytes for weight in session.weights.values())
         millions = f"{session.model.n_parameter / 1e6:,.3g} M"
-        self.console.detail(f"model     {name}, {h.architecture}, {millions}, context {session.n_ctx}")
+        self.console.detail(f"model     {one_line(str(name))}, {h.architecture}, {millions}, context {session.n_ctx}")
         self.console.detail(f"backend   {backend.name} ({reason}){', ' + kernels if kernels else ''}")
         self.console.detail(f"memory    {gib(size)} weights")
 

@@ -6,6 +6,8 @@ import click
 from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.params import json_option, output_options
 
+from llamakit.terminal import safe
+
 
 @click.command()
 @json_option
@@ -32,4 +34,4 @@ def quantize(as_json: bool, quiet: bool, verbose: bool, source: str, destination
         click.echo(msgspec.json.encode(report).decode())
         return
     for line in report.lines():
-        console.note(line)
+        console.note(safe(line))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llamakit.terminal import safe
+
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.options import ServeOptions
 
@@ -23,7 +25,7 @@ class TextFormat(logging.Formatter):
         """One record."""
         level = "" if record.levelno <= logging.INFO else f"{LEVEL_NAMES[record.levelname]}: "
         text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{one_line(record.getMessage())}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return f"{text}\n{safe(self.formatException(record.exc_info))}" if record.exc_info else text
 
 
 class JsonFormat(logging.Formatter):

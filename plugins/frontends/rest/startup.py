@@ -15,6 +15,7 @@ from llamakit.plugins.frontends.rest.state import ServerState
 from llamakit.errors import UsageError
 from llamakit.pool import ModelPool, opener
 from llamakit.system import free_memory
+from llamakit.terminal import one_line, safe
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.options import ServeOptions
@@ -110,12 +111,12 @@ def lines_of(session: Session, state: ServerState, url: str, seconds: float) -> 
     """The lines that say what was loaded and where it answers."""
     h, (backend, _) = session.model.hparams, session.backend
     kernels = "".join(f", {name} {kind}" for name, kind in session.device.kernels().items())
-    name = session.file.metadata.get("general.name") or session.path.stem
+    name = one_line(str(session.file.metadata.get("general.name") or session.path.stem))
     model = f"{name}, {count(session.model.n_parameter)}, {h.architecture}, context {session.n_ctx:,}"
     weights = sum(weight.n_bytes for weight in session.weights.values())
     kv = session.device.kv_size(session.engine.kv.spec)
     store = session.adapters
-    adapters = ", ".join(info.name for info in store.infos()) if store is not None else ""
+    adapters = one_line(", ".join(info.name for info in store.infos())) if store is not None else ""
     samplers = state.registry.samplers()
     others = sum(f"sampler.{each}" in state.registry.third_party for each in samplers)
     from_others = f", {others} from other packages" if others else ""
@@ -164,4 +165,4 @@ def warn(text: str, options: ServeOptions) -> None:
     if options.log_format == "json":
         log.warning("%s", text)
         return
-    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {text}", err=True)
+    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {safe(text)}", err=True)

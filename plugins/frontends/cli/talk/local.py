@@ -10,6 +10,7 @@ from llamakit.plugins.frontends.cli.talk.settings import Knob, knobs_of
 from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Source, Waiting
 
 from llamakit.errors import LlamaKitError
+from llamakit.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -35,7 +36,7 @@ class Local(Source):
         more = {"lora": [(file, 1.0) for file in self.lora]} if self.lora else {}
         self.session: Session = self.context.session(**more)
         name = self.session.file.metadata.get("general.name")
-        self.model = name if isinstance(name, str) and name else self.session.path.stem
+        self.model = one_line(name if isinstance(name, str) and name else self.session.path.stem)
         self.n_ctx = self.session.n_ctx
         self.title = f"{self.model} on {self.session.backend[0].name}, context {self.n_ctx:,}"
 

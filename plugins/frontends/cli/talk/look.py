@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from llamakit.plugins.frontends.cli.console import safe
 from llamakit.plugins.frontends.cli.talk.command import Command, number
 
 from llamakit.errors import UsageError
+from llamakit.terminal import safe
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.talk import Talk

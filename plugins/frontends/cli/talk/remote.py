@@ -12,6 +12,7 @@ from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, So
 
 from llamakit.errors import LlamaKitError, NotFoundError, QueueFullError, UsageError
 from llamakit.options import near
+from llamakit.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -41,7 +42,9 @@ class Remote(Source):
         if size is None:
             size = _count(self._try("/props"), "n_ctx", "default_generation_settings.n_ctx")
         self.n_ctx = size
-        self.title = f"{self.model or 'a model'} at {self.client.place}" + (f", context {size:,}" if size else "")
+        self.title = f"{one_line(self.model) or 'a model'} at {self.client.place}" + (
+            f", context {size:,}" if size else ""
+        )
 
     def _try(self, path: str) -> Any:
         """What a route answers that other servers need not have; None without it."""

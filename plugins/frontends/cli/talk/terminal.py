@@ -10,6 +10,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from llamakit.terminal import keep_style
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -58,13 +60,13 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Lines of the chat itself, on standard error."""
-        print(text, file=sys.stderr, flush=True)
+        print(keep_style(text), file=sys.stderr, flush=True)
 
     def ask(self, question: str) -> bool:
         """A question that can be answered with yes or no; no without a terminal."""
         if not self.reads:
             return False
-        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"{keep_style(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         try:
             return input().strip().lower() in ("y", "yes")
         except (EOFError, KeyboardInterrupt):

@@ -7,8 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from llamakit.plugins.frontends.cli.console import safe, write
+from llamakit.plugins.frontends.cli.console import write
 from llamakit.plugins.frontends.cli.talk.source import Piece, Waiting
+
+from llamakit.terminal import safe
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.terminal import Terminal

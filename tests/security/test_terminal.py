@@ -1,0 +1,99 @@
+"""What files say never steers a terminal, and metadata that promises too much costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from llamakit.errors import ModelFileError
+from llamakit.gguf import GGUFWriter, open_gguf
+from llamakit.session import Session
+from llamakit.terminal import keep_style, one_line, safe
+
+EVIL = "\x1b]0;pwned\x07\x9b31m\u202eevil\x7f\r\x08 name\x1b[2J\nerror: forged"
+BAD = [chr(code) for code in (*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x202E, 0x2066)]
+
+
+def run(*args):
+    """Standard output and error of a command, as text."""
+    found = subprocess.run(
+        [sys.executable, "-m", "llamakit", *map(str, args)], capture_output=True, timeout=100, check=False
+    )
+    return (found.stdout + found.stderr).decode("utf-8", "surrogateescape")
+
+
+@pytest.fixture(scope="module")
+def copy(stories260k, tmp_path_factory):
+    """A copy of the model with other metadata and more tensors: `copy({"key": value}, {"name": tensor})`."""
+
+    def make(metadata, tensors=None, name="model.gguf"):
+        file = tmp_path_factory.mktemp("copy") / name
+        with open_gguf(stories260k) as model, GGUFWriter(file) as writer:
+            for key in model.metadata:
+                if key not in metadata:
+                    writer.add(key, model.metadata[key], *model.metadata.value_type(key))
+            for key, value in metadata.items():
+                kind = model.metadata.value_type(key) if key in model.metadata else ()
+                writer.add(key, value, *kind)
+            for each, info in model.tensors.items():
+                writer.add_tensor(each, model.raw(each), info.type, info.shape)
+            for each in tensors or ():
+                info = model.tensors["output_norm.weight"]
+                writer.add_tensor(each, model.raw("output_norm.weight"), info.type, info.shape)
+        return file
+
+    return make
+
+
+def test_texts():
+    assert safe("a\tb\n\x1b[31mc\x9b") == "a\tb\n\ufffd[31mc\ufffd"
+    assert one_line("a\tb\nc\u2028d") == "a b c d"
+    assert keep_style("\x1b[1mbold\x1b[0m \x1b]0;x\x07") == "\x1b[1mbold\x1b[0m \ufffd]0;x\ufffd"
+    assert not any(c in safe(EVIL) + one_line(EVIL) for c in BAD)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("inspect",), ("inspect", "--tensors"), ("inspect", "--check"), ("generate", "-v", "-n", "2", "-p", "x", "-m"),
+     ("quantize", "--type", "nothing"), ("embed", "-p", "x", "-m"), ("lora", "info")],
+    ids=lambda command: " ".join(command[:2]),
+)  # fmt: skip
+def test_names_from_files_are_shown_without_control_characters(copy, command):
+    file = copy({"general.name": EVIL, f"x.{EVIL}": EVIL, "general.description": [EVIL] * 3}, {f"t{EVIL}": 0})
+    shown = run(*command, file)
+    assert shown
+    assert not any(c in shown for c in BAD), repr(shown)
+    assert "\nerror: forged" not in shown
+
+
+def test_errors_about_files_are_shown_without_control_characters(copy, tmp_path):
+    (tmp_path / f"{EVIL.replace('/', '')}.gguf").write_bytes(b"GGUF" + bytes(60))
+    for args in (("inspect", tmp_path / f"no{EVIL}.gguf"), ("inspect", next(tmp_path.iterdir()))):
+        shown = run(*args)
+        assert "error" in shown
+        assert not any(c in shown for c in BAD), repr(shown)
+    wrong = copy({"general.architecture": f"llama{EVIL}"})
+    assert not any(c in run("generate", "-p", "x", "-m", wrong) for c in BAD)
+
+
+def test_the_lines_of_a_server_that_starts(copy, process):
+    server = process(model=copy({"general.name": EVIL}))
+    end = time.monotonic() + 10
+    while "ready in" not in server.output() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(c in server.output() for c in BAD), repr(server.output())
+    assert "\nerror: forged" not in server.output()
+
+
+@pytest.mark.parametrize("count", [6, 1_000_000, (1 << 24)])
+def test_layers_that_are_not_there(copy, count):
+    file = copy({"llama.block_count": count})
+    began = time.process_time()
+    with Session(file) as session, pytest.raises(ModelFileError, match="tensors of layer 5 are missing"):
+        session.model  # noqa: B018
+    assert time.process_time() - began < 1
+    shown = run("inspect", "--check", file)
+    assert f"block_count is {count:,}, but tensors of layer 5 are missing" in shown
