@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import io
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
+from llamakit import cli
 from llamakit.errors import ModelFileError
 from llamakit.gguf import GGUFWriter, open_gguf
 from llamakit.session import Session
@@ -19,10 +20,10 @@ BAD = [chr(code) for code in (*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x2
 
 def run(*args):
     """Standard output and error of a command, as text."""
-    found = subprocess.run(
-        [sys.executable, "-m", "llamakit", *map(str, args)], capture_output=True, timeout=100, check=False
-    )
-    return (found.stdout + found.stderr).decode("utf-8", "surrogateescape")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    with redirect_stdout(out), redirect_stderr(out):
+        cli.run([str(arg) for arg in args])
+    return out.buffer.getvalue().decode()
 
 
 @pytest.fixture(scope="module")
