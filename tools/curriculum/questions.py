@@ -68,8 +68,9 @@ def not_said(draw: Draw, story: Story) -> Question:
         person = draw.one(story.people)
         told = {fact.relation.name for fact in story.facts if fact.person == person}
         untold = [each for each in RELATIONS if each.things == person.thing and each.name not in told]
-        if untold:
-            return _unknown(sentence(draw.one(draw.one(untold).asks), p=person.name))
+        others = [each for each in untold if any(fact.relation == each for fact in story.facts)]
+        if untold:  # best of all something that is told of somebody else
+            return _unknown(sentence(draw.one(draw.one(others or untold).asks), p=person.name))
     if relation.things:
         name = "the " + draw.one([each for each in OBJECTS if each not in words])
     else:

@@ -201,7 +201,7 @@ class Level:
     facts: tuple[int, int] = (1, 3)  # of each person
     questions: tuple[int, int] = (3, 6)
     phrasings: int = 4  # ways in which a fact is told
-    absent: float = 0.2  # questions that the text does not answer
+    absent: float = 0.3  # questions that the text does not answer
     fillers: float = 0.3  # sentences that say nothing about anybody
     pronouns: float = 0.3  # he and she for whom the sentence before was about
     invented: float = 0.15  # names that are in no list
@@ -209,7 +209,17 @@ class Level:
     mixed: float = 0.3  # stories whose facts are not told person by person
 
 
-EASY = Level(people=(1, 2), facts=(1, 2), phrasings=1, fillers=0.0, pronouns=0.0, invented=0.0, others=0.0, mixed=0.0)
+EASY = Level(
+    people=(1, 2),
+    facts=(1, 2),
+    phrasings=1,
+    absent=0.35,
+    fillers=0.0,
+    pronouns=0.0,
+    invented=0.0,
+    others=0.0,
+    mixed=0.0,
+)
 MIDDLE = Level(people=(1, 3), facts=(1, 3), phrasings=2, fillers=0.1, pronouns=0.1, invented=0.05, others=0.15)
 HARD = Level()
 
