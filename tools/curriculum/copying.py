@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from curriculum.example import NOT_SAID, Example, assistant, user
-from curriculum.words import BY_KIND, DAYS, MONTHS, NUMBERS, PEOPLE
+from curriculum.words import BY_KIND, DAYS, MONTHS, MORE, NUMBERS, PEOPLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from curriculum.example import Message
     from curriculum.world import Level
 
-EVERYTHING = tuple(sorted({word for words in BY_KIND.values() for word in words}))
+EVERYTHING = tuple(sorted({word for words in BY_KIND.values() for word in words} | set(MORE)))
 Turn = tuple[str, str]  # what is asked, what is answered
 
 

@@ -44,7 +44,7 @@ STAGES = (
     Stage("hard", HARD, {
         "lookup": 3, "copy": 8, "question": 38, "tool": 14, "no-tool": 2, "json": 12, "count": 6, "talk": 8, "story": 7,
         "text": 2,
-    }, tales=12),
+    }, tales=24),
 )  # fmt: skip
 
 

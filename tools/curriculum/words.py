@@ -75,8 +75,36 @@ NUMBERS = _words(
 ROOMS = _words(
     "bathroom bedroom cellar garage hall kitchen library office",
 )
-SIZES = _words(
-    "big little long new old short small tall tiny",
+
+# Words that are only copied, listed and counted.
+MORE = _words(
+    "able above across afraid after again age all alone also always among angel animal answer arm army around art",
+    "ask baby back bad bank bath beautiful bed before behind below better bit bitter blood blow body bone born",
+    "both branch brave breath bring broken brother build burn business busy call care carry catch chance change",
+    "cheap child choose circle class clean clever climb close cloth cloud club colour come cool copy corner cost",
+    "count country course cover crown cry cut daily dance danger dark daughter dead dear deep dinner dirty dish",
+    "double dream dress drink drive drop dry dust earth east easy eat edge end enemy engine enough evening every",
+    "eye face fact fair fall family famous far fast fat father fear feather feed fellow few fight fill film find",
+    "fine finger finish fire first flat floor flower fly follow food foot foreign free fresh friend front fruit",
+    "full fun funny game gentle gift girl give gone good great ground group grow guest hair half hand hang hard",
+    "head hear heart heat heavy help hidden high hold hole holy honest hope hot hour huge hunt ice idea iron join",
+    "joke journey jump just keep kiss knee know lady land large last late laugh law lazy lead leaf learn leave",
+    "left leg lesson lie life lift light line lip listen loose lost loud love low luck lunch machine magic main",
+    "man many mark marry master meal mean measure meat medicine meet merry metal middle mind minute moment money",
+    "month mother mouth move narrow nature near neat neck never next nice nobody noise north nose number ocean",
+    "often oil once only open order other outside owner page pain pair part party past path pay peace people",
+    "place plain plan plant play please plenty point polite poor power pretty price prince princess prize promise",
+    "pull pure push quarter question quick quite race raise reach read ready real reason rest rich ride right",
+    "rise rock room root rough round row rule run safe sail same sand save say scene sea season seat secret see",
+    "seed seem shade shadow shape share sharp shine shore shout show shut sight sign silence simple since sister",
+    "size skin sleep slow smell smile smoke smooth snow soft soil some son song soon sound south space speak",
+    "speed spend spring square stand star start stay steal steam steep step storm story straight strange stranger",
+    "stream such sudden summer sure sweet swim tail take tale talk taste teach tear tell test thank then thick",
+    "thin thing think thought thread throat throw thunder time tongue tool tooth top touch trade train travel",
+    "tree trip trouble true trust try turn under until use usual very view visit voice wait wake walk wall want",
+    "war wash waste wave way weak wear weather week weight welcome west what wheat where while whole wide wife",
+    "wild win window wine wing winter wise wish woman wonder wood wool work worm worse wound write wrong year",
+    "young",
 )
 
 FILLERS = (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.mix import STAGES, examples, held_out
-from curriculum.words import BY_KIND
+from curriculum.words import BY_KIND, MORE
 from llamakit.chat.template import ChatTemplate
 from llamakit.gguf.writer import GGUFWriter
 from llamakit.train.vocabulary import Vocabulary, add_vocabulary, train_vocabulary
@@ -66,7 +66,7 @@ def make_vocabulary(size: int, seed: int, texts: Iterable[str] = (), shown: int 
         example.text or template.render(example.messages, tools=example.tools, add_generation_prompt=False)
         for stage in STAGES for example in examples(stage, seed, shown)
     )  # fmt: skip
-    words = sorted({word for words in BY_KIND.values() for word in words})
+    words = [word for words in (*BY_KIND.values(), MORE) for word in words]
     often = ["\n".join(words) + "\n " + " ".join(words)] * WORDS_OFTEN
     ascii_ = "\n".join(map(chr, range(33, 127)))
     plain = (SPECIAL.sub("\n", text) for text in chain(made, often, [ascii_], texts))
