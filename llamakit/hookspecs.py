@@ -13,6 +13,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from llamakit.backend import Backend
+    from llamakit.chat.tools import ToolFormat
     from llamakit.frontend import Frontend
     from llamakit.optimizer import Optimizer
     from llamakit.sampler import Sampler
@@ -39,3 +40,8 @@ def llamakit_optimizers() -> Iterable[type[Optimizer]]:  # type: ignore[empty-bo
 @hookspec
 def llamakit_frontends() -> Iterable[type[Frontend]]:  # type: ignore[empty-body]
     """Frontends of this plugin: objects that contribute commands to the command line."""
+
+
+@hookspec
+def llamakit_tool_formats() -> Iterable[ToolFormat]:  # type: ignore[empty-body]
+    """How families of models call tools. The first that fits a chat template counts; ours come last."""

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llamakit.backend import Availability, Backend
+    from llamakit.chat.tools import ToolFormat
     from llamakit.frontend import Frontend
     from llamakit.optimizer import Optimizer
     from llamakit.sampler import Sampler
 
 GROUP = "llamakit"
-KINDS = ("backend", "sampler", "optimizer", "frontend")
+KINDS = ("backend", "sampler", "optimizer", "frontend", "tool_format")
 AUTO = ("cuda", "opencl", "cpu")  # what `auto` tries, in this order; OpenCL only on a GPU
 
 
@@ -93,6 +94,13 @@ class Registry:
     def optimizers(self) -> dict[str, type[Optimizer]]:
         """All optimizers that load, by name."""
         return self._all("optimizer")
+
+    @cached_property
+    def tool_formats(self) -> tuple[ToolFormat, ...]:
+        """How families of models call tools, those of other packages first."""
+        own = set(self.entry_names("tool_format")) - {name.partition(".")[2] for name in self.third_party}
+        names = sorted(self.entry_names("tool_format"), key=lambda name: name in own)
+        return tuple(format for name in names for format in self._load(f"tool_format.{name}") or ())  # type: ignore[misc]
 
     def frontends(self) -> dict[str, type[Frontend]]:
         """All frontends that load, by name."""

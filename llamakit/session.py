@@ -51,7 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `max_predict`: most tokens of any answer (0: 8 contexts); `lora`: (file, scale) of adapters loaded at the start,
     `adapter_slots`: different selections of adapters in a step (0: 4 if `lora` names any); `lora_base`: a file with
     more exact values of the tensors that adapters change; `draft_model`: a small model that guesses ahead; `draft`:
-    most tokens guessed ahead (-1: as many as pay, 0: none); `max_queue`, `stall_seconds`: see `ServiceOptions`.
+    most tokens guessed ahead (-1: as many as pay, 0: none); `max_queue`, `stall_seconds`: see `ServiceOptions`;
+    `chat_template`: in place of the file's, its source, a file of it, or a name (see `ChatTemplate.chosen`).
     """
 
     backend: str = "auto"
@@ -70,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     draft: int = -1
     max_queue: int = 256
     stall_seconds: float = 300.0
+    chat_template: str = ""
 
 
 class Session:
@@ -320,7 +322,18 @@ class Session:
         """The model's chat template."""
         from llamakit.chat.template import ChatTemplate
 
-        return ChatTemplate.from_metadata(self.file.metadata, self.tokenizer)
+        return ChatTemplate.chosen(self.settings.chat_template, self.file.metadata, self.tokenizer)
+
+    def template(self, *, with_tools: bool = False) -> ChatTemplate:
+        """The chat template; with tools the one that the file has for them, if there is one."""
+        named = "tokenizer.chat_template.tool_use" in self.file.metadata and not self.settings.chat_template
+        return self._tool_template if with_tools and named else self.chat_template
+
+    @cached_property
+    def _tool_template(self) -> ChatTemplate:
+        from llamakit.chat.template import TOOL_USE, ChatTemplate
+
+        return ChatTemplate.from_metadata(self.file.metadata, self.tokenizer, TOOL_USE)
 
     def close(self) -> None:
         """End the engine's thread, if there is one; give memory and the file back."""

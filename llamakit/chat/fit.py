@@ -1,62 +1,207 @@
-"""Messages made fit for a chat template that knows no developers, no tools or no calls: what it lacks is told in words.
+"""Messages made fit for a chat template: what it cannot show, such as tools or calls, is told in words that it can.
 
-Serving and training both go through here, so that a model is trained on the prompts that it will be given.
+Serving and training both go through here, so that a model is trained on the prompts that it will be given. Messages are
+in OpenAI's form, with texts as contents; arguments are objects, or JSON.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llamakit.chat.tools import find_format
+from llamakit.chat.profile import as_parts, profile_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llamakit.chat.profile import Profile
     from llamakit.chat.tools import ToolFormat
 
 Message = dict[str, Any]
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def fit_messages(
     messages: Sequence[Message], tools: Sequence[dict[str, Any]], source: str
 ) -> tuple[list[Message], list[dict[str, Any]] | None]:
     """The messages and tools to render with the template of this source; None for no tools."""
-    made = _known_roles(messages, source)
-    format = find_format(source)
-    if "tool_calls" not in source:
-        made = [_with_calls_written(message, format) for message in made]
-    if tools and "tools" not in source:
-        return _with_tools_described(made, tools, format), None
-    return made, list(tools) or None
+    return fitted(messages, tools, profile_of(source))
 
 
-def _known_roles(messages: Sequence[Message], source: str) -> list[Message]:
-    """The messages with the developer's as the system's, for templates that know no developer."""
-    if "developer" in source:
-        return list(messages)
-    return [{**message, "role": "system"} if message["role"] == "developer" else message for message in messages]
+def fitted(
+    messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, profile: Profile
+) -> tuple[list[Message], list[dict[str, Any]] | None]:
+    """Messages and tools as the template wants them."""
+    found = [_known_role(message, profile) for message in with_ids(messages)]
+    described = list(tools) if tools else None
+    if described and not profile.tools:
+        found, described = [_description(described, profile.format), *found], None
+    if not profile.calls or not profile.results:
+        found = _as_text(found, profile)
+    if profile.one_call:
+        found = _one_by_one(found)
+    found = [_with_calls(message, profile) if message.get("tool_calls") else message for message in found]
+    if not profile.systems:
+        found = _one_system(found, shown=profile.system)
+    elif described is None and tools and len(found) > 1 and found[1]["role"] == "system":
+        found = [_joined(found[1], found[0]), *found[2:]]  # the description follows what the system says
+    if not profile.repeats:
+        found = _alternating(found)
+    return ([as_parts(message) for message in found] if profile.parts else found), described
 
 
-def _with_calls_written(message: Message, format: ToolFormat) -> Message:
-    """A message with its calls as text, in the form that the model's answers have them."""
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    functions = [call["function"] for call in calls]
-    written = format.text([(function["name"], function.get("arguments", {})) for function in functions])
-    text = (message.get("content") or "") + written
-    return {name: value for name, value in message.items() if name != "tool_calls"} | {"content": text}
+def with_ids(messages: Sequence[Message]) -> list[Message]:
+    """The messages with an id for each call, and for each result that of its call, where they have none."""
+    found, waiting = [], list[tuple[str, str]]()
+    for place, message in enumerate(messages):
+        if message.get("tool_calls"):
+            calls = [
+                call if call.get("id") else {"id": f"call_{place}_{number}", **call}
+                for number, call in enumerate(message["tool_calls"])
+            ]
+            waiting = [(call["id"], call["function"]["name"]) for call in calls]
+            found.append({**message, "tool_calls": calls})
+        elif message.get("role") == "tool":
+            id, name = message.get("tool_call_id"), message.get("name")
+            mine = next((each for each in waiting if id == each[0]), None)
+            mine = mine or next((each for each in waiting if not id and name in (None, each[1])), None)
+            if mine is not None:
+                waiting.remove(mine)
+            more = {} if mine is None else {"tool_call_id": mine[0], "name": mine[1]}
+            found.append(
+                {**more, **{key: value for key, value in message.items() if value}, "content": message.get("content")}
+            )
+        else:
+            found.append(dict(message))
+    return found
 
 
-def _with_tools_described(
-    messages: list[Message], tools: Sequence[dict[str, Any]], format: ToolFormat
-) -> list[Message]:
-    """The messages with the tools told to the system, for templates that have no place for tools."""
+def arguments_of(given: Any) -> Any:
+    """Arguments of a call as an object, also where they come as JSON; "" is no arguments."""
+    if not isinstance(given, str):
+        return {} if given is None else given
+    if not given.strip():
+        return {}
+    try:
+        return msgspec.json.decode(given)
+    except (msgspec.DecodeError, RecursionError):
+        return given
+
+
+def short_id(id: str) -> str:
+    """Nine letters and digits for an id, the same for the same."""
+    if len(id) == 9 and id.isascii() and id.isalnum():
+        return id
+    number = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big")
+    return "".join(BASE62[number // 62**i % 62] for i in range(9))
+
+
+def _known_role(message: Message, profile: Profile) -> Message:
+    role = message["role"]
+    if role == "developer" and not profile.developer:
+        message = {**message, "role": "system"}
+    return {**message, "role": "tool"} if role == "function" else message
+
+
+def _description(tools: list[dict[str, Any]], format: ToolFormat) -> Message:
+    """The tools told to the system, for templates that have no place for them."""
     lines = [msgspec.json.encode(tool["function"]).decode() for tool in tools]
-    text = "\n".join(["These tools can be called:", *lines, f"To call one, answer with nothing but {format.example()}"])
-    first = messages[0]
-    if first["role"] == "system":
-        return [{**first, "content": f"{first.get('content') or ''}\n\n{text}".strip()}, *messages[1:]]
-    return [{"role": "system", "content": text}, *messages]
+    call = f"To call one, answer with nothing but {format.example()}"
+    return {"role": "system", "content": "\n".join(["These tools can be called:", *lines, call])}
+
+
+def _with_calls(message: Message, profile: Profile) -> Message:
+    """A message with calls, its arguments and ids as the template wants them."""
+    calls = []
+    for call in message["tool_calls"]:
+        function = call["function"]
+        arguments = arguments_of(function.get("arguments"))
+        if profile.text_arguments and not isinstance(arguments, str):
+            arguments = msgspec.json.encode(arguments).decode()
+        id = short_id(call["id"]) if profile.short_ids else call["id"]
+        calls.append({**call, "id": id, "function": {**function, "arguments": arguments}})
+    content = message.get("content")
+    if profile.null_content and not content:
+        content = None
+    return {**message, "content": content, "tool_calls": calls}
+
+
+def _as_text(messages: list[Message], profile: Profile) -> list[Message]:
+    """Calls as the model writes them, and results as turns of the user, for templates that leave them out."""
+    found: list[Message] = []
+    for message in messages:
+        if message.get("tool_calls") and not profile.calls:
+            calls = [
+                (c["function"]["name"], arguments_of(c["function"].get("arguments"))) for c in message["tool_calls"]
+            ]
+            words = "\n".join(filter(None, (message.get("content"), profile.format.text(calls))))
+            rest = {key: value for key, value in message.items() if key != "tool_calls"}
+            found.append({**rest, "content": words})
+        elif message["role"] == "tool" and not profile.results:
+            text = f"The result of {message.get('name') or 'the tool'}:\n{message.get('content') or ''}"
+            joins = found and found[-1]["role"] == "user" and found[-1].get("result")
+            if joins:
+                found[-1]["content"] += "\n\n" + text
+            else:
+                found.append({"role": "user", "content": text, "result": True})
+        else:
+            found.append(message)
+    return [{key: value for key, value in message.items() if key != "result"} for message in found]
+
+
+def _one_by_one(messages: list[Message]) -> list[Message]:
+    """A message for each call, each followed by its result."""
+    found: list[Message] = []
+    waiting: list[Message] = []  # calls whose turn is still to come
+    for message in messages:
+        if message["role"] == "tool" and waiting:
+            mine = next((m for m in waiting if m["tool_calls"][0]["id"] == message.get("tool_call_id")), None)
+            if mine is not None:
+                waiting.remove(mine)
+                found.append(mine)
+        elif message["role"] != "tool":
+            found += waiting
+            waiting = []
+        calls = message.get("tool_calls") or []
+        if len(calls) > 1:
+            found.append({**message, "tool_calls": calls[:1]})
+            waiting = [{**message, "content": "", "tool_calls": [call]} for call in calls[1:]]
+        else:
+            found.append(message)
+    return found + waiting
+
+
+def _one_system(messages: list[Message], *, shown: bool) -> list[Message]:
+    """All words of the system as one message at the beginning, or in the first of the user where it knows no system."""
+    words = [str(message["content"]) for message in messages if message["role"] == "system" and message.get("content")]
+    rest = [message for message in messages if message["role"] != "system"]
+    if not words:
+        return rest or messages
+    text = "\n\n".join(words)
+    if shown:
+        return [{"role": "system", "content": text}, *rest]
+    if rest and rest[0]["role"] == "user":
+        return [_joined({"role": "user", "content": text}, rest[0]), *rest[1:]]
+    return [{"role": "user", "content": text}, *rest]
+
+
+def _alternating(messages: list[Message]) -> list[Message]:
+    """Messages of one role in a row as one."""
+    found: list[Message] = []
+    for message in messages:
+        plain = message["role"] in ("user", "system") or (
+            message["role"] == "assistant" and not message.get("tool_calls")
+        )
+        if found and plain and found[-1]["role"] == message["role"] and not found[-1].get("tool_calls"):
+            found[-1] = _joined(found[-1], message)
+        else:
+            found.append(message)
+    return found
+
+
+def _joined(first: Message, second: Message) -> Message:
+    """Two messages as one of the first one's role."""
+    texts = [each.get("content") for each in (first, second)]
+    return {**second, "role": first["role"], "content": "\n\n".join(str(text) for text in texts if text)}

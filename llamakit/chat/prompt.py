@@ -77,7 +77,7 @@ def chat_prompt(
     hidden = [guard.hide_message(message) for message in messages]
     end = guard.private()
     if continue_last:
-        hidden[-1] = {**hidden[-1], "content": (hidden[-1].get("content") or "") + end}
+        hidden[-1] = {**hidden[-1], "content": _extended(hidden[-1].get("content"), end)}
     values = {"tools": guard.hide(tools), **guard.hide(variables)}
     text = _render(template, hidden, values, add_generation_prompt=generation_prompt and not continue_last, today=today)
     if continue_last:
@@ -85,6 +85,13 @@ def chat_prompt(
             raise UsageError("the model's chat template leaves out the last message, so it cannot be continued")
         text = text[: text.rindex(end)]
     return ChatPrompt(guard.show(text), _with_bos(tokenizer, guard.encode(text)))
+
+
+def _extended(content: Any, end: str) -> Any:
+    """A content, a text or parts, with something behind its text."""
+    if isinstance(content, list) and content:
+        return [*content[:-1], {**content[-1], "text": content[-1].get("text", "") + end}]
+    return (content or "") + end
 
 
 def _check_roles(messages: Sequence[Message]) -> None:

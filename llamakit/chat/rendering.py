@@ -55,8 +55,8 @@ class Rendering:
             raise Refusal(f"the model's chat template refuses these messages: {why}") from None
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(value: Any, indent: int | None = None, separators: Any = None, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
 
 
 def _raise(message: str) -> str:

@@ -7,9 +7,11 @@ limits on time and size. Only those that LlamaKit wrote itself run here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamakit.errors import ModelFileError
+from llamakit.errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
     from datetime import date
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from llamakit.chat.rendering import Rendering
     from llamakit.tokenizer.tokenizer import Tokenizer
 
+TOOL_USE = "tool_use"  # the name of the template for conversations with tools, where a file has one
 # Used where a file has no template: roles as words, which models without a chat format follow best.
 FALLBACK = (
     "{% set names = {'system': '', 'user': 'User: ', 'assistant': 'Assistant: '} %}"
@@ -55,6 +58,17 @@ class ChatTemplate:
         bos, eos = (tokenizer.token_text(i) if i is not None else "" for i in (tokenizer.bos_id, tokenizer.eos_id))
         return cls(source if isinstance(source, str) and source else FALLBACK, bos=bos, eos=eos)
 
+    @classmethod
+    def chosen(cls, asked: str, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate:
+        """The template that is asked for: "" for the file's, its source, a file of it, the name of one of the model's
+        file, or of one of `builtin`. UsageError for none of these."""
+        if not asked:
+            return cls.from_metadata(metadata, tokenizer)
+        if f"tokenizer.chat_template.{asked}" in metadata:
+            return cls.from_metadata(metadata, tokenizer, asked)
+        bos, eos = (tokenizer.token_text(i) if i is not None else "" for i in (tokenizer.bos_id, tokenizer.eos_id))
+        return cls(source_of(asked), bos=bos, eos=eos, ours=True)
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -68,8 +82,8 @@ class ChatTemplate:
         if today is not None:
             variables["llamakit_today"] = today.isoformat()
         values = {
-            "messages": list(messages), "add_generation_prompt": add_generation_prompt, "tools": tools,
-            "bos_token": self._bos, "eos_token": self._eos, **variables,
+            **self._always(tools, today), "messages": list(messages), "add_generation_prompt": add_generation_prompt,
+            **variables,
         }  # fmt: skip
         if self._rendering is None:
             return self._ask(values)
@@ -84,6 +98,34 @@ class ChatTemplate:
         from llamakit.chat.worker_pool import pool
 
         return pool.ask(self.source, values)
+
+    def _always(self, tools: Sequence[Mapping[str, Any]] | None, today: date | None) -> dict[str, Any]:
+        """What every template is given, by the names that templates of several families use."""
+        now = today or datetime.now().astimezone()
+        functions = [tool.get("function", tool) for tool in tools] if tools else None
+        return {
+            "bos_token": self._bos, "eos_token": self._eos, "tools": tools, "functions": functions,
+            "date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y"), "enable_thinking": True,
+        }  # fmt: skip
+
+
+def source_of(asked: str) -> str:
+    """The source of a template: itself, that of a file, or one of `builtin` by name; UsageError for none of these."""
+    from llamakit.chat.builtin import BUILTIN
+
+    if "{{" in asked or "{%" in asked:
+        return asked
+    if asked in BUILTIN:
+        return BUILTIN[asked]
+    path = Path(asked)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(
+            f"there is no chat template {asked[:80]!r}",
+            found=f"as a file: {getattr(error, 'strerror', None) or error}",
+            hint=f"a file, or one of {', '.join(BUILTIN)}", param="chat_template",
+        ) from None  # fmt: skip
 
 
 def _compiled(source: str) -> Rendering:

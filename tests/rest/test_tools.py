@@ -19,16 +19,17 @@ from llamakit.plugins.frontends.rest.options import ServeOptions
 
 from llamakit import Session
 from llamakit.chat.reasoning import KNOWN
-from llamakit.chat.tools.hermes import HERMES
+from llamakit.chat.tools import HERMES
 from llamakit.engine.job import Finished, Job, Token
 from llamakit.engine.request import FinishReason, Piece, Request, Result, Timings
 from llamakit.errors import UsageError
+from llamakit.registry import Registry
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
 CALL = '<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'
 TEXT = f"<think>\nHm, a sum.\n</think>\n\nLet me add.\n{CALL}"
-PROMPT = Prompt(tokens=[1, 2], markers=KNOWN[0], tool_names=frozenset({"add"}), format=HERMES)
+PROMPT = Prompt(tokens=[1, 2], markers=KNOWN[0], schemas={"add": None}, format=HERMES)
 
 
 def job_of(text, size, reason=FinishReason.END):
@@ -156,6 +157,7 @@ def test_an_answer_cut_by_its_limit_says_so(session):
 
 class State:
     options = ServeOptions()
+    registry = Registry.discover()
 
 
 @pytest.mark.parametrize(

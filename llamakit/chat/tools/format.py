@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import re
 import secrets
 import string
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 ALPHANUMERIC = string.ascii_letters + string.digits
 SHORT_ID = 9
+NUMBER = "\0"  # in a text around a name: the number of the call
 
 
 class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """How calls are written.
+    """How calls are written: data, for reading them, for keeping answers to them, and for writing them in prompts.
 
-    `signs`: sets of texts, of which one is in the chat templates of the family as a whole. `begin` and `end`: markers
-    around each call, or with `listed` around a JSON array of all of them; with `bare` there may be none. A call is
-    `before_name`, the name (as JSON, unless `plain_name`), `after_name`, the arguments as a JSON object, and
-    `after_arguments`; `separator` is between two. `several`: whether one answer can have several. `short_ids`: the ids
-    of calls are nine letters and digits, or the template refuses them.
+    An answer is `section_begin`, calls with `separator` between two, `section_end`; with `listed` the calls are in the
+    brackets of a JSON array. A call is `begin`, `before_name`, the name (as JSON, unless `plain_name`), `after_name`,
+    the arguments, `after_arguments`, `end`. With `bare` there may be no markers. A NUL in these texts is the number of
+    the call. `arguments`: "json" for an object; "keys" for `key_begin`, name, `key_end`, value, `value_end` of each,
+    strings as they are; "python" for `name=value` as in Python. `several`: whether one answer can have several calls;
+    `short_ids`: the ids of calls are nine letters and digits, or the template refuses them; `signs`: sets of texts, of
+    which one is as a whole in the templates of the family, for those that do not show calls; `channels`: thoughts,
+    answers and calls are messages in channels (harmony).
     """
 
     name: str
+    summary: str = ""
     signs: tuple[tuple[str, ...], ...] = ()
+    section_begin: str = ""
+    section_end: str = ""
     begin: str = ""
     end: str = ""
     bare: bool = False
@@ -39,38 +44,81 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     separator: str = ""
     several: bool = True
     short_ids: bool = False
+    arguments: Literal["json", "keys", "python"] = "json"
+    key_begin: str = ""
+    key_end: str = ""
+    value_end: str = ""
+    channels: bool = False
 
-    def fits(self, source: str) -> bool:
-        """Whether a chat template is of this family."""
-        return not self.signs or any(all(sign in source for sign in signs) for signs in self.signs)
+    @property
+    def opening(self) -> str:
+        """What a text with calls has before the first of them."""
+        return self.section_begin or self.begin
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts that may be control tokens, which have to be seen in answers."""
-        texts = (self.begin, self.end, self.after_name if self.plain_name else "")
-        return tuple(text.strip() for text in texts if text.strip())
+        texts = [self.section_begin, self.section_end, self.begin, self.end]
+        texts += [self.before_name, self.after_name, self.after_arguments] if self.plain_name else []
+        texts += [self.key_begin, self.key_end, self.value_end]
+        found = [part for text in texts for part in (text.strip(), *re.findall(r"<[^<>\s]+>|\[[A-Z_]+\]", text))]
+        return tuple(dict.fromkeys(filter(None, found)))
 
-    def written(self, name: str) -> str:
+    def written(self, name: str, number: int = 0) -> str:
         """A call up to its arguments, without markers."""
-        return self.before_name + (name if self.plain_name else msgspec.json.encode(name).decode()) + self.after_name
+        shown = name if self.plain_name else msgspec.json.encode(name).decode()
+        return (self.before_name + shown + self.after_name).replace(NUMBER, str(number))
 
     def text(self, calls: Sequence[tuple[str, Any]]) -> str:
         """Calls as the model would write them: (name, arguments) of each; markers only where there must be some."""
+        section, closing = ("", "") if self.bare else (self.section_begin, self.section_end)
         begin, end = ("", "") if self.bare else (self.begin, self.end)
-        texts = [self.written(name) + json.dumps(given, ensure_ascii=False) + self.after_arguments
-                 for name, given in calls]  # fmt: skip
+        each = [self._inner(name, arguments, number) for number, (name, arguments) in enumerate(calls)]
         if not self.listed:
-            return self.separator.join(begin + text + end for text in texts)
-        row = self.separator.join(texts)
-        return begin + (f"[{row}]" if begin or len(texts) > 1 else row) + end
+            return section + self.separator.join(begin + text + end for text in each) + closing
+        row = self.separator.join(each)
+        plain = self.bare and len(each) == 1 and not self.plain_name
+        return (section or begin) + (row if plain else f"[{row}]") + (closing or end)
+
+    @property
+    def end_of_all(self) -> str:
+        """What is after the last call."""
+        return self.section_end or self.end
 
     def example(self) -> str:
         """What a call looks like, for models that are not told by their template."""
-        call = self.before_name + "<name>" + self.after_name + "<object>" + self.after_arguments
-        return self.begin + (f"[{call}]" if self.listed and self.begin else call) + self.end
+        if self.arguments == "json":
+            text = self.text([("<name>", {})]).replace("{}", "<object>", 1)
+            return text if self.plain_name else text.replace('"<name>"', "<name>", 1)
+        return self.text([("<name>", {"<parameter>": "<value>"})])
 
     def new_id(self) -> str:
         """The id of a call."""
         if self.short_ids:
             return "".join(secrets.choice(ALPHANUMERIC) for _ in range(SHORT_ID))
         return "call_" + secrets.token_hex(12)
+
+    def _inner(self, name: str, arguments: Any, number: int) -> str:
+        return (
+            self.written(name, number) + self._arguments(arguments) + self.after_arguments.replace(NUMBER, str(number))
+        )
+
+    def _arguments(self, arguments: Any) -> str:
+        items = arguments.items() if isinstance(arguments, dict) else ()
+        if self.arguments == "keys":
+            return "".join(self.key_begin + str(k) + self.key_end + _raw(v) + self.value_end for k, v in items)
+        if self.arguments == "python":
+            return ", ".join(f"{key}={value!r}" for key, value in items)
+        return _spaced(arguments)
+
+
+def _raw(value: Any) -> str:
+    """A value beside its name: a string as it is, all else as JSON."""
+    return value if isinstance(value, str) else _spaced(value)
+
+
+def _spaced(value: Any) -> str:
+    """JSON with spaces after commas and colons, as templates write it."""
+    import json
+
+    return json.dumps(value, ensure_ascii=False)

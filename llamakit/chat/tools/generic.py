@@ -2,4 +2,6 @@
 
 from llamakit.chat.tools.format import ToolFormat
 
-GENERIC = ToolFormat(name="generic", bare=True, listed=True, separator=", ")
+GENERIC = ToolFormat(
+    name="generic", summary="a call as JSON, or an array of them", bare=True, listed=True, separator=", "
+)  # fmt: skip

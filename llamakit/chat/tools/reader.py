@@ -8,56 +8,42 @@ that nobody named, stays text.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llamakit.chat.tools.calls import CallDelta, ToolCall, merge
+from llamakit.chat.tools.format import NUMBER
 from llamakit.chat.tools.json_end import JSONEnd
+from llamakit.chat.tools.keys import KeysReader
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
     from llamakit.chat.tools.format import ToolFormat
 
-ARGUMENTS = ("arguments", "parameters")
-HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+NAMES, ARGUMENTS = ("name", "tool_name"), ("arguments", "parameters")
+HEAD = re.compile(
+    r'\{\s*(?:"(?:tool_call_id|id|type)"\s*:\s*"[^"]*"\s*,\s*)*"(?:tool_)?name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,'
+    r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
 BETWEEN = ",;["  # what may be between calls, beside white space
 LONGEST_NAME = 256  # of a name that no quotes end
-
-
-class ToolCall(msgspec.Struct, frozen=True):
-    """A call: the tool's name, its arguments as the text of a JSON object, and an id for the tool's answer."""
-
-    name: str
-    arguments: str
-    id: str = ""
-
-
-class CallDelta(msgspec.Struct, frozen=True):
-    """What is new of the call `index` of an answer. The first has `name` and `id`; with `done` it is complete."""
-
-    index: int
-    arguments: str = ""
-    name: str = ""
-    id: str = ""
-    done: bool = False
-
-
-def joined(deltas: Iterable[CallDelta]) -> list[ToolCall]:
-    """The calls that deltas make."""
-    names, arguments = dict[int, CallDelta](), dict[int, list[str]]()
-    for delta in deltas:
-        names.setdefault(delta.index, delta)
-        arguments.setdefault(delta.index, []).append(delta.arguments)
-    return [ToolCall(names[i].name, "".join(arguments[i]), names[i].id) for i in sorted(names)]
+NAME_TAIL = re.compile(r"(?:\[.*|:\d+|<\|channel\|>.*)$", re.DOTALL)  # an id, the number of the call, a channel
 
 
 class ToolCallReader:
-    """Tells one answer's text from its calls of tools that are among `names`."""
+    """Tells one answer's text from its calls of tools that are among `names`, or the keys of it, whose values are then
+    the schemas of their parameters."""
 
     def __init__(self, format: ToolFormat, names: Collection[str]) -> None:
         self._format, self._names = format, names
-        self._begin, self._end = format.begin.strip(), format.end.strip()
+        self._begin, self._end = format.opening.strip(), format.end_of_all.strip()
+        texts = (self._end, self._begin, format.begin, format.end, format.after_arguments if format.plain_name else "")
+        self._markers = [*dict.fromkeys(text.strip() for text in texts if text.strip())]
+        after = format.after_name.partition(NUMBER)[2].strip() or format.after_name.strip()
+        self._name_end = re.compile(re.escape(after) if after else r"\n|(?=<)")
         self._held = ""
         self._step = self._at_start  # what to do with what is held
         self._opened = ""  # what is given back as text if no call follows
@@ -80,7 +66,9 @@ class ToolCallReader:
         """What was held back; there will be no more text."""
         held, self._held = self._held, ""
         if self._step == self._in_arguments:
-            self._tell_arguments(held, done=True)
+            self._tell_arguments(held, done=False)
+            self.cut = True
+        elif self._step == self._in_keys:
             self.cut = True
         elif self._step == self._in_section:
             self._shown.append(held if self._called else self._opened + held)
@@ -89,7 +77,7 @@ class ToolCallReader:
         return self._told()
 
     def _told(self) -> tuple[str, list[CallDelta]]:
-        shown, deltas = "".join(self._shown), self._deltas
+        shown, deltas = "".join(self._shown), merge(self._deltas)
         self._shown, self._deltas = [], []
         return shown, deltas
 
@@ -131,11 +119,11 @@ class ToolCallReader:
         self._pass(len(self._held) - len(rest))
         if not rest:
             return False
-        for marker in filter(None, (self._end, self._begin)):
-            if rest.startswith(marker):
-                return self._after_marker(marker)
-            if marker.startswith(rest):
-                return False
+        if any(len(marker) > len(rest) and marker.startswith(rest) for marker in self._markers):
+            return False
+        found = max((marker for marker in self._markers if rest.startswith(marker)), key=len, default="")
+        if found:
+            return self._after_marker(found)
         if rest[0] in BETWEEN:
             self._pass(1)
             return True
@@ -194,14 +182,22 @@ class ToolCallReader:
         return True
 
     def _plain_name(self) -> bool:
-        name, marker, _ = self._held.partition(self._format.after_name)
-        if not marker:
-            return self._no_call() if len(name) > LONGEST_NAME or "{" in name else False
-        name = name.partition("[")[0].strip()  # an id may follow it, in brackets
+        """A name without quotes, between `before_name` and `after_name`."""
+        before = self._format.before_name.strip()
+        if before.startswith(self._held) and len(before) > len(self._held):
+            return False
+        found = self._name_end.search(self._held, len(before) if self._held.startswith(before) else 0)
+        if found is None or (found.end() == len(self._held) and not found[0]):
+            return self._no_call() if len(self._held) > LONGEST_NAME or "{" in self._held else False
+        name = NAME_TAIL.sub("", self._held[: found.start()].removeprefix(before).strip()).strip()
         if name not in self._names:
             return self._no_call()
-        at = self._held.index(marker) + len(marker)
-        rest = self._held[at:].lstrip()
+        if self._format.arguments == "keys":
+            self._keys = KeysReader(self._format, self._names[name] if isinstance(self._names, Mapping) else None)
+            self._begin_call(name, found.end())
+            self._step = self._in_keys
+            return True
+        rest = self._held[found.end() :].lstrip()
         if not rest:
             return False
         return self._begin_call(name, len(self._held) - len(rest)) if rest[0] == "{" else self._no_call()
@@ -226,6 +222,14 @@ class ToolCallReader:
         else:
             self._scan, self._step = JSONEnd(depth=1), self._in_tail
         return True
+
+    def _in_keys(self) -> bool:
+        """Arguments that are pairs of a name and a value."""
+        told, self._held, done = self._keys.feed(self._held)
+        self._tell_arguments(told, done=done)
+        if done:
+            self._next_call()
+        return done
 
     def _in_tail(self) -> bool:
         """The rest of a call's object, such as an id of the model's own."""
@@ -267,9 +271,10 @@ def read_call(text: str, names: Collection[str]) -> ToolCall | None:
         value: Any = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or value["name"] not in names:
+    name = next((value[key] for key in NAMES if key in value), None) if isinstance(value, dict) else None
+    if not isinstance(name, str) or name not in names:
         return None
     arguments: Any = next((value[key] for key in ARGUMENTS if key in value), {})
     if isinstance(arguments, str):
-        return ToolCall(value["name"], arguments)
-    return ToolCall(value["name"], msgspec.json.encode(arguments).decode()) if isinstance(arguments, dict) else None
+        return ToolCall(name, arguments or "{}")
+    return ToolCall(name, msgspec.json.encode(arguments).decode()) if isinstance(arguments, dict) else None

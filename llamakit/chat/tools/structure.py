@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llamakit.chat.tools.format import NUMBER
+from llamakit.chat.tools.keys import keys_part
+from llamakit.chat.tools.python import python_part
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
 
 Part = dict[str, Any]  # a format of a structural tag
 BLANK = {"type": "regex", "pattern": "[ \\n]{0,4}"}
+A_NUMBER = {"type": "regex", "pattern": "[0-9]{1,2}"}
+MARKER = re.compile(rf"{NUMBER}|<[^<>\s]+>|\[/?[A-Z_]+\]")
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -43,51 +49,82 @@ class Structure:
         self, format: ToolFormat, functions: Sequence[Function], *, required: bool, several: bool, content: Part | None
     ) -> Part:
         """Calls if `required`; else `content`, any text where that is None, or calls, maybe after a text."""
+        if format.channels:
+            return self._channels(format, functions, required=required, content=content)
         calls = self._calls(format, functions, several=several and format.several)
         if required:
             return calls
         if content is not None:
             return _either(content, calls)
         if not format.bare:
-            return _sequence({"type": "any_text", "excludes": [format.begin.strip()]}, _optional(calls))
-        return _either({"type": "any_text", "not_begin": _beginnings(functions)}, calls)
+            return _sequence({"type": "any_text", "excludes": [format.opening.strip()]}, _optional(calls))
+        return _either({"type": "any_text", "not_begin": _beginnings(format, functions)}, calls)
+
+    def _channels(
+        self, format: ToolFormat, functions: Sequence[Function], *, required: bool, content: Part | None
+    ) -> Part:
+        """Messages in channels: thoughts, maybe words to the user, then the answer proper or a call."""
+        text = {"type": "any_text", "excludes": ["<|end|>"]}
+        again = self._literal("<|end|><|start|>assistant")
+        thought = _sequence(*self._literal("<|channel|>analysis<|message|>"), text, *again)
+        words = _sequence(*self._literal("<|channel|>commentary<|message|>"), text, *again)
+        final = _sequence(
+            *self._literal("<|channel|>final<|message|>"), content or {"type": "any_text", "excludes": []}
+        )
+        calls = [_sequence(*self._literal(format.begin), self._call(format, each)) for each in functions]
+        ends = calls if required else [final, *calls]
+        return _sequence(_optional(thought), *([_optional(words)] if functions else []), _either(*ends))
 
     def _calls(self, format: ToolFormat, functions: Sequence[Function], *, several: bool) -> Part:
         call = _either(*(self._call(format, function) for function in functions))
         begin, end = self._literal(format.begin), self._literal(format.end)
+        opening, closing = self._literal(format.opening), self._literal(format.end_of_all)
         if format.bare:
-            begin = [_optional(_sequence(*begin))] if begin and self._is_control(format.begin.strip()) else []
+            opening = [_optional(_sequence(*opening))] if opening and self._is_control(format.opening.strip()) else []
+            begin = [] if format.section_begin else opening
+            closing = []
         if not format.listed:
-            return _row(_sequence(*begin, call, *end), format.separator, several=several)
+            row = _row(_sequence(*begin, call, *end), format.separator, several=several)
+            return _sequence(*opening, row, *closing) if format.section_begin else row
         row = _sequence(_text("["), _row(call, format.separator, several=several), _text("]"))
-        if format.begin:
-            return _sequence(*begin, row, *end)
+        if format.opening and not format.bare:
+            return _sequence(*opening, row, *closing)
+        if format.arguments == "python":
+            return _sequence(*opening, row, *closing)
         return _either(call, row) if several else call
 
     def _call(self, format: ToolFormat, function: Function) -> Part:
         schema = function.parameters if isinstance(function.parameters, dict) else {"type": "object"}
-        arguments = {
-            "type": "json_schema", "json_schema": {"type": "object", **schema}, "lenient": not function.strict,
-            "about": f"the parameters of {function.name}",
-        }  # fmt: skip
-        return _sequence(
-            *self._literal(format.written(function.name)), arguments, *self._literal(format.after_arguments)
-        )
+        about, lenient = f"the parameters of {function.name}", not function.strict
+        if format.arguments == "keys":
+            inner = keys_part(format, schema, self._literal, lenient=lenient, about=about)
+        elif format.arguments == "python":
+            inner = python_part(schema, lenient=lenient, about=about)
+        else:
+            whole = {"type": "object", **schema}
+            inner = [{"type": "json_schema", "json_schema": whole, "lenient": lenient, "about": about}]
+        shown = function.name if format.plain_name else msgspec.json.encode(function.name).decode()
+        head = self._literal(format.before_name + shown + format.after_name)
+        return _sequence(*head, *inner, *self._literal(format.after_arguments))
 
     def _literal(self, text: str) -> list[Part]:
-        """A text in which control tokens may stand, at its ends or between brackets."""
-        bare = text.strip()
-        if self._is_control(bare):
-            before, _, after = text.partition(bare)
-            return [*_texts(before), {"type": "token", "token": bare}, *_texts(after)]
-        head, bracket, tail = text.rpartition("[")
-        if bracket and head and self._is_control(bracket + tail):
-            return [*_texts(head), {"type": "token", "token": bracket + tail}]
-        return _texts(text)
+        """A text in which control tokens may stand, and the number of a call."""
+        parts: list[Part] = []
+        before = 0
+        for match in MARKER.finditer(text):
+            if match[0] != NUMBER and not self._is_control(match[0]):
+                continue
+            parts += _texts(text[before : match.start()])
+            before = match.end()
+            parts.append(A_NUMBER if match[0] == NUMBER else {"type": "token", "token": match[0]})
+        return parts + _texts(text[before:])
 
 
-def _beginnings(functions: Sequence[Function]) -> str:
+def _beginnings(format: ToolFormat, functions: Sequence[Function]) -> str:
     """An expression for how a call without markers begins."""
+    if format.arguments == "python":
+        names = "|".join(re.escape(function.name) for function in functions)
+        return rf"\s*\[\s*(?:{names})\s*\("
     names = "|".join(re.escape(msgspec.json.encode(function.name).decode()) for function in functions)
     return rf'\s*\[?\s*\{{\s*"name"\s*:\s*(?:{names})'
 

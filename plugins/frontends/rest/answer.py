@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llamakit.chat.harmony import HarmonyReader
 from llamakit.chat.reasoning import ReasoningSplitter
-from llamakit.chat.tools import CallDelta, ToolCall, ToolCallReader, joined
+from llamakit.chat.tools import CallDelta, ToolCall, joined, merge, reader_of
 from llamakit.engine.job import Finished, PromptProgress, Queued, Token
 from llamakit.engine.request import FinishReason, Piece, Result
 
@@ -96,17 +97,20 @@ class _Choice:
 
     def __init__(self, choice: int, prompt: Prompt | None) -> None:
         self.choice = choice
+        self._channels: HarmonyReader | None = None
         self._splitter = None if prompt is None else _splitter(prompt)
-        self._tools = (
-            None if prompt is None or not prompt.tool_names else ToolCallReader(prompt.format, prompt.tool_names)
-        )
+        self._tools = None if prompt is None or not prompt.schemas else reader_of(prompt.format, prompt.schemas)
+        if prompt is not None and prompt.format.channels:
+            self._splitter = self._tools = None
+            self._channels = HarmonyReader(prompt.format, prompt.schemas)
+            self._channels.push(prompt.tail)
         self._pieces: list[Piece] = []
         self._n, self._n_reasoning, self._called = 0, 0, False
 
     def token(self, piece: Piece) -> Delta | None:
         """One more token; None while its text is held back."""
         self._n += 1
-        if self._splitter is None and self._tools is None:
+        if self._splitter is None and self._tools is None and self._channels is None:
             if not piece.text:
                 self._pieces.append(piece)
                 return None
@@ -130,11 +134,18 @@ class _Choice:
 
     @property
     def _thinks(self) -> bool:
-        return self._splitter is not None and self._splitter.in_thought
+        reader = self._splitter or self._channels
+        return reader is not None and reader.in_thought
 
     def _told(self, text: str, *, last: bool) -> Delta | None:
         """What some more text, after the last of which nothing comes, adds."""
         reasoning, content, calls = "", text, list[CallDelta]()
+        if self._channels is not None:
+            reasoning, content, calls = self._channels.push(text)
+            self._n_reasoning += self._channels.in_thought and not last
+            if last:
+                more = self._channels.flush()
+                reasoning, content, calls = reasoning + more[0], content + more[1], merge([*calls, *more[2]])
         if self._splitter is not None:
             part = self._splitter.push(text)
             reasoning, content = part.reasoning, part.content
@@ -146,8 +157,9 @@ class _Choice:
             content, calls = self._tools.push(content) if content else ("", [])
             if last:
                 end_content, end_calls = self._tools.flush()
-                content, calls = content + end_content, calls + end_calls
-        self._called = (self._called or bool(calls)) and not (self._tools is not None and self._tools.cut)
+                content, calls = content + end_content, merge([*calls, *end_calls])
+        reader = self._tools or self._channels
+        self._called = (self._called or bool(calls)) and not (reader is not None and reader.cut)
         if not (reasoning or content or calls or (last and self._pieces)):
             return None
         pieces = tuple(self._pieces)

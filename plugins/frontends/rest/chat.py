@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
 
-from llamakit.chat.fit import fit_messages
+from llamakit.chat.fit import fitted
+from llamakit.chat.profile import Profile, profile
 from llamakit.chat.prompt import chat_prompt
-from llamakit.chat.reasoning import Markers, begins_inside, find_markers
+from llamakit.chat.reasoning import Markers, begins_inside
 from llamakit.chat.template import ChatTemplate
-from llamakit.chat.tools import ToolFormat, find_format
+from llamakit.chat.tools import GENERIC, ToolFormat
 from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,52 +59,87 @@ class Conversation(msgspec.Struct, kw_only=True):
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """What the model gets, and how its answer is read.
 
-    `begun`: text of the answer that is in the prompt already; `stop`: texts that end the answer; `inside`: whether the
-    answer begins in a thought; `shown`: control tokens that are markers of thoughts or calls; `talk`: the conversation,
-    if it is one.
+    `text`: the prompt as people read it; `begun`: text of the answer that is in the prompt already; `tail`: the
+    prompt's end, where the answer's head is; `stop`: texts that end the answer; `inside`: whether the answer begins in
+    a thought; `schemas`: of the parameters of the tools that may be called; `shown`: control tokens that are markers
+    of thoughts or calls; `talk`: the conversation, if it is one.
     """
 
     tokens: list[int]
+    text: str = ""
     begun: str = ""
+    tail: str = ""
     stop: tuple[str, ...] = ()
     markers: Markers | None = None
     inside: bool = False
-    tool_names: frozenset[str] = frozenset()
-    format: ToolFormat = find_format("")
+    schemas: dict[str, Any] = {}
+    format: ToolFormat = GENERIC
     shown: frozenset[int] = frozenset()
     talk: Conversation | None = None
 
+    @property
+    def tool_names(self) -> frozenset[str]:
+        """Names of the tools that may be called."""
+        return frozenset(self.schemas)
 
-def make_prompt(state: ServerState, session: Session, talk: Conversation) -> Prompt:
+
+def make_prompt(
+    state: ServerState, session: Session, talk: Conversation, *, add_generation_prompt: bool = True
+) -> Prompt:
     """The prompt of a conversation. UsageError if the template refuses its messages."""
     _check(talk)
-    template, stop = template_of(state.options, session)
-    format, markers = find_format(template.source), find_markers(template.source)
-    messages, tools = fit_messages(talk.messages, talk.tools, template.source)
+    template, stop = template_of(state.options, session, with_tools=bool(talk.tools))
+    known = profile(template, state.registry.tool_formats)
+    messages, tools = fitted(talk.messages, talk.tools, known)
+    continues = talk.continue_last and messages[-1]["role"] == "assistant"
     made = chat_prompt(
-        template, session.tokenizer, messages, tools=tools, continue_last=talk.continue_last, **talk.variables
-    )
+        template, session.tokenizer, messages, tools=tools, continue_last=continues,
+        generation_prompt=add_generation_prompt, **{**state.options.template_variables, **talk.variables},
+    )  # fmt: skip
+    functions = [tool["function"] for tool in talk.tools]
     return Prompt(
-        tokens=made.tokens, begun=messages[-1].get("content") or "" if talk.continue_last else "", stop=stop,
-        markers=markers, inside=not talk.continue_last and begins_inside(made.text, markers),
-        tool_names=talk.tool_names, format=format, talk=talk,
-        shown=_shown(session.tokenizer, markers, format if talk.tool_names else None),
+        tokens=made.tokens, text=made.text, begun=text_in(messages[-1]) if continues else "", stop=stop,
+        tail=made.text.rpartition("<|start|>assistant")[2] if known.format.channels else "", markers=known.markers,
+        inside=not continues and begins_inside(made.text, known.markers), format=known.format, talk=talk,
+        schemas={each["name"]: each.get("parameters") for each in functions if each["name"] in talk.tool_names},
+        shown=_shown(session.tokenizer, known, with_tools=bool(talk.tool_names)),
     )  # fmt: skip
 
 
-def _shown(tokenizer: Tokenizer, markers: Markers | None, format: ToolFormat | None) -> frozenset[int]:
+def variables(effort: str | None, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Names for the template: how much to think aloud ("none": not at all), and others."""
+    given = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    return {**given, **(more or {})}
+
+
+def text_in(message: dict[str, Any]) -> str:
+    """The text of a message, also where it is a list of parts."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _shown(tokenizer: Tokenizer, known: Profile, *, with_tools: bool) -> frozenset[int]:
     """The markers of thoughts and calls that are control tokens."""
-    texts = (() if markers is None else (markers.begin, markers.end)) + (() if format is None else format.markers)
+    markers, format = known.markers, known.format
+    texts = () if markers is None else (markers.begin, markers.end)
+    texts += format.markers if with_tools or format.channels else ()
     found = [tokenizer.id_of(text) for text in texts]
     return frozenset(token for token in found if token is not None and tokenizer.is_control(token))
 
 
-def template_of(options: ServeOptions, session: Session) -> tuple[ChatTemplate, tuple[str, ...]]:
+def template_of(
+    options: ServeOptions, session: Session, *, with_tools: bool = False
+) -> tuple[ChatTemplate, tuple[str, ...]]:
     """The template that is used, and texts that end an answer: the model's, or one with the names of the 2023 shim."""
     if not options.chat_prompt:
-        return session.chat_template, ()
+        return session.template(with_tools=with_tools), ()
     stop = _unescaped(options.stop)
-    return ChatTemplate(shim_source(options), ours=True), (stop,) if stop else ()
+    return _compiled(shim_source(options)), (stop,) if stop else ()
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> ChatTemplate:
+    return ChatTemplate(source, ours=True)
 
 
 def shim_source(options: ServeOptions) -> str:
@@ -172,13 +209,3 @@ def checked_tools(tools: Any) -> list[dict[str, Any]]:
             raise UsageError(f"tool {number + 1} has no function with a name", param="tools")
         found.append({"type": "function", "function": function})
     return found
-
-
-def arguments_of(text: Any) -> Any:
-    """Arguments of a call as templates want them: an object, also where they come as JSON."""
-    if not isinstance(text, str):
-        return text
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text

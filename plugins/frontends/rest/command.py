@@ -70,6 +70,7 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
 
     set_up(options)
     keys = read_keys(options)
+    _ = options.template_variables  # what is wrong with them is told before anything is loaded
     models = startup.models_of(config, options)
     settings = startup.settings_of(config, options, len(models))
     tls = make_context(options.ssl_cert_file, options.ssl_key_file) if startup.wants_tls(options) else None
@@ -126,6 +127,8 @@ class _Run:
         pool = self.state.pool
         try:
             with pool.lease(pool.default) as session:
+                if self.options.chat_template:
+                    session.template()  # one that is asked for and is none is told at the start
                 if self.options.mlock and (why := startup.lock_memory()):
                     startup.warn(f"--mlock: the memory cannot be locked: {why}", self.options)
                 with suppress(LlamaKitError):  # who chats is told what is wrong with it

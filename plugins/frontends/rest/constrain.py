@@ -60,11 +60,13 @@ def constrained(state: ServerState, session: Session, prompt: Prompt, sampling: 
             prompt.format, _functions(talk, prompt), required=talk.must_call is not None, several=talk.parallel,
             content=content,
         )  # fmt: skip
+    elif content is not None and prompt.format.channels:
+        answer = structure.answer(prompt.format, [], required=False, several=False, content=content)
     elif prompt.markers is None or content is None:
         return dict(sampling)
     else:
         answer = content
-    if prompt.markers is not None:
+    if prompt.markers is not None and not prompt.format.channels:
         answer = structure.thought(prompt.markers, answer, inside=prompt.inside)
     tag = {"type": "structural_tag", "format": answer}
     rest = {key: value for key, value in sampling.items() if key not in given}

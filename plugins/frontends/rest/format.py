@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -96,12 +95,17 @@ def _chat_token(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict
     return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data), "id": token}
 
 
-def arguments_object(call: ToolCall) -> Any:
-    """The arguments of a call, decoded; as text where they are no JSON."""
-    try:
-        return msgspec.json.decode(call.arguments)
-    except msgspec.DecodeError:
-        return re.sub(r"\s+", " ", call.arguments)
+def objects_of(calls: Iterable[ToolCall]) -> list[tuple[ToolCall, dict[str, Any]]]:
+    """Calls with their arguments as objects; without those that the end of the answer cut, or that are no objects."""
+    found = []
+    for call in calls:
+        try:
+            value = msgspec.json.decode(call.arguments or "{}")
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        if isinstance(value, dict) and not call.cut:
+            found.append((call, value))
+    return found
 
 
 def progress_value(part: Queued | PromptProgress) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from llamakit.plugins.frontends.rest.chat import ANY_TOOL, Conversation, arguments_of, checked_tools, text_of
+from llamakit.plugins.frontends.rest.chat import ANY_TOOL, Conversation, checked_tools, text_of
 
+from llamakit.chat.fit import arguments_of
 from llamakit.errors import UsageError
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 KEPT = ("name", "tool_call_id", "reasoning_content")
+REASONING = "reasoning"  # what OpenRouter and vLLM call reasoning_content
 
 
 def from_openai(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -24,6 +26,8 @@ def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
         raise UsageError(f"the role of {where} is {str(role)[:40]!r}", hint=", ".join(ROLES), param="messages")
     found: dict[str, Any] = {"role": role, "content": text_of(message.get("content"), where, TEXTS)}
     found |= {name: message[name] for name in KEPT if isinstance(message.get(name), str)}
+    if isinstance(message.get(REASONING), str) and role == "assistant":
+        found.setdefault("reasoning_content", message[REASONING])
     calls = message.get("tool_calls")
     if calls:
         if role != "assistant" or not isinstance(calls, list):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from llamakit.errors import UsageError
@@ -62,6 +63,10 @@ class ServeOptions(Options, frozen=True):
     ] = 20.0
     ssl_cert_file: Annotated[str, Meta(description="Certificate chain for TLS, a PEM file.")] = ""
     ssl_key_file: Annotated[str, Meta(description="Private key for TLS, a PEM file.")] = ""
+    chat_template: Annotated[
+        str, Meta(description="Chat template in place of the model's: a file, its text, or a name such as chatml.")
+    ] = ""
+    chat_template_kwargs: Annotated[str, Meta(description="More names for the chat template, as a JSON object.")] = ""
     chat_prompt: Annotated[
         str, Meta(description="Text before every chat, in place of the model's chat template (as in the 2023 shim).")
     ] = ""
@@ -74,6 +79,19 @@ class ServeOptions(Options, frozen=True):
     mlock: Annotated[bool, Meta(description="Keep the model in memory, never swapped out.")] = False
     log_format: Annotated[Literal["text", "json"], Meta(description="Log lines for people or for programs.")] = "text"
     verbose: Annotated[bool, Meta(description="Log a line for every request.")] = False
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """Names that chat templates get in every request."""
+        if not self.chat_template_kwargs:
+            return {}
+        try:
+            return msgspec.json.decode(self.chat_template_kwargs, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise UsageError(
+                f"chat_template_kwargs is no JSON object: {error}", hint='such as {"enable_thinking": false}',
+                param="chat_template_kwargs",
+            ) from None  # fmt: skip
 
     @property
     def places(self) -> int:

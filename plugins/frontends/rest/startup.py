@@ -66,7 +66,7 @@ def settings_of(config: Config, options: ServeOptions, n_models: int = 1) -> dic
         "stall_seconds": options.stall,
         "lora": [*((path, 1.0) for path in options.lora), *options.lora_scaled], "lora_base": options.lora_base,
         "adapter_slots": ADAPTER_SLOTS if options.lora_dir else 0,
-        "draft_model": options.model_draft, "draft": options.draft,
+        "draft_model": options.model_draft, "draft": options.draft, "chat_template": options.chat_template,
     }  # fmt: skip
     if options.rope_freq_base or options.rope_freq_scale:
         from llamakit.models.rope import RopeOverrides

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from llamakit.chat.reasoning import KNOWN
+from llamakit.chat.tools.families.hermes import HERMES
+from llamakit.chat.tools.families.llama3 import LLAMA3
+from llamakit.chat.tools.families.mistral import MISTRAL, MISTRAL_ARGS
 from llamakit.chat.tools.generic import GENERIC
-from llamakit.chat.tools.hermes import HERMES
-from llamakit.chat.tools.llama3 import LLAMA3
-from llamakit.chat.tools.mistral import MISTRAL, MISTRAL_ARGS
 from llamakit.chat.tools.structure import Function, Structure
 from llamakit.grammar import study
 

@@ -91,8 +91,13 @@ class Local(Source):
 
     def render(self, turns: Sequence[Turn], begun: str = "") -> tuple[str, list[int]]:
         """The text that the chat template makes, and its tokens."""
+        from llamakit.chat.fit import fitted
+        from llamakit.chat.profile import profile
+        from llamakit.chat.tools import FORMATS
+
         template = self.session.chat_template
-        text = template.render(turns, add_generation_prompt=True) + begun
+        messages, _ = fitted([dict(turn) for turn in turns], None, profile(template, FORMATS))
+        text = template.render(messages, add_generation_prompt=True) + begun
         return text, self.session.tokenize(text, add_bos=not template.writes_bos, parse_special=True)
 
     def count_text(self, text: str) -> int:

@@ -8,7 +8,7 @@ import msgspec
 from llamakit.plugins.frontends.rest.answer import Delta, Done, gather
 from llamakit.plugins.frontends.rest.dialect import Writer
 from llamakit.plugins.frontends.rest.errors import status_of, type_of
-from llamakit.plugins.frontends.rest.format import LENGTH, arguments_object, extensions_of, new_id
+from llamakit.plugins.frontends.rest.format import LENGTH, extensions_of, new_id, objects_of
 from llamakit.plugins.frontends.rest.sse import event
 
 from llamakit.engine.request import FinishReason
@@ -59,7 +59,7 @@ class MessageAnswer(Writer):
             content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
         if answer.content or not answer.calls:
             content.append({"type": "text", "text": answer.content})
-        content += [_tool_use(call) | {"input": arguments_object(call)} for call in answer.calls]
+        content += [_tool_use(call) | {"input": value} for call, value in objects_of(answer.calls)]
         return {
             **self.head, "content": content, **_stop(answer.done), "usage": self._usage(answer.result),
             **extensions_of(self.request, answer.result, self.ignored),

@@ -7,27 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.answer import encode, generation_settings
 from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody, sampling_of
-from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored, wrong
+from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored
+from llamakit.plugins.frontends.rest.chat import make_prompt, variables
 from llamakit.plugins.frontends.rest.fields import LARGEST, Name
+from llamakit.plugins.frontends.rest.messages import conversation
 from llamakit.plugins.frontends.rest.prompts import Prompt, checked_id, mixed_tokens
 from msgspec import Meta
-
-from llamakit.chat.prompt import chat_prompt
-from llamakit.errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
     import falcon
     from llamakit.plugins.frontends.rest.state import ServerState
 
-    from llamakit.session import Session
     from llamakit.tokenizer import Tokenizer
 
 MOST_TOKENS = 1 << 22
 PIECES_AT_ONCE = 1 << 14
-RESERVED = {  # what chat templates are always given, and parameters of the functions that render them
-    "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "continue_last", "template", "tokenizer",
-    "self",
-}  # fmt: skip
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +48,11 @@ class TemplateBody(msgspec.Struct, frozen=True, kw_only=True):
 
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=10_000)]
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] = {}
+    reasoning_effort: Annotated[str, Meta(max_length=64)] | None = None
+    continue_final_message: bool | None = None
     model: Name = ""
 
 
@@ -110,9 +107,14 @@ class ApplyTemplate(Resource):
         """`{"prompt": text}`."""
         body = read(req, TemplateBody, self.state, sampling=False)
         fields = body.fields
+        talk = conversation(
+            fields.messages, tools=fields.tools, tool_choice=fields.tool_choice,
+            variables=variables(fields.reasoning_effort, fields.chat_template_kwargs),
+            continue_last=fields.continue_final_message if fields.add_generation_prompt else False,
+        )  # fmt: skip
         with self.state.pool.lease(fields.model) as session:
-            prompt = rendered(session, fields)
-        self.answer(resp, {"prompt": prompt}, body.ignored)
+            prompt = make_prompt(self.state, session, talk, add_generation_prompt=fields.add_generation_prompt)
+        self.answer(resp, {"prompt": prompt.text}, body.ignored)
 
 
 class ModelJson(Resource):
@@ -126,20 +128,6 @@ class ModelJson(Resource):
         with self.state.pool.lease(name) as session:
             n_ctx = session.n_ctx
         self.answer(resp, generation_settings(self.state.registry, n_ctx, name, fields, sampling))
-
-
-def rendered(session: Session, fields: TemplateBody) -> str:
-    """The messages as the chat API would hand them to the model; without a place for an answer if so asked."""
-    reserved = RESERVED & set(fields.chat_template_kwargs)
-    if reserved:
-        raise wrong("chat_template_kwargs", sorted(reserved), "names that the server does not set itself")
-    template, more = session.chat_template, fields.chat_template_kwargs
-    if fields.add_generation_prompt:
-        return chat_prompt(template, session.tokenizer, fields.messages, tools=fields.tools, **more).text
-    try:
-        return template.render(fields.messages, add_generation_prompt=False, tools=fields.tools, **more)
-    except ModelFileError as error:
-        raise UsageError(error.message, param="messages") from None
 
 
 def with_special(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:

@@ -10,16 +10,16 @@ import msgspec
 from llamakit.plugins.frontends.rest.answer import Delta, Done, gather
 from llamakit.plugins.frontends.rest.dialect import Writer
 from llamakit.plugins.frontends.rest.errors import status_of, without_folders
-from llamakit.plugins.frontends.rest.format import arguments_object, chat_logprobs, extensions_of, finish_reason
+from llamakit.plugins.frontends.rest.format import chat_logprobs, extensions_of, finish_reason, objects_of
 
 from llamakit.chat.tools import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from llamakit.plugins.frontends.rest.answer import AnswerReader, Part
 
-    from llamakit.chat.tools import CallDelta
+    from llamakit.chat.tools import CallDelta, ToolCall
     from llamakit.engine.request import Request, Result
     from llamakit.errors import LlamaKitError
     from llamakit.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ class Answer(Writer):
     def whole(self, parts: list[list[Part]]) -> dict[str, Any]:
         """The answer to wait for."""
         (answer,) = gather(parts[0])
-        calls = [_call(call) for call in answer.calls]
+        calls = _calls(answer.calls)
         value = self._head() | self.part(answer.content, answer.reasoning, calls) | self._last(answer.done)
         return value | self._logprobs(answer.pieces)
 
@@ -81,7 +81,7 @@ class Answer(Writer):
         waits = part.calls and not (complete or part.content or part.reasoning)
         if waits and self.request.logprobs is None:
             return b""
-        value = self.part(part.content, part.reasoning, [_call(call) for call in joined(complete)])
+        value = self.part(part.content, part.reasoning, _calls(joined(complete)))
         return line(self._head() | value | {"done": False} | self._logprobs(part.pieces))
 
     def _head(self) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def context_of(request: Request, result: Result, tokenizer: Tokenizer) -> list[i
     return [*request.prompt, *(token for token in result.tokens if token not in tokenizer.eog_ids)]
 
 
-def _call(call: Any) -> dict[str, Any]:
-    return {"function": {"name": call.name, "arguments": arguments_object(call)}}
+def _calls(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
+    return [{"function": {"name": call.name, "arguments": value}} for call, value in objects_of(calls)]
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.body import check, sampler_options
-from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, arguments_of, checked_tools
+from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, checked_tools
 from llamakit.plugins.frontends.rest.constrain import constrained, constraint_key
 from llamakit.plugins.frontends.rest.fields import (
     LARGEST,
@@ -19,6 +19,7 @@ from llamakit.plugins.frontends.rest.fields import (
 )
 from msgspec import Meta
 
+from llamakit.chat.fit import arguments_of
 from llamakit.errors import UsageError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from llamakit.plugins.frontends.rest.chat import template_of
 from llamakit.plugins.frontends.rest.fields import Name
 
 from llamakit.chat.reasoning import find_markers
-from llamakit.errors import LlamaKitError
+from llamakit.errors import LlamaKitError, ModelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,20 +64,28 @@ class Show(Resource):
         fields = read(req, ShowBody, self.state, sampling=False).fields
         info = self.state.pool.info(fields.model or fields.name)
         with self.state.pool.lease(info.name) as session:
-            metadata, template = session.file.metadata, template_of(self.state.options, session)[0]
+            metadata, source = session.file.metadata, _source(self.state, session)
             self.answer(
                 resp,
                 {
                     "license": str(metadata.get("general.license", "")),
                     "modelfile": f"FROM {info.name}\n",
                     "parameters": f"num_ctx {session.n_ctx}",
-                    "template": template.source,
+                    "template": source,
                     "details": details(session.file),
                     "model_info": _shown(metadata, verbose=fields.verbose),
-                    "capabilities": _capabilities(session, template.source),
+                    "capabilities": _capabilities(session, source),
                     "modified_at": _modified(info),
                 },
             )
+
+
+def _source(state: ServerState, session: Session) -> str:
+    """The template's source, also of one that does not compile."""
+    try:
+        return template_of(state.options, session)[0].source
+    except ModelFileError:
+        return str(session.file.metadata.get("tokenizer.chat_template", ""))
 
 
 def details(file: GGUFFile) -> dict[str, Any]:

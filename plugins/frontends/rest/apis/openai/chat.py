@@ -10,7 +10,7 @@ from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, Wh
 from llamakit.plugins.frontends.rest.apis.openai.fields import Generate, Limit, make_request
 from llamakit.plugins.frontends.rest.apis.openai.format import fingerprint, usage_of
 from llamakit.plugins.frontends.rest.body import read, wrong
-from llamakit.plugins.frontends.rest.chat import make_prompt
+from llamakit.plugins.frontends.rest.chat import make_prompt, variables
 from llamakit.plugins.frontends.rest.constrain import check_constraints, constrained, format_options
 from llamakit.plugins.frontends.rest.dialect import Asked, Dialect, Writer
 from llamakit.plugins.frontends.rest.errors import body_of
@@ -62,9 +62,7 @@ class ChatBody(Generate, frozen=True, kw_only=True):
     @property
     def variables(self) -> dict[str, Any]:
         """Names for the template."""
-        effort = self.reasoning_effort
-        given = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
-        return {**given, **self.chat_template_kwargs}
+        return variables(self.reasoning_effort, self.chat_template_kwargs)
 
 
 class ChatCompletions(Dialect):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from llamakit.plugins.frontends.rest.chat import variables
 from llamakit.plugins.frontends.rest.fields import Extensions
 from llamakit.plugins.frontends.rest.messages import conversation as from_chat
 from msgspec import Meta
@@ -67,10 +68,9 @@ def conversation(fields: ResponsesBody) -> Conversation:
         for number, item in enumerate(fields.input):
             _add(messages, item, f"input[{number}]")
     effort = None if fields.reasoning is None else fields.reasoning.effort
-    variables = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
     return from_chat(
         messages, tools=[_tool(tool) for tool in fields.tools], tool_choice=fields.tool_choice,
-        parallel=fields.parallel_tool_calls, variables=variables,
+        parallel=fields.parallel_tool_calls, variables=variables(effort),
     )  # fmt: skip
 
 

@@ -3,5 +3,6 @@
 from llamakit.chat.tools.format import ToolFormat
 
 HERMES = ToolFormat(
-    name="hermes", signs=(("<tool_call>",),), begin="<tool_call>\n", end="\n</tool_call>", separator="\n"
+    name="hermes", summary="<tool_call>{JSON}</tool_call>", signs=(("<tool_call>",),), begin="<tool_call>\n",
+    end="\n</tool_call>", separator="\n",
 )  # fmt: skip

@@ -6,6 +6,6 @@ https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1/#json-based-t
 from llamakit.chat.tools.format import ToolFormat
 
 LLAMA3 = ToolFormat(
-    name="llama3", signs=(("<|python_tag|>",), ('"parameters": ',)), begin="<|python_tag|>", bare=True,
-    after_name=', "parameters": ', separator="; ", several=False,
+    name="llama3", summary="one call with parameters", signs=(("<|python_tag|>",), ('"parameters": ',)),
+    begin="<|python_tag|>", bare=True, after_name=', "parameters": ', separator="; ", several=False,
 )  # fmt: skip
