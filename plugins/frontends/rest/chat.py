@@ -99,7 +99,7 @@ def make_prompt(
     functions = [tool["function"] for tool in talk.tools]
     return Prompt(
         tokens=made.tokens, text=made.text, begun=text_in(messages[-1]) if continues else "", stop=stop,
-        tail=made.text.rpartition("<|start|>assistant")[2] if known.format.channels else "", markers=known.markers,
+        tail=_head_of_answer(made.text) if known.format.channels else "", markers=known.markers,
         inside=not continues and begins_inside(made.text, known.markers), format=known.format, talk=talk,
         schemas={each["name"]: each.get("parameters") for each in functions if each["name"] in talk.tool_names},
         shown=_shown(session.tokenizer, known, with_tools=bool(talk.tool_names)),
@@ -110,6 +110,12 @@ def variables(effort: str | None, more: Mapping[str, Any] | None = None) -> dict
     """Names for the template: how much to think aloud ("none": not at all), and others."""
     given = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
     return {**given, **(more or {})}
+
+
+def _head_of_answer(text: str) -> str:
+    """What the prompt has of the answer's first message, in formats with channels."""
+    _, mark, tail = text.rpartition("<|start|>assistant")
+    return tail if mark else ""
 
 
 def text_in(message: dict[str, Any]) -> str:
