@@ -31,8 +31,8 @@ DAY = date(2024, 7, 26)  # "today" for templates that tell it: the same tokens o
 
 
 class Turn(NamedTuple):
-    """One answer. `prompt`: the tokens before it; `text` and `tokens`: the conversation up
-    to and with the answer; `ended`: whether the template ends it; `weight`: in the loss.
+    """One answer. `prompt`: the tokens before it; `text` and `tokens`: the conversation up to and with it; `ended`:
+    whether the template ends it; `weight`: in the loss.
     """
 
     prompt: list[int]
@@ -105,6 +105,7 @@ class Encoder:
         messages = [{name: value for name, value in each.items() if name != "weight"} for each in messages]
         if self.train_on == "all":
             tokens = self._render(messages, tools, generation_prompt=False).tokens
+            tokens = tokens if self._end(tokens, 0) else self._ended(tokens)
             return [_masked(tokens, [(0, len(tokens), 1.0)])]
         turns = [
             self._turn(messages[:number], message, tools, weights[number])

@@ -213,8 +213,12 @@ def _cut(samples: Samples, n_ctx: int) -> Iterator[Sample]:
     yield from pieces(Sample(tokens, weights), n_ctx)
 
 
-def pieces(whole: Sample, n_ctx: int) -> Iterator[Sample]:
-    """A sample in pieces that fit into windows, so that each of its tokens but the first is a target once."""
-    for start in range(0, max(1, len(whole.tokens) - 1), n_ctx):
-        part = slice(start, start + n_ctx + 1)
+def pieces(whole: Sample, n_ctx: int, *, overlap: int = 1) -> Iterator[Sample]:
+    """A sample in pieces of n_ctx + `overlap` tokens.
+
+    With an overlap of 1 they fit into windows, and each token but the first is a target once; with 0 they make the
+    sample again when they are put together.
+    """
+    for start in range(0, max(1, len(whole.tokens) - overlap), n_ctx):
+        part = slice(start, start + n_ctx + overlap)
         yield Sample(whole.tokens[part], whole.weights[part])

@@ -150,20 +150,26 @@ def split_samples(found: list[Encoded], options: TrainOptions, n_ctx: int) -> tu
         parts = ([each for i, each in enumerate(found) if (i in back) is wanted] for wanted in (False, True))
         train, validation = (_samples(part, options, n_ctx) for part in parts)
         return train, validation
-    samples = _samples(found, options, n_ctx, cut=True)
+    wrapped = options.packing == "wrapped"
+    samples = _cut(found, n_ctx, overlap=0) if wrapped else _samples(found, options, n_ctx)
     back = held_back([sample.digest() for sample in samples], options.val_split)
     if not back:
         return _samples(found, options, n_ctx), []
     return [s for i, s in enumerate(samples) if i not in back], [s for i, s in enumerate(samples) if i in back]
 
 
-def _samples(found: list[Encoded], options: TrainOptions, n_ctx: int, *, cut: bool | None = None) -> list[Sample]:
+def _samples(found: list[Encoded], options: TrainOptions, n_ctx: int) -> list[Sample]:
     """The samples; texts in pieces as long as a window, unless they are to be wrapped anyway."""
-    cut = options.packing != "wrapped" if cut is None else cut
+    if options.packing == "wrapped":
+        return [sample for each in found for sample in each.samples]
+    return _cut(found, n_ctx, overlap=1)
+
+
+def _cut(found: list[Encoded], n_ctx: int, *, overlap: int) -> list[Sample]:
     samples: list[Sample] = []
     for each in found:
-        long = cut and each.record.kind == "text"
-        samples += [part for whole in each.samples for part in pieces(whole, n_ctx)] if long else each.samples
+        long = each.record.kind == "text"
+        samples += [p for s in each.samples for p in pieces(s, n_ctx, overlap=overlap)] if long else each.samples
     return samples
 
 

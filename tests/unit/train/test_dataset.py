@@ -112,6 +112,14 @@ def test_wrapped_texts_stay_whole(tmp_path, encoder):
     assert len(found.windows(options, 20)) == 51
 
 
+def test_wrapped_texts_that_are_split_have_each_token_once(tmp_path, encoder):
+    (tmp_path / "a.txt").write_text("".join(f"{i:04}" for i in range(250)))
+    options = TrainOptions(data=[str(tmp_path / "a.txt")], packing="wrapped")
+    found = load_dataset(options, encoder, 20)
+    assert len(found.validation) == 3
+    assert int(found.train.lengths.sum() + found.validation.lengths.sum()) == 1002
+
+
 def test_records_without_answers_are_counted(tmp_path, encoder):
     path = tmp_path / "a.jsonl"
     path.write_text('{"prompt": "a", "completion": ""}\n{"prompt": "a", "completion": "b"}')

@@ -104,6 +104,8 @@ def test_on_all(of_bytes):
     (text,) = encoded(encoder(CHATML, of_bytes(IM), train_on="all"), {"messages": talk})
     assert text.startswith("«<s><|im_start|>system\nBe brief.")
     assert text.endswith("Bye<|im_end|>\n»")
+    (text,) = encoded(encoder(FALLBACK, of_bytes(), how="chat", train_on="all"), {"prompt": "Hi", "completion": "Oh"})
+    assert text == "«<s>User: Hi\nAssistant: Oh\n</s>»"
 
 
 def test_nothing_to_learn(of_bytes):

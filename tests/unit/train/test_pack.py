@@ -136,6 +136,13 @@ def test_pieces_overlap_by_one(length, n_ctx):
     assert all(part.n_row <= n_ctx for part in parts)
 
 
+@settings(deadline=None)
+@given(st.integers(1, 100), st.integers(1, 40))
+def test_pieces_without_overlap_make_the_whole(length, n_ctx):
+    parts = list(pieces(sample(range(length), [1.0] * length), n_ctx, overlap=0))
+    assert [token for part in parts for token in part.tokens.tolist()] == list(range(length))
+
+
 def test_what_nothing_depends_on_is_cut():
     cut = fit(sample([1, 2, 3, 4, 5], [0, 0, 1, 0, 0]), 10)
     assert cut.tokens.tolist() == [1, 2, 3]
