@@ -58,6 +58,29 @@ class Availability(msgspec.Struct, frozen=True):
     devices: tuple[DeviceInfo, ...] = ()
 
 
+class Memory(msgspec.Struct, frozen=True):
+    """Bytes of a device: of all it has, and of what may still be taken."""
+
+    total: int
+    free: int
+
+
+class Footprint(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that a graph takes: its tensors of files, its states, and the program with all that it works with.
+
+    Weights and states are shared by all graphs of a model; a KV cache (`Device.kv_size`) and adapters come on top.
+    """
+
+    weights: int = 0
+    states: int = 0
+    program: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.states + self.program
+
+
 class TensorSource(Protocol):
     """A tensor as it lies in a file, read in pieces."""
 
@@ -230,6 +253,12 @@ def check_sizes(maxima: Mapping[str, int], sizes: Mapping[str, int]) -> None:
             raise BackendError(f"{name} = {n} was asked for; the graph is compiled for 0 to {maximum} {name}")
 
 
+def longest(graph: Graph, kv: KVSpec | None) -> int:
+    """The most positions that a sequence of the graph may have in the cache; 0 without one."""
+    tables = graph.inputs.get("block_tables")
+    return 0 if kv is None or tables is None else kv.block_size * int(tables.shape[1])
+
+
 class Executable(ABC):
     """A compiled graph. `inputs` are views into its packed block, int32 or float32; write them, then run."""
 
@@ -261,8 +290,16 @@ class Device(ABC):
         """How exactly it computes the node with a weight of that type; of attention, with a cache of that type."""
 
     @abstractmethod
-    def packed_size(self, source: TensorSource, uses: Uses) -> int:
-        """Bytes that `load` would take."""
+    def memory(self) -> Memory:
+        """How much memory the device has, now."""
+
+    @abstractmethod
+    def footprint(self, graph: Graph, sources: Mapping[str, TensorSource], kv: KVSpec | None = None) -> Footprint:
+        """What loading, compiling and running the graph would take; nothing is allocated or read.
+
+        `sources`: where the graph's tensors of files come from; `kv`: the cache that it uses, which is not counted
+        (see `kv_size`). Runs are those of the largest sizes.
+        """
 
     @abstractmethod
     def load(self, source: TensorSource, uses: Uses) -> Weight:

@@ -1,6 +1,7 @@
 """The models of a server: loaded when they are asked for, kept while they are in use, unloaded when room is needed.
 
-    pool = ModelPool({"small": "small.gguf", "large": "large.gguf"}, opener(registry, settings))
+    models = {"small": "small.gguf", "large": "large.gguf"}
+    pool = ModelPool(models, opener(registry, settings), free_memory=lambda: device_memory(registry, settings).free)
     with pool.lease("small") as session:     # waits while it loads
         ...
 
@@ -11,6 +12,7 @@ whoever waits for it sees how far it is.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -21,11 +23,11 @@ import msgspec
 
 from llamakit.errors import LlamaKitError, NotFoundError, UnavailableError
 from llamakit.options import near
-from llamakit.system import free_memory as free_memory_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from llamakit.backend import Memory
     from llamakit.registry import Registry
     from llamakit.session import Session
 
@@ -97,9 +99,9 @@ class ModelPool:
         open_session: OpenSession,
         *,
         idle_seconds: float = 0.0,
-        free_memory: Callable[[], int] = free_memory_now,
+        free_memory: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
-        """`open_session(path, progress)` gives a session that is wholly loaded.
+        """`open_session(path, progress)` gives a session that is wholly loaded; `free_memory` is what its device has.
 
         A model that was not used for `idle_seconds` is unloaded; 0 keeps it for good.
         """
@@ -305,6 +307,18 @@ def _no_room(model: _Model, free: int, loaded: list[_Model]) -> LlamaKitError:
         f"no room for model {model.name!r} now: it needs {model.size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
         found=f"in use: {names}", hint="try again when their requests are done", retry_after=10,
     )  # fmt: skip
+
+
+def device_memory(registry: Registry, settings: Mapping[str, Any]) -> Memory:
+    """How much memory the device has, now, that sessions with these settings use."""
+    from llamakit.session import make_backend
+
+    options, threads = settings.get("backend_options"), settings.get("threads")
+    device = make_backend(registry, settings.get("backend", "auto"), options, threads)[0].open()
+    try:
+        return device.memory()
+    finally:
+        device.close()
 
 
 def opener(registry: Registry, settings: Mapping[str, Any]) -> OpenSession:

@@ -20,12 +20,12 @@ import msgspec
 from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
 
-    from llamakit.backend import AdapterTable, Backend, Device, KVCache, Weight
+    from llamakit.backend import AdapterTable, Backend, Device, Footprint, KVCache, TensorSource, Weight
     from llamakit.chat.template import ChatTemplate
     from llamakit.engine.adapters import AdapterStore
     from llamakit.engine.engine import Engine
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llamakit.engine.service import Service
     from llamakit.engine.speculation import Drafter
     from llamakit.gguf import GGUFFile
+    from llamakit.graph.graph import Graph
     from llamakit.models import LoadedModel
     from llamakit.models.lora import LoadedAdapter
     from llamakit.registry import Registry
@@ -72,6 +73,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int = 256
     stall_seconds: float = 300.0
     chat_template: str = ""
+
+
+def make_backend(
+    registry: Registry, wanted: str = "auto", options: Mapping[str, object] | None = None, threads: int | None = None
+) -> tuple[Backend, str]:
+    """The first usable backend of those wanted, with its options, and why it was chosen; nothing is opened."""
+    from llamakit.options import build_options
+
+    cls, reason = registry.choose_backend(wanted)
+    values = dict(options or {})
+    if threads is not None and "threads" in cls.Options.__struct_fields__:
+        values.setdefault("threads", threads)
+    return cls(build_options(cls.Options, values, where=f"backend.{cls.name}")), reason
 
 
 class Session:
@@ -142,13 +156,7 @@ class Session:
     @cached_property
     def backend(self) -> tuple[Backend, str]:
         """The chosen backend, and why it was chosen."""
-        from llamakit.options import build_options
-
-        cls, reason = self.registry.choose_backend(self.settings.backend)
-        values = dict(self.settings.backend_options)
-        if self._threads is not None and "threads" in cls.Options.__struct_fields__:
-            values.setdefault("threads", self._threads)
-        return cls(build_options(cls.Options, values, where=f"backend.{cls.name}")), reason
+        return make_backend(self.registry, self.settings.backend, self.settings.backend_options, self._threads)
 
     @cached_property
     def device(self) -> Device:
@@ -158,10 +166,18 @@ class Session:
     @cached_property
     def weights(self) -> dict[str, Weight]:
         """All tensors on the device: one store for every graph of the model."""
-        from llamakit.weights import load_weights, tensor_sources
+        from llamakit.weights import load_weights
 
-        uses = self.model.uses()
-        return load_weights(self.device, tensor_sources(uses, self.file, self._overrides()), uses, self._progress)
+        return load_weights(self.device, self._sources, self.model.uses(), self._progress)
+
+    @cached_property
+    def footprint(self) -> Footprint:
+        """What the model's weights and the program that generates take on the device; nothing is loaded for it."""
+        from llamakit.engine.runner import kv_spec
+
+        n_ctx = self.settings.ctx_size or self.model.hparams.n_ctx_train
+        graph = self._graph(LEAST_OUTPUTS, ("logits",), self.settings.n_seq, n_ctx)
+        return self.device.footprint(graph, self._sources, kv_spec(self.model, 0, self.settings.kv_type))
 
     @cached_property
     def n_ctx(self) -> int:
@@ -339,7 +355,7 @@ class Session:
         """End the engine's thread, if there is one; give memory and the file back."""
         if "service" in self.__dict__:
             self.__dict__.pop("service").close()
-        for name in ("engine", "weights", "adapters", "_adapter_table", "_kv", "_evaluators"):
+        for name in ("engine", "weights", "adapters", "_adapter_table", "_kv", "_evaluators", "_sources"):
             self.__dict__.pop(name, None)
         if "device" in self.__dict__:
             device = self.__dict__.pop("device")
@@ -374,11 +390,12 @@ class Session:
 
     @cached_property
     def _kv_plan(self) -> KVPlan:
-        """How the memory for keys and values is shared out; asks for the weights first, so that they count as taken."""
+        """How the memory for keys and values is shared out; nothing needs to be loaded for it."""
         from llamakit.engine.kv_plan import plan_kv
 
-        weights = sum(weight.n_bytes for weight in self.weights.values())
-        return plan_kv(self.settings, self.model.hparams.n_ctx_train, self._kv_size, weights)
+        model = self.footprint
+        free = self.device.memory().free - model.program - (0 if "weights" in self.__dict__ else model.weights)
+        return plan_kv(self.settings, self.model.hparams.n_ctx_train, self._kv_size, model, free)
 
     def _kv_size(self, n_block: int) -> int:
         from llamakit.engine.runner import kv_spec
@@ -391,26 +408,41 @@ class Session:
 
         return self.device.kv_cache(kv_spec(self.model, self._kv_plan.n_block, self.settings.kv_type))
 
-    def _runner(self, n_out: int, outputs: tuple[str, ...], n_seq: int | None = None) -> Runner:
-        """The model's graph, compiled to use the KV cache."""
-        from llamakit.engine.runner import Runner, blocks_for
+    @cached_property
+    def _sources(self) -> dict[str, TensorSource]:
+        """Where each tensor of the model is read from."""
+        from llamakit.weights import tensor_sources
+
+        return tensor_sources(self.model.uses(), self.file, self._overrides())
+
+    def _graph(self, n_out: int, outputs: tuple[str, ...], n_seq: int, n_ctx: int) -> Graph:
+        """The model's graph for steps of the session's sizes, with adapters if there are slots for them."""
+        from llamakit.engine.runner import blocks_for
         from llamakit.models import GraphSizes
         from llamakit.passes.pipeline import prepare
 
-        n_row, n_seq = self.settings.batch_size, n_seq or self.settings.n_seq
-        n_out = min(n_out, n_row)
-        sizes = GraphSizes(rows=n_row, out_rows=n_out, seqs=n_seq, blocks_per_seq=blocks_for(self.n_ctx) + 1)
-        table = self._adapter_table
-        graph = prepare(self.model.build(sizes, outputs=outputs, adapters=table is not None))
-        program = self.device.compile(graph, self.weights, kv=self._kv, adapters=table)
-        return Runner(program, n_row, n_out, n_seq)
+        n_row = self.settings.batch_size
+        sizes = GraphSizes(rows=n_row, out_rows=min(n_out, n_row), seqs=n_seq, blocks_per_seq=blocks_for(n_ctx) + 1)
+        return prepare(self.model.build(sizes, outputs=outputs, adapters=self._n_slot > 0))
+
+    def _runner(self, n_out: int, outputs: tuple[str, ...], n_seq: int | None = None) -> Runner:
+        """The model's graph, compiled to use the KV cache."""
+        from llamakit.engine.runner import Runner
+
+        n_seq = n_seq or self.settings.n_seq
+        graph = self._graph(n_out, outputs, n_seq, self.n_ctx)
+        program = self.device.compile(graph, self.weights, kv=self._kv, adapters=self._adapter_table)
+        return Runner(program, self.settings.batch_size, min(n_out, self.settings.batch_size), n_seq)
+
+    @property
+    def _n_slot(self) -> int:
+        return self.settings.adapter_slots or (DEFAULT_SLOTS if self.settings.lora else 0)
 
     @cached_property
     def _adapter_table(self) -> AdapterTable | None:
         from llamakit.models.lora import adapter_targets
 
-        slots = self.settings.adapter_slots or (DEFAULT_SLOTS if self.settings.lora else 0)
-        return self.device.adapter_table(adapter_targets(self.model), slots) if slots else None
+        return self.device.adapter_table(adapter_targets(self.model), self._n_slot) if self._n_slot else None
 
     @cached_property
     def _first_adapters(self) -> list[LoadedAdapter]:

@@ -8,6 +8,7 @@
 #include "cpu/ceilings.h"
 #include "cpu/dispatch.h"
 #include "cpu/program.h"
+#include "cpu/workspace.h"
 
 namespace py = pybind11;
 using namespace lk::cpu;
@@ -176,6 +177,8 @@ PYBIND11_MODULE(_cpu, m) {
         .def(py::init<int, int64_t, int64_t, bool>(), py::arg("type"), py::arg("n_out"), py::arg("n_in"),
              py::arg("is_vector"))
         .def_static("in_place", &in_place, py::arg("type"), py::arg("n_out"), py::arg("n_in"), py::arg("bytes"))
+        .def_static("planned", &planned_weight, py::arg("type"), py::arg("n_out"), py::arg("n_in"),
+                    py::arg("is_vector"), py::arg("packed"))
         .def("append", &append)
         .def("finish", &Weight::finish, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_bytes", &Weight::n_bytes)
@@ -220,7 +223,10 @@ PYBIND11_MODULE(_cpu, m) {
         .def(py::init<int32_t>())
         .def("set", &set_adapters);
     py::class_<State, std::shared_ptr<State>>(m, "State")
-        .def(py::init([](const std::string& type, int64_t n) { return std::make_shared<State>(state_type(type), n); }))
+        .def(py::init([](const std::string& type, int64_t n, bool planned) {
+                 return std::make_shared<State>(state_type(type), n, planned);
+             }),
+             py::arg("type"), py::arg("n"), py::arg("planned") = false)
         .def_static("n_bytes", [](const std::string& type, int64_t n) { return State::n_bytes(state_type(type), n); })
         .def("read", &read_state)
         .def("write", &write_state)
@@ -282,5 +288,11 @@ PYBIND11_MODULE(_cpu, m) {
             py::gil_scoped_release release;
             self.program.run({std::move(dims), longest});
         });
+    m.def(
+        "workspace_bytes",
+        [](const std::string& isa, const std::vector<Step>& steps, const std::vector<int64_t>& max_dims,
+           int64_t max_positions,
+           int64_t n_thread) { return workspace_bytes(kernels(isa), steps, max_dims, max_positions, n_thread); },
+        "Bytes that a program takes beside its arena.");
     m.def("output", &output, "A read-only view of a value, kept alive by the program.");
 }

@@ -5,12 +5,6 @@
 #include "cpu/program.h"
 
 namespace lk::cpu {
-namespace {
-
-constexpr int64_t kAttendRows = 96;  // query heads times positions that share one reading of the keys
-constexpr int64_t kTasksPerThread = 4;
-
-}  // namespace
 
 void Program::check_attention(const Step& step) const {
     const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
@@ -83,7 +77,8 @@ void Program::attention(const Step& step) {
     const int64_t n_task = int64_t(tiles.size()) * n_head_kv;
     const bool serial = n * q.width * std::max<int64_t>(sizes_.longest, 1) < kSerialCost;
     const int64_t wanted = serial ? 1 : kTasksPerThread * pool_->n_thread();
-    const int32_t pieces = n_task < wanted ? int32_t(std::min<int64_t>(longest, (wanted + n_task - 1) / n_task)) : 1;
+    const bool apart = n_task < wanted && n_part * n_head_kv <= kMostParts;
+    const int32_t pieces = apart ? int32_t(std::min<int64_t>(longest, (wanted + n_task - 1) / n_task)) : 1;
     if (pieces > 1) parts_.resize(std::max(parts_.size(), size_t(n_part * n_head_kv)));
 
     const size_t scratch = size_t(kernels_.attend_scratch(most * group, dim_k, dim_v)) * 4;

@@ -102,7 +102,8 @@ Arena::Arena(size_t n_bytes) : size_(n_bytes) {
         if (mapped == MAP_FAILED) throw std::bad_alloc();
         mapped_ = static_cast<uint8_t*>(mapped);
         data_ = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(mapped) + kHugePage - 1) & ~(kHugePage - 1));
-        madvise(data_, n_bytes, MADV_HUGEPAGE);  // only a wish: the system may refuse
+        // Only a wish: the system may refuse. What is left behind the last whole page stays in small ones.
+        madvise(data_, n_bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
         return;
     }
 #endif

@@ -89,6 +89,11 @@ constexpr int64_t kPanelsPerChunk = LinearDelta::kPanels;
 constexpr int64_t kRowsPerChunk = 96;     // a multiple of every tile
 constexpr int64_t kSerialCost = 1 << 15;  // multiplications below which waking threads costs more than it gives
 
+// How attention is cut.
+constexpr int64_t kAttendRows = 96;  // query heads times positions that share one reading of the keys
+constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kMostParts = 16 << 20;  // floats of partials that are kept apart: 64 MiB
+
 // Throws std::invalid_argument with the step's name.
 [[noreturn]] void fail(const Step& step, const std::string& message);
 // Throws unless all n values are in [begin, end).

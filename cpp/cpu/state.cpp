@@ -17,8 +17,8 @@ int64_t State::n_bytes(StateType type, int64_t n) {
     return scales_at(type, n) + (type == StateType::i8 ? (n + kBlock - 1) / kBlock * 4 : 0);
 }
 
-State::State(StateType type, int64_t n)
-    : type_(type), n_(n), memory_(size_t(std::max<int64_t>(n_bytes(type, n), 64))) {}
+State::State(StateType type, int64_t n, bool planned)
+    : type_(type), n_(n), memory_(size_t(std::max<int64_t>(planned ? 0 : n_bytes(type, n), 64))) {}
 
 void State::read(float* to) const {
     State& self = const_cast<State&>(*this);

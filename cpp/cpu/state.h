@@ -14,7 +14,8 @@ class State {
   public:
     static constexpr int64_t kBlock = 256;
 
-    State(StateType type, int64_t n);
+    // `planned`: without memory, for steps that are looked at and never run.
+    State(StateType type, int64_t n, bool planned = false);
     static int64_t n_bytes(StateType type, int64_t n);
 
     StateType type() const { return type_; }

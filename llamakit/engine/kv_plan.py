@@ -8,11 +8,12 @@ import msgspec
 
 from llamakit.engine.runner import BLOCK_SIZE, SPARE_BLOCKS, blocks_for
 from llamakit.errors import OutOfMemoryError
-from llamakit.system import free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
+
+    from llamakit.backend import Footprint
 
     class Settings(Protocol):
         """What is asked of a session (`session.Settings`)."""
@@ -45,29 +46,35 @@ class KVPlan(msgspec.Struct, frozen=True):
     n_block: int
 
 
-def plan_kv(settings: Settings, n_ctx_train: int, size: Callable[[int], int], weights: int) -> KVPlan:
-    """Fit the cache into what is free: `size(n_block)` is in bytes; `weights` are taken already and only named.
+def plan_kv(settings: Settings, n_ctx_train: int, size: Callable[[int], int], model: Footprint, free: int) -> KVPlan:
+    """Fit the cache into the `free` bytes that the device has beside the model: `size(n_block)` is in bytes.
 
     A context that was asked for and does not fit is an `OutOfMemoryError`; the model's own is cut to what does.
     """
-    free = int(free_memory() * MEMORY_SHARE)
+    if free <= 0:
+        raise OutOfMemoryError(
+            f"not enough memory: the model needs {_gib(model.total)}, {_gib(max(0, model.total + free))} are free",
+            found=f"weights {_gib(model.weights)}, steps {_gib(model.program)}",
+            hint="a file of smaller weights: llamakit quantize", param="model",
+        )  # fmt: skip
+    most = int(free * MEMORY_SHARE)
     asked, budget = settings.ctx_size, settings.kv_memory
     n_ctx = asked or n_ctx_train
-    if budget > free:
+    if budget > most:
         raise OutOfMemoryError(
-            f"not enough memory: {_gib(budget)} for keys and values were asked for, {_gib(free)} may be taken",
-            found=f"weights {_gib(weights)}", hint=f"--kv-memory {max(1, free >> 30)}G", param="kv_memory",
+            f"not enough memory: {_gib(budget)} for keys and values were asked for, {_gib(most)} may be taken",
+            found=f"weights {_gib(model.weights)}", hint=f"--kv-memory {max(1, most >> 30)}G", param="kv_memory",
         )  # fmt: skip
-    room = _blocks_in(budget or free, size)
+    room = _blocks_in(budget or most, size)
     if blocks_for(n_ctx) > room:
         if asked:
-            raise _too_large(settings, n_ctx, size(blocks_for(n_ctx)), budget or free, weights)
+            raise _too_large(settings, n_ctx, size(blocks_for(n_ctx)), budget or most, model.weights)
         n_ctx = max(1, room) * BLOCK_SIZE
     wanted = settings.n_seq * blocks_for(n_ctx)
     if budget:
         return KVPlan(n_ctx, max(1, room))
     if settings.n_seq > 1:
-        room = max(blocks_for(n_ctx), _blocks_in(int(free_memory() * SHARED_SHARE), size))
+        room = max(blocks_for(n_ctx), _blocks_in(int(free * SHARED_SHARE), size))
     return KVPlan(n_ctx, max(1, min(wanted, room)))
 
 

@@ -113,6 +113,9 @@ class GGUFWriter:
             file.write(_string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, type_, offset))
             offset += self._aligned(n_bytes)
         file.write(bytes(-file.tell() % self.alignment))
+        self._write_tensors(file)
+
+    def _write_tensors(self, file: Any) -> None:
         for name, (_, _, n_bytes, make) in self._tensors.items():
             written, made = 0, make()
             for part in made if isinstance(made, Iterator) else (made,):

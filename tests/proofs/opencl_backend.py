@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 
-from llamakit.backend import Device, DeviceInfo, Executable, InputLayout, Precision
+from llamakit.backend import Device, DeviceInfo, Executable, Footprint, InputLayout, Memory, Precision
 from llamakit.gguf import native
 from llamakit.graph.graph import Dim
 from llamakit.graph.ops import Op
@@ -128,8 +128,14 @@ class OpenCLDevice(Device):
     def precision(self, node: Any, weight_type: Any) -> Precision:
         return Precision(operand=0.0, accumulator=2.0**-23)
 
-    def packed_size(self, source: Any, uses: Any) -> int:
-        return 4 * int(np.prod(source.shape))
+    def memory(self) -> Memory:
+        size = self.context.devices[0].global_mem_size
+        return Memory(size, size)
+
+    def footprint(self, graph: Any, sources: Any, kv: Any = None) -> Footprint:
+        weights = sum(4 * int(np.prod(tensor.shape)) for tensor in graph.parameters.values())
+        values = [value for node in graph.nodes for value in node.outputs]
+        return Footprint(weights=weights, program=sum(4 * int(np.prod([int(s) for s in v.shape])) for v in values))
 
     def load(self, source: Any, uses: Any) -> OpenCLWeight:
         return OpenCLWeight(self, source)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llamakit.plugins.backends.cpu import _cpu
 from llamakit.plugins.backends.cpu.cores import over_nodes, parse_cores
+from llamakit.plugins.backends.cpu.footprint import footprint, matrix_shape
 from llamakit.plugins.backends.cpu.lower import PANEL_ROWS, UNITS, Lowering
 
 from llamakit import system
@@ -18,12 +19,15 @@ from llamakit.backend import (
     Device,
     DeviceInfo,
     Executable,
+    Footprint,
     InputLayout,
     KVCache,
     KVSpec,
+    Memory,
     Precision,
     State,
     check_sizes,
+    longest,
 )
 from llamakit.errors import BackendError, OutOfMemoryError, UsageError
 from llamakit.gguf import GGMLType
@@ -55,17 +59,11 @@ def translated() -> Iterator[None]:
         raise OutOfMemoryError(f"cpu: not enough memory; {system.free_memory() / 2**30:.2f} GiB are free") from None
 
 
-def _shape(source: TensorSource) -> tuple[int, int, bool]:
-    """(n_out, n_in, whether it is a vector)."""
-    *outer, inner = source.shape
-    return int(np.prod(outer)) if outer else 1, inner, len(source.shape) == 1
-
-
 class CPUWeight:
     """A tensor: packed, or as it lies in the file."""
 
     def __init__(self, source: TensorSource, pool: Any, options: CPUOptions) -> None:
-        n_out, n_in, vector = _shape(source)
+        n_out, n_in, vector = matrix_shape(source.shape)
         self.name, self.shape, self.type = source.name, source.shape, source.type
         if options.no_repack and not vector:
             rows = source.whole()
@@ -281,14 +279,14 @@ class CPUDevice(Device):
             operand = 2.0**-8  # queries and weights are rounded as keys and values are
         return Precision(operand=operand, accumulator=2.0**-23)
 
-    def packed_size(self, source: TensorSource, uses: Uses) -> int:
-        """Bytes of the panels; none where the file's own memory is used."""
-        *_, vector = _shape(source)
-        if self.options.no_repack and not vector:
-            return source.n_bytes if self.options.no_mmap else 0
+    def memory(self) -> Memory:
+        """The host's."""
+        return Memory(system.total_memory(), system.free_memory())
+
+    def footprint(self, graph: Graph, sources: Mapping[str, TensorSource], kv: KVSpec | None = None) -> Footprint:
+        """Panels, or nothing where the file's own memory is used; the arena and what steps need beside it."""
         with translated():
-            size: int = _cpu.Weight.packed_bytes(int(source.type), *_shape(source))
-        return size
+            return footprint(graph, sources, longest(graph, kv), self)
 
     def load(self, source: TensorSource, uses: Uses) -> CPUWeight:
         """Pack a tensor."""

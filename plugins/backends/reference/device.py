@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llamakit.plugins.backends.reference.footprint import footprint
 from llamakit.plugins.backends.reference.gradients import ALL
 from llamakit.plugins.backends.reference.memory import (
     KV_TYPES,
@@ -16,7 +17,8 @@ from llamakit.plugins.backends.reference.memory import (
 )
 from llamakit.plugins.backends.reference.ops import Step
 
-from llamakit.backend import Device, DeviceInfo, Executable, InputLayout, Precision, check_sizes
+from llamakit import system
+from llamakit.backend import Device, DeviceInfo, Executable, InputLayout, Memory, Precision, check_sizes, longest
 from llamakit.errors import BackendError
 from llamakit.gguf import GGMLType
 from llamakit.graph.graph import Dim, DType
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from llamakit.plugins.backends.reference import ReferenceOptions
 
-    from llamakit.backend import KVSpec, TensorSource, Uses
+    from llamakit.backend import Footprint, KVSpec, TensorSource, Uses
     from llamakit.graph.graph import Graph, Node, Value
 
 
@@ -47,9 +49,13 @@ class ReferenceDevice(Device):
         """Float64 sums, rounded once to what is kept."""
         return Precision(operand=0.0, accumulator=float(np.finfo(self.kept).epsneg))
 
-    def packed_size(self, source: TensorSource, uses: Uses) -> int:
-        """Everything is float32 here."""
-        return 4 * int(np.prod(source.shape))
+    def memory(self) -> Memory:
+        """The host's."""
+        return Memory(system.total_memory(), system.free_memory())
+
+    def footprint(self, graph: Graph, sources: Mapping[str, TensorSource], kv: KVSpec | None = None) -> Footprint:
+        """Weights are float32 whatever the file has, values stay to the end of a run, a node computes in float64."""
+        return footprint(graph, longest(graph, kv), np.dtype(self.kept).itemsize)
 
     def load(self, source: TensorSource, uses: Uses) -> Any:
         """Dequantise."""

@@ -72,7 +72,7 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     keys = read_keys(options)
     _ = options.template_variables  # what is wrong with them is told before anything is loaded
     models = startup.models_of(config, options)
-    settings = startup.settings_of(config, options, len(models))
+    settings = startup.settings_of(config, options, registry, len(models))
     tls = make_context(options.ssl_cert_file, options.ssl_key_file) if startup.wants_tls(options) else None
     sock = listen(options.host, options.port, min(options.timeout, STALL_SECONDS))
     for text in [*notes, *startup.warnings_of(options, sock.getsockname()[0], keys)]:

@@ -13,8 +13,7 @@ from llamakit.plugins.frontends.rest.security import is_loopback
 from llamakit.plugins.frontends.rest.state import ServerState
 
 from llamakit.errors import UsageError
-from llamakit.pool import ModelPool, opener
-from llamakit.system import free_memory
+from llamakit.pool import ModelPool, device_memory, opener
 from llamakit.terminal import one_line, safe
 
 if TYPE_CHECKING:
@@ -54,11 +53,9 @@ def check_model(name: str, path: Path) -> None:
     open_gguf(path).close()
 
 
-def settings_of(config: Config, options: ServeOptions, n_models: int = 1) -> dict[str, Any]:
+def settings_of(config: Config, options: ServeOptions, registry: Registry, n_models: int = 1) -> dict[str, Any]:
     """What each model's `Session` is made with."""
     memory = size_in_bytes(options.kv_memory, "kv_memory") if options.kv_memory else 0
-    if not memory and n_models > 1:  # else the first model would take what the others need
-        memory = free_memory() // (2 * n_models)
     backend = {key.split(".", 1)[1]: value for key, value in config.changed("backend").items() if "." in key}
     settings = {name: config[name] for name in CORE} | {
         "threads": config["threads"] or None, "backend_options": backend, "n_seq": options.parallel,
@@ -68,6 +65,8 @@ def settings_of(config: Config, options: ServeOptions, n_models: int = 1) -> dic
         "adapter_slots": ADAPTER_SLOTS if options.lora_dir else 0,
         "draft_model": options.model_draft, "draft": options.draft, "chat_template": options.chat_template,
     }  # fmt: skip
+    if not memory and n_models > 1:  # else the first model would take what the others need
+        settings["kv_memory"] = device_memory(registry, settings).free // (2 * n_models)
     if options.rope_freq_base or options.rope_freq_scale:
         from llamakit.models.rope import RopeOverrides
 
@@ -81,7 +80,10 @@ def make_state(
     options: ServeOptions, registry: Registry, models: dict[str, Path], settings: dict[str, Any], keys: Keys
 ) -> ServerState:
     """All that the parts of the server share. The keys themselves are not in it."""
-    pool = ModelPool(models, opener(registry, settings), idle_seconds=options.idle_unload)
+    pool = ModelPool(
+        models, opener(registry, settings), idle_seconds=options.idle_unload,
+        free_memory=lambda: device_memory(registry, settings).free,
+    )  # fmt: skip
     from llamakit.plugins.frontends.rest.metrics import Metrics
 
     shown = msgspec.structs.replace(options, api_key=[])
@@ -123,7 +125,7 @@ def lines_of(session: Session, state: ServerState, url: str, seconds: float) -> 
     return [
         f"model     {model:<48}  backend   {backend.name}{kernels}",
         f"memory    {size(weights)} weights + {size(kv)} KV ({state.options.parallel} sequences at once,"
-        f" {session.settings.kv_type}) of {size(free_memory())} free",
+        f" {session.settings.kv_type}) of {size(session.device.memory().free)} free",
         f"adapters  {adapters or 'none':<48}  samplers  {len(samplers)}{from_others}",
         f"page      {url}/       API  /completion  /v1  /api  /v1/messages     docs  /docs",
         f"ready in {seconds:.1f} s; Ctrl-C stops",
