@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamakit.chat.own import own_template
 from llamakit.errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "", ours: bool = False) -> None:
         self.source, self._bos, self._eos = source, bos, eos
-        self._rendering = _compiled(source) if ours or self.is_fallback else None
+        known = ours or self.is_fallback or source == own_template()
+        self._rendering = _compiled(source) if known else None
         if self._rendering is None:
             self._ask(None)
         self.writes_bos = bool(bos) and "bos_token" in source

@@ -16,13 +16,11 @@ from typing import Any
 
 from curriculum.mix import STAGES, examples, held_out
 from curriculum.words import BY_KIND, MORE
+from llamakit.chat.own import CONTROL, MARKERS, own_template
 from llamakit.chat.template import ChatTemplate
 from llamakit.gguf.writer import GGUFWriter
 from llamakit.train.vocabulary import Vocabulary, add_vocabulary, train_vocabulary
 
-TEMPLATE = Path(__file__).with_name("template.jinja").read_text(encoding="utf-8")
-CONTROL = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")
-MARKERS = ("<tool_call>", "</tool_call>")  # texts of an answer, so no control tokens
 SPECIAL = re.compile(r"</?s>|<\|\w+\|>|</?tool_call>")
 SHOWN = 4000  # examples of each stage that the vocabulary is made from
 WORDS_OFTEN = 120  # how often each word of the world is shown to the vocabulary, with and without a space before it
@@ -61,7 +59,7 @@ def mixed(records: Iterable[dict[str, Any]], texts: list[str], every: int) -> It
 
 def make_vocabulary(size: int, seed: int, texts: Iterable[str] = (), shown: int = SHOWN) -> Vocabulary:
     """Of examples of all stages, and so that each word of the world is one piece, with a space before it or without."""
-    template = ChatTemplate(TEMPLATE, bos="<s>", eos="</s>")
+    template = ChatTemplate(own_template(), bos="<s>", eos="</s>")
     made = (
         example.text or template.render(example.messages, tools=example.tools, add_generation_prompt=False)
         for stage in STAGES for example in examples(stage, seed, shown)
@@ -77,7 +75,7 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """A GGUF file without tensors."""
     with GGUFWriter(path) as writer:
         writer.add("general.architecture", "llama")
-        add_vocabulary(writer, vocabulary, TEMPLATE)
+        add_vocabulary(writer, vocabulary, own_template())
 
 
 def write(

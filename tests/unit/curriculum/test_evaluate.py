@@ -10,6 +10,7 @@ from curriculum import evaluate, write
 from curriculum.example import Example, assistant, call, user
 
 from llamakit import Session
+from llamakit.chat.own import CONTROL, MARKERS, own_template
 from llamakit.testing.scripted_model import scripted_model
 
 TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {"x": {}}}}}]
@@ -29,7 +30,7 @@ def records():
 
 
 def model(path, says):
-    return scripted_model(path, says, template=write.TEMPLATE, control=write.CONTROL, user_defined=write.MARKERS)
+    return scripted_model(path, says, template=own_template(), control=CONTROL, user_defined=MARKERS)
 
 
 @pytest.mark.parametrize(
