@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from llamakit.models.lora import LoadedAdapter
     from llamakit.registry import Registry
     from llamakit.tokenizer import Tokenizer
+    from llamakit.train.options import TrainOptions
+    from llamakit.training import Trainer
 
 LEAST_OUTPUTS = 64  # rows of a step that may have logits: 64 x 128k x 4 bytes are 32 MB
 DEFAULT_SLOTS = 4
@@ -223,6 +225,14 @@ class Session:
         options = ServiceOptions(max_queue=self.settings.max_queue, stall_seconds=self.settings.stall_seconds)
         self.tokenizer.context = self.n_ctx  # from now on texts come from many
         return Service(self.engine, options)
+
+    def trainer(self, options: TrainOptions | None = None, **values: Any) -> Trainer:
+        """A training run of this model: a `train.options.TrainOptions`, or its fields, `data` and `out` at least."""
+        from llamakit.options import build_options
+        from llamakit.train.options import TrainOptions
+        from llamakit.training import Trainer
+
+        return Trainer(self, options or build_options(TrainOptions, values, where="finetune"))
 
     # -- what a person does with it -----------------------------------------------------------------------------
 

@@ -1,0 +1,132 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped, in one GGUF file that is whole or not there.
+
+Tensors are the trained weights and the optimizer's states, by name, so that no order of evaluation can exchange them.
+The key `llamakit.training` holds the rest as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from llamakit.errors import LlamaKitError, ModelFileError
+from llamakit.gguf import open_gguf
+from llamakit.gguf.writer import GGUFWriter
+from llamakit.train.cursor import CursorState
+from llamakit.train.options import TrainOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llamakit.backend import State
+
+KEY, VERSION = "llamakit.training", 1
+NAME = re.compile(r"step-(\d+)\.gguf")
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run is. `step`: updates done; `best_loss` and `best_step`: of validations; `worse`: since then."""
+
+    step: int
+    cursor: CursorState
+    best_loss: float | None = None
+    best_step: int = 0
+    worse: int = 0
+    tokens: int = 0
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What the JSON holds. `base`: the base's path; `base_digest` and `data_digest`: SHA-256 of the contents."""
+
+    version: int = VERSION
+    base: str
+    base_digest: str
+    data_digest: str
+    options: TrainOptions
+    progress: Progress
+
+
+def save(path: Path, head: Checkpoint, states: dict[str, State]) -> None:
+    """Write a checkpoint. LlamaKitError if the disk does not take it; what was there before stays."""
+    try:
+        with GGUFWriter(path) as writer:
+            writer.add("general.architecture", "llamakit-training")
+            writer.add("general.type", "checkpoint")
+            writer.add(KEY, msgspec.json.encode(head).decode())
+            for name, state in states.items():
+                writer.add_tensor(name, np.ascontiguousarray(state.read(), np.float32))
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
+def write_error(path: Path, error: OSError) -> LlamaKitError:
+    """Why a file of a run could not be written."""
+    return LlamaKitError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="the last checkpoint is as it was; make room and go on with llamakit finetune resume",
+    )
+
+
+def read_head(path: Path) -> Checkpoint:
+    """The JSON of a checkpoint. ModelFileError if it is none, or of another version."""
+    with open_gguf(path) as file:
+        text = file.metadata.get(KEY)
+    if not isinstance(text, str):
+        raise ModelFileError(f"{path} is no checkpoint of llamakit finetune")
+    version = msgspec.json.decode(text).get("version")
+    if version != VERSION:
+        raise ModelFileError(f"{path} is a checkpoint of version {version}, this LlamaKit reads {VERSION}")
+    try:
+        return msgspec.json.decode(text, type=Checkpoint)
+    except msgspec.MsgspecError as error:
+        raise ModelFileError(f"{path} is a damaged checkpoint: {error}") from None
+
+
+def restore(path: Path, states: dict[str, State]) -> None:
+    """Fill the states from a checkpoint. ModelFileError names a tensor that is missing or of another shape."""
+    with open_gguf(path) as file:
+        for name, state in states.items():
+            if name not in file.tensors or tuple(file.tensors[name].shape) != state.shape:
+                found = file.tensors[name].shape if name in file.tensors else "missing"
+                raise ModelFileError(f"{path}: state {name!r} must be {state.shape}, it is {found}")
+            state.write(file.tensor(name))
+
+
+def numbered(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a folder by step."""
+    if not folder.is_dir():
+        return []
+    return sorted((int(match[1]), path) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)))
+
+
+def latest(folder: Path) -> tuple[Path, Checkpoint]:
+    """The last checkpoint that can be read. ModelFileError if there is none, with the reasons."""
+    reasons = []
+    for _, path in reversed(numbered(folder)):
+        try:
+            return path, read_head(path)
+        except LlamaKitError as error:
+            reasons.append(str(error))
+    raise ModelFileError(f"{folder} has no checkpoint to go on from", found="\n".join(reasons))
+
+
+def prune(folder: Path, keep: int, best_step: int) -> None:
+    """Delete all but the last `keep` checkpoints and the best."""
+    for step, path in numbered(folder)[:-keep]:
+        if step != best_step:
+            path.unlink(missing_ok=True)
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_options(old: TrainOptions, new: dict[str, Any]) -> TrainOptions:
+    """The options of a checkpoint with some changed, such as more steps."""
+    return msgspec.structs.replace(old, **new)

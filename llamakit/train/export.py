@@ -1,0 +1,45 @@
+"""What was trained, as files that are served."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamakit.adapter import Adapter
+from llamakit.gguf.constants import GGMLType
+from llamakit.gguf.native import quantize
+from llamakit.gguf.quantize import copy_metadata
+from llamakit.gguf.writer import GGUFWriter
+from llamakit.lora.write import write_adapter
+from llamakit.passes.lora import A, B
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from llamakit.gguf import GGUFFile
+    from llamakit.passes.lora import AdapterShape
+
+
+def write_trained_adapter(
+    path: Path, base: Mapping[str, object], shapes: Mapping[str, AdapterShape], states: Mapping[str, Any]
+) -> None:
+    """The adapters as a GGUF file that scales them as they were trained."""
+    tensors = {
+        name: Adapter(A=states[name + A], B=states[name + B], scale=shape.scale) for name, shape in shapes.items()
+    }
+    write_adapter(path, base, tensors)
+
+
+def write_model(path: Path, base: GGUFFile, trained: Mapping[str, Any]) -> None:
+    """The base with its trained tensors in the place of its own, in the types that they have there."""
+    with GGUFWriter(path) as writer:
+        copy_metadata(base, writer)
+        for name, info in base.tensors.items():
+            if name in trained:
+                values = np.ascontiguousarray(trained[name], np.float32)
+                data = values if info.type is GGMLType.F32 else quantize(info.type, values)
+                writer.add_tensor(name, data, info.type, tuple(info.shape))
+            else:
+                writer.add_tensor(name, lambda name=name: base.raw(name), info.type, tuple(info.shape))

@@ -1,0 +1,76 @@
+"""The graphs of a step: gradients of a micro-step, lengths of gradients, the update; and the loss alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llamakit.graph.graph import DType, Graph, GraphBuilder, Tensor
+from llamakit.graph.ops import Op, ReduceAttrs
+from llamakit.optimizer import CLIP, GRADIENT, LR, WEIGHT, Update
+from llamakit.passes import autodiff
+from llamakit.passes.pipeline import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamakit.optimizer import Optimizer
+
+SCALARS = "scalars"
+
+
+class Graphs(msgspec.Struct, frozen=True):
+    """`loss` and `gradients` run over rows, `norms` and `update` over states; all share the states by name.
+
+    `norms` has an output for each trained tensor, the sum of squares of its gradient, (1,). `update` has one input,
+    `scalars`, in the order of `scalar_names`.
+    """
+
+    loss: Graph
+    gradients: Graph
+    norms: Graph
+    update: Graph
+    scalar_names: tuple[str, ...]
+    trained: dict[str, Tensor]
+
+    @property
+    def states(self) -> dict[str, Tensor]:
+        """Everything that lies on the device between steps."""
+        return {**self.loss.states, **self.gradients.states, **self.update.states}
+
+
+def build_graphs(loss: Graph, trained: Mapping[str, Tensor], optimizer: Optimizer) -> Graphs:
+    """All graphs for a graph of the loss and the states in it that are trained."""
+    update, names = build_update(trained, optimizer)
+    return Graphs(
+        prepare(loss), prepare(autodiff.differentiate(loss, trained.keys())), prepare(build_norms(trained)),
+        prepare(update), names, dict(trained),
+    )  # fmt: skip
+
+
+
+
+def build_norms(trained: Mapping[str, Tensor]) -> Graph:
+    """The sum of squares of every gradient."""
+    builder = GraphBuilder("norms")
+    outputs = {}
+    for name, tensor in trained.items():
+        gradient = builder.state(name + autodiff.GRADIENT, tensor.shape)
+        outputs[name] = builder.add(Op.REDUCE, f"{name}.norm", tensors=(gradient,), attrs=ReduceAttrs("sum_squares"))
+    return builder.build(**outputs)
+
+
+def build_update(trained: Mapping[str, Tensor], optimizer: Optimizer) -> tuple[Graph, tuple[str, ...]]:
+    """The update of every tensor, and the names of its scalars."""
+    builder = GraphBuilder("update")
+    names = (LR, CLIP, *optimizer.scalars(1))
+    scalars = builder.input(SCALARS, (len(names),), DType.F32)
+    for name, tensor in trained.items():
+        states = {
+            WEIGHT: builder.tensor(tensor),
+            GRADIENT: builder.state(name + autodiff.GRADIENT, tensor.shape),
+            **{key: builder.state(f"{name}.{key}", tensor.shape, dtype) for key, dtype in optimizer.states(tensor).items()},
+        }
+        optimizer.update(Update(builder, scalars, names, states))
+    return builder.build(), names

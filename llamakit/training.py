@@ -1,0 +1,208 @@
+"""Training as people use it: `Session(model).trainer(options)`, or `Trainer.resume(folder)`.
+
+    with Session("base.gguf") as session:
+        trainer = session.trainer(data=["train.jsonl"], out="run")
+        trainer.on_step(lambda info: print(info.step, info.loss))
+        trainer.run()
+
+What was trained is `run/adapter.gguf` (with `full`: `run/model.gguf`), which `llamakit serve` loads.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from llamakit.errors import DataError, ModelFileError, UsageError
+from llamakit.options import build_options
+from llamakit.session import Session
+from llamakit.train import checkpoint
+from llamakit.train.checkpoint import Checkpoint, Progress
+from llamakit.train.cursor import CursorState
+from llamakit.train.options import TrainOptions
+
+if TYPE_CHECKING:
+    from llamakit.graph.graph import Graph, Tensor
+    from llamakit.optimizer import Optimizer
+    from llamakit.passes.lora import AdapterShape
+    from llamakit.train.data.dataset import Dataset
+    from llamakit.train.graphs import Graphs
+    from llamakit.train.mask import Encoder
+    from llamakit.train.pack import Windows
+    from llamakit.train.report import OnStep
+    from llamakit.train.run import Run, RunResult
+    from llamakit.train.stepper import Stepper
+
+ADAPTER, MODEL = "adapter.gguf", "model.gguf"
+
+
+class Trainer:
+    """One training run of a session's model.
+
+    Everything is opened on first use: `dataset`, `windows`, `graphs` and `run_state` may be looked at before `run`.
+    """
+
+    def __init__(self, session: Session, options: TrainOptions, resumed: tuple[Path, Checkpoint] | None = None) -> None:
+        self.session, self.options, self._resumed = session, options, resumed
+        if not options.out:
+            raise UsageError("a training run needs a folder for what it makes", hint="--out run", param="out")
+        self.folder = Path(options.out)
+        self._callbacks: list[OnStep] = []
+
+    @classmethod
+    def resume(cls, folder: str | Path, *, session: Session | None = None, **changes: Any) -> Self:
+        """The run of a folder, from its last checkpoint; `changes`: options that are to be other ones now.
+
+        ModelFileError if there is no checkpoint, or if the base is another file than it was.
+        """
+        path, head = checkpoint.latest(Path(folder) / "checkpoints")
+        values = {**msgspec.to_builtins(head.options), **changes, "out": str(folder)}
+        options = build_options(TrainOptions, values, where="finetune")
+        return cls(session or Session(head.base), options, (path, head))
+
+    def on_step(self, callback: OnStep) -> Self:
+        """Call this after every step with a `train.report.StepInfo`."""
+        self._callbacks.append(callback)
+        return self
+
+    def run(self) -> RunResult:
+        """Train to the end, or until `stop`."""
+        if self._resumed is None and checkpoint.numbered(self.folder / "checkpoints"):
+            raise UsageError(
+                f"{self.folder} holds a run already", hint=f"llamakit finetune resume {self.folder}, or another --out",
+                param="out",
+            )  # fmt: skip
+        state = self.run_state
+        state.callbacks = self._callbacks
+        return state.run()
+
+    def stop(self) -> None:
+        """End after the present step, with a checkpoint."""
+        self.run_state.stop()
+
+    # -- what a run is made of, in this order -------------------------------------------------------------------
+
+    @cached_property
+    def n_ctx(self) -> int:
+        """Rows of a window."""
+        from llamakit.train.data.dataset import window_size
+
+        return window_size(self.options.ctx, self.session.model.hparams.n_ctx_train)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """From records to samples, by the model's tokenizer and chat template."""
+        from llamakit.train.mask import Encoder
+
+        o = self.options
+        return Encoder(self.session.tokenizer, self.session.chat_template, how=o.template, train_on=o.train_on)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """All samples."""
+        from llamakit.train.data.dataset import load_dataset
+
+        found = load_dataset(self.options, self.encoder, self.n_ctx)
+        if self._resumed is not None and found.digest != self._resumed[1].data_digest:
+            raise DataError(
+                "the data is not what the run began with: its content has changed",
+                found=", ".join(found.files), hint="the same files, or a new run", param="data",
+            )  # fmt: skip
+        return found
+
+    @cached_property
+    def windows(self) -> tuple[Windows, Windows]:
+        """Windows to learn from, and to validate on."""
+        windows = self.dataset.windows(self.options, self.n_ctx)
+        if not len(windows):
+            raise DataError("no sample has an answer that fits into a window", hint="a larger --ctx", param="data")
+        return windows, self.dataset.validation_windows(self.options, self.n_ctx)
+
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that the options name."""
+        o = self.options
+        cls = self.session.registry.optimizer(o.optimizer)
+        return cls(build_options(cls.Options, o.optimizer_options, where=f"optimizer.{cls.name}"))
+
+    @cached_property
+    def adapters(self) -> dict[str, AdapterShape]:
+        """Shapes of the adapters, by tensor; none with `full`."""
+        from llamakit.train.targets import adapter_shapes
+
+        return {} if self.options.full else adapter_shapes(self._loss(frozenset()), self.options)
+
+    @cached_property
+    def graphs(self) -> Graphs:
+        """What the device will run."""
+        from llamakit.passes.lora import add_adapters
+        from llamakit.train.graphs import build_graphs
+        from llamakit.train.targets import check_full
+
+        if self.options.full:
+            plain = self._loss(frozenset())
+            check_full(plain, {name: self.session.file.tensors[name].type.name for name in plain.parameters})
+            loss = self._loss(frozenset(plain.parameters))
+        else:
+            loss = add_adapters(self._loss(frozenset()), self.adapters)
+        return build_graphs(loss, dict(loss.states), self.optimizer)
+
+    @cached_property
+    def stepper(self) -> Stepper:
+        """The states on the device, with their first values or those of the checkpoint."""
+        from llamakit.train.stepper import Stepper
+        from llamakit.weights import load_weights, tensor_sources
+
+        session, graphs = self.session, self.graphs
+        uses = {name: graphs.loss.uses()[name] | graphs.gradients.uses()[name] for name in graphs.loss.parameters}
+        weights = load_weights(session.device, tensor_sources(uses, session.file), uses)
+        stepper = Stepper(session.device, graphs, weights, self.optimizer)
+        for name, tensor in graphs.trained.items():
+            stepper.states[name].write(self._first(name, tensor))
+        return stepper
+
+    @cached_property
+    def run_state(self) -> Run:
+        """The run, at its beginning or at the checkpoint that it goes on from."""
+        from llamakit.train.run import Run
+
+        base_digest = checkpoint.digest_of_file(self.session.path)
+        if self._resumed is not None and self._resumed[1].base_digest != base_digest:
+            raise ModelFileError(f"{self.session.path} is not the base that the run began with: its content differs")
+        progress = Progress(step=0, cursor=CursorState(self.options.seed, 0, 0))
+        head = Checkpoint(
+            base=str(self.session.path.resolve()), base_digest=base_digest, data_digest=self.dataset.digest,
+            options=self.options, progress=self._resumed[1].progress if self._resumed else progress,
+        )  # fmt: skip
+        run = Run(self.stepper, *self.windows, head, self.folder, self.export)
+        if self._resumed is not None:
+            run.restore(self._resumed[0])
+        return run
+
+    def export(self) -> None:
+        """Write what is trained now, for serving."""
+        from llamakit.train.export import write_model, write_trained_adapter
+
+        try:
+            if self.options.full:
+                write_model(self.folder / MODEL, self.session.file, self.stepper.trained())
+            else:
+                metadata = self.session.file.metadata
+                write_trained_adapter(self.folder / ADAPTER, metadata, self.adapters, self.stepper.trained())
+        except OSError as error:
+            raise checkpoint.write_error(self.folder, error) from None
+
+    def _loss(self, states: frozenset[str]) -> Graph:
+        windows, validation = self.windows
+        rows = max(each.most_rows(self.options.batch) for each in (windows, validation) if len(each))
+        return self.session.model.build_loss(rows, states=states, activations=self.options.forward)
+
+    def _first(self, name: str, tensor: Tensor) -> Any:
+        from llamakit.train.init import first_adapter
+
+        if self.options.full:
+            return self.session.model.tensor(name)
+        return first_adapter(name, tensor.shape, self.options.seed)
