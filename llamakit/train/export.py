@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,4 +43,4 @@ def write_model(path: Path, base: GGUFFile, trained: Mapping[str, Any]) -> None:
                 data = values if info.type is GGMLType.F32 else quantize(info.type, values)
                 writer.add_tensor(name, data, info.type, tuple(info.shape))
             else:
-                writer.add_tensor(name, lambda name=name: base.raw(name), info.type, tuple(info.shape))
+                writer.add_tensor(name, partial(base.raw, name), info.type, tuple(info.shape))

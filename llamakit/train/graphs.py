@@ -49,8 +49,6 @@ def build_graphs(loss: Graph, trained: Mapping[str, Tensor], optimizer: Optimize
     )  # fmt: skip
 
 
-
-
 def build_norms(trained: Mapping[str, Tensor]) -> Graph:
     """The sum of squares of every gradient."""
     builder = GraphBuilder("norms")
@@ -70,7 +68,10 @@ def build_update(trained: Mapping[str, Tensor], optimizer: Optimizer) -> tuple[G
         states = {
             WEIGHT: builder.tensor(tensor),
             GRADIENT: builder.state(name + autodiff.GRADIENT, tensor.shape),
-            **{key: builder.state(f"{name}.{key}", tensor.shape, dtype) for key, dtype in optimizer.states(tensor).items()},
+            **{
+                key: builder.state(f"{name}.{key}", tensor.shape, dtype)
+                for key, dtype in optimizer.states(tensor).items()
+            },
         }
         optimizer.update(Update(builder, scalars, names, states))
     return builder.build(), names

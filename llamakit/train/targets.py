@@ -38,19 +38,19 @@ def adapter_shapes(graph: Graph, options: TrainOptions) -> dict[str, AdapterShap
         for pattern in patterns:
             if not any(fits(pattern, name) for name in weights):
                 known = sorted({_last(name) for name in weights})
-                found = near(pattern, known) or ", ".join(known)
-                raise UsageError(f"{what}: no weight fits {pattern!r}", found=found, param=what)
-    found = {}
+                there = near(pattern, known) or ", ".join(known)
+                raise UsageError(f"{what}: no weight fits {pattern!r}", found=there, param=what)
+    shapes = {}
     for name, shape in weights.items():
         rank = _value(options.rank_pattern, name, options.rank)
         if rank and any(fits(pattern, name) for pattern in options.targets):
             alpha = _value(options.alpha_pattern, name, options.alpha)
             if rank > min(shape):
                 raise UsageError(f"rank {rank} is more than the smaller side of {name!r} {shape}", param="rank")
-            found[name] = AdapterShape(int(rank), alpha / (math.sqrt(rank) if options.rslora else rank))
-    if not found:
+            shapes[name] = AdapterShape(int(rank), alpha / (math.sqrt(rank) if options.rslora else rank))
+    if not shapes:
         raise UsageError("there is nothing to train: all ranks are 0", param="rank_pattern")
-    return found
+    return shapes
 
 
 def fits(pattern: str, name: str) -> bool:
