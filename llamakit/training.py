@@ -50,6 +50,9 @@ class Trainer:
         if not options.out:
             raise UsageError("a training run needs a folder for what it makes", hint="--out run", param="out")
         self.folder = Path(options.out)
+        if resumed is None and checkpoint.numbered(self.folder / "checkpoints"):
+            hint = f"llamakit finetune resume {self.folder}, or another --out"
+            raise UsageError(f"{self.folder} holds a run already", hint=hint, param="out")
         self._callbacks: list[OnStep] = []
 
     @classmethod
@@ -70,11 +73,6 @@ class Trainer:
 
     def run(self) -> RunResult:
         """Train to the end, or until `stop`."""
-        if self._resumed is None and checkpoint.numbered(self.folder / "checkpoints"):
-            raise UsageError(
-                f"{self.folder} holds a run already", hint=f"llamakit finetune resume {self.folder}, or another --out",
-                param="out",
-            )  # fmt: skip
         state = self.run_state
         state.callbacks = self._callbacks
         return state.run()

@@ -26,8 +26,8 @@ def eager(graph: Graph) -> Graph:
     waits, followers = _dependencies(graph)
     readers: dict[int, int] = {}
     for node in nodes:
-        for value in {value.id for value in node.inputs if value is not None}:
-            readers[value] = readers.get(value, 0) + 1
+        for read in {value.id for value in node.inputs if value is not None}:
+            readers[read] = readers.get(read, 0) + 1
     for value in graph.outputs.values():
         readers[value.id] = readers.get(value.id, 0) + 1
     sizes = {value.id: elements(value) for node in nodes for value in node.outputs}
@@ -50,8 +50,8 @@ def eager(graph: Graph) -> Graph:
             heapq.heappush(ready, (now, i))
             continue
         order.append(nodes[i])
-        for value in {value.id for value in nodes[i].inputs if value is not None}:
-            readers[value] -= 1
+        for read in {value.id for value in nodes[i].inputs if value is not None}:
+            readers[read] -= 1
         for follower in followers[i]:
             waits[follower] -= 1
             if waits[follower] == 0:

@@ -20,6 +20,7 @@ COMMANDS = {
     "tokenize": "tokenize",
     "detokenize": "tokenize",
     "data": "data",
+    "finetune": "finetune",
     "quantize": "quantize",
     "lora": "lora",
     "export-lora": "export_lora",

@@ -1,0 +1,248 @@
+"""Runs on a tiny model: they learn, stop, go on to the same bytes, and fail without losing anything."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+
+import msgspec
+import numpy as np
+import pytest
+
+from llamakit import Session
+from llamakit.errors import DataError, LlamaKitError, ModelFileError, UsageError
+from llamakit.gguf import open_gguf
+from llamakit.models.lora import load_adapter
+from llamakit.testing.lora import adapted_logits
+from llamakit.tokenizer.tokenizer import TokenType
+from llamakit.train import checkpoint
+from llamakit.train.scratch import ShapeOptions, choose_shape, write_new_model
+from llamakit.train.vocabulary import Vocabulary, add_vocabulary
+from llamakit.training import Trainer
+
+TEXT = "the cat sat on the mat and the dog sat on the log. "
+QUICK = {
+    "ctx": 16, "batch": 2, "rank": 2, "lr": 1e-2, "save_every": 2, "val_split": 0.0, "packing": "wrapped", "steps": 6
+}  # fmt: skip
+BYTES = Vocabulary(
+    ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))], [0.0] * 259,
+    [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    path = tmp_path_factory.mktemp("base") / "base.gguf"
+    shape = choose_shape(ShapeOptions(embd=16, layers=2, heads=2, kv_heads=1, ff=32), 259, 64)
+    write_new_model(path, shape, lambda writer: add_vocabulary(writer, BYTES), seed=1)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data.txt"
+    path.write_text(TEXT * 40)
+    return path
+
+
+def trainer(base, data, out, **options):
+    return Session(base, backend="cpu").trainer(data=[str(data)], out=str(out), **{**QUICK, **options})
+
+
+def losses(run: Trainer) -> list[float]:
+    found = []
+    run.on_step(lambda info: found.append(info.loss))
+    run.run()
+    return found
+
+
+def contents(out) -> dict[str, bytes]:
+    paths = [out / "adapter.gguf", *(path for _, path in checkpoint.numbered(out / "checkpoints"))]
+    return {path.name: path.read_bytes() for path in paths if path.exists()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "sgd", "muon"])
+def test_it_learns(base, data, tmp_path, optimizer):
+    rates = {"adamw": 2e-2, "adamw_8bit": 2e-2, "sgd": 1.0, "muon": 2e-2}
+    options = {"optimizer": optimizer, "lr": rates[optimizer], "steps": 30, "full": True, "save_every": 0}
+    found = losses(trainer(base, data, tmp_path / "run", **options))
+    assert found[0] == pytest.approx(math.log(259), abs=0.3)
+    assert found[-1] < 0.75 * found[0]
+
+
+def test_a_full_run_leaves_a_model_that_is_served(base, data, tmp_path):
+    run = trainer(base, data, tmp_path / "run", full=True)
+    run.run()
+    with open_gguf(tmp_path / "run" / "model.gguf") as made, open_gguf(base) as old:
+        assert list(made.metadata) == list(old.metadata)
+        assert not np.array_equal(made.tensor("blk.0.attn_q.weight"), old.tensor("blk.0.attn_q.weight"))
+    with Session(tmp_path / "run" / "model.gguf", backend="cpu") as session:
+        session.generate("the", max_tokens=4)
+
+
+@pytest.mark.parametrize("options", [{}, {"alpha": 5.0}, {"rslora": True}, {"rank_pattern": {"attn_*": 3}}])
+def test_what_is_served_is_what_was_trained(base, data, tmp_path, options):
+    run = trainer(base, data, tmp_path / "run", **options, targets=["*"])
+    run.run()
+    batch = run.windows[0].batch([0])
+    expected = run.stepper.loss(batch) / batch.loss_weight
+    with Session(base) as session:
+        adapter = load_adapter(tmp_path / "run" / "adapter.gguf", session.model)
+    rows = adapted_logits(base, batch.tokens.tolist(), "cpu", adapter.tensors).astype(np.float64)
+    top = rows.max(1)
+    found = np.log(np.exp(rows - top[:, None]).sum(1)) + top - rows[np.arange(len(rows)), batch.targets]
+    assert np.average(found, weights=batch.weights) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_run_that_stops_goes_on_to_the_same_bytes(base, data, tmp_path):
+    trainer(base, data, tmp_path / "whole").run()
+    first = trainer(base, data, tmp_path / "parts")
+    first.on_step(lambda info: first.stop() if info.step == 3 else None)
+    assert first.run().reason == "interrupted"
+    assert Trainer.resume(tmp_path / "parts").run().step == 6
+    whole, parts = contents(tmp_path / "whole"), contents(tmp_path / "parts")
+    same_place = {name: text.replace(b"parts", b"whole") for name, text in parts.items()}
+    assert same_place == whole
+
+
+def test_the_same_bytes_at_any_number_of_threads_and_with_checkpointing(base, data, tmp_path):
+    made = []
+    for name, threads, mode in (("a", 1, "off"), ("b", 2, "off"), ("c", 2, "on")):
+        session = Session(base, backend="cpu", threads=threads)
+        session.trainer(data=[str(data)], out=str(tmp_path / name), checkpointing=mode, **QUICK).run()
+        made.append((tmp_path / name / "adapter.gguf").read_bytes())
+    assert made[0] == made[1] == made[2]
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(1, 4), (2, 2)])
+def test_accumulation_is_one_large_batch(base, data, tmp_path, batch, accumulation):
+    large = losses(trainer(base, data, tmp_path / "large", batch=4))
+    small = losses(trainer(base, data, tmp_path / "small", batch=batch, grad_accumulation=accumulation))
+    assert small == pytest.approx(large, rel=1e-5)
+
+
+def test_packing_changes_no_loss(base, tmp_path):
+    records = [{"prompt": f"say {i}:", "completion": TEXT[: 5 + 7 * i % 40]} for i in range(12)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    found = {}
+    for packing in ("segments", "none"):
+        run = trainer(base, path, tmp_path / packing, packing=packing, ctx=64, batch=64, steps=3)
+        found[packing] = losses(run)
+    assert found["segments"] == pytest.approx(found["none"], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(base, data, tmp_path):
+    run = trainer(base, data, tmp_path / "run")
+    run.on_step(lambda info: run.stepper.states["blk.0.attn_q.weight.lora_b"].write(
+        np.full((16, 2), np.inf)) if info.step == 3 else None)  # fmt: skip
+    with pytest.raises(LlamaKitError, match="step 4: the loss is nan"):
+        run.run()
+    assert [step for step, _ in checkpoint.numbered(tmp_path / "run" / "checkpoints")] == [2]
+    assert Trainer.resume(tmp_path / "run").run().step == 6
+
+
+def test_what_cannot_be_trained_is_told(base, data, tmp_path):
+    with pytest.raises(UsageError, match="no weight fits 'attn_x'"):
+        _ = trainer(base, data, tmp_path / "a", targets=["attn_x"]).adapters
+    with pytest.raises(UsageError, match="rank 17 is more than"):
+        _ = trainer(base, data, tmp_path / "a", rank=17).adapters
+    with pytest.raises(DataError):
+        trainer(base, tmp_path / "missing.txt", tmp_path / "a").run()
+    trainer(base, data, tmp_path / "b").run()
+    with pytest.raises(UsageError, match="holds a run already"):
+        trainer(base, data, tmp_path / "b")
+    with pytest.raises(ModelFileError, match="no checkpoint"):
+        Trainer.resume(tmp_path / "c")
+    data.write_text(TEXT)
+    with pytest.raises(DataError, match="content has changed"):
+        Trainer.resume(tmp_path / "b", steps=9).run()
+
+
+def test_a_quantised_base_is_not_trained_whole(base, data, tmp_path):
+    from llamakit.gguf.quantize import quantize_file
+
+    quantize_file(base, tmp_path / "q.gguf", "q8_0")
+    with pytest.raises(UsageError, match="tensors of the base are quantised"):
+        trainer(tmp_path / "q.gguf", data, tmp_path / "a", full=True).run()
+    assert trainer(tmp_path / "q.gguf", data, tmp_path / "b").run().step == 6
+
+
+def test_the_best_validation_is_kept_and_no_improvement_ends(base, data, tmp_path):
+    options = {"val_split": 0.2, "val_every": 1, "lr": 3.0, "steps": 40, "patience": 3, "clip": 0.0, "keep": 1}
+    run = trainer(base, data, tmp_path / "run", **options)
+    result = run.run()
+    assert result.reason == "no improvement"
+    assert result.step == result.best_step + 3
+    steps = [step for step, _ in checkpoint.numbered(tmp_path / "run" / "checkpoints")]
+    assert steps == [result.best_step, result.step]
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last(base, data, tmp_path, monkeypatch):
+    run = trainer(base, data, tmp_path / "run")
+
+    def full(info):
+        if info.step == 3:
+            monkeypatch.setattr("os.fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    run.on_step(full)
+    with pytest.raises(LlamaKitError, match="No space left on device"):
+        run.run()
+    monkeypatch.undo()
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"step-00000002.gguf"}
+    assert Trainer.resume(tmp_path / "run").run().step == 6
+
+
+RUN = """
+import sys
+from llamakit import Session
+from llamakit.training import Trainer
+from pathlib import Path
+base, data, out = sys.argv[1:]
+if any(Path(out).glob("checkpoints/step-*")):
+    Trainer.resume(out).run()
+else:
+    Session(base, backend="cpu").trainer(data=[data], out=out, **{options!r}).run()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bytes(base, data, tmp_path):
+    kill_and_compare(base, data, tmp_path, kills=6)
+
+
+def kill_and_compare(base, data, tmp_path, kills: int) -> None:
+    """Kill a run at random moments until it is done; then compare with one that was never stopped."""
+    options = {**QUICK, "steps": 60, "save_every": 1, "keep": 3}
+    script = RUN.replace("{options!r}", repr(options))
+    out, rng = tmp_path / "run", np.random.default_rng()
+    command = [sys.executable, "-c", script, str(base), str(data), str(out)]
+    for _ in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        before = checkpoint.numbered(out / "checkpoints")
+        while process.poll() is None and checkpoint.numbered(out / "checkpoints") == before:
+            time.sleep(0.005)  # until it works
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+    subprocess.run(command, check=True)
+    trainer(base, data, tmp_path / "straight", **options).run()
+    expected, found = contents(tmp_path / "straight"), contents(out)
+    assert {name: text.replace(b"straight", b"run") for name, text in expected.items()} == found
+
+
+def test_a_checkpoint_tells_what_it_is(base, data, tmp_path):
+    trainer(base, data, tmp_path / "run").run()
+    _, path = checkpoint.numbered(tmp_path / "run" / "checkpoints")[-1]
+    head = checkpoint.read_head(path)
+    assert head.progress.step == 6
+    assert head.options.rank == 2
+    with pytest.raises(ModelFileError, match="no checkpoint of llamakit finetune"):
+        checkpoint.read_head(base)
+    assert msgspec.json.decode(msgspec.json.encode(head), type=checkpoint.Checkpoint) == head
