@@ -18,17 +18,20 @@ import msgspec
 
 from llamakit.errors import DataError, ModelFileError, UsageError
 from llamakit.options import build_options
+from llamakit.passes.memory import plan
 from llamakit.session import Session
 from llamakit.train import checkpoint
 from llamakit.train.checkpoint import Checkpoint, Progress
 from llamakit.train.cursor import CursorState
 from llamakit.train.options import TrainOptions
+from llamakit.train.run import CHECKPOINTS
 
 if TYPE_CHECKING:
     from llamakit.graph.graph import Graph, Tensor
     from llamakit.optimizer import Optimizer
     from llamakit.passes.lora import AdapterShape
     from llamakit.train.data.dataset import Dataset
+    from llamakit.train.evaluate import Score
     from llamakit.train.graphs import Graphs
     from llamakit.train.mask import Encoder
     from llamakit.train.pack import Windows
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from llamakit.train.stepper import Stepper
 
 ADAPTER, MODEL = "adapter.gguf", "model.gguf"
+SHARE_KEPT = 0.5  # of the free memory that values of a micro-step may take before they are computed again
 
 
 class Trainer:
@@ -50,9 +54,6 @@ class Trainer:
         if not options.out:
             raise UsageError("a training run needs a folder for what it makes", hint="--out run", param="out")
         self.folder = Path(options.out)
-        if resumed is None and checkpoint.numbered(self.folder / "checkpoints"):
-            hint = f"llamakit finetune resume {self.folder}, or another --out"
-            raise UsageError(f"{self.folder} holds a run already", hint=hint, param="out")
         self._callbacks: list[OnStep] = []
 
     @classmethod
@@ -61,7 +62,7 @@ class Trainer:
 
         ModelFileError if there is no checkpoint, or if the base is another file than it was.
         """
-        path, head = checkpoint.latest(Path(folder) / "checkpoints")
+        path, head = checkpoint.latest(Path(folder) / CHECKPOINTS)
         values = {**msgspec.to_builtins(head.options), **changes, "out": str(folder)}
         options = build_options(TrainOptions, values, where="finetune")
         return cls(session or Session(head.base), options, (path, head))
@@ -71,8 +72,15 @@ class Trainer:
         self._callbacks.append(callback)
         return self
 
+    def check_folder(self) -> None:
+        """UsageError if the folder holds another run."""
+        if self._resumed is None and checkpoint.numbered(self.folder / CHECKPOINTS):
+            hint = f"llamakit finetune resume {self.folder}, or another --out"
+            raise UsageError(f"{self.folder} holds a run already", hint=hint, param="out")
+
     def run(self) -> RunResult:
         """Train to the end, or until `stop`."""
+        self.check_folder()
         state = self.run_state
         state.callbacks = self._callbacks
         return state.run()
@@ -146,7 +154,7 @@ class Trainer:
             loss = self._loss(frozenset(plain.parameters))
         else:
             loss = add_adapters(self._loss(frozenset()), self.adapters)
-        return build_graphs(loss, dict(loss.states), self.optimizer)
+        return build_graphs(loss, dict(loss.states), self.optimizer, self._recomputes)
 
     @cached_property
     def stepper(self) -> Stepper:
@@ -180,6 +188,15 @@ class Trainer:
             run.restore(self._resumed[0])
         return run
 
+    def scores(self, trained: Path) -> tuple[Score, Score]:
+        """How good the base, and then a checkpoint, are at the samples to learn from."""
+        from llamakit.train.evaluate import score
+
+        windows, tokenizer, batch = self.windows[0], self.session.tokenizer, self.options.batch
+        base = score(self.stepper, windows, tokenizer, batch)
+        checkpoint.restore(trained, {name: self.stepper.states[name] for name in self.graphs.trained})
+        return base, score(self.stepper, windows, tokenizer, batch)
+
     def export(self) -> None:
         """Write what is trained now, for serving."""
         from llamakit.train.export import write_model, write_trained_adapter
@@ -192,6 +209,12 @@ class Trainer:
                 write_trained_adapter(self.folder / ADAPTER, metadata, self.adapters, self.stepper.trained())
         except OSError as error:
             raise checkpoint.write_error(self.folder, error) from None
+
+    def _recomputes(self, gradients: Graph) -> bool:
+        """Whether values are computed again: as asked, or where they would take most of the memory that is free."""
+        if self.options.checkpointing != "auto":
+            return self.options.checkpointing == "on"
+        return 4 * plan(gradients).total > SHARE_KEPT * self.session.device.info.memory_free
 
     def _loss(self, states: frozenset[str]) -> Graph:
         windows, validation = self.windows

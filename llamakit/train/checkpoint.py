@@ -114,6 +114,13 @@ def latest(folder: Path) -> tuple[Path, Checkpoint]:
     raise ModelFileError(f"{folder} has no checkpoint to go on from", found="\n".join(reasons))
 
 
+def best(folder: Path) -> tuple[Path, Checkpoint]:
+    """The checkpoint with the best validation; the last where nothing was validated."""
+    path, head = latest(folder)
+    found = dict(numbered(folder)).get(head.progress.best_step)
+    return (found, read_head(found)) if found is not None else (path, head)
+
+
 def prune(folder: Path, keep: int, best_step: int) -> None:
     """Delete all but the last `keep` checkpoints and the best."""
     for step, path in numbered(folder)[:-keep]:

@@ -8,12 +8,14 @@ import msgspec
 
 from llamakit.graph.graph import DType, Graph, GraphBuilder, Tensor
 from llamakit.graph.ops import Op, ReduceAttrs
+from llamakit.graph.verify import verify
 from llamakit.optimizer import CLIP, GRADIENT, LR, WEIGHT, Update
 from llamakit.passes import autodiff
+from llamakit.passes.checkpoint import checkpointed
 from llamakit.passes.pipeline import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from llamakit.optimizer import Optimizer
 
@@ -40,13 +42,23 @@ class Graphs(msgspec.Struct, frozen=True):
         return {**self.loss.states, **self.gradients.states, **self.update.states}
 
 
-def build_graphs(loss: Graph, trained: Mapping[str, Tensor], optimizer: Optimizer) -> Graphs:
-    """All graphs for a graph of the loss and the states in it that are trained."""
+def build_graphs(
+    loss: Graph,
+    trained: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    checkpointing: Callable[[Graph], bool] | None = None,
+) -> Graphs:
+    """All graphs for a graph of the loss and the states in it that are trained.
+
+    `checkpointing` says of the graph of gradients whether values are computed again instead of being kept; without
+    it all are kept.
+    """
+    loss = prepare(loss)
+    gradients = prepare(autodiff.differentiate(loss, trained.keys()))
+    if checkpointing is not None and checkpointing(gradients):
+        gradients = verify(checkpointed(gradients, len(loss.nodes)))
     update, names = build_update(trained, optimizer)
-    return Graphs(
-        prepare(loss), prepare(autodiff.differentiate(loss, trained.keys())), prepare(build_norms(trained)),
-        prepare(update), names, dict(trained),
-    )  # fmt: skip
+    return Graphs(loss, gradients, prepare(build_norms(trained)), prepare(update), names, dict(trained))
 
 
 def build_norms(trained: Mapping[str, Tensor]) -> Graph:

@@ -81,6 +81,41 @@ def resume(ctx: click.Context, folder: str, **options: Any) -> None:
         train(context, Trainer.resume(folder, session=session, **changes), options["as_json"])
 
 
+@finetune.command("eval")
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
+@click.option("--data", "files", metavar="FILE", multiple=True, required=True, help="Data to measure on. Repeatable.")
+@click.option("-m", "--model", metavar="FILE", help="The base, if it has moved.")
+@click.option("--samples", type=click.IntRange(0, 100), default=2, metavar="N", help="Answers to show. [2]")
+@click.option("--tokens", type=click.IntRange(1, 4096), default=60, metavar="N", help="Length of each. [60]")
+@backend_option
+@json_option
+@output_options
+@click.pass_context
+def evaluate(ctx: click.Context, folder: str, files: tuple[str, ...], **options: Any) -> None:
+    """Compare the base with what was trained in DIR: loss, perplexity, bits per byte, answers side by side."""
+    import msgspec
+    from llamakit.plugins.frontends.cli.finetune_samples import show_samples
+
+    from llamakit.train import checkpoint
+    from llamakit.training import Trainer
+
+    context = Context(ctx, options["quiet"], options["verbose"])
+    path, head = checkpoint.best(Path(folder) / "checkpoints")
+    options["model"] = options["model"] or head.base
+    chosen = msgspec.structs.replace(head.options, data=list(files), val_data=[], val_split=0.0)
+    with open_session(context, options, chosen) as session:
+        trainer = Trainer(session, chosen)
+        scores = dict(zip(("base", "trained"), trainer.scores(path), strict=True))
+        if options["as_json"]:
+            click.echo(msgspec.json.encode({"step": head.progress.step, **scores}).decode())
+            return
+        click.echo(f"{'':9}{'loss':>10}{'perplexity':>12}{'bits/byte':>11}{'tokens':>10}")
+        for name, score in scores.items():
+            numbers = f"{score.loss:10.4f}{score.perplexity:12.4f}{score.bits_per_byte:11.4f}{score.tokens:10,}"
+            click.echo(f"{name:9}{numbers}")
+        show_samples(trainer, Path(folder), options["samples"], options["tokens"])
+
+
 @contextmanager
 def open_session(context: Context, options: dict[str, Any], chosen: Any) -> Iterator[Session]:
     """The session of the base; its weights are loaded when they are needed."""
@@ -107,6 +142,7 @@ def train(context: Context, trainer: Trainer, as_json: bool) -> None:
     from llamakit.train.report import LogWriter
 
     console = context.console
+    trainer.check_folder()
     describe(context, trainer)
     state = trainer.run_state
     trainer.folder.mkdir(parents=True, exist_ok=True)
