@@ -216,10 +216,13 @@ class Trainer:
             return self.options.checkpointing == "on"
         return 4 * plan(gradients).total > SHARE_KEPT * self.session.device.info.memory_free
 
+    @cached_property
+    def _rows(self) -> int:
+        """The most that a micro-step may have."""
+        return max(each.most_rows(self.options.batch) for each in self.windows if len(each))
+
     def _loss(self, states: frozenset[str]) -> Graph:
-        windows, validation = self.windows
-        rows = max(each.most_rows(self.options.batch) for each in (windows, validation) if len(each))
-        return self.session.model.build_loss(rows, states=states, activations=self.options.forward)
+        return self.session.model.build_loss(self._rows, states=states, activations=self.options.forward)
 
     def _first(self, name: str, tensor: Tensor) -> Any:
         from llamakit.train.init import first_adapter
