@@ -4,8 +4,8 @@ python benchmarks/train.py [--sides llamakit-f32,llamakit-q4_0,peft,...] [--thre
 
 The shape is the S-bench: 512 wide, 8 layers of 8 heads, a feed-forward of 1408, 32,000 tokens; 4 windows of 128 tokens,
 adapters of rank 4 on the seven projections. Each side is a process of its own; every round asks each for one step, one
-after the other, so that what else the machine does touches all. Shown are medians over the rounds, medians of the rounds'
-ratios to PEFT in float32, and the peak of resident memory above what libraries take before the model is there.
+after the other, so that what else the machine does touches all. Shown are medians over the rounds, medians of the
+rounds' ratios to PEFT in float32, and the peak of resident memory above what libraries take before the model is there.
 """
 
 from __future__ import annotations

@@ -27,7 +27,11 @@ from llamakit.train.options import TrainOptions
 from llamakit.train.run import CHECKPOINTS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamakit.backend import TensorSource
     from llamakit.graph.graph import Graph, Tensor
+    from llamakit.models import LoadedModel
     from llamakit.optimizer import Optimizer
     from llamakit.passes.lora import AdapterShape
     from llamakit.train.data.dataset import Dataset
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from llamakit.train.graphs import Graphs
     from llamakit.train.mask import Encoder
     from llamakit.train.pack import Windows
+    from llamakit.train.plan import RunPlan
     from llamakit.train.report import OnStep
     from llamakit.train.run import Run, RunResult
     from llamakit.train.stepper import Stepper
@@ -137,38 +142,36 @@ class Trainer:
     @cached_property
     def adapters(self) -> dict[str, AdapterShape]:
         """Shapes of the adapters, by tensor; none with `full`."""
-        from llamakit.train.targets import adapter_shapes
-
-        return {} if self.options.full else adapter_shapes(self._loss(frozenset()), self.options)
+        return self._adapters(self.session.model)
 
     @cached_property
     def graphs(self) -> Graphs:
         """What the device will run."""
-        from llamakit.passes.lora import add_adapters
-        from llamakit.train.graphs import build_graphs
-        from llamakit.train.targets import check_full
-
-        if self.options.full:
-            plain = self._loss(frozenset())
-            check_full(plain, {name: self.session.file.tensors[name].type.name for name in plain.parameters})
-            loss = self._loss(frozenset(plain.parameters))
-        else:
-            loss = add_adapters(self._loss(frozenset()), self.adapters)
-        return build_graphs(loss, dict(loss.states), self.optimizer, self._recomputes)
+        return self._graphs(self.session.model)
 
     @cached_property
     def stepper(self) -> Stepper:
         """The states on the device, with their first values or those of the checkpoint."""
-        from llamakit.train.stepper import Stepper
-        from llamakit.weights import load_weights, tensor_sources
+        return self._stepper(self.graphs)
 
-        session, graphs = self.session, self.graphs
-        uses = {name: graphs.loss.uses()[name] | graphs.gradients.uses()[name] for name in graphs.loss.parameters}
-        weights = load_weights(session.device, tensor_sources(uses, session.file), uses)
-        stepper = Stepper(session.device, graphs, weights, self.optimizer)
-        for name, tensor in graphs.trained.items():
-            stepper.states[name].write(self._first(name, tensor))
-        return stepper
+    def plan(self) -> RunPlan:
+        """What the run will take; a step of the first layers is run for it, nothing is written."""
+        from llamakit.train.plan import RunPlan, measure, values_of
+
+        model, graphs, o = self.session.model, self.graphs, self.options
+        micro, update = measure(
+            lambda n: self._stepper(self._graphs(model.shallow(n))), model.hparams.n_layer, self._rows, self.n_ctx,
+            model.hparams.n_vocab,
+        )  # fmt: skip
+        device, sources = self.session.device, self._sources(graphs)
+        again = graphs if self._recomputes(graphs.gradients) else self._graphs(model, recomputes=lambda _: True)
+        kept = self._graphs(model, recomputes=lambda _: False)
+        return RunPlan(
+            rows=self._rows, weights=sum(device.packed_size(sources[name], use) for name, use in graphs.uses().items()),
+            states=graphs.state_bytes, values=values_of(kept), values_again=values_of(again),
+            recomputes=again is graphs, micro_step=micro, update=update, steps=self.total_steps,
+            micro_steps=o.grad_accumulation,
+        )  # fmt: skip
 
     @cached_property
     def run_state(self) -> Run:
@@ -180,10 +183,11 @@ class Trainer:
             raise ModelFileError(f"{self.session.path} is not the base that the run began with: its content differs")
         progress = Progress(step=0, cursor=CursorState(self.options.seed, 0, 0))
         head = Checkpoint(
-            base=str(self.session.path.resolve()), base_digest=base_digest, data_digest=self.dataset.digest,
+            base=str(self.session.path.resolve()), base_digest=base_digest,
+            data_digest=self.dataset.digest,
             options=self.options, progress=self._resumed[1].progress if self._resumed else progress,
         )  # fmt: skip
-        run = Run(self.stepper, *self.windows, head, self.folder, self.export)
+        run = Run(self.stepper, *self.windows, head, self.folder, self.export, self.total_steps)
         if self._resumed is not None:
             run.restore(self._resumed[0])
         return run
@@ -214,15 +218,56 @@ class Trainer:
         """Whether values are computed again: as asked, or where they would take most of the memory that is free."""
         if self.options.checkpointing != "auto":
             return self.options.checkpointing == "on"
-        return 4 * plan(gradients).total > SHARE_KEPT * self.session.device.info.memory_free
+        return 4 * plan(gradients).total > SHARE_KEPT * self.session.device.memory().free
+
+    def _adapters(self, model: LoadedModel) -> dict[str, AdapterShape]:
+        from llamakit.train.targets import adapter_shapes
+
+        return {} if self.options.full else adapter_shapes(self._loss(model), self.options)
+
+    def _graphs(self, model: LoadedModel, recomputes: Callable[[Graph], bool] | None = None) -> Graphs:
+        from llamakit.passes.lora import add_adapters
+        from llamakit.train.graphs import build_graphs
+        from llamakit.train.targets import check_full
+
+        plain = self._loss(model)
+        if self.options.full:
+            check_full(plain, {name: self.session.file.tensors[name].type.name for name in plain.parameters})
+            loss = self._loss(model, frozenset(plain.parameters))
+        else:
+            loss = add_adapters(plain, self._adapters(model))
+        return build_graphs(loss, dict(loss.states), self.optimizer, recomputes or self._recomputes)
+
+    def _sources(self, graphs: Graphs) -> dict[str, TensorSource]:
+        from llamakit.weights import tensor_sources
+
+        return tensor_sources(graphs.uses(), self.session.file)
+
+    def _stepper(self, graphs: Graphs) -> Stepper:
+        from llamakit.train.stepper import Stepper
+        from llamakit.weights import load_weights
+
+        device = self.session.device
+        stepper = Stepper(device, graphs, load_weights(device, self._sources(graphs), graphs.uses()), self.optimizer)
+        for name, tensor in graphs.trained.items():
+            stepper.states[name].write(self._first(name, tensor))
+        return stepper
+
+    @cached_property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        from llamakit.train.cursor import total_steps
+
+        o = self.options
+        return o.steps or total_steps(len(self.windows[0]), o.batch, o.grad_accumulation, o.epochs)
 
     @cached_property
     def _rows(self) -> int:
         """The most that a micro-step may have."""
         return max(each.most_rows(self.options.batch) for each in self.windows if len(each))
 
-    def _loss(self, states: frozenset[str]) -> Graph:
-        return self.session.model.build_loss(self._rows, states=states, activations=self.options.forward)
+    def _loss(self, model: LoadedModel, states: frozenset[str] = frozenset()) -> Graph:
+        return model.build_loss(self._rows, states=states, activations=self.options.forward)
 
     def _first(self, name: str, tensor: Tensor) -> Any:
         from llamakit.train.init import first_adapter

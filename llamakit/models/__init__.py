@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from llamakit.errors import ModelFileError
 from llamakit.models import baichuan, qwen2, qwen3
 from llamakit.models.hparams import HParams, RopeParams, read_hparams
@@ -75,6 +77,11 @@ class LoadedModel:
 
     def _graph(self, **settings: Any) -> LlamaGraph:
         return LlamaGraph(self.hparams, self.variant, self.rope, self.tensors, **settings)
+
+    def shallow(self, n_layer: int) -> LoadedModel:
+        """The same with its first layers only, for measuring."""
+        hparams = msgspec.structs.replace(self.hparams, n_layer=n_layer)
+        return LoadedModel(self._file, hparams, self.variant, self.rope)
 
     def uses(self) -> dict[str, frozenset[tuple[Op, str]]]:
         """For each tensor the (op, node name) pairs that read it, whatever is asked of the model."""

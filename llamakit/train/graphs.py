@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llamakit.optimizer import Optimizer
 
 SCALARS = "scalars"
+BYTES = {DType.F32: 4, DType.BF16: 2, DType.I8: 1 + 4 / 256}  # with a float32 scale for 256 values
 
 
 class Graphs(msgspec.Struct, frozen=True):
@@ -35,6 +37,16 @@ class Graphs(msgspec.Struct, frozen=True):
     update: Graph
     scalar_names: tuple[str, ...]
     trained: dict[str, Tensor]
+
+    def uses(self) -> dict[str, frozenset[tuple[Op, str]]]:
+        """For each tensor of the base the (op, node name) pairs that read it."""
+        loss, gradients = self.loss.uses(), self.gradients.uses()
+        return {name: uses | gradients[name] for name, uses in loss.items()}
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all states."""
+        return round(sum(math.prod(tensor.shape) * BYTES[tensor.dtype] for tensor in self.states.values()))
 
     @property
     def states(self) -> dict[str, Tensor]:

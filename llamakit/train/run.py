@@ -11,7 +11,7 @@ import msgspec
 from llamakit.errors import LlamaKitError
 from llamakit.train import checkpoint
 from llamakit.train.checkpoint import Checkpoint, Progress
-from llamakit.train.cursor import Cursor, total_steps
+from llamakit.train.cursor import Cursor
 from llamakit.train.report import StepInfo
 from llamakit.train.schedule import factor
 
@@ -40,7 +40,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run:
-    """Steps of one stepper over windows. `export` writes what was trained, for serving."""
+    """`total` steps of one stepper over windows. `export` writes what was trained, for serving."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class Run:
         head: Checkpoint,
         folder: Path,
         export: Callable[[], None],
+        total: int,
     ) -> None:
         self.stepper, self.windows, self.validation = stepper, windows, validation
-        self.head, self.folder, self.export = head, folder, export
+        self.head, self.folder, self.export, self.total = head, folder, export, total
         o = self.options
-        self.total = o.steps or total_steps(len(windows), o.batch, o.grad_accumulation, o.epochs)
         self.val_every = o.val_every or max(1, math.ceil(self.total / VALIDATIONS))
         self.cursor = Cursor(len(windows), seed=o.seed, shuffle=o.shuffle)
         self.callbacks: list[OnStep] = []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llamakit import Session
+    from llamakit.train.plan import RunPlan
     from llamakit.train.run import RunResult
     from llamakit.training import Trainer
 
@@ -79,6 +80,68 @@ def resume(ctx: click.Context, folder: str, **options: Any) -> None:
     options["model"] = options["model"] or head.base
     with open_session(context, options, changed if changed.threads else head.options) as session:
         train(context, Trainer.resume(folder, session=session, **changes), options["as_json"])
+
+
+@finetune.command()
+@model_option
+@train_flags()
+@backend_option
+@json_option
+@output_options
+@click.pass_context
+def plan(ctx: click.Context, **options: Any) -> None:
+    """Say what a run would take: memory, seconds a step, and what would need less. Nothing is written.
+
+    \b
+    llamakit finetune plan -m model.gguf --data train.jsonl
+    """
+    import msgspec
+
+    context = Context(ctx, options["quiet"], options["verbose"])
+    chosen = train_options(options)
+    chosen = msgspec.structs.replace(chosen, out=chosen.out or "plan")
+    if not chosen.data:
+        raise UsageError("--data is missing: name a file to learn from", param="data")
+    with open_session(context, options, chosen) as session:
+        trainer = session.trainer(chosen)
+        found = trainer.plan()
+        if options["as_json"]:
+            record = {**msgspec.to_builtins(found), "memory": found.memory, "seconds": found.seconds}
+            click.echo(msgspec.json.encode(record).decode())
+            return
+        write_plan(trainer, found)
+
+
+def write_plan(trainer: Trainer, found: RunPlan) -> None:
+    """For people."""
+    from llamakit.plugins.frontends.cli.console import gib
+
+    from llamakit.train.report import duration
+
+    free = trainer.session.device.memory().free
+    again = "computed again" if found.recomputes else "kept"
+    rows = [
+        ("trained", trained_text(trainer)),
+        ("memory", f"{gib(found.memory)} of {gib(free)} free"),
+        ("", f"{gib(found.weights)} weights, {gib(found.states)} states of training"),
+        ("", f"{gib(found.values_again if found.recomputes else found.values)} values of {found.rows:,} rows, {again}"),
+        ("time", f"{found.step_seconds:.3g} s a step, {found.steps:,} steps: {duration(found.seconds)}"),
+        ("speed", f"{found.rows / found.micro_step:,.0f} tokens/s"),
+    ]
+    for label, text in rows:
+        click.echo(f"{label:<9}{text}")
+    if not found.recomputes:
+        click.echo(
+            f"note: --checkpointing on would need {gib(found.values_again)} for values instead, about a third slower"
+        )
+    if found.memory > free:
+        n = trainer.options.batch
+        less = (
+            f"--batch {max(1, n // 2)} --grad-accumulation {2 * trainer.options.grad_accumulation}"
+            if n > 1
+            else "--ctx"
+        )
+        click.echo(f"it does not fit: try {less}, a smaller --ctx, --optimizer adamw_8bit, or a smaller quantised base")
 
 
 @finetune.command("eval")

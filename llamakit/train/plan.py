@@ -1,0 +1,97 @@
+"""What a run will take, before it starts: memory from the graphs, time from a step of the first layers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from llamakit.passes.memory import plan as memory_plan
+from llamakit.train.pack import Batch
+from llamakit.train.stepper import Stepper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamakit.train.graphs import Graphs
+
+REPEATS = 2  # measured steps, of which the quickest counts
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes and seconds.
+
+    `weights`: of the base on the device; `states`: what is trained, its gradients and the optimizer's; `values`: of a
+    micro-step, kept as they are made, `values_again`: if they are computed again. `micro_step`: seconds of one,
+    `update`: of applying gradients. `recomputes`: whether the run computes values again.
+    """
+
+    rows: int
+    weights: int
+    states: int
+    values: int
+    values_again: int
+    recomputes: bool
+    micro_step: float
+    update: float
+    steps: int
+    micro_steps: int  # of a step
+
+    @property
+    def memory(self) -> int:
+        """The peak, without the program itself."""
+        return self.weights + self.states + (self.values_again if self.recomputes else self.values)
+
+    @property
+    def step_seconds(self) -> float:
+        """Of one step."""
+        return self.micro_step * self.micro_steps + self.update
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, without validation."""
+        return self.step_seconds * self.steps
+
+
+def values_of(graphs: Graphs) -> int:
+    """Bytes of the values of all programs, which are there at the same time."""
+    return 4 * sum(memory_plan(graph).total for graph in (graphs.loss, graphs.gradients, graphs.norms, graphs.update))
+
+
+def measure(make: Callable[[int], Stepper], n_layer: int, rows: int, n_ctx: int, n_vocab: int) -> tuple[float, float]:
+    """Seconds of a micro-step and of an update of the whole model.
+
+    `make(n)` gives the first n layers with the head. What a layer takes is the difference between two and one.
+    """
+    batch = _random(rows, n_ctx, n_vocab)
+    one = _seconds(make(1), batch)
+    if n_layer == 1:
+        return one
+    two = _seconds(make(2), batch)
+    micro, update = (first + (n_layer - 1) * max(second - first, 0.0) for first, second in zip(one, two, strict=True))
+    return micro, update
+
+
+def _seconds(stepper: Stepper, batch: Batch) -> tuple[float, float]:
+    best = [float("inf")] * 2
+    for step in range(REPEATS + 1):  # the first run warms up
+        times = [time.perf_counter()]
+        stepper.accumulate(batch, batch.loss_weight)
+        times.append(time.perf_counter())
+        stepper.update(step + 1, 1e-9, 1.0)
+        times.append(time.perf_counter())
+        if step:
+            best = [min(old, new) for old, new in zip(best, np.diff(times).tolist(), strict=True)]
+    return best[0], best[1]
+
+
+def _random(rows: int, n_ctx: int, n_vocab: int) -> Batch:
+    """Full windows of any tokens, all of which count."""
+    tokens = np.random.default_rng(0).integers(0, n_vocab, rows + 1).astype(np.int32)
+    sequences = (np.arange(rows) // n_ctx).astype(np.int32)
+    return Batch(
+        tokens=tokens[:-1], targets=tokens[1:], weights=np.ones(rows, np.float32), sequences=sequences,
+        positions=(np.arange(rows) % n_ctx).astype(np.int32), n_sequence=int(sequences[-1]) + 1,
+    )  # fmt: skip
