@@ -163,12 +163,12 @@ class Trainer:
             lambda n: self._stepper(self._graphs(model.shallow(n))), model.hparams.n_layer, self._rows, self.n_ctx,
             model.hparams.n_vocab,
         )  # fmt: skip
-        device, sources = self.session.device, self._sources(graphs)
         again = graphs if self._recomputes(graphs.gradients) else self._graphs(model, recomputes=lambda _: True)
         kept = self._graphs(model, recomputes=lambda _: False)
+        device, sources = self.session.device, self._sources(graphs)
         return RunPlan(
-            rows=self._rows, weights=sum(device.packed_size(sources[name], use) for name, use in graphs.uses().items()),
-            states=graphs.state_bytes, values=values_of(kept), values_again=values_of(again),
+            rows=self._rows, weights=device.footprint(graphs.gradients, sources).weights, states=graphs.state_bytes,
+            values=values_of(device, kept, sources), values_again=values_of(device, again, sources),
             recomputes=again is graphs, micro_step=micro, update=update, steps=self.total_steps,
             micro_steps=o.grad_accumulation,
         )  # fmt: skip

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from llamakit.passes.memory import plan as memory_plan
 from llamakit.train.pack import Batch
 from llamakit.train.stepper import Stepper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from llamakit.backend import Device, TensorSource
     from llamakit.train.graphs import Graphs
 
 REPEATS = 2  # measured steps, of which the quickest counts
@@ -55,9 +55,10 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.step_seconds * self.steps
 
 
-def values_of(graphs: Graphs) -> int:
-    """Bytes of the values of all programs, which are there at the same time."""
-    return 4 * sum(memory_plan(graph).total for graph in (graphs.loss, graphs.gradients, graphs.norms, graphs.update))
+def values_of(device: Device, graphs: Graphs, sources: Mapping[str, TensorSource]) -> int:
+    """Bytes of all programs, which are there at the same time."""
+    programs = (graphs.loss, graphs.gradients, graphs.norms, graphs.update)
+    return sum(device.footprint(graph, sources).program for graph in programs)
 
 
 def measure(make: Callable[[int], Stepper], n_layer: int, rows: int, n_ctx: int, n_vocab: int) -> tuple[float, float]:
