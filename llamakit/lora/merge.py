@@ -1,6 +1,6 @@
 """Adapters merged into a model, tensor by tensor, some rows at a time: a base of any size needs little memory.
 
-    W' = W + sum of S * scale * B A           in the order given, in float64, rounded once to the type that is written
+    W' = W + sum of S * scale * B A           in the order given, rounded once to the type that is written
     W' = m (W + S * scale * B A) / |row|      DoRA (arXiv:2402.09353), |row|: norm of each row of the sum
 
 What rounding to the type costs is measured while writing, and reported per kind of tensor beside the change itself:
@@ -103,10 +103,12 @@ class Change:
     delta: Any = None
 
     def apply(self, rows: Any, begin: int, end: int) -> Any:
-        """Rows [begin, end) of the tensor, float64, changed."""
+        """Rows [begin, end) of the tensor, changed, in the precision that they have."""
         if self.delta is not None:
-            return rows + self.factor * self.delta
-        out = rows + self.factor * (self.B[begin:end].astype(np.float64) @ self.A.astype(np.float64))
+            return rows + (self.factor * self.delta).astype(rows.dtype)
+        scaled = (self.factor * self.B[begin:end].astype(np.float64)).astype(rows.dtype)
+        out = scaled @ self.A.astype(rows.dtype)
+        out += rows
         if self.magnitude is None:
             return out
         norms = np.linalg.norm(out, axis=1, keepdims=True)
@@ -259,12 +261,16 @@ class _Merger:
         if changes is None:
             return raw if type == info.type else quantize(type, dequantize(info.type, raw, shape)), None
         old = dequantize(info.type, raw, shape)
-        exact = old.astype(np.float64)
+        # Only F32 can show more than float32 sums have.
+        exact = old.astype(np.float64 if type == GGMLType.F32 else np.float32)
         for change in changes:
             exact = change.apply(exact, begin, end)
-        made = quantize(type, exact.astype(np.float32))
-        errors = (exact, exact - old, exact - dequantize(type, made, shape))
-        return made, np.array([float((each**2).sum()) for each in errors])
+        made = quantize(type, exact.astype(np.float32, copy=False))
+        error = dequantize(type, made, shape)
+        np.subtract(exact, error, out=error, casting="same_kind")
+        np.subtract(exact, old, out=old, casting="same_kind")
+        flat = (np.ravel(each) for each in (exact, old, error))
+        return made, np.array([float(np.dot(each, each)) for each in flat])
 
     def sums_of(self, info: TensorInfo, type: GGMLType) -> _Sums:
         """Those of the tensor's kind."""

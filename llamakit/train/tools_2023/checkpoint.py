@@ -193,9 +193,11 @@ def with_optimizer(
     moments: dict[str, Any] = {}
     if first is not None and second is not None:
         lora = made.kind == "finetune_lora"
-        split_moments(second, shapes, parameter_order(made.n_layer, lora, Order()))  # sizes are right, or an error
+        split_moments(
+            second, shapes, parameter_order(made.n_layer, lora, Order(), shapes)
+        )  # sizes are right, or an error
         order = find_order(second, shapes, made.n_layer, lora) if order is None else order
-        names = parameter_order(made.n_layer, lora, order)
+        names = parameter_order(made.n_layer, lora, order, shapes)
         moments = {"first": split_moments(first, shapes, names), "second": split_moments(second, shapes, names)}
     elif optimizer.type == "adam":
         raise ModelFileError("the checkpoint's optimizer is adam, but its moments are missing")
@@ -250,7 +252,7 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint2023) -> None:
         for name, values in c.tensors.items():
             writer.add_tensor(name, values)
         if c.first:
-            names = parameter_order(c.n_layer, lora, c.order)
+            names = parameter_order(c.n_layer, lora, c.order, c.first)
             writer.add_tensor(FIRST, join_moments(c.first, names))
             writer.add_tensor(SECOND, join_moments(c.second, names))
         for name, values in c.state.items():

@@ -20,7 +20,7 @@ import numpy as np
 from llamakit.errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,9 +48,13 @@ class Node:
         self.parents, self.name = parents, name
 
 
-def parameter_order(n_layer: int, lora: bool, order: Order) -> list[str]:
-    """Names of all parameters as they lie in the moments: tensors, or with `lora` their lora_a and lora_b."""
-    return [node.name for node in _walk(_loss(n_layer, lora, order.flash), order.right_to_left) if node.name]
+def parameter_order(n_layer: int, lora: bool, order: Order, known: Container[str] | None = None) -> list[str]:
+    """Names of all parameters as they lie in the moments: tensors, or with `lora` their lora_a and lora_b.
+
+    Those that are not `known` are left out: kinds of tensors without an adapter, which 2023 did not have.
+    """
+    nodes = _walk(_loss(n_layer, lora, order.flash), order.right_to_left)
+    return [node.name for node in nodes if node.name and (known is None or node.name in known)]
 
 
 def _walk(root: Node, right_to_left: bool) -> list[Node]:
@@ -136,7 +140,7 @@ def find_order(second: NDArray[np.float32], shapes: Mapping[str, tuple[int, ...]
         return ORDERS[0]  # nothing was updated yet: all orders are the same
     costs = {}
     for order in ORDERS:
-        parts = split_moments(second, shapes, parameter_order(n_layer, lora, order))
+        parts = split_moments(second, shapes, parameter_order(n_layer, lora, order, shapes))
         costs[order] = sum(_cost(part) for part in parts.values())
     return min(costs, key=lambda order: costs[order])
 

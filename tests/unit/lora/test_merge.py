@@ -11,7 +11,7 @@ import pytest
 from llamakit.engine.adapters import combine
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf import GGMLType, GGUFWriter, open_gguf
-from llamakit.gguf.native import quantize
+from llamakit.gguf.native import dequantize, quantize
 from llamakit.gguf.quantize import quantize_file
 from llamakit.lora.merge import merge_adapters
 from llamakit.models import load_model
@@ -93,6 +93,26 @@ def test_the_error_that_is_shown_is_the_error_that_was_made(tmp_path, base, adap
                     raw = quantize(new.tensors[n].type, exact.tensor(n))
                     assert np.mean(raw != new.raw(n)) < 1e-3
     assert any("error" in line for line in report.lines())
+
+
+@pytest.mark.parametrize("type_name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ4_XS", "TQ1_0", "TQ2_0"])
+def test_types_of_256_values_are_merged_into(tmp_path, type_name):
+    """The base keeps its type: what is written is the sum, quantised once."""
+    name, shape, type_ = "blk.0.ffn_up.weight", (24, 512), GGMLType[type_name]
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    with GGUFWriter(tmp_path / "base.gguf") as writer:
+        writer.add("general.architecture", "llama")
+        writer.add_tensor(name, quantize(type_, values), type_, shape)
+    pair = gguf_pair(name, 4, 0, {name: shape})
+    adapter = write_gguf_adapter(tmp_path / "a.gguf", pair, 8.0)
+    report = merge_adapters(tmp_path / "base.gguf", tmp_path / "m.gguf", [(adapter, 0.5)])
+    with open_gguf(tmp_path / "base.gguf") as old, open_gguf(tmp_path / "m.gguf") as new:
+        exact = old.tensor(name) + 0.5 * 2.0 * pair[f"{name}.lora_b"].astype(np.float64) @ pair[f"{name}.lora_a"]
+        wanted = dequantize(type_, quantize(type_, exact.astype(np.float32)), shape)
+        assert new.tensors[name].type == type_
+        assert np.mean(np.abs(new.tensor(name) - wanted) > 1e-5) < 0.01  # Q8_K has float scales
+        error, change = np.linalg.norm(exact - new.tensor(name)), np.linalg.norm(exact - old.tensor(name))
+    assert report.kinds[0].error_of_change == pytest.approx(error / change, rel=1e-3)
 
 
 def test_types_that_are_only_read_need_a_type(tmp_path, adapters):
