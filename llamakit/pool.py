@@ -130,10 +130,18 @@ class ModelPool:
         """The model that a request means. With one model every name does; else an unknown one is a NotFoundError."""
         if not name or len(self._models) == 1:
             return self.default
-        for tried in (name, name.removesuffix(":latest"), name.removesuffix(".gguf")):
-            if tried in self._models:
-                return tried
+        found = self.find(name)
+        if found is not None:
+            return found
         raise NotFoundError(f"no model {name[:100]!r}", found=near(name[:100], self._models), param="model")
+
+    def find(self, name: str) -> str | None:
+        """The model of this name, without regard to case and to `:latest`; None if there is none."""
+        by_name = {each.casefold(): each for each in reversed(self._models)}
+        tries = (name, name.removesuffix(":latest"), name.removesuffix(".gguf"))
+        return next((each for each in tries if each in self._models), None) or next(
+            (by_name[each.casefold()] for each in tries if each.casefold() in by_name), None
+        )
 
     def info(self, name: str | None = None) -> ModelInfo:
         """How one model stands."""

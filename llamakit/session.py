@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 LEAST_OUTPUTS = 64  # rows of a step that may have logits: 64 x 128k x 4 bytes are 32 MB
 DEFAULT_SLOTS = 4
+POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # of the key pooling_type; 0 is none, of models that generate
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,14 +302,13 @@ class Session:
         """Logits after each token of one sequence, (n_tokens, n_vocab); at most a context long."""
         return self._evaluate(list(tokens), "logits")
 
-    def embed(
-        self, text: str | Sequence[int], *, pooling: str = "mean", normalize: bool = True
-    ) -> npt.NDArray[np.float32]:
-        """A vector (n_embd,) for a text. `pooling`: "mean", "last", "cls" (first token); "none": (n_tokens, n_embd)."""
+    def embed(self, text: str | Sequence[int], *, pooling: str = "", normalize: bool = True) -> npt.NDArray[np.float32]:
+        """A vector (n_embd,) for a text. `pooling`: "mean", "last", "cls" (first token); "none": (n_tokens, n_embd); ""
+        for the file's."""
         from llamakit.engine.request import Embed
 
-        tokens = self.tokenize(text, add_bos=True) if isinstance(text, str) else list(text)
-        embed = Embed(prompts=[tokens], pooling=pooling, normalize=normalize)
+        tokens = self.tokenizer.encode(text, add_special=True) if isinstance(text, str) else list(text)
+        embed = Embed(prompts=[tokens], pooling=pooling or self.pooling or "mean", normalize=normalize)
         if "service" in self.__dict__:
             vectors = self.service.embed(embed)
         else:
@@ -316,6 +316,13 @@ class Session:
             vectors = self.engine.embedder.wait(self.engine, embed)
         result: npt.NDArray[np.float32] = vectors.values[0]
         return result
+
+    @property
+    def pooling(self) -> str:
+        """How the model's file says that the vectors of tokens become one; "" where it does not."""
+        architecture = self.file.metadata.get("general.architecture", "")
+        kind = self.file.metadata.get(f"{architecture}.pooling_type")
+        return POOLINGS.get(kind, "") if isinstance(kind, int) else ""
 
     def load_adapter(self, path: str | Path, name: str | None = None, scale: float = 1.0) -> LoadedAdapter:
         """Load a LoRA adapter while the engine runs; requests may choose it by name from now on."""

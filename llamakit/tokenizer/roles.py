@@ -32,6 +32,7 @@ END_OF_TURN = [
     "<|end_of_text|>",
     "<EOT>",
     "_<EOT>",
+    "▁<EOT>",
     "[EOT]",
     "<｜end▁of▁sentence｜>",
     "<end_of_utterance>",
@@ -50,6 +51,7 @@ END_OF_GENERATION = [
     "<|eom_id|>",
     "<EOT>",
     "_<EOT>",
+    "▁<EOT>",
     "[EOT]",
     "[EOS]",
     "<|end_of_text|>",
@@ -64,22 +66,22 @@ END_OF_GENERATION = [
 FILL_IN = (
     (
         "fim_pre",
-        "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|>",
+        "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|> [PREFIX]",
         False,
     ),
     (
         "fim_suf",
-        "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|>",
+        "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|> [SUFFIX]",
         False,
     ),
     (
         "fim_mid",
-        "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|>",
+        "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|> [MIDDLE]",
         False,
     ),
     ("fim_pad", "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]", True),
-    ("fim_rep", "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>", True),
-    ("fim_sep", "<|file_sep|>", True),
+    ("fim_rep", "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <repo_name>", True),
+    ("fim_sep", "<|file_sep|> <file_sep>", True),
 )
 ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 

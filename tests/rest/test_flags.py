@@ -114,3 +114,68 @@ def test_from_settings_to_a_session(tmp_path):
 def test_a_model_needs_a_name_and_a_file(text):
     with pytest.raises(UsageError, match="both a name and a file"):
         settings("--models", text)
+
+
+# -- llama.cpp's command line ------------------------------------------------------------------------------------------
+
+
+def whole(*args):
+    """Settings of a command line as the server gets them: click's, and those beside it."""
+    context = serve.make_context("serve", list(args), token_normalize_func=_normalize)
+    return settings_from(context.params) | context.meta["llamakit.translated"].settings
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        ("-m a.gguf --temp 0.8 --seed 42 --no-slots --no-jinja", {"model": "a.gguf", "sampling.temperature": 0.8, "seed": 42}),
+        ("-s 1 -n 9 --top-k 5 --top-p 0.5 --min-p 0.1 --repeat-penalty 1.2",
+         {"seed": 1, "frontend.rest.n_predict": 9, "sampling.top_k": 5, "sampling.top_p": 0.5, "sampling.min_p": 0.1,
+          "sampling.repeat_penalty": 1.2}),
+        ("--predict 3", {"frontend.rest.n_predict": 3}), ("--n_predict=4", {"frontend.rest.n_predict": 4}),
+        ("-fa -ub 512 -cb --slots --metrics --warmup --kv-unified --log-file x --offline --jinja --no-warmup", {}),
+        ("-fa on --flash-attn auto --log-colors", {}),
+        ("-ctk q8_0 -ctv q8_0", {"kv_type": "q8_0"}), ("--cache-type-k f16", {"kv_type": "f16"}),
+        ("--embeddings --pooling last", {"frontend.rest.pooling": "last"}),
+        ("--context-shift", {"frontend.rest.context_shift": "on"}),
+        ("--no-context-shift", {"frontend.rest.context_shift": "off"}),
+        ("--spec-draft-model d.gguf --draft-max 8 --draft-min 2",
+         {"frontend.rest.model_draft": "d.gguf", "frontend.rest.draft": 8}),
+        ("--chat-template chatml", {"frontend.rest.chat_template": "chatml"}),
+        ("--chat-template-file t.jinja", {"frontend.rest.chat_template": "t.jinja"}),
+        ("--reasoning-format none --reasoning-budget 0",
+         {"frontend.rest.reasoning_format": "none", "frontend.rest.reasoning_budget": 0}),
+        ("--no-ui --api-prefix /llm --models-dir d",
+         {"frontend.rest.no_ui": True, "frontend.rest.api_prefix": "/llm", "frontend.rest.models_dir": "d"}),
+        ("-ngl all -t -1 -np -1 --numa distribute", {}), ("-ngl auto -np 3", {"frontend.rest.parallel": 3}),
+        ("--lora-scaled a:0.5,b:2", {"frontend.rest.lora_scaled": [("a", 0.5), ("b", 2.0)]}),
+        ("--lora-scaled a 0.5", {"frontend.rest.lora_scaled": [("a", 0.5)]}),
+        ("--host 127.0.0.1,::1", {"frontend.rest.host": "127.0.0.1"}),
+        ("--api-key a,b --api-key c", {"frontend.rest.api_key": ["a", "b", "c"]}),
+        ("--cors-origins http://a,http://b", {"frontend.rest.cors": ["http://a", "http://b"]}),
+        ("-lv 3 --verbosity 2", {}),
+    ],
+)  # fmt: skip
+def test_llamacpp_s_command_line(args, found):
+    assert whole(*args.split()) == found
+
+
+def test_lv_alone_is_that_of_2023():
+    assert parse("-lv")["low_vram"] is True
+    assert parse("-lv", "3")["low_vram"] is not True
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [("--rerank", "rank"), ("--mmproj x", "see"), ("--dry-multiplier 1", "not here"), ("-hf a/b", "downloaded"),
+     ("--seed x", "whole number"), ("--temp", "needs a value"), ("-ctk f16 -ctv q8_0", "one type for both")],
+)  # fmt: skip
+def test_what_cannot_be_had_is_named_with_its_reason(args, word):
+    with pytest.raises(UsageError) as caught:
+        parse(*args.split())
+    assert word in f"{caught.value} {caught.value.found} {caught.value.hint}"
+
+
+def test_what_has_no_effect_is_known():
+    context = serve.make_context("serve", ["-fa", "on", "-ub", "9", "-v"], token_normalize_func=_normalize)
+    assert context.meta["llamakit.translated"].without_effect == ["-fa", "-ub"]

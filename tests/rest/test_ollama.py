@@ -187,7 +187,7 @@ def test_log_probabilities(server):
 
 def test_models_are_listed_and_shown(server):
     (model,) = server.get("/api/tags")[1]["models"]
-    assert model["name"] == "stories"
+    assert model["name"] == "stories:latest"
     assert model["details"]["family"] == "llama"
     assert model["details"]["parameter_size"] == "292.8K"
     assert model["details"]["quantization_level"] == "F32"

@@ -100,11 +100,11 @@ def test_a_thought_is_an_item(serve, templated):
     [
         ({}, "input"),
         ({"input": []}, "messages"),
-        ({"input": [{"type": "item_reference"}]}, "input"),
+        ({"input": [{"type": "item_reference"}]}, "messages"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "messages"),
         ({"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
         ({"input": "x", "background": True}, "background"),
-        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools"),
+        ({"input": "x", "tools": [{"type": "function"}]}, "tools"),
         ({"input": "x", "max_output_tokens": 0}, "max_output_tokens"),
         ({"input": "x", "text": {"format": {"type": "yaml"}}}, "text"),
     ],

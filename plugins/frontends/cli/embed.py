@@ -13,7 +13,9 @@ from llamakit.plugins.frontends.cli.params import Context, common_options, json_
 @json_option
 @click.option("-f", "--file", metavar="FILE", help="Read texts from a file, one a line; - is standard input.")
 @click.option(
-    "--pooling", type=click.Choice(["mean", "last", "cls"]), default="mean", help="How tokens become one vector. [mean]"
+    "--pooling",
+    type=click.Choice(["mean", "last", "cls"]),
+    help="How tokens become one vector. [as the file says, or mean]",
 )
 @click.option("--normalize/--no-normalize", default=True, help="Give vectors length 1. [on]")
 @click.argument("texts", nargs=-1)
@@ -22,7 +24,7 @@ def embed(
     ctx: click.Context,
     as_json: bool,
     file: str | None,
-    pooling: str,
+    pooling: str | None,
     normalize: bool,
     texts: tuple[str, ...],
     **options: Any,
@@ -39,10 +41,12 @@ def embed(
     lines = [*texts, *(read_text(file).splitlines() if file else ())]
     if not lines:
         raise UsageError("nothing to embed: give texts, or -f FILE")
+    if not all(lines):
+        raise UsageError(f"text {lines.index('') + 1} is empty", hint="at least one character")
     context = Context(ctx, options["quiet"], options["verbose"])
     context.apply(options)
     with context.session() as session:
-        vectors = [session.embed(line, pooling=pooling, normalize=normalize) for line in lines]
+        vectors = [session.embed(line, pooling=pooling or "", normalize=normalize) for line in lines]
     if as_json:
         click.echo(
             msgspec.json.encode(

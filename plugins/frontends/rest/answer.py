@@ -169,7 +169,7 @@ class _Choice:
 
 def _splitter(prompt: Prompt) -> ReasoningSplitter | None:
     """What splits the answer, after what is in the prompt already."""
-    if prompt.markers is None:
+    if prompt.markers is None or not prompt.splits:
         return None
     splitter = ReasoningSplitter(prompt.markers, inside=prompt.inside)
     if prompt.begun:

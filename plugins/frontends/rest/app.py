@@ -34,7 +34,7 @@ def make_app(state: ServerState, security: Security | None = None) -> falcon.App
     app.add_error_handler(LlamaKitError, _on_error)
     for route in routes(state):
         _add(app, route)
-    app.add_sink(StaticFiles(state.options.path).answer, "/")
+    app.add_sink(StaticFiles(state.options.path, page=not state.options.no_ui).answer, "/")
     return app
 
 

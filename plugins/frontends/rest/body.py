@@ -13,7 +13,7 @@ from llamakit.errors import UsageError
 from llamakit.options import OptionField, fields_of, near
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import falcon
     from llamakit.plugins.frontends.rest.state import ServerState
@@ -28,6 +28,7 @@ LONGEST_HEADER = 1000  # characters of X-Ignored-Fields
 PLACE = re.compile(r" - at `\$\.?([^`]*)`")
 MISSING = re.compile(r"missing required field `([^`]+)`$")
 INT64 = 1 << 63
+LIMITS = ("n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
 
 
 class Body(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -56,19 +57,32 @@ def read(
     cls: type[T],
     state: ServerState,
     *,
-    rewrite: Callable[[dict[str, Any]], None] | None = None,
+    rewrite: Callable[[dict[str, Any]], Sequence[str] | None] | None = None,
     sampling: bool = True,
 ) -> Body[T]:
     """The body of a request as `cls` and sampler options; UsageError or TooLargeError if it is not right.
 
     `null` counts as absent. `rewrite` may change the decoded object before anything in it is checked, for spellings of
-    one API. With `sampling` off, sampler options are ignored like any unknown name. `"strict": true` in the body makes
+    one API, and gives the names of what it leaves out.
+    With `sampling` off, sampler options are ignored like
+    any unknown name. `"strict": true` in the body makes
     unknown names an error.
     """
     values = decode_object(_read_all(req, state))
-    if rewrite is not None:
-        rewrite(values)
-    return check(values, cls, sampler_options(state) if sampling else {})
+    skipped = rewrite(values) if rewrite is not None else None
+    fill(values, cls, state)
+    body = check(values, cls, sampler_options(state) if sampling else {})
+    return msgspec.structs.replace(body, ignored=(*body.ignored, *skipped)) if skipped else body
+
+
+def fill(values: dict[str, Any], cls: type[Any], state: ServerState) -> None:
+    """Put the server's defaults into fields that a request leaves out and need not have."""
+    known = _field_table(cls)
+    limits = [name for name in known if name in LIMITS]
+    for name, value in state.defaults.items():
+        given = any(values.get(each) is not None for each in limits) if name in LIMITS else values.get(name) is not None
+        if name in known and not given and known[name].default is not msgspec.NODEFAULT:
+            values[name] = value
 
 
 def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOption]) -> Body[T]:
@@ -134,8 +148,9 @@ def decode(data: bytes) -> Any:
     """A JSON value, with bounded nesting and nothing but finite numbers."""
     if not data.strip():
         raise UsageError("the body is empty", hint="a JSON object, such as {}")
-    if b"\0" in data[:4] or data[:3] == b"\xef\xbb\xbf":
-        raise UsageError("the body is not JSON in UTF-8", hint="UTF-8 without a byte order mark")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if b"\0" in data[:4]:
+        raise UsageError("the body is not JSON in UTF-8", hint="UTF-8")
     _check_count(data)
     try:
         value = msgspec.json.decode(data)

@@ -72,6 +72,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     markers: Markers | None = None
     inside: bool = False
+    splits: bool = True
     schemas: dict[str, Any] = {}
     format: ToolFormat = GENERIC
     shown: frozenset[int] = frozenset()
@@ -100,6 +101,7 @@ def make_prompt(
     return Prompt(
         tokens=made.tokens, text=made.text, begun=text_in(messages[-1]) if continues else "", stop=stop,
         tail=_head_of_answer(made.text) if known.format.channels else "", markers=known.markers,
+        splits=state.options.reasoning_format != "none",
         inside=not continues and begins_inside(made.text, known.markers), format=known.format, talk=talk,
         schemas={each["name"]: each.get("parameters") for each in functions if each["name"] in talk.tool_names},
         shown=_shown(session.tokenizer, known, with_tools=bool(talk.tool_names)),
@@ -206,12 +208,25 @@ def text_of(content: Any, where: str, kinds: Mapping[str, str]) -> str:
 
 
 def checked_tools(tools: Any) -> list[dict[str, Any]]:
-    """Tools in OpenAI's form; UsageError for what is none."""
+    """Tools in OpenAI's form, without those of other kinds; UsageError for what is none."""
     found = []
     for number, tool in enumerate(tools or []):
+        if other_kind(tool):
+            continue
         function = tool.get("function") if isinstance(tool, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(name, str) or not name:
             raise UsageError(f"tool {number + 1} has no function with a name", param="tools")
         found.append({"type": "function", "function": function})
     return found
+
+
+def other_kind(tool: Any) -> str:
+    """The kind of a tool that is no function, such as "web_search", which cannot be called here; "" for a function."""
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    return kind if isinstance(kind, str) and kind != "function" and "function" not in tool else ""
+
+
+def skipped_tools(tools: Any) -> tuple[str, ...]:
+    """The kinds of tools that are left out, for the header."""
+    return tuple(dict.fromkeys(f"tools.{kind}" for tool in tools or [] if (kind := other_kind(tool))))

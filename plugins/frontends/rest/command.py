@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from llamakit.plugins.frontends.rest.flags import add_flags, device_options, settings_from
+from llamakit.plugins.frontends.rest.llamacpp_flags import Translated, translate
 from llamakit.plugins.frontends.rest.options import ServeOptions
 
 from llamakit.config import Config, load_config
@@ -28,8 +29,18 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 1.0  # how often the main thread looks whether the engines live
 
 
+class Serve(click.Command):
+    """Takes the command line of llama.cpp's server too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Click's, of what `translate` makes of the arguments."""
+        translated = translate(args)
+        ctx.meta["llamakit.translated"] = translated
+        return super().parse_args(ctx, translated.args)
+
+
 @add_flags
-@click.command()
+@click.command(cls=Serve)
 @click.pass_context
 def serve(ctx: click.Context, **values: Any) -> None:
     """Answer many clients at once: a web page, the API of llama.cpp's server, and those of OpenAI, Ollama, Anthropic.
@@ -51,11 +62,17 @@ def _config(ctx: click.Context, registry: Registry, values: dict[str, Any]) -> t
     config = load_config(registry, file=Path(file) if file else None, environ=os.environ)
     for key, value in settings_from(values).items():
         config.set(key, value, "command line")
+    translated: Translated = ctx.meta["llamakit.translated"]
+    for key, value in translated.settings.items():
+        config.set(key, value, "command line")
     backend, _ = registry.choose_backend(config["backend"])
     used, unused = device_options(values, backend.Options.__struct_fields__)
     for name, value in used.items():
         config.set(f"backend.{backend.name}.{name}", value, "command line")
-    return config, [f"{flag}: without effect, backend {backend.name} has no use for it" for flag in unused]
+    notes = [f"{flag}: without effect, backend {backend.name} has no use for it" for flag in unused]
+    if config["frontend.rest.verbose"]:
+        notes += [f"{flag}: without effect here" for flag in translated.without_effect]
+    return config, notes
 
 
 def run(config: Config, options: ServeOptions, registry: Registry, notes: list[str]) -> int:
@@ -79,6 +96,7 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
         startup.warn(text, options)
     state = startup.make_state(options, registry, models, settings, keys)
     state.sampling = checked_sampling(registry, config.changed("sampling"))
+    state.defaults = startup.defaults_of(config, options)
     server = Server(state, sock, keys, tls)
     return _Run(server, state, options).run()
 

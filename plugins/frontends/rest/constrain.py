@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.body import sampler_options, wrong
+from llamakit.plugins.frontends.rest.fields import skip_samplers
 
 from llamakit.chat.tools.structure import Function, Structure
 from llamakit.errors import UsageError
@@ -132,16 +133,19 @@ VLLM_NAMES = {
 }  # fmt: skip
 
 
-def check_constraints(state: ServerState) -> Callable[[dict[str, Any]], None]:
+def check_constraints(state: ServerState) -> Callable[[dict[str, Any]], list[str]]:
     """What reads vLLM's names of constraints, and refuses any where no sampler keeps to one."""
 
-    def rewrite(values: dict[str, Any]) -> None:
+    def rewrite(values: dict[str, Any]) -> list[str]:
         _rename_constraints(values)
+        if values.get("top_k") == -1:
+            values["top_k"] = 0  # as vLLM writes "all"
         for name in CONSTRAINTS:
             if values.get(name) in (None, "", []):
                 values.pop(name, None)
             elif name in values:
                 constraint_key(state, name, name)
+        return skip_samplers(state, values)
 
     return rewrite
 

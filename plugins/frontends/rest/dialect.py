@@ -116,6 +116,9 @@ class Dialect(ABC):
         """The answer to a request that generates nothing; None for all others."""
         return None
 
+    def ended(self, asked: Asked, name: str) -> None:
+        """Called when a request has been answered and its model is given back."""
+
     # -- the driver ----------------------------------------------------------------------------------------------
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -127,6 +130,7 @@ class Dialect(ABC):
             if asked.stream and asked.progress and self.state.pool.loaded(name) is None:
                 stream(exchange, resp, lambda: self._after_loading(exchange, asked, name), self.error, self.stream_type)
                 return
+            exchange.at_end(lambda: self.ended(asked, name))
             session = exchange.lease(name)
             idle = self.only_loads(asked, name)
             if idle is not None:

@@ -34,7 +34,7 @@ def text_tokens(tokenizer: Tokenizer, given: str | list[Any], param: str = "inpu
         if not text:
             raise UsageError(f"{place} is empty", hint="at least one character or token", param=param)
         if isinstance(text, str):
-            found.append(prompt_tokens(tokenizer, text, param=place, parse_special=False))
+            found.append(with_end(tokenizer, prompt_tokens(tokenizer, text, param=place, parse_special=False)))
         else:
             found.append([checked_id(tokenizer, id, f"{place}[{i}]", param) for i, id in enumerate(text)])
     total = sum(map(len, found))
@@ -48,3 +48,9 @@ def check_dimensions(session: Session, asked: int | None) -> None:
     n_embd = session.model.hparams.n_embd
     if asked is not None and asked != n_embd:
         raise wrong("dimensions", asked, f"{n_embd}, the model's own")
+
+
+def with_end(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
+    """The tokens of a text with the one that ends texts, where the model wants it."""
+    end = tokenizer.eos_id if tokenizer.add_eos else None
+    return tokens if end is None or tokens[-1:] == [end] else [*tokens, end]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -27,7 +28,16 @@ LARGEST = (1 << 31) - 1
 RANDOM_SEED = (1 << 32) - 1  # -1 as 2023 kept it, in 32 bits: also asks for a random seed
 
 
-SPELLINGS = {"typ_p": "typical_p", "temp": "temperature", "tfs": "tfs_z", "top-k": "top_k", "top-p": "top_p"}
+SPELLINGS = {
+    "typ-p": "typical_p",
+    "typical": "typical_p",
+    "min-p": "min_p",
+    "typ_p": "typical_p",
+    "temp": "temperature",
+    "tfs": "tfs_z",
+    "top-k": "top_k",
+    "top-p": "top_p",
+}
 
 
 MOST_STOPS = 128  # each is looked for after every token
@@ -57,6 +67,44 @@ class LoraChoice(msgspec.Struct, frozen=True, kw_only=True):
     scale: Annotated[float, Meta(ge=-100, le=100)] = 1.0
 
 
+# The letters of llama.cpp's `samplers`, and the names of samplers that only it has.
+LONGEST_NAME = 64  # of a sampler
+LETTERS = {
+    "e": "penalties", "d": "dry", "k": "top_k", "y": "typical_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p",
+    "x": "xtc", "t": "temperature", "i": "infill", "a": "adaptive_p",
+}  # fmt: skip
+
+
+NUMBER = re.compile(r"-?\d{1,11}")
+
+
+def skip_samplers(state: ServerState, values: dict[str, Any]) -> list[str]:
+    """Leave out of `samplers` those that are not installed, as llama.cpp does; returns them, for the header.
+
+    Not with `strict`. A text of letters, such as "edkypmxt", stands for names.
+    """
+    asked = values.get("samplers")
+    known = state.registry.samplers()
+    if isinstance(asked, str) and asked and ";" not in asked and SPELLINGS.get(asked, asked) not in known:
+        asked = values["samplers"] = [LETTERS[each] for each in asked] if set(asked) <= set(LETTERS) else asked
+    names = asked.split(";") if isinstance(asked, str) else asked
+    if not isinstance(names, list) or values.get("strict") is True:
+        return []
+    names = [name for name in names if not isinstance(name, str) or name.strip()]
+    skipped = [
+        name
+        for name in names
+        if isinstance(name, str)
+        and len(name) <= LONGEST_NAME
+        and SPELLINGS.get(name.strip(), name.strip()) not in known
+    ]
+    if skipped and len(skipped) == len(names):  # nothing that is known: the default chain
+        values.pop("samplers")
+    elif skipped:
+        values["samplers"] = [name for name in names if name not in skipped]
+    return [f"samplers.{name}" for name in skipped]
+
+
 def stop_texts(stop: list[str | None] | str) -> tuple[str, ...]:
     """The stop strings: one text is one of them, empty ones and null are none."""
     texts = [stop] if isinstance(stop, str) else stop
@@ -81,7 +129,9 @@ def bias_of(tokenizer: Tokenizer, bias: Bias) -> dict[int, float | bool]:
     """Bias by token id, the last one given for each; a text stands for each of its tokens."""
     found: dict[int, float | bool] = {}
     for token, value in bias.items() if isinstance(bias, dict) else bias:
-        if isinstance(token, str) and not (isinstance(bias, dict) and token.isdecimal() and len(token) < 12):
+        if value is True:
+            raise wrong("logit_bias", [token, value], "a number, or false for a ban")
+        if isinstance(token, str) and not (isinstance(bias, dict) and NUMBER.fullmatch(token)):
             found |= dict.fromkeys(tokenizer.encode(token), value)
         else:
             found[checked_id(tokenizer, int(token), "logit_bias", "logit_bias")] = value

@@ -20,7 +20,8 @@ ALIASES = {
 METAVARS = {
     "host": "HOST", "path": "DIR", "alias": "NAME", "models": "NAME=FILE", "kv_memory": "SIZE", "max_body": "SIZE",
     "request_memory": "SIZE",
-    "model_draft": "FILE", "chat_template": "FILE|NAME", "chat_template_kwargs": "JSON",
+    "models_dir": "DIR", "slot_save_path": "DIR", "api_prefix": "PATH", "model_draft": "FILE",
+    "chat_template": "FILE|NAME", "chat_template_kwargs": "JSON",
     "lora": "FILE", "lora_scaled": "FILE SCALE", "lora_base": "FILE", "lora_dir": "DIR",
     "api_key": "KEY", "api_key_file": "FILE", "cors": "ORIGIN", "allowed_host": "NAME", "ssl_cert_file": "FILE",
     "ssl_key_file": "FILE", "timeout": "SECONDS", "stall": "SECONDS", "idle_unload": "SECONDS", "grace": "SECONDS",

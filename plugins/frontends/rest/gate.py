@@ -24,6 +24,7 @@ class Gate:
     def __init__(self, app: Any, state: ServerState) -> None:
         self.app, self.admission, self.verbose = app, state.admission, state.options.verbose
         self.metrics, self.memory = state.metrics, state.memory
+        self.prefix = "/" + state.options.api_prefix.strip("/") if state.options.api_prefix.strip("/") else ""
         self._answering = 0
         self._lock = threading.Lock()
 
@@ -35,6 +36,7 @@ class Gate:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
         answer = _Answer(self, environ)
+        self._without_prefix(environ)
 
         def start(status: str, headers: Any, *rest: Any) -> Any:
             answer.status = status
@@ -52,6 +54,16 @@ class Gate:
                 raise
             raise RuntimeError(f"a request ended with {type(error).__name__}") from error  # waitress answers 500
         return answer
+
+    def _without_prefix(self, environ: dict[str, Any]) -> None:
+        """Take the prefix of all routes off a path; one without it leads nowhere."""
+        path: str = environ.get("PATH_INFO", "")
+        if not self.prefix:
+            return
+        if path == self.prefix or path.startswith(self.prefix + "/"):
+            environ["SCRIPT_NAME"], environ["PATH_INFO"] = self.prefix, path[len(self.prefix) :] or "/"
+        else:
+            environ["PATH_INFO"] = "/-" + path
 
     def count(self, n: int) -> None:
         """So many more are being answered."""

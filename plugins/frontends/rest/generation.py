@@ -10,7 +10,7 @@ from llamakit.engine.job import Finished, Token, raise_error
 from llamakit.engine.request import FinishReason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import falcon
     from llamakit.plugins.frontends.rest.state import ServerState
@@ -50,6 +50,10 @@ class Exchange:
         job.observer = meter.look
         self._stack.callback(_end, job, meter, self.context)
         return job
+
+    def at_end(self, what: Callable[[], None]) -> None:
+        """Do something after all that is begun later has ended."""
+        self._stack.callback(what)
 
     def close(self) -> None:
         """End the jobs and give the model back; any number of times."""

@@ -29,6 +29,8 @@ def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
     if isinstance(message.get(REASONING), str) and role == "assistant":
         found.setdefault("reasoning_content", message[REASONING])
     calls = message.get("tool_calls")
+    if not calls and isinstance(message.get("function_call"), dict):
+        calls = [{"type": "function", "function": message["function_call"]}]
     if calls:
         if role != "assistant" or not isinstance(calls, list):
             raise UsageError(f"{where} cannot have tool_calls", param="messages")

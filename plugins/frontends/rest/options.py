@@ -63,6 +63,31 @@ class ServeOptions(Options, frozen=True):
     ] = 20.0
     ssl_cert_file: Annotated[str, Meta(description="Certificate chain for TLS, a PEM file.")] = ""
     ssl_key_file: Annotated[str, Meta(description="Private key for TLS, a PEM file.")] = ""
+    n_predict: Annotated[
+        int,
+        Meta(ge=-2, le=1 << 30, description="Most tokens of an answer to a request that says nothing; -1 = no limit."),
+    ] = -1
+    context_shift: Annotated[
+        Literal["", "on", "off"],
+        Meta(description="Whether a full context drops its oldest tokens where a request does not say."),
+    ] = ""
+    pooling: Annotated[
+        Literal["", "mean", "last", "cls"], Meta(description="Which vector of a text, in place of what the file says.")
+    ] = ""
+    reasoning_format: Annotated[
+        Literal["auto", "deepseek", "deepseek-legacy", "none"],
+        Meta(description="none: thoughts stay in the text of answers, with their markers."),
+    ] = "auto"
+    reasoning_budget: Annotated[
+        int, Meta(ge=-1, le=1 << 30, description="0: models do not think aloud, where their template can say so.")
+    ] = -1
+    models_dir: Annotated[str, Meta(description="Folder whose GGUF files are models, loaded when asked for.")] = ""
+    slot_save_path: Annotated[str, Meta(description="Folder in which prompts are saved by /slots?action=save.")] = ""
+    api_prefix: Annotated[str, Meta(description="Path that all routes have before their own.")] = ""
+    no_ui: Annotated[bool, Meta(description="Serve no web page.")] = False
+    metric_names: Annotated[
+        Literal["llamakit", "llamacpp"], Meta(description="llamacpp: its names of measurements too.")
+    ] = "llamakit"
     chat_template: Annotated[
         str, Meta(description="Chat template in place of the model's: a file, its text, or a name such as chatml.")
     ] = ""
@@ -83,10 +108,11 @@ class ServeOptions(Options, frozen=True):
     @property
     def template_variables(self) -> dict[str, Any]:
         """Names that chat templates get in every request."""
+        quiet = {"enable_thinking": False} if self.reasoning_budget == 0 else {}
         if not self.chat_template_kwargs:
-            return {}
+            return quiet
         try:
-            return msgspec.json.decode(self.chat_template_kwargs, type=dict[str, Any])
+            return quiet | msgspec.json.decode(self.chat_template_kwargs, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise UsageError(
                 f"chat_template_kwargs is no JSON object: {error}", hint='such as {"enable_thinking": false}',

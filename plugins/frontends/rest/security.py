@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.options import ServeOptions
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+NAMES = re.compile(r"[A-Za-z0-9_,\s-]+")  # of headers
+MOST_ASKED = 2000  # characters
 HEADERS = "authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta"
 EXPOSED = "X-Request-Id, X-Ignored-Fields, Retry-After"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -69,6 +72,7 @@ class Security:
 
     def __init__(self, options: ServeOptions, keys: Keys, *, loopback: bool) -> None:
         self.keys, self.cors, self.body_limit = keys, frozenset(options.cors), options.body_limit
+        self.patterns = [_pattern(text) for text in self.cors if "*" in text and text != "*"]
         names = {*LOOPBACK_NAMES, options.host.strip("[]"), *options.allowed_host}
         self.hosts = frozenset(name.lower() for name in names) if loopback else None
 
@@ -103,6 +107,10 @@ class Security:
                 "this server wants an API key", found=given, hint="Authorization: Bearer KEY, or x-api-key: KEY"
             )
 
+    def _allowed(self, origin: str) -> bool:
+        """Whether an origin is named, or fits a pattern such as http://localhost:* or https://*.example.com."""
+        return origin in self.cors or any(pattern.fullmatch(origin) for pattern in self.patterns)
+
     def _check_host(self, req: falcon.Request) -> None:
         """A page whose name was made to point at this machine (DNS rebinding) has its own name in Host."""
         host = req.get_header("Host")
@@ -121,7 +129,7 @@ class Security:
             resp.append_header("Vary", "Origin")
         if origin is None or _same_origin(origin, req):
             return
-        if origin not in self.cors and "*" not in self.cors:
+        if "*" not in self.cors and not self._allowed(origin):
             if req.method in ("GET", "HEAD", "OPTIONS"):
                 return  # nothing is changed by them, and without our headers the page cannot read the answer
             raise ForbiddenError(
@@ -130,9 +138,23 @@ class Security:
             )  # fmt: skip
         resp.set_header("Access-Control-Allow-Origin", "*" if "*" in self.cors else origin)
         resp.set_header("Access-Control-Allow-Methods", METHODS)
-        resp.set_header("Access-Control-Allow-Headers", HEADERS)
+        resp.set_header("Access-Control-Allow-Headers", _asked_headers(req))
         resp.set_header("Access-Control-Expose-Headers", EXPOSED)
         resp.set_header("Access-Control-Max-Age", "600")
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """An origin with stars: one for any port, one for a part of a name."""
+    head, port, tail = text.rpartition(":*")
+    if port and not tail:
+        return re.compile(re.escape(head).replace(r"\*", "[A-Za-z0-9.-]+") + r"(?::\d{1,5})?")
+    return re.compile(re.escape(text).replace(r"\*", "[A-Za-z0-9.-]+"))
+
+
+def _asked_headers(req: falcon.Request) -> str:
+    """The headers that a preflight asks for, since clients bring their own (`x-stainless-*`, `anthropic-*`)."""
+    asked = req.get_header("Access-Control-Request-Headers") or ""
+    return asked if 0 < len(asked) <= MOST_ASKED and NAMES.fullmatch(asked) else HEADERS
 
 
 def hostname(netloc: str) -> str | None:

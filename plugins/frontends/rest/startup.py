@@ -37,11 +37,35 @@ def models_of(config: Config, options: ServeOptions) -> dict[str, Path]:
         path = Path(config["model"])
         models[options.alias or path.name.removesuffix(".gguf")] = path
     models |= {name: Path(path) for name, path in options.models.items()}
+    if options.models_dir:
+        for path in _models_in(Path(options.models_dir)):
+            models.setdefault(path.stem, path)
     if not models:
         raise UsageError(NO_MODEL, hint="llamakit serve -m FILE, or make serve MODEL=FILE", param="model")
     for name, path in models.items():
         check_model(name, path)
     return models
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """The models of a folder; UsageError where there is no folder, or none in it."""
+    found = sorted(folder.glob("*.gguf")) if folder.is_dir() else []
+    if not found:
+        why = "it holds no .gguf file" if folder.is_dir() else "there is no such folder"
+        raise UsageError(f"--models-dir {folder}: no models", found=why, param="models_dir")
+    return found
+
+
+def defaults_of(config: Config, options: ServeOptions) -> dict[str, object]:
+    """Values of fields that a request leaves out, by the names that these have in any API."""
+    found: dict[str, object] = {}
+    if config["seed"] >= 0:
+        found["seed"] = config["seed"]
+    if options.n_predict >= 0:
+        found |= dict.fromkeys(("n_predict", "max_tokens", "max_output_tokens", "num_predict"), options.n_predict)
+    if options.context_shift:
+        found["context_shift"] = options.context_shift == "on"
+    return found
 
 
 def check_model(name: str, path: Path) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class ServerState:
     """One server. `pool.lease(name)` gives the session of a model; `draining` is set when it shuts down.
 
-    `sampling`: sampler options of the settings, by which every request begins; `admission` counts the requests that are
+    `sampling`: sampler options of the settings, by which every request begins; `defaults`: values of fields that a
+    request leaves out; `admission` counts the requests that are
     being answered, `memory` what they hold; `key_required` tells whether clients need an API key.
     """
 
@@ -36,6 +37,7 @@ class ServerState:
         self.options, self.registry, self.pool, self.metrics = options, registry, pool, metrics
         self.key_required = key_required
         self.sampling: dict[str, object] = {}
+        self.defaults: dict[str, object] = {}
         self.admission = Admission(options.places)
         self.memory = Memory(options.memory_limit)
         self.draining = threading.Event()

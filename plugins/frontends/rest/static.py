@@ -36,11 +36,12 @@ PAGE_HEADERS = {
 
 
 class StaticFiles:
-    """Answers GET and HEAD of files; `folder` "" means that there are only the built-in ones."""
+    """Answers GET and HEAD of files; `folder` "" means that there are only the built-in ones; `page`: whether
+    these are served."""
 
-    def __init__(self, folder: str, web: Path = WEB) -> None:
+    def __init__(self, folder: str, web: Path = WEB, *, page: bool = True) -> None:
         self.folder = Path(folder).resolve() if folder else None
-        self.web = web.resolve()
+        self.web, self.page = web.resolve(), page
 
     def answer(self, req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
         """The sink: whatever no route answers comes here."""
@@ -59,7 +60,7 @@ class StaticFiles:
         if path.endswith("/"):
             parts.append("index.html")
         found = _inside(self.folder, parts) if self.folder else None
-        if found is None and (parts[0] == "ui" or (len(parts) == 1 and parts[0] in ROOT_FILES)):
+        if found is None and self.page and (parts[0] == "ui" or (len(parts) == 1 and parts[0] in ROOT_FILES)):
             found = _inside(self.web, parts)
         return found
 

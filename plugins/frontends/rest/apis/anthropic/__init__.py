@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.answer import AnswerReader
 from llamakit.plugins.frontends.rest.apis.anthropic.answer import MessageAnswer, error_body, error_event
-from llamakit.plugins.frontends.rest.apis.anthropic.fields import CountBody, MessagesBody, conversation, output_options
+from llamakit.plugins.frontends.rest.apis.anthropic.fields import (
+    CountBody,
+    MessagesBody,
+    conversation,
+    output_options,
+    skipped,
+)
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
 from llamakit.plugins.frontends.rest.chat import make_prompt
 from llamakit.plugins.frontends.rest.constrain import check_constraints, constrained
@@ -50,7 +56,13 @@ class Messages(Dialect):
         """The body."""
         body = read(req, MessagesBody, self.state, rewrite=check_constraints(self.state))
         fields = body.fields
-        return Asked(fields=fields, body=body, model=fields.model, stream=fields.stream, ignored=body.ignored)
+        return Asked(
+            fields=fields,
+            body=body,
+            model=fields.model,
+            stream=fields.stream,
+            ignored=(*body.ignored, *skipped(fields)),
+        )
 
     def begin(self, session: Session, asked: Asked, name: str) -> MessageAnswer:
         """The prompt of the conversation, and its answer."""

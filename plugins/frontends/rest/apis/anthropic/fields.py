@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TEXTS = {"text": "text"}
 LARGEST = (1 << 31) - 1
+SERVER_BLOCKS = ("server_tool_use", "tool_reference", "search_result", "container_upload", "mcp_tool_use")
 THOUGHTS = ("thinking", "redacted_thinking")
 
 Content = str | list[dict[str, Any]]
@@ -32,7 +33,10 @@ class Message(msgspec.Struct, frozen=True):
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """A tool that the answer may call."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    name: Annotated[str, Meta(min_length=1, max_length=256)] = ""
+    type: Annotated[str, Meta(max_length=64, description="Those other than custom are run by Anthropic; left out.")] = (
+        "custom"
+    )
     input_schema: dict[str, Any] = {}
     description: str = ""
     strict: Annotated[bool, Meta(description="Refuse a schema that cannot be enforced.")] = False
@@ -96,7 +100,7 @@ def conversation(fields: CountBody) -> Conversation:
         messages.append({"role": "system", "content": system})
     for number, message in enumerate(fields.messages):
         messages += _messages(message, f"message {number + 1}")
-    tools = [_tool(tool) for tool in fields.tools]
+    tools = [_tool(tool) for tool in fields.tools if tool.type == "custom"]
     choice = fields.tool_choice
     kind = "auto" if choice is None else choice.type
     return Conversation(
@@ -123,6 +127,8 @@ def _must_call(fields: CountBody) -> str | None:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     """A tool as OpenAI has it."""
+    if not tool.name:
+        raise UsageError("a tool has no name", param="tools")
     function: dict[str, Any] = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
     function |= {"strict": True} if tool.strict else {}
     return {"type": "function", "function": function}
@@ -137,10 +143,13 @@ def _messages(message: Message, where: str) -> list[dict[str, Any]]:
     results = [block for block in message.content if block.get("type") == "tool_result"]
     calls = [block for block in message.content if block.get("type") == "tool_use"]
     thoughts = [block for block in message.content if block.get("type") in THOUGHTS]
-    rest = [block for block in message.content if block not in [*results, *calls, *thoughts]]
+    rest = [
+        block for block in message.content
+        if block not in [*results, *calls, *thoughts] and not _of_anthropic(block.get("type"))
+    ]  # fmt: skip
     found = [_result(block, where) for block in results]
     if rest or calls or thoughts or not results:
-        own: dict[str, Any] = {"role": message.role, "content": text_of(rest, where, TEXTS)}
+        own: dict[str, Any] = {"role": message.role, "content": text_of(_texts(rest), where, TEXTS)}
         thought = "".join(str(block.get("thinking", "")) for block in thoughts)
         own |= {"reasoning_content": thought} if thought else {}
         own |= {"tool_calls": [_call(block, where) for block in calls]} if calls else {}
@@ -148,8 +157,42 @@ def _messages(message: Message, where: str) -> list[dict[str, Any]]:
     return found
 
 
+def _of_anthropic(kind: Any) -> bool:
+    """Whether a block is of a tool that Anthropic's own servers run, or refers to one: nothing to be told here."""
+    return isinstance(kind, str) and (kind in SERVER_BLOCKS or kind.endswith("_tool_result"))
+
+
+def skipped(fields: CountBody) -> tuple[str, ...]:
+    """Tools and blocks that mean nothing here, for the header."""
+    blocks = [block for message in fields.messages if isinstance(message.content, list) for block in message.content]
+    kinds = [f"messages.{block['type']}" for block in blocks if _of_anthropic(block.get("type"))]
+    return tuple(dict.fromkeys([*(f"tools.{tool.type}" for tool in fields.tools if tool.type != "custom"), *kinds]))
+
+
+def _document(block: dict[str, Any]) -> str | None:
+    """The text of a document; None for one that is no text."""
+    source = block.get("source")
+    if not isinstance(source, dict):
+        return None
+    text: Any = source.get("data") if source.get("type") == "text" else None
+    if source.get("type") == "content":
+        content = source.get("content")
+        text = content if isinstance(content, str) else "\n".join(str(p.get("text", "")) for p in content or [])
+    title = block.get("title")
+    return None if text is None else (f"{title}\n\n{text}" if title else str(text))
+
+
+def _texts(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The blocks with documents as texts."""
+    made = [(block, _document(block) if block.get("type") == "document" else None) for block in blocks]
+    return [block if text is None else {"type": "text", "text": text} for block, text in made]
+
+
 def _result(block: dict[str, Any], where: str) -> dict[str, Any]:
-    text = text_of(block.get("content"), f"a tool_result in {where}", TEXTS)
+    content = block.get("content")
+    if isinstance(content, list):
+        content = _texts([part for part in content if isinstance(part, dict) and not _of_anthropic(part.get("type"))])
+    text = text_of(content, f"a tool_result in {where}", TEXTS)
     return {"role": "tool", "content": text, "tool_call_id": str(block.get("tool_use_id", ""))}
 
 

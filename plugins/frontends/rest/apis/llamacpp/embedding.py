@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.text import Resource
 from llamakit.plugins.frontends.rest.body import read
-from llamakit.plugins.frontends.rest.embedding import MOST_TEXTS, MOST_TOKENS
+from llamakit.plugins.frontends.rest.embedding import MOST_TEXTS, MOST_TOKENS, with_end
 from llamakit.plugins.frontends.rest.fields import LoraChoice, Name, adapters
 from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from llamakit.plugins.frontends.rest.prompts import Prompt, prompt_tokens
@@ -19,6 +19,8 @@ from llamakit.errors import UsageError
 if TYPE_CHECKING:
     import falcon
 
+    from llamakit.session import Session
+
 
 class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True):
     """What `POST /embedding` takes: `content` for one text, or `input` for one or several."""
@@ -28,7 +30,13 @@ class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True):
         str | list[str | int | list[int]] | None,
         Meta(description="A text, an array of texts, token ids, or arrays of token ids."),
     ] = None
-    pooling: Annotated[Literal["last", "mean", "cls", "none"], Meta(description="Which vector of a text.")] = "last"
+    pooling: (
+        Annotated[
+            Literal["last", "mean", "cls", "none"],
+            Meta(description="Which vector of a text; unset = the model's, or the last where its file names none."),
+        ]
+        | None
+    ) = None
     normalize: Annotated[bool, Meta(description="Make vectors of length 1.")] = False
     lora: Annotated[list[LoraChoice], Meta(max_length=32)] | None = None
     parse_special: bool = True
@@ -46,19 +54,17 @@ class Embedding(Resource):
             raise UsageError("content and input are both given", hint="one of them", param="input")
         several = texts(fields)
         with self.state.pool.lease(fields.model) as session:
-            prompts = [
-                prompt_tokens(session.tokenizer, text, param=place, parse_special=fields.parse_special)
-                for place, text in several
-            ]
+            pooling = fields.pooling or self.state.options.pooling or session.pooling or "last"
+            prompts = [self._tokens(session, text, place, fields) for place, text in several]
             if sum(map(len, prompts)) > MOST_TOKENS:
                 raise UsageError(
                     f"the texts have {sum(map(len, prompts)):,} tokens; {MOST_TOKENS:,} are possible", param="input"
                 )
-            n_vector = sum(map(len, prompts)) if fields.pooling == "none" else len(prompts)
+            n_vector = sum(map(len, prompts)) if pooling == "none" else len(prompts)
             hold(req, n_vector * session.model.hparams.n_embd * PER_NUMBER)
             vectors = session.service.embed(
                 Embed(
-                    prompts=prompts, pooling=fields.pooling, normalize=fields.normalize,
+                    prompts=prompts, pooling=pooling, normalize=fields.normalize,
                     adapters=adapters(session, fields.lora),
                 )
             )  # fmt: skip
@@ -66,6 +72,11 @@ class Embedding(Resource):
         single = not (isinstance(fields.input, list) and not _is_ids(fields.input))
         shown = [{"embedding": value, "index": i} for i, value in enumerate(values)]
         self.answer(resp, {"embedding": values[0]} if single else shown, body.ignored)
+
+    @staticmethod
+    def _tokens(session: Session, text: Prompt, place: str, fields: EmbeddingBody) -> list[int]:
+        tokens = prompt_tokens(session.tokenizer, text, param=place, parse_special=fields.parse_special)
+        return with_end(session.tokenizer, tokens) if isinstance(text, str) else tokens
 
 
 def texts(fields: EmbeddingBody) -> list[tuple[str, Prompt]]:

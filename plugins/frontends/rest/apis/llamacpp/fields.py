@@ -17,6 +17,7 @@ from llamakit.plugins.frontends.rest.fields import (
     adapters,
     bias_of,
     sampler_names,
+    skip_samplers,
     stop_texts,
 )
 from llamakit.plugins.frontends.rest.prompts import Prompt, prompt_tokens
@@ -91,15 +92,16 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, rename={"draft":
     id_slot: Annotated[int, Meta(ge=-1, le=LARGEST, description="Without effect: no request is bound to a place.")] = -1
 
 
-def spellings_of_2023(state: ServerState) -> Callable[[dict[str, Any]], None]:
+def spellings_of_2023(state: ServerState) -> Callable[[dict[str, Any]], list[str]]:
     """What makes values that only the 2023 server knew into today's: out-of-range numbers that mean "off"."""
 
-    def rewrite(values: dict[str, Any]) -> None:
+    def rewrite(values: dict[str, Any]) -> list[str]:
         for name, least in (("top_k", 0), ("temperature", 0), ("repeat_last_n", -1)):
             value = values.get(name)
             if type(value) in (int, float) and value < least:
                 values[name] = least
         options = sampler_options(state)
+        skipped = skip_samplers(state, values)
         for name in CONSTRAINTS:
             if values.get(name) in (None, "") or (name == "choices" and values[name] == []):
                 values.pop(name, None)
@@ -107,6 +109,7 @@ def spellings_of_2023(state: ServerState) -> Callable[[dict[str, Any]], None]:
                 raise UsageError(
                     f"{name} needs a sampler that is not installed", hint="llamakit plugins --kind sampler", param=name
                 )
+        return skipped
 
     return rewrite
 

@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.state import ServerState
 
 TAG = "ollama"
+OLLAMA = "0.12.0"  # whose API this is; clients refuse servers before 0.6.4
 
 
 class Version(Resource):
     """Which server this is."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """`{"version": text}`."""
-        self.answer(resp, {"version": llamakit.__version__})
+        """The version of Ollama whose API this is, and ours."""
+        self.answer(resp, {"version": OLLAMA, "llamakit": llamakit.__version__})
 
 
 def routes(state: ServerState) -> list[Route]:

@@ -55,7 +55,9 @@ class EmbedTexts(Resource):
                 prompts = text_tokens(session.tokenizer, fields.input)
                 if fields.truncate:
                     prompts = [tokens[: session.n_ctx] for tokens in prompts]
-                vectors = session.service.embed(Embed(prompts=prompts))
+                vectors = session.service.embed(
+                    Embed(prompts=prompts, pooling=self.state.options.pooling or session.pooling or "mean")
+                )
                 values, n = [vector.tolist() for vector in vectors.values], vectors.n_tokens
         self.answer(
             resp,
@@ -79,6 +81,10 @@ class EmbedPrompt(Resource):
             value: list[float] = []
             if fields.prompt:
                 tokens = text_tokens(session.tokenizer, fields.prompt, "prompt")
-                embed = Embed(prompts=[tokens[0][: session.n_ctx]], normalize=False)
+                embed = Embed(
+                    prompts=[tokens[0][: session.n_ctx]],
+                    pooling=self.state.options.pooling or session.pooling or "mean",
+                    normalize=False,
+                )
                 value = session.service.embed(embed).values[0].tolist()
         self.answer(resp, {"embedding": value})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from llamakit.plugins.frontends.rest.body import check, sampler_options
+from llamakit.plugins.frontends.rest.body import check, fill, sampler_options
 from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, checked_tools
 from llamakit.plugins.frontends.rest.constrain import constrained, constraint_key
 from llamakit.plugins.frontends.rest.fields import (
@@ -15,6 +15,7 @@ from llamakit.plugins.frontends.rest.fields import (
     StopText,
     extended,
     settings_of,
+    skip_samplers,
     stop_texts,
 )
 from msgspec import Meta
@@ -58,7 +59,9 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     stream: Annotated[bool, Meta(description="Answer with lines of JSON.")] = True
     format: Annotated[Format, Meta(description="json, or a JSON schema.")] = ""
     options: Annotated[dict[str, Any], Meta(description="Sampling and limits.")] = {}
-    keep_alive: Annotated[int | float | str, Meta(description="Accepted; models stay as --idle-unload says.")] = 0
+    keep_alive: Annotated[
+        int | float | str | None, Meta(description="0 unloads the model; else models stay as --idle-unload says.")
+    ] = None
     think: Annotated[Think | None, Meta(description="Whether the model thinks aloud.")] = None
     shift: Annotated[bool, Meta(description="Drop the oldest tokens when the context is full.")] = False
     truncate: Annotated[bool, Meta(description="Cut the middle of a prompt that is too long.")] = False
@@ -92,8 +95,10 @@ def read_options(state: ServerState, fields: Common) -> tuple[Body[OllamaOptions
     for name, least in (("top_k", 0), ("repeat_last_n", -1)):
         if type(values.get(name)) is int and values[name] < least:
             values[name] = least
+    skipped = skip_samplers(state, values)
+    fill(values, OllamaOptions, state)
     body = check(values, OllamaOptions, sampler_options(state))
-    return body, tuple(f"options.{name}" for name in body.ignored)
+    return body, tuple(f"options.{name}" for name in (*body.ignored, *skipped))
 
 
 def make_request(

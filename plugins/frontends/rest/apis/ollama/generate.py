@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,7 +24,7 @@ from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, make_prom
 from llamakit.plugins.frontends.rest.dialect import Asked, Dialect
 from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens, room_for_prompt
 
-from llamakit.errors import UsageError
+from llamakit.errors import UnavailableError, UsageError
 from llamakit.tokenizer.infill import infill_tokens
 
 if TYPE_CHECKING:
@@ -96,12 +97,22 @@ class Generation(Dialect):
         """What the body of an error is here."""
         return error_body(error)
 
+    def ended(self, asked: Asked, name: str) -> None:
+        """Unload the model where `keep_alive` is 0, unless others use it."""
+        if asked.fields.keep_alive in (0, "0", "0s", "0m", "0h"):
+            with suppress(UnavailableError):
+                self.state.pool.unload(name)
+
     def only_loads(self, asked: Asked, name: str) -> Any:
         """What is answered where there is nothing to say."""
         if not self.empty(asked.fields):
             return None
         head = {"model": asked.fields.model or name, "created_at": now()}
-        return head | self.part("", "", []) | {"done": True, "done_reason": "load"}
+        return (
+            head
+            | self.part("", "", [])
+            | {"done": True, "done_reason": "unload" if asked.fields.keep_alive == 0 else "load"}
+        )
 
     @abstractmethod
     def empty(self, fields: Any) -> bool:

@@ -150,9 +150,14 @@ def _item(item: Any) -> Any:
 
 def _listed(state: ServerState, info: ModelInfo) -> dict[str, Any]:
     return {
-        "name": info.name, "model": info.name, "modified_at": _modified(info), "size": info.size,
+        "name": tagged(info.name), "model": tagged(info.name), "modified_at": _modified(info), "size": info.size,
         "digest": _digest(info), "details": _details_of(state, info),
     }  # fmt: skip
+
+
+def tagged(name: str) -> str:
+    """A name as Ollama has it, with a tag: clients look models up by it."""
+    return name if ":" in name else f"{name}:latest"
 
 
 def _running(state: ServerState, info: ModelInfo) -> dict[str, Any]:

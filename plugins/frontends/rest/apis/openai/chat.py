@@ -10,7 +10,7 @@ from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, Wh
 from llamakit.plugins.frontends.rest.apis.openai.fields import Generate, Limit, make_request
 from llamakit.plugins.frontends.rest.apis.openai.format import fingerprint, usage_of
 from llamakit.plugins.frontends.rest.body import read, wrong
-from llamakit.plugins.frontends.rest.chat import make_prompt, variables
+from llamakit.plugins.frontends.rest.chat import make_prompt, skipped_tools, variables
 from llamakit.plugins.frontends.rest.constrain import check_constraints, constrained, format_options
 from llamakit.plugins.frontends.rest.dialect import Asked, Dialect, Writer
 from llamakit.plugins.frontends.rest.errors import body_of
@@ -52,6 +52,9 @@ class ChatBody(Generate, frozen=True, kw_only=True):
     tool_choice: (
         Annotated[str | dict[str, Any], Meta(description="auto, none, required, or which function.")] | None
     ) = None
+    functions: Annotated[list[dict[str, Any]], Meta(max_length=1000, description="The first form of tools.")] | None = (
+        None
+    )
     parallel_tool_calls: Annotated[bool, Meta(description="Whether an answer may call several tools.")] = True
     reasoning_effort: Annotated[str, Meta(max_length=64, description="For the template; none = off.")] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], Meta(description="More names for the chat template.")] = {}
@@ -72,20 +75,32 @@ class ChatCompletions(Dialect):
 
     def parse(self, req: falcon.Request) -> Asked:
         """The body."""
-        body = read(req, ChatBody, self.state, rewrite=check_constraints(self.state))
+        body = read(req, ChatBody, self.state, rewrite=self._rewrite)
         fields = body.fields
         _check_together(fields)
         return Asked(
             fields=fields, body=body, model=fields.model, stream=fields.stream, progress=fields.return_progress,
-            ignored=body.ignored,
+            ignored=(*body.ignored, *skipped_tools(fields.tools)),
         )  # fmt: skip
+
+    def _rewrite(self, values: dict[str, Any]) -> list[str]:
+        """Spellings of llama.cpp, and the functions of OpenAI's first form."""
+        if values.get("max_tokens") is None and "n_predict" in values:
+            values["max_tokens"] = values.pop("n_predict")
+        functions, choice = values.get("functions"), values.pop("function_call", None)
+        if isinstance(functions, list) and not values.get("tools"):
+            values["tools"] = [{"type": "function", "function": each} for each in functions]
+        if choice is not None and values.get("tool_choice") is None:
+            values["tool_choice"] = choice if isinstance(choice, str) else {"type": "function", "function": choice}
+        return check_constraints(self.state)(values)
 
     def begin(self, session: Session, asked: Asked, name: str) -> ChatAnswer:
         """The prompt of the conversation, and its answer."""
         fields: ChatBody = asked.fields
         talk = conversation(
-            fields.messages, tools=fields.tools, tool_choice=fields.tool_choice, parallel=fields.parallel_tool_calls,
-            variables=fields.variables, continue_last=fields.continue_final_message,
+            fields.messages, tools=fields.tools, tool_choice=fields.tool_choice, variables=fields.variables,
+            parallel=fields.parallel_tool_calls and fields.functions is None,
+            continue_last=fields.continue_final_message,
         )  # fmt: skip
         prompt = make_prompt(self.state, session, talk)
         limit = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
@@ -139,11 +154,21 @@ class ChatAnswer(Writer):
             message["reasoning_content"] = answer.reasoning
         if answer.calls:
             message["content"] = answer.content or None
-            message["tool_calls"] = [call_value(call) for call in answer.calls]
+            message |= self._calls([call_value(call) for call in answer.calls])
         return {
             "index": answer.done.choice, "message": message, "logprobs": self._logprobs(answer.pieces),
-            "finish_reason": finish_reason(answer.result, called=answer.done.called),
+            "finish_reason": self._reason(answer.done),
         }  # fmt: skip
+
+    def _calls(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
+        """Calls as OpenAI writes them: in the first form, where it was asked in it, one function."""
+        if self.fields.functions is None:
+            return {"tool_calls": calls}
+        return {"function_call": calls[0]["function"]} if calls[0].get("index", 0) == 0 else {}
+
+    def _reason(self, done: Done) -> str:
+        reason = finish_reason(done.result, called=done.called)
+        return "function_call" if reason == "tool_calls" and self.fields.functions is not None else reason
 
     def _logprobs(self, pieces: Any) -> dict[str, Any] | None:
         return chat_logprobs(self.session.tokenizer, pieces) if self.fields.logprobs else None
@@ -190,8 +215,8 @@ class ChatAnswer(Writer):
             data += self._delta(part.choice, {"reasoning_content": part.reasoning}, self._logprobs(pieces))
             pieces = ()
         if part.calls:
-            calls = [call_delta(call) for call in part.calls]
-            data += self._delta(part.choice, {"tool_calls": calls}, self._logprobs(pieces))
+            calls = self._calls([call_delta(call) for call in part.calls])
+            data += self._delta(part.choice, calls, self._logprobs(pieces))
             pieces = ()
         if part.content or (pieces and self.fields.logprobs):
             data += self._delta(part.choice, {"content": part.content}, self._logprobs(pieces))
@@ -201,7 +226,7 @@ class ChatAnswer(Writer):
         self._done.append(done)
         last = len(self._done) == self.request.n
         more = extensions_of(self.request, done.result, self.ignored) if last else {}
-        reason = finish_reason(done.result, called=done.called)
+        reason = self._reason(done)
         if not self.fields.include_usage:
             return self._delta(done.choice, {}, reason=reason, **more)
         data = self._delta(done.choice, {}, reason=reason)

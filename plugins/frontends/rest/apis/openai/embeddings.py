@@ -29,7 +29,10 @@ class EmbeddingsBody(msgspec.Struct, frozen=True, kw_only=True):
     encoding_format: Annotated[Literal["float", "base64"], Meta(description="Numbers, or float32 in base64.")] = "float"
     dimensions: Annotated[int, Meta(ge=1, description="The model's own number of them.")] | None = None
     user: Annotated[str, Meta(description="Without effect.")] = ""
-    pooling: Annotated[Literal["mean", "last", "cls"], Meta(description="Which vector of a text.")] = "mean"
+    pooling: (
+        Annotated[Literal["mean", "last", "cls"], Meta(description="Which vector of a text; unset = the model's.")]
+        | None
+    ) = None
     normalize: Annotated[bool, Meta(description="Make vectors of length 1.")] = True
     lora: (
         Annotated[list[LoraChoice], Meta(max_length=32, description="Adapters for this request; others are off.")]
@@ -52,8 +55,10 @@ class Embeddings:
         with self.state.pool.lease(name) as session:
             check_dimensions(session, fields.dimensions)
             embed = Embed(
-                prompts=text_tokens(session.tokenizer, fields.input), pooling=fields.pooling,
-                normalize=fields.normalize, adapters=adapters(session, fields.lora),
+                prompts=text_tokens(session.tokenizer, fields.input),
+                pooling=fields.pooling or self.state.options.pooling or session.pooling or "mean",
+                normalize=fields.normalize,
+                adapters=adapters(session, fields.lora),
             )  # fmt: skip
             hold(req, len(embed.prompts) * session.model.hparams.n_embd * PER_NUMBER)
             vectors = session.service.embed(embed)

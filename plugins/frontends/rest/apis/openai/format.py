@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.frontends.rest.format import token_text
@@ -38,22 +39,25 @@ class TextLogprobs:
     """`logprobs` of completions: four lists of the same length, and where each token begins in the text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer, self.offset = tokenizer, 0
+        self.tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._at, self._begun, self._length = 0, False, 0
 
     def of(self, tokens: Sequence[Piece | PromptToken], text: str) -> dict[str, Any]:
-        """The lists for the tokens of some more text."""
+        """The lists for the tokens of some more text. Parts of one character have the place where it begins."""
         found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        at, end = self.offset, self.offset + len(text)
-        if tokens and not text.startswith(" ") and self.tokenizer.piece(tokens[0].token_id).startswith(b" "):
-            at -= 1  # the space that vocabularies put before a text is not in it
+        self._length += len(text)
+        if tokens and not self._begun:
+            self._begun = True
+            if not text.startswith(" ") and self.tokenizer.piece(tokens[0].token_id).startswith(b" "):
+                self._at = -1  # the space that vocabularies put before a text is not in it
         for token in tokens:
             word = token_text(self.tokenizer, token.token_id)
             found["tokens"].append(word)
             found["token_logprobs"].append(token.logprob)
             found["top_logprobs"].append(self._top(word, token))
-            found["text_offset"].append(min(max(at, self.offset), end))
-            at += len(self.tokenizer.piece(token.token_id).decode("utf-8", "ignore"))
-        self.offset = end
+            found["text_offset"].append(min(max(self._at, 0), self._length))
+            self._at += len(self._decoder.decode(self.tokenizer.piece(token.token_id)))
         return found
 
     def _top(self, word: str, token: Piece | PromptToken) -> dict[str, float] | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llamakit.plugins.frontends.rest.answer import AnswerReader
 from llamakit.plugins.frontends.rest.apis.responses.answer import ResponseAnswer, error_event
-from llamakit.plugins.frontends.rest.apis.responses.fields import ResponsesBody, conversation
+from llamakit.plugins.frontends.rest.apis.responses.fields import ResponsesBody, conversation, skipped
 from llamakit.plugins.frontends.rest.body import read
 from llamakit.plugins.frontends.rest.chat import make_prompt
 from llamakit.plugins.frontends.rest.constrain import check_constraints, constrained, format_options
@@ -42,7 +42,13 @@ class Responses(Dialect):
         """The body."""
         body = read(req, ResponsesBody, self.state, rewrite=check_constraints(self.state))
         fields = body.fields
-        return Asked(fields=fields, body=body, model=fields.model, stream=fields.stream, ignored=body.ignored)
+        return Asked(
+            fields=fields,
+            body=body,
+            model=fields.model,
+            stream=fields.stream,
+            ignored=(*body.ignored, *skipped(fields)),
+        )
 
     def begin(self, session: Session, asked: Asked, name: str) -> ResponseAnswer:
         """The prompt of the conversation, and its answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from llamakit.plugins.frontends.rest.chat import variables
+from llamakit.plugins.frontends.rest.chat import skipped_tools, variables
 from llamakit.plugins.frontends.rest.fields import Extensions
 from llamakit.plugins.frontends.rest.messages import conversation as from_chat
 from msgspec import Meta
@@ -50,6 +50,10 @@ class ResponsesBody(Extensions, frozen=True, kw_only=True):
     previous_response_id: Annotated[str, Meta(description="Must be unset: nothing is stored.")] | None = None
 
 
+THOUGHT = "reasoning_content"  # of a message; the role of one that waits for its message, too
+READ = ("message", "function_call", "function_call_output", "reasoning")
+
+
 def conversation(fields: ResponsesBody) -> Conversation:
     """The conversation that is asked for; UsageError for what needs stored answers."""
     if fields.previous_response_id is not None:
@@ -65,38 +69,59 @@ def conversation(fields: ResponsesBody) -> Conversation:
     if isinstance(fields.input, str):
         messages.append({"role": "user", "content": fields.input})
     else:
-        for number, item in enumerate(fields.input):
-            _add(messages, item, f"input[{number}]")
+        for item in fields.input:
+            _add(messages, item)
     effort = None if fields.reasoning is None else fields.reasoning.effort
     return from_chat(
-        messages, tools=[_tool(tool) for tool in fields.tools], tool_choice=fields.tool_choice,
+        [{k: v for k, v in message.items() if k != THOUGHT or v} for message in messages if message["role"] != THOUGHT],
+        tools=[_tool(tool) for tool in fields.tools if tool.get("type", "function") == "function"],
+        tool_choice=_choice(fields),
         parallel=fields.parallel_tool_calls, variables=variables(effort),
     )  # fmt: skip
 
 
-def _add(messages: list[dict[str, Any]], item: dict[str, Any], where: str) -> None:
-    """One item, as messages of a chat; calls join the message before them."""
-    kind = item.get("type", "message")
+def skipped(fields: ResponsesBody) -> tuple[str, ...]:
+    """Tools and items that mean nothing here, for the header."""
+    items = fields.input if isinstance(fields.input, list) else []
+    kinds = dict.fromkeys(f"input.{kind}" for item in items if (kind := _kind(item)) not in READ)
+    return (*skipped_tools(fields.tools), *kinds)
+
+
+def _kind(item: dict[str, Any]) -> str:
+    return str(item.get("type") or "message")[:64]
+
+
+def _choice(fields: ResponsesBody) -> Any:
+    """The choice among the tools; one of another kind is none."""
+    choice = fields.tool_choice
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    return "auto" if kind not in (None, "function", "allowed_tools") else choice
+
+
+def _add(messages: list[dict[str, Any]], item: dict[str, Any]) -> None:
+    """One item, as messages of a chat; calls and thoughts join the message beside them, unknown items are left out."""
+    kind = _kind(item)
+    thought = messages.pop()["content"] if messages and messages[-1]["role"] == THOUGHT else ""
     if kind == "message":
-        messages.append({"role": item.get("role"), "content": item.get("content")})
+        own = {THOUGHT: thought} if item.get("role") == "assistant" else {}
+        messages.append({"role": item.get("role"), "content": item.get("content"), **own})
     elif kind == "function_call":
         function = {"name": item.get("name"), "arguments": item.get("arguments", "{}")}
         call = {"id": item.get("call_id"), "type": "function", "function": function}
         if not messages or messages[-1]["role"] != "assistant":
-            messages.append({"role": "assistant", "content": ""})
+            messages.append({"role": "assistant", "content": "", THOUGHT: thought})
         messages[-1].setdefault("tool_calls", []).append(call)
     elif kind == "function_call_output":
         messages.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
-    elif kind != "reasoning":  # what was thought before is not told again
-        raise UsageError(
-            f"{where} cannot be read: its type is {str(kind)[:40]!r}",
-            hint="message, function_call, function_call_output, reasoning", param="input",
-        )  # fmt: skip
+    elif kind == "reasoning":
+        parts = item.get("content") or item.get("summary") or []
+        texts = (
+            [str(part.get("text", "")) for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+        )
+        messages.append({"role": THOUGHT, "content": "\n".join(filter(None, [thought, *texts]))})
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     """A tool as chats have it: there its function is one level deeper."""
-    if tool.get("type", "function") != "function":
-        raise UsageError(f"a tool of type {str(tool.get('type'))[:40]!r} is not here", hint="function", param="tools")
     function = {name: tool[name] for name in ("name", "description", "parameters", "strict") if name in tool}
     return {"type": "function", "function": function}

@@ -1,0 +1,311 @@
+"""The command line of llama.cpp's server in ours: its spellings, what has no effect here, and what cannot be had.
+
+`translate` rewrites arguments before click sees them. Whatever it does not know passes as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llamakit.errors import UsageError
+
+# Spellings of our own flags.
+SAME = {
+    "--chat-template-file": "--chat-template", "--spec-draft-model": "--model-draft", "--draft-max": "--draft",
+    "--draft-n": "--draft", "--spec-draft-n-max": "--draft", "--embeddings": "--embedding",
+    "--webui": "", "--ui": "",
+    "--sleep-idle-seconds": "--idle-unload", "--model-alias": "--alias", "-n": "--n-predict",
+    "--predict": "--n-predict",
+    "--no-webui": "--no-ui",
+    "--jinja": "", "--no-jinja": "",
+}  # fmt: skip
+# Defaults of requests: the setting, and what its value is.
+SETTINGS: dict[str, tuple[str, type]] = {
+    "-s": ("seed", int), "--seed": ("seed", int), "--temp": ("sampling.temperature", float),
+    "--temperature": ("sampling.temperature", float), "--top-k": ("sampling.top_k", int),
+    "--top-p": ("sampling.top_p", float), "--min-p": ("sampling.min_p", float),
+    "--typical": ("sampling.typical_p", float), "--typical-p": ("sampling.typical_p", float),
+    "--repeat-penalty": ("sampling.repeat_penalty", float), "--repeat-last-n": ("sampling.repeat_last_n", int),
+    "--presence-penalty": ("sampling.presence_penalty", float),
+    "--frequency-penalty": ("sampling.frequency_penalty", float), "--mirostat": ("sampling.mirostat", int),
+    "--mirostat-lr": ("sampling.mirostat_eta", float), "--mirostat-ent": ("sampling.mirostat_tau", float),
+}  # fmt: skip
+# Without effect here, by how many values follow: none, one, or maybe one.
+NONE = {
+    "-cb",
+    "--cont-batching",
+    "-nocb",
+    "--no-cont-batching",
+    "--slots",
+    "--no-slots",
+    "--metrics",
+    "--props",
+    "--no-props",
+    "--warmup",
+    "--no-warmup",
+    "-kvu",
+    "--kv-unified",
+    "-no-kvu",
+    "--no-kv-unified",
+    "--offline",
+    "--perf",
+    "--no-perf",
+    "--mmap",
+    "-e",
+    "--escape",
+    "--no-escape",
+    "--swa-full",
+    "--repack",
+    "--op-offload",
+    "--no-op-offload",
+    "--cache-prompt",
+    "--no-cache-prompt",
+    "--log-disable",
+    "--log-prefix",
+    "--no-log-prefix",
+    "--log-timestamps",
+    "--no-log-timestamps",
+    "-nkvo",
+    "--no-kv-offload",
+    "--kv-offload",
+    "--check-tensors",
+    "--special",
+    "--spm-infill",
+    "--prefill-assistant",
+    "--no-prefill-assistant",
+    "-dio",
+    "--direct-io",
+    "-ndio",
+    "--no-direct-io",
+    "--no-host",
+    "--simple-io",
+    "--models-autoload",
+    "--no-models-autoload",
+    "--verbose-prompt",
+    "--clear-idle",
+    "--no-clear-idle",
+}
+ONE = {
+    "-ub",
+    "--ubatch-size",
+    "--log-file",
+    "--log-verbosity",
+    "--verbosity",
+    "--threads-http",
+    "-sps",
+    "--slot-prompt-similarity",
+    "--cache-reuse",
+    "-cram",
+    "--cache-ram",
+    "--ctx-checkpoints",
+    "--swa-checkpoints",
+    "-dt",
+    "--defrag-thold",
+    "--poll",
+    "--poll-batch",
+    "--prio",
+    "--prio-batch",
+    "-C",
+    "--cpu-mask",
+    "-Cr",
+    "--cpu-range",
+    "--cpu-strict",
+    "-sm",
+    "--split-mode",
+    "-dev",
+    "--device",
+    "-fit",
+    "--fit",
+    "-fitt",
+    "--fit-target",
+    "-fitc",
+    "--fit-ctx",
+    "--draft-min",
+    "--draft-p-min",
+    "--spec-draft-n-min",
+    "--spec-draft-p-min",
+    "-cd",
+    "--ctx-size-draft",
+    "-ngld",
+    "--gpu-layers-draft",
+    "-td",
+    "--threads-draft",
+    "-tbd",
+    "--threads-batch-draft",
+    "-devd",
+    "--device-draft",
+    "--models-max",
+    "--keep",
+}
+MAYBE_ONE = {"-fa", "--flash-attn", "--log-colors"}
+# Known, and not to be had: why.
+REFUSED = {
+    "--rerank": "this server does not rank documents", "--reranking": "this server does not rank documents",
+    "--mmproj": "models that see are not supported", "-mm": "models that see are not supported",
+    "--mmproj-url": "models that see are not supported", "-hf": "models are not downloaded: -m FILE",
+    "--hf-repo": "models are not downloaded: -m FILE", "-hfr": "models are not downloaded: -m FILE",
+    "--hf-file": "models are not downloaded: -m FILE", "-mu": "models are not downloaded: -m FILE",
+    "--model-url": "models are not downloaded: -m FILE", "--rpc": "the model runs in this process alone",
+    "--control-vector": "control vectors are not supported; LoRA adapters are",
+    "--control-vector-scaled": "control vectors are not supported; LoRA adapters are",
+    "-gan": "self-extension is not supported", "--grp-attn-n": "self-extension is not supported",
+    "-gaw": "self-extension is not supported", "--grp-attn-w": "self-extension is not supported",
+    "-ot": "tensors stay where the backend puts them", "--override-tensor": "tensors stay where the backend puts them",
+    "--override-kv": "metadata of the file cannot be changed", "--rope-scaling": "the file's scaling holds",
+    "--rope-scale": "use --rope-freq-scale", "--grammar": "a grammar belongs to a request",
+    "-j": "a schema belongs to a request", "--json-schema": "a schema belongs to a request",
+    "--samplers": "the order belongs to a request",
+    "--sampling-seq": "the order belongs to a request", "--model-vocoder": "speech is not supported",
+    "--tts-use-guide-tokens": "speech is not supported", "--tools": "tools are run by the client",
+}  # fmt: skip
+NOT_HERE = ("--dry-", "--xtc-", "--dynatemp-", "--top-nsigma", "--top-n-sigma", "--adaptive-", "--yarn-", "--fim-")
+CACHE_TYPES = {"-ctk": 0, "--cache-type-k": 0, "-ctv": 1, "--cache-type-v": 1}
+
+
+class Translated(msgspec.Struct):
+    """Arguments for click, settings beside them, and the flags that have no effect."""
+
+    args: list[str] = []
+    settings: dict[str, Any] = {}
+    without_effect: list[str] = []
+
+
+def translate(given: list[str]) -> Translated:
+    """Our command line for one that may be llama.cpp's. UsageError for what cannot be had."""
+    return _Translation(given).run()
+
+
+class _Translation:
+    def __init__(self, given: list[str]) -> None:
+        self.left = [part for arg in given for part in _split(arg)]
+        self.made = Translated()
+        self.cache: dict[int, str] = {}
+
+    def run(self) -> Translated:
+        while self.left:
+            self._one(self.left.pop(0))
+        if self.cache:
+            kinds = set(self.cache.values())
+            if len(kinds) > 1:
+                raise UsageError(
+                    f"keys of type {self.cache[0]} beside values of type {self.cache[1]}",
+                    hint="one type for both", param="kv_type",
+                )  # fmt: skip
+            self.made.args += ["--kv-type", kinds.pop()]
+        return self.made
+
+    def _one(self, arg: str) -> None:
+        name = arg.replace("_", "-") if arg.startswith("--") else arg
+        if name in REFUSED or name.startswith(NOT_HERE):
+            why = REFUSED.get(name, "llama.cpp's sampler or method of that name is not here")
+            raise UsageError(f"{name} is llama.cpp's, and not supported", found=why, param=name.lstrip("-"))
+        if name in NONE or name in ONE or name in MAYBE_ONE:
+            self.made.without_effect.append(name)
+            if name in ONE or (name in MAYBE_ONE and self._value_follows()):
+                self._value(name)
+        elif name in SETTINGS:
+            key, kind = SETTINGS[name]
+            self.made.settings[key] = _number(name, self._value(name), kind)
+        elif name in CACHE_TYPES:
+            self.cache[CACHE_TYPES[name]] = self._value(name)
+        elif name in SPECIAL:
+            SPECIAL[name](self, name)
+        elif name in SAME:
+            if SAME[name]:
+                self.made.args.append(SAME[name])
+            else:
+                self.made.without_effect.append(name)
+        else:
+            self.made.args.append(arg)
+
+    def _value(self, name: str) -> str:
+        if not self.left:
+            raise UsageError(f"{name} needs a value", param=name.lstrip("-"))
+        return self.left.pop(0)
+
+    def _value_follows(self) -> bool:
+        return bool(self.left) and (not self.left[0].startswith("-") or _is_number(self.left[0]))
+
+    # -- those whose values differ ---------------------------------------------------------------------------------
+
+    def low_vram(self, name: str) -> None:
+        """-lv: of 2023 alone, today with a number, which is how much is logged."""
+        if self._value_follows() and _is_number(self.left[0]):
+            self.made.without_effect.append(f"{name} {self.left.pop(0)}")
+        else:
+            self.made.args.append(name)
+
+    def unless_automatic(self, name: str) -> None:
+        """-1 and auto: what we do without the flag. `all` of layers: more than any model has."""
+        value = self._value(name)
+        if value not in ("-1", "auto"):
+            self.made.args += [name, "9999" if value == "all" else value]
+
+    def numa(self, name: str) -> None:
+        if self._value_follows():
+            self.made.without_effect.append(f"{name} {self.left.pop(0)}")
+        self.made.args.append("--numa")
+
+    def each(self, name: str) -> None:
+        """Several values in one, with commas."""
+        flag = "--cors" if name.startswith("--cors") else name
+        for value in self._value(name).split(","):
+            self.made.args += [flag, value.strip()]
+
+    def first(self, name: str) -> None:
+        value, _, others = self._value(name).partition(",")
+        self.made.args += [name, value]
+        if others:
+            self.made.without_effect.append(f"{name} {others}")
+
+    def scaled(self, name: str) -> None:
+        """FILE:SCALE, several with commas; or FILE SCALE, as in 2023."""
+        value = self._value(name)
+        if self._value_follows() and _is_number(self.left[0]):
+            self.made.args += [name, value, self.left.pop(0)]
+            return
+        for part in value.split(","):
+            file, _, scale = part.rpartition(":")
+            if not file or not _is_number(scale):
+                raise UsageError(f"{name} {value[:80]}: a file and a scale are needed", hint=f"{name} FILE:SCALE")
+            self.made.args += [name, file, scale]
+
+    def context_shift(self, name: str) -> None:
+        self.made.settings["frontend.rest.context_shift"] = "off" if name.startswith("--no-") else "on"
+
+
+SPECIAL: dict[str, Any] = {
+    "-lv": _Translation.low_vram, "-ngl": _Translation.unless_automatic, "--gpu-layers": _Translation.unless_automatic,
+    "--n-gpu-layers": _Translation.unless_automatic, "-t": _Translation.unless_automatic,
+    "--threads": _Translation.unless_automatic, "-tb": _Translation.unless_automatic,
+    "--threads-batch": _Translation.unless_automatic, "-np": _Translation.unless_automatic,
+    "--parallel": _Translation.unless_automatic, "--numa": _Translation.numa, "--api-key": _Translation.each,
+    "--cors-origins": _Translation.each, "--host": _Translation.first, "--lora-scaled": _Translation.scaled,
+    "--context-shift": _Translation.context_shift, "--no-context-shift": _Translation.context_shift,
+}  # fmt: skip
+
+
+def _split(arg: str) -> list[str]:
+    """`--name=value` as two."""
+    name, equals, value = arg.partition("=")
+    return [name, value] if equals and name.startswith("--") else [arg]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(name: str, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(
+            f"{name} {text[:40]!r} is no number", hint="a whole number" if kind is int else "a number",
+            param=name.lstrip("-"),
+        ) from None  # fmt: skip
