@@ -31,6 +31,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "lora": "Adapters: look at, convert and merge them.",
         "export-lora": "Merge adapters, with the options of 2023.",
         "convert-checkpoint": "Training checkpoints of before GGUF.",
+        "train-text-from-scratch": "The tool of 2023, with its flags.",
     },
     "Look closer": {
         "inspect": "Metadata and tensors of a GGUF.",

@@ -56,15 +56,20 @@ class Stepper:
 
         With a norm that is not finite nothing is applied. `clip`: the largest norm, 0 for any.
         """
-        squares = (float(buffer.numpy()[0]) for buffer in self._norms.run({}).values())
-        norm = math.sqrt(math.fsum(squares))
-        if not math.isfinite(norm):
-            return norm
-        factor = min(1.0, clip / (norm + LEAST_NORM)) if clip else 1.0
+        norm = math.sqrt(math.fsum(self.squares()))
+        if math.isfinite(norm):
+            self.apply(step, lr, min(1.0, clip / (norm + LEAST_NORM)) if clip else 1.0)
+        return norm
+
+    def squares(self) -> list[float]:
+        """Sums of squares whose root is the norm of the gradient."""
+        return [float(buffer.numpy()[0]) for buffer in self._norms.run({}).values()]
+
+    def apply(self, step: int, lr: float, factor: float) -> None:
+        """Change the trained tensors by their gradients times `factor`, and set those to zero."""
         values = {LR: lr, CLIP: factor, **self.optimizer.scalars(step)}
         self._update.inputs[SCALARS][:] = [values[name] for name in self.graphs.scalar_names]
         self._update.run({})
-        return norm
 
     def trained(self) -> dict[str, Any]:
         """The trained tensors, by name, float32."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "lora": "lora",
     "export-lora": "export_lora",
     "convert-checkpoint": "convert_checkpoint",
+    "train-text-from-scratch": "tools_2023",
     "inspect": "inspect",
     "grammar": "grammar",
     "json-schema-to-grammar": "json_schema_to_grammar",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from llamakit.plugins.frontends.cli.params import Context, json_option, model_option, output_options
+from llamakit.plugins.frontends.cli.tools_2023 import FinetuneGroup
 from llamakit.plugins.frontends.cli.train_flags import train_flags, train_options
 
 from llamakit.errors import UsageError
@@ -31,7 +32,7 @@ def backend_option(command: Any) -> Any:
     return click.option("--backend", metavar="NAMES", help=text)(command)
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="[resume|eval|plan ...]")
+@click.group(cls=FinetuneGroup, invoke_without_command=True, subcommand_metavar="[resume|eval|plan ...]")
 @model_option
 @train_flags()
 @backend_option
@@ -48,6 +49,8 @@ def finetune(ctx: click.Context, **options: Any) -> None:
     llamakit finetune -m model.gguf --data train.jsonl --out run
     llamakit finetune resume run
     llamakit serve -m model.gguf --lora run/adapter.gguf
+
+    Command lines of the 2023 finetune (--model-base, --train-data, ...) are taken too: docs/training-2023.md.
     """
     if ctx.invoked_subcommand is not None:
         return

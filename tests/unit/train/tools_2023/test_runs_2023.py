@@ -1,0 +1,261 @@
+"""Runs of the tools of 2023: the fixtures' updates, every output, continuing, and the ends of runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from llamakit.plugins.backends.cpu.lower import UNITS
+
+from llamakit import Session
+from llamakit.cli import run
+from llamakit.errors import ModelFileError, UsageError
+from llamakit.gguf import open_gguf
+from llamakit.gguf.quantize import quantize_file
+from llamakit.graph.ops import Op
+from llamakit.models import load_model
+from llamakit.models.lora import load_adapter
+from llamakit.testing.lora import adapted_logits
+from llamakit.train.tools_2023.checkpoint import read_checkpoint
+from llamakit.train.tools_2023.plan import plan_2023
+from llamakit.training_2023 import Tool2023, run_2023
+
+BASE = ("--model-base", "tiny-base-f32.gguf")
+
+
+@pytest.fixture
+def in_folder(test_data, monkeypatch):
+    """Runs begin in the fixtures' folder: the samples' hash is of the file's name as it is spelled, data.txt."""
+    folder = test_data / "fixtures" / "training"
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def args_of(out, *args) -> list[str]:
+    """Two windows of 16 tokens, a rate that moves from the first update on, everything written into `out`."""
+    return [
+        "--train-data", "data.txt", "--checkpoint-in", "", "--checkpoint-out", str(out / "c-ITERATION.gguf"), "-b", "2",
+        "-c", "16", "--warmup", "0", "--save-every", "1", "--seed", "1", "-t", "1", *map(str, args),
+    ]  # fmt: skip
+
+
+def finetune(out, *args, **more):
+    lora = ("--lora-out", out / "lora-ITERATION.bin")
+    return run_2023("finetune", args_of(out, *lora, *args), **({"backend": "reference"} | more))
+
+
+def scratch(out, *args, **more):
+    shape = ("--vocab-model", "tiny-base-f32.gguf", "--model-out", out / "m-ITERATION.gguf")
+    small = ("--embd", "16", "--ff", "24", "--head", "2", "--layer", "2")
+    return run_2023("train-text-from-scratch", args_of(out, *shape, *small, *args), **({"backend": "reference"} | more))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_two_updates_continued_from_2023_are_its_next_ones(tmp_path, in_folder, backend):
+    """From P-1, the update that makes P-2: values, moments, counters and shuffle."""
+    if backend == "cpu" and Op.HEAD_LOSS not in UNITS:
+        pytest.skip(f"{backend} has no kernel for head_loss")
+    steps = []
+    start = ("--checkpoint-in", "parity/P-1.gguf", "--adam-iter", "1")
+    assert finetune(tmp_path, *BASE, *start, backend=backend, on_step=steps.append) == "done"
+    found, wanted = read_checkpoint(tmp_path / "c-2.gguf"), read_checkpoint("parity/P-2.gguf")
+    assert (found.shuffle, found.iterations, found.samples, found.tokens) == (
+        wanted.shuffle, wanted.iterations, wanted.samples, wanted.tokens,
+    )  # fmt: skip
+    assert abs(steps[0].loss - wanted.optimizer.counters["previous_loss"]) < 1e-2
+    for name, values in wanted.tensors.items():
+        assert np.abs(found.tensors[name] - values).max() < 2e-5, name
+    total = np.sqrt(sum(float((x.astype(np.float64) ** 2).sum()) for x in wanted.first.values()))
+    error = np.sqrt(sum(float(((found.first[n] - x).astype(np.float64) ** 2).sum()) for n, x in wanted.first.items()))
+    assert error < 1e-4 * total
+
+
+def test_only_write_lora_is_the_adapter_that_2023_wrote(tmp_path, in_folder):
+    start = ("--checkpoint-in", "seed-finetune-checkpoint-q8_0-it3.gguf", "--only-write-lora")
+    assert finetune(tmp_path, *BASE, *start) == "written"
+    wanted = (in_folder / "seed-lora-q8_0-it3.ggla.bin").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora-3.bin", "lora-LATEST.bin"]
+    assert (tmp_path / "lora-3.bin").read_bytes() == (tmp_path / "lora-LATEST.bin").read_bytes() == wanted
+    with pytest.raises(UsageError, match="no checkpoint"):
+        finetune(tmp_path, *BASE, "--only-write-lora")
+
+
+def test_every_save_continues_to_the_bit_the_last_one_too(tmp_path, in_folder, stories260k):
+    """2023 took one batch more before its last save."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    small = (
+        "--model-base",
+        stories260k,
+        "--fill-with-next-samples",
+        "--sample-random-offsets",
+        "--sample-start",
+        "the",
+        "--grad-acc",
+        "2",
+    )
+    finetune(tmp_path / "a", *small, "--adam-iter", "4")
+    finetune(tmp_path / "b", *small, "--adam-iter", "2", "--save-every", "0")
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
+        "c-2.gguf", "c-LATEST.gguf", "lora-2.bin", "lora-LATEST.bin",
+    ]  # fmt: skip
+    assert (tmp_path / "b" / "c-2.gguf").read_bytes() == (tmp_path / "a" / "c-2.gguf").read_bytes()
+    # Other flags of memory: the moments stay with their tensors. The seed is the checkpoint's.
+    more = ("--checkpoint-in", tmp_path / "b" / "c-LATEST.gguf", "--no-flash", "--no-checkpointing", "--seed", "5")
+    finetune(tmp_path / "b", *small, *more, "--adam-iter", "2")
+    for name in ("c-4.gguf", "lora-4.bin", "c-LATEST.gguf"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+def next_loss(tool: Tool2023, path, adapter) -> tuple[float, float]:
+    """The loss of a run's next window: of the trainer, and of the logits of the adapter as it is served."""
+    tool.stream.take(1)
+    batch = tool.stream.batch(1)
+    with open_gguf(path) as file:
+        loaded = load_adapter(adapter, load_model(file))
+    logits = adapted_logits(path, batch.tokens.tolist(), adapters=loaded.tensors).astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return tool.stepper.accumulate(batch, batch.loss_weight), float(-logs[np.arange(len(logs)), batch.targets].mean())
+
+
+@pytest.mark.parametrize("name", ["lora-ITERATION.gguf", "lora-ITERATION.bin"])
+def test_what_is_served_is_what_was_trained_whatever_alpha(tmp_path, in_folder, name):
+    """Alpha, ranks of kinds, norms and embeddings: the trainer's loss is that of the adapter's file."""
+    ranks = ("--lora-r", "4", "--lora-alpha", "16", "--rank-wq", "2", "--rank-tok-embd", "3", "--rank-att-norm", "2")
+    more = (*BASE, *ranks, "--rank-w1", "0", "--adam-alpha", "0.02", "--lora-out", tmp_path / name)
+    finetune(tmp_path, *more, "--adam-iter", "3")
+    again = args_of(tmp_path, *more, "--checkpoint-in", tmp_path / "c-3.gguf")
+    with Tool2023(plan_2023("finetune", again), backend="reference") as tool:
+        assert "blk.0.ffn_gate.weight" not in tool.start.adapters()
+        trained, served = next_loss(tool, "tiny-base-f32.gguf", tmp_path / name.replace("ITERATION", "3"))
+    with Tool2023(plan_2023("finetune", args_of(tmp_path, *more)), backend="reference") as tool:
+        tool.stream.take(1)
+        batch = tool.stream.batch(1)
+        plain = tool.stepper.accumulate(batch, batch.loss_weight)
+    assert abs(trained - served) < 1e-4
+    assert abs(trained - plain) > 1e-2  # B is 0 in a new adapter: the run begins with the base itself
+
+
+@pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0", "Q4_0"])
+def test_any_base_with_grouped_queries(tmp_path, stories260k, type_name):
+    """2023 stopped at grouped queries and at F16."""
+    base, text = tmp_path / "base.gguf", tmp_path / "text.txt"
+    quantize_file(stories260k, base, type_name)
+    text.write_text("Once upon a time there was a little dog who liked to dig. " * 8)
+    losses = []
+    more = ("--model-base", base, "--train-data", text, "--adam-iter", "8", "--adam-alpha", "0.01", "--save-every", "0")
+    finetune(tmp_path, *more, on_step=lambda info: losses.append(info.loss))
+    assert losses[-1] < 0.7 * losses[0]
+    with open_gguf(base) as file:
+        assert load_adapter(tmp_path / "lora-LATEST.bin", load_model(file)).rank == 4
+
+
+def test_a_model_from_scratch_is_continued_and_used(tmp_path, in_folder):
+    losses = []
+    more = ("--adam-alpha", "0.02", "--save-every", "3")
+    assert scratch(tmp_path, *more, "--adam-iter", "4", on_step=lambda info: losses.append(info.loss)) == "done"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"{stem}-{n}.gguf" for stem in "cm" for n in ("3", "4", "LATEST")}
+    assert losses[-1] < losses[0]
+    with Session(tmp_path / "m-LATEST.gguf") as session:
+        assert session.model.hparams.n_layer == 2
+        assert session.logits(session.tokenize("the moon", add_bos=True)).shape[1] == 32000
+    scratch(tmp_path, *more, "--checkpoint-in", tmp_path / "c-3.gguf", "--adam-iter", "1")
+    with open_gguf(tmp_path / "c-4.gguf") as file:
+        assert file.metadata["training.iteration_count"] == 4
+    # The same from the model alone, without an optimizer, on which 2023 crashed.
+    scratch(tmp_path, *more, "--checkpoint-in", tmp_path / "m-3.gguf", "--adam-iter", "1")
+    assert read_checkpoint(tmp_path / "c-1.gguf").optimizer.iterations == 1
+    start = ("--checkpoint-in", tmp_path / "c-LATEST.gguf", "--only-write-model", "--model-out", tmp_path / "w.gguf")
+    assert scratch(tmp_path, *start) == "written"
+    assert (tmp_path / "w.gguf").read_bytes() == (tmp_path / "m-1.gguf").read_bytes()
+
+
+def test_a_model_from_scratch_keeps_its_rope(tmp_path, in_folder):
+    """2023 wrote the scale where its own reader took the inverse."""
+    scratch(
+        tmp_path, "--rope-freq-scale", "0.25", "--rope-freq-base", "500", "--norm-rms-eps", "1e-4", "--adam-iter", "1"
+    )
+    with open_gguf(tmp_path / "m-1.gguf") as file:
+        h = load_model(file).hparams
+    assert (h.rope.factor, h.rope.scaling, h.rope.freq_base) == (4.0, "linear", 500.0)
+    assert h.norm_epsilon == pytest.approx(1e-4)
+    with Tool2023(
+        plan_2023("finetune", ["--model-base", str(tmp_path / "m-1.gguf"), "--rope-freq-scale", "0.5"])
+    ) as tool:
+        assert tool.session.model.rope.inv_freq[0] == pytest.approx(0.5)
+        assert tool.session.model.hparams.norm_epsilon == pytest.approx(1e-4)
+
+
+def test_a_model_of_elsewhere_is_trained_whole(tmp_path, stories260k):
+    losses = []
+    (tmp_path / "text.txt").write_text("Once upon a time there was a little dog who liked to dig. " * 8)
+    more = ("--train-data", tmp_path / "text.txt", "--checkpoint-in", stories260k, "--save-every", "0")
+    scratch(tmp_path, *more, "--adam-iter", "6", on_step=lambda info: losses.append(info.loss))
+    assert losses[-1] < 0.8 * losses[0]
+    with open_gguf(stories260k) as old, open_gguf(tmp_path / "m-LATEST.gguf") as new:
+        assert old.tensors.keys() == new.tensors.keys()
+        assert load_model(new).hparams.n_head_kv == load_model(old).hparams.n_head_kv
+
+
+@pytest.mark.slow
+def test_the_train_checkpoint_of_2023_is_continued(tmp_path, in_folder):
+    infos = []
+    start = ("--checkpoint-in", "seed-train-checkpoint-it2.gguf", "--adam-iter", "2")
+    assert scratch(tmp_path, *start, on_step=infos.append) == "done"
+    assert [info.step for info in infos] == [3, 4]
+    first, last = read_checkpoint("seed-train-checkpoint-it2.gguf"), read_checkpoint(tmp_path / "c-4.gguf")
+    assert last.shuffle.next_sample == first.shuffle.next_sample + 4
+    assert infos[0].loss < first.optimizer.counters["previous_loss"] + 0.05
+
+
+def test_runs_end_where_rules_say(tmp_path, stories260k):
+    (tmp_path / "few.txt").write_text("the moon the dog runs over the fox")
+    few = (
+        "--model-base",
+        stories260k,
+        "--train-data",
+        tmp_path / "few.txt",
+        "--sample-start",
+        "the",
+        "--save-every",
+        "0",
+    )
+    assert "--epochs" in finetune(tmp_path, *few, "--epochs", "2", "--adam-iter", "50")
+    assert read_checkpoint(tmp_path / "c-LATEST.gguf").epochs == 2
+    assert "--adam-epsf" in finetune(tmp_path, *few, "--adam-epsf", "100", "--adam-iter", "50")
+    reason = finetune(tmp_path, *few, "--opt-past", "2", "--opt-delta", "100", "--adam-iter", "50")
+    assert "--opt-delta" in reason
+    saved = read_checkpoint(tmp_path / "c-LATEST.gguf")
+    assert (saved.optimizer.past_count, saved.state["optimizer.adam.past_loss_values"].shape) == (2, (2,))
+
+
+def test_what_does_not_fit_is_said(tmp_path, in_folder):
+    start = ("--checkpoint-in", "parity/P-1.gguf")
+    with pytest.raises(UsageError, match="does not fit: .*attn_q.*\n.*--checkpoint-in ''"):
+        finetune(tmp_path, *BASE, *start, "--rank-wq", "2")
+    with pytest.raises(UsageError, match="of train_model, not of finetune"):
+        finetune(tmp_path, *BASE, "--checkpoint-in", "seed-train-checkpoint-it2.gguf")
+    with pytest.raises(UsageError, match="cannot be read"):
+        finetune(tmp_path, *BASE, "--train-data", tmp_path / "none.txt")
+    with pytest.raises(ModelFileError, match="no file"):
+        finetune(tmp_path, "--model-base", tmp_path / "none.gguf")
+    with pytest.raises(ModelFileError, match="no vocabulary"):
+        scratch(tmp_path, "--vocab-model", "parity/P-1.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_the_command_line(tmp_path, in_folder, capsys):
+    """`llamakit finetune` knows the flags of 2023 when it sees them, and keeps its own else."""
+    more = ("--lora_out", tmp_path / "l.gguf", "--adam-iter", "1", "--backend", "reference")
+    assert run(["finetune", *args_of(tmp_path, *BASE, *more)]) == 0
+    assert "saved iteration 1" in capsys.readouterr().err
+    assert (tmp_path / "c-1.gguf").exists()
+    with open_gguf(tmp_path / "l.gguf") as file:
+        assert file.metadata["general.type"] == "adapter"
+    assert run(["finetune", "--model-base", "tiny-base-f32.gguf", "--adam-itre", "1"]) == 2
+    assert "--adam-iter" in capsys.readouterr().err
+    assert run(["finetune", "-m", "tiny-base-f32.gguf"]) == 2
+    assert "--data" in capsys.readouterr().err
+    start = ("--checkpoint-in", tmp_path / "c-1.gguf", "--only-write-lora", "--lora-out", tmp_path / "again.gguf")
+    assert run(["finetune", *args_of(tmp_path, *BASE, *start)]) == 0
+    assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "l.gguf").read_bytes()
