@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 MOST_CONTEXTS = 64  # contexts that one text may be long: of prompts that are cut, and texts that are only counted
+LEAST_MOST = 1 << 17  # tokens that such a text may have, however short the context is
 
 
 class TokenType(enum.IntEnum):
@@ -104,12 +105,12 @@ class Tokenizer:
         return ids
 
     def check_size(self, n_bytes: int, contexts: int = 1) -> None:
-        """Refuse a text that must have more tokens than so many contexts, before any work is done on it.
+        """Refuse a text that must have more tokens than one context, or than several, before any work is done on it.
 
         No token stands for more bytes than the longest in the vocabulary. Without a `context` nothing is refused.
         """
-        most = contexts * self.context
-        if not most or n_bytes <= most:
+        most = max(contexts * self.context, LEAST_MOST if contexts > 1 else 0)
+        if not self.context or n_bytes <= most:
             return
         if not self._longest_piece:
             self._longest_piece = max(4, *(len(self.piece(token)) for token in range(self.n_vocab)))

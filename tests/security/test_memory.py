@@ -93,7 +93,7 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(server):
     assert tokenizer.encode("a" * (8 * tokenizer.context))
     began = time.process_time()
     with pytest.raises(ContextLengthError, match="at least"):
-        tokenizer.encode("a" * (64 * tokenizer.context * longest + 1))
+        tokenizer.encode("a" * (max(64 * tokenizer.context, 1 << 17) * longest + 1))
     with pytest.raises(ContextLengthError, match="at least"):
         chat_prompt(
             server.state.pool.loaded().chat_template, tokenizer,
@@ -125,7 +125,7 @@ def wait_until_free(server):
     assert server.state.memory.taken == 0
 
 
-LONG = "Once upon a time there was a girl. " * 30_000  # a megabyte
+LONG = "Once upon a time there was a girl. " * 80_000  # 2.8 megabytes
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ LONG = "Once upon a time there was a girl. " * 30_000  # a megabyte
         ("/completion", {"prompt": [LONG, 5, LONG], "n_predict": 1}),
         ("/v1/completions", {"prompt": LONG, "max_tokens": 1}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": LONG}], "max_tokens": 1}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "<s>" * 300_000}], "max_tokens": 1}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "<s>" * 900_000}], "max_tokens": 1}),
         ("/v1/messages", {"messages": [{"role": "user", "content": LONG}], "max_tokens": 1}),
         ("/v1/responses", {"input": LONG, "max_output_tokens": 1}),
         ("/api/generate", {"prompt": LONG, "options": {"num_predict": 1}}),

@@ -11,6 +11,9 @@ from contextlib import suppress
 from llamakit.errors import LlamaKitError, UsageError
 
 BACKLOG = 1024
+SEND_BUFFER = (
+    128 << 10
+)  # bytes that the system takes of an answer before its reader must read; accepted sockets inherit
 
 
 class ListenError(LlamaKitError):
@@ -31,6 +34,7 @@ def listen(host: str, port: int, stall_seconds: float = 60.0) -> socket.socket:
         if os.name != "nt":  # there it would let two servers share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_seconds * 1000))
         if family == socket.AF_INET6 and host == "::":

@@ -55,6 +55,9 @@ class ServeOptions(Options, frozen=True):
         list[str], Meta(description="More names that the Host header may have while only this machine is served.")
     ] = []
     max_body: Annotated[str, Meta(description="Largest body of a request.")] = "32M"
+    connections_per_address: Annotated[
+        int, Meta(ge=0, le=65536, description="Connections of one address; 0 = a quarter of all, this machine's any.")
+    ] = 0
     request_memory: Annotated[
         str, Meta(description="Memory that requests may hold together, such as 2G; empty = a quarter of what is free.")
     ] = ""

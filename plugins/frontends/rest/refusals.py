@@ -6,15 +6,19 @@ It shares with `server` the parts of waitress that are not documented: `channel_
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 import waitress.channel
 import waitress.parser
 import waitress.task
+import waitress.utilities
 from llamakit.plugins.frontends.rest.errors import TooLargeError, body_of
 
 from llamakit.errors import LlamaKitError, UsageError
+
+LONGEST_CHUNK_LINE = 1024  # bytes of a chunk's size and extensions, and of the trailer behind the last one
 
 
 class JSONErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
@@ -32,23 +36,87 @@ class JSONErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
 
 
 class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
-    """A parser that refuses a target which is no URL, where waitress lets the error of the standard library through."""
+    """A parser that refuses what another program on the way could read in another way, and framing without end."""
 
     path = ""  # what waitress logs when the client leaves before its refusal, unless `parse_header` gets to set it
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the first line and the headers."""
+        _check_framing(header_plus)
         try:
             super().parse_header(header_plus)
         except ValueError as error:
             raise waitress.parser.ParsingError(f"The target is no URL: {error}") from None
 
+    def received(self, data: bytes) -> int:
+        """Take more bytes; how many of them belong to this request."""
+        consumed: int = super().received(data)
+        body = self.body_rcv
+        if not self.chunked or self.completed or body is None:
+            return consumed
+        if len(body.control_line) > LONGEST_CHUNK_LINE or len(body.trailer) > LONGEST_CHUNK_LINE:
+            self.error = waitress.utilities.BadRequest("A chunk's size line or trailer is too long")
+            self.completed = True
+        return consumed
+
+
+def _check_framing(header_plus: bytes) -> None:
+    """Refuse headers that leave open where the body ends: RFC 9112, 6.1 and 6.3."""
+    encodings, lengths = [], []
+    version = header_plus.partition(b"\r\n")[0].rstrip()[-3:]
+    for line in header_plus.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"transfer-encoding":
+            encodings.append(value.strip(b" \t").lower())
+        elif name.strip().lower() == b"content-length":
+            lengths.append(value)
+    if not encodings:
+        return
+    if encodings != [b"chunked"] or version != b"1.1":
+        raise waitress.parser.TransferEncodingNotImplemented("Transfer-Encoding can only be chunked, once")
+    if lengths:
+        raise waitress.parser.ParsingError("Content-Length and Transfer-Encoding are both given")
+
 
 class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
-    """A connection whose refusals are JSON."""
+    """A connection whose refusals are JSON, and that knows for how long it has kept us waiting.
+
+    `since`: when it last began to wait for a request, or to send one; `pace`: when, and at how many bytes received, the
+    pace of a body was measured last; `blocked`: since when its client has read nothing, None while it reads.
+    """
 
     error_task_class = JSONErrorTask
     parser_class = Parser
+
+    def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
+        self.since, self.n_received = time.monotonic(), 0
+        self.pace: tuple[float, int] | None = None
+        self.blocked: float | None = None
+        stays = server.llamakit_connections.admit(addr, server.active_channels)
+        super().__init__(server, sock, addr, adj, map=map)
+        if not stays:
+            self.handle_close()
+
+    def received(self, data: bytes) -> Any:
+        """Count, then read."""
+        if self.request is None:
+            self.since, self.pace = time.monotonic(), None
+        self.n_received += len(data)
+        return super().received(data)
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Send, and note whether the client takes it."""
+        sent: int = super().send(data, do_close=do_close)
+        if sent == len(data):
+            self.blocked = None
+        elif sent or self.blocked is None:
+            self.blocked = time.monotonic()
+        return sent
+
+    def service(self) -> None:
+        """Answer a request; the wait for the next one begins after it."""
+        super().service()
+        self.since = time.monotonic()
 
 
 def as_ours(error: Any) -> LlamaKitError:

@@ -1,7 +1,8 @@
 """waitress, set up for many streams: a thread for each, small buffers, and an end that loses no answer.
 
-This is the only module that touches what waitress does not document (`active_channels`, a channel's `requests` and
-`socket`, `task_dispatcher`, `trigger`); tests/rest/test_server.py tests each use, and pyproject pins the major version.
+This module, `connections`, `refusals` and `threads` touch what waitress does not document (`active_channels`, a
+channel's `requests` and `socket`, `task_dispatcher`, `maintenance`, `trigger`); tests/rest/test_server.py and
+tests/security/test_connections.py test each use, and pyproject pins the major version.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import waitress.server
 from llamakit.plugins.frontends.rest.app import make_app
+from llamakit.plugins.frontends.rest.connections import Connections, most_connections
 from llamakit.plugins.frontends.rest.gate import Gate
 from llamakit.plugins.frontends.rest.listen import url_of
 from llamakit.plugins.frontends.rest.refusals import Channel
 from llamakit.plugins.frontends.rest.security import Keys, Security, is_loopback
+from llamakit.plugins.frontends.rest.threads import Threads
 from llamakit.plugins.frontends.rest.tls import TLSFront, private_socket, remove_private
 
 if TYPE_CHECKING:
@@ -27,9 +30,10 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.state import ServerState
 
 HEADER_LIMIT = 32 << 10  # bytes of a request's headers
-WATERMARK = 256 << 10  # bytes that a stream may be ahead of its reader before its thread waits
+WATERMARK = 64 << 10  # bytes that a stream may be ahead of its reader before its thread waits
 BODY_SLACK = 64 << 10  # above our own limit, so that ours answers, in JSON
 STALL_SECONDS = 60.0
+SPARE_CONNECTIONS = 16  # more than there are places, so that /health is reached while all are taken
 CUT_SECONDS = 2.0  # for streams to say that they were cut, and for the last bytes to leave
 
 
@@ -41,18 +45,22 @@ class Server:
     ) -> None:
         options = state.options
         self.state, self.sock, self._inner = state, sock, private_socket() if tls else sock
-        self._front = TLSFront(sock, self._inner, tls) if tls else None
+        most = most_connections(4 * options.places + 256, 3 if tls else 1)
+        state.admission.places = max(1, min(options.places, most - SPARE_CONNECTIONS))
         security = Security(options, keys or Keys(()), loopback=is_loopback(sock.getsockname()[0]))
         self.gate = Gate(make_app(state, security), state)
+        threads = Threads(options.threads)
         self._server: Any = waitress.server.create_server(
-            self.gate, sockets=[self._inner], threads=options.threads, channel_request_lookahead=1,
-            connection_limit=4 * options.places + 256, backlog=1024, asyncore_use_poll=True,
-            asyncore_loop_timeout=1, cleanup_interval=min(30, max(1, int(options.timeout / 2))),
-            channel_timeout=max(1, int(options.timeout)), outbuf_high_watermark=WATERMARK,
+            self.gate, _dispatcher=threads, sockets=[self._inner], threads=options.threads,
+            channel_request_lookahead=1, connection_limit=2 * most + 64, backlog=1024, asyncore_use_poll=True,
+            asyncore_loop_timeout=1, cleanup_interval=1, outbuf_high_watermark=WATERMARK,
             max_request_header_size=HEADER_LIMIT, max_request_body_size=options.body_limit + BODY_SLACK,
             log_socket_errors=False, clear_untrusted_proxy_headers=True, ident="llamakit",
         )  # fmt: skip
         self._server.channel_class = Channel
+        self.connections = self._server.llamakit_connections = Connections(options, most)
+        self._server.maintenance = lambda now: self._look(threads)
+        self._front = TLSFront(sock, self._inner, tls, self.connections) if tls else None
         self._loop = threading.Thread(target=self._server.run, name="llamakit-http", daemon=True)
 
     @property
@@ -93,6 +101,11 @@ class Server:
         self._wait(lambda: not any(channel.total_outbufs_len for channel in self._channels()))
         self._close()
         return left
+
+    def _look(self, threads: Threads) -> None:
+        """What the loop does every second."""
+        self.connections.look(self._server.active_channels)
+        threads.look()
 
     def _channels(self) -> list[Any]:
         """The open connections. The loop's thread changes their dict, so copying it may take another try."""

@@ -14,8 +14,12 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamakit.plugins.frontends.rest.connections import Connections
 
 log = logging.getLogger("llamakit.rest")
 HANDSHAKE_SECONDS = 10.0
@@ -71,8 +75,11 @@ def remove_private(sock: socket.socket) -> None:
 class TLSFront:
     """Passes connections of `public` on to `inner`, decrypted."""
 
-    def __init__(self, public: socket.socket, inner: socket.socket, context: ssl.SSLContext) -> None:
-        self.public, self.context = public, context
+    def __init__(
+        self, public: socket.socket, inner: socket.socket, context: ssl.SSLContext, connections: Connections
+    ) -> None:
+        self.public, self.context, self._connections = public, context, connections
+        self._open: dict[int, _Peer] = {}
         self._family, self._address = inner.family, inner.getsockname()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -101,6 +108,18 @@ class TLSFront:
         server.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass a connection on while it has a place; here it is known where it comes from."""
+        peer = writer.get_extra_info("peername")
+        if len(self._open) >= self._connections.most or self._connections.is_crowded(peer, self._open):
+            writer.transport.abort()
+            return
+        self._open[id(writer)] = _Peer(peer)
+        try:
+            await self._pass_on(reader, writer)
+        finally:
+            del self._open[id(writer)]
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner = socket.socket(self._family)
         inner.setblocking(False)
         try:
@@ -121,6 +140,13 @@ class TLSFront:
                 copy.cancel()
             for each in (writer, inner_writer):
                 each.close()
+
+
+class _Peer:
+    """Who is at the other end."""
+
+    def __init__(self, addr: object) -> None:
+        self.addr = addr
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,315 @@
+"""Clients that are slow on purpose, or many: the server answers everybody else, `/health` first of all."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from llamakit.plugins.frontends.rest import connections
+from llamakit.plugins.frontends.rest.connections import Connections, address_of, most_connections
+from llamakit.plugins.frontends.rest.options import ServeOptions
+from llamakit.plugins.frontends.rest.threads import AT_REST, Threads
+
+ENDLESS = {"prompt": "Once", "n_predict": 100_000, "stream": True, "ignore_eos": True, "n_probs": 50}
+
+
+@pytest.fixture
+def sockets(server):
+    """Open a socket to the server and send something: `sockets(b"GET")`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(data=b"", receive=0, client=server):
+            sock = stack.enter_context(socket.socket())
+            if receive:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+            sock.settimeout(30)
+            sock.connect((client.host, client.port))
+            sock.sendall(data)
+            return sock
+
+        yield make
+
+
+def healthy(client, seconds=10.0):
+    began = time.monotonic()
+    assert client.get("/health")[0] == 200
+    return time.monotonic() - began < seconds
+
+
+def ended(sock, seconds=20):
+    """Whether the server closes a connection."""
+    sock.settimeout(seconds)
+    try:
+        while sock.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def trickle(sock, piece, seconds=15):
+    """Send a piece every tenth of a second, until the server ends the connection."""
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            sock.sendall(piece)
+            time.sleep(0.1)
+    except OSError:
+        return
+    raise AssertionError("the server still listens")
+
+
+def test_half_a_header_is_not_waited_for(sockets, monkeypatch):
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
+    for data in (b"", b"GET /health HTT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-"):
+        assert ended(sockets(data), 8), data
+
+
+def test_a_header_that_comes_letter_by_letter_is_not_waited_for(sockets, monkeypatch):
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
+    trickle(sockets(b"GET /health HTTP/1.1\r\n"), b"X: 1\r\n")
+
+
+def test_a_body_that_trickles_is_not_waited_for(sockets, monkeypatch):
+    monkeypatch.setattr(connections, "PACE_SECONDS", 1.0)
+    head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+    trickle(sockets(head), b"x")
+
+
+def test_a_slow_but_steady_body_is_waited_for(server, monkeypatch):
+    monkeypatch.setattr(connections, "PACE_SECONDS", 0.5)
+    body = json.dumps({"prompt": "Once", "n_predict": 1, "user": "x" * 20_000}).encode()
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=20)
+    connection.putrequest("POST", "/completion")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders()
+    for start in range(0, len(body), 1000):
+        connection.send(body[start : start + 1000])
+        time.sleep(0.1)
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_an_answer_that_nobody_reads_is_given_up(server, sockets, monkeypatch):
+    monkeypatch.setattr(connections, "PACE_SECONDS", 1.0)
+    data = json.dumps(ENDLESS).encode()
+    head = f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    before = server.server.connections.n_slow
+    socks = [sockets(head + data, receive=4096) for _ in range(4)]
+    end = time.monotonic() + 60
+    while server.server.connections.n_slow < before + 4 and time.monotonic() < end:
+        assert healthy(server)
+        time.sleep(0.2)
+    assert server.server.connections.n_slow >= before + 4
+    while server.server.gate.answering and time.monotonic() < end:
+        time.sleep(0.05)
+    assert server.server.gate.answering == 0
+    del socks
+
+
+def test_more_half_open_connections_than_there_is_room_for(server, sockets):
+    """1,540 half-sent headers stopped the server."""
+    most = server.server.connections.most
+    limit = connections.most_connections(4096) - 200
+    if most + 40 > limit:
+        server.server.connections.most = 300
+    try:
+        many = [sockets(b"GET /health HTTP/1.1\r\nHost: local") for _ in range(server.server.connections.most + 40)]
+        assert healthy(server)
+        assert server.post("/completion", {"prompt": "Once", "n_predict": 2})[0] == 200
+        assert ended(many[0], 5)  # the oldest made room
+    finally:
+        server.server.connections.most = most
+
+
+def test_the_oldest_that_waits_for_nothing_makes_room():
+    rules = Connections(ServeOptions(), 3)
+
+    def channel(since, **fields):
+        made = SimpleNamespace(addr=("127.0.0.1", 1), since=since, requests=[], total_outbufs_len=0, closed=False)
+        made.handle_close = lambda: setattr(made, "closed", True)
+        return SimpleNamespace(**{**vars(made), **fields}) if fields else made
+
+    old, new = channel(1.0), channel(2.0)
+    busy = channel(0.0, requests=[1])
+    assert rules.admit(("127.0.0.1", 2), {1: busy, 2: new, 3: old})
+    assert old.closed
+    assert not new.closed
+    assert not rules.admit(("127.0.0.1", 2), {1: busy, 2: busy, 3: busy})
+    assert rules.n_refused == 1
+
+
+def test_an_address_has_a_share_of_the_connections():
+    rules = Connections(ServeOptions(), 100)
+    others = {i: SimpleNamespace(addr=("203.0.113.7", i)) for i in range(25)}
+    assert rules.is_crowded(("203.0.113.7", 99), others)
+    assert not rules.is_crowded(("203.0.113.8", 99), others)
+    local = {i: SimpleNamespace(addr=("127.0.0.1", i)) for i in range(90)}
+    assert not rules.is_crowded(("127.0.0.1", 99), local)
+    few = Connections(ServeOptions(connections_per_address=3), 100)
+    assert few.is_crowded(("127.0.0.1", 99), dict(list(local.items())[:3]))
+    assert not few.is_crowded(("127.0.0.1", 99), dict(list(local.items())[:2]))
+    assert address_of(("fe80::1%eth0", 1, 0, 0)) == "fe80::1"
+    assert address_of("") == address_of(("no address", 1)) == ""
+
+
+def test_descriptors_bound_the_connections(monkeypatch):
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 256))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, value: None)
+    assert most_connections(4096) == 160
+    assert most_connections(4096, 3) == 53
+    assert most_connections(10) == 10
+
+
+def test_few_descriptors(stories260k, tmp_path, serving):
+    """A small limit made the server spin when connections came."""
+    import subprocess
+    import sys
+
+    port = serving.free_port()
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200));"
+        "sys.argv[0] = 'llamakit'; from llamakit.cli import main; main()"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", "-m", str(stories260k), "--port", str(port)],
+            stdout=log, stderr=log, env=serving.environment(),
+        )  # fmt: skip
+    client = SimpleNamespace(host="127.0.0.1", port=port)
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not ask(client, "/health"):
+            time.sleep(0.1)
+        socks = []
+        for _ in range(300):
+            with contextlib.suppress(OSError):
+                socks.append(socket.create_connection((client.host, client.port), timeout=5))
+        before = cpu_seconds(process.pid)
+        time.sleep(2)
+        assert cpu_seconds(process.pid) - before < 1
+        assert ask(client, "/health")
+        for sock in socks:
+            sock.close()
+        assert ask(client, "/health")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(client, path):
+    """Whether a GET is answered with 200."""
+    connection = http.client.HTTPConnection(client.host, client.port, timeout=20)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def cpu_seconds(pid):
+    from pathlib import Path
+
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        "Transfer-Encoding: chunked, chunked", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: gzip, chunked", "Transfer-Encoding: identity",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5", "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding : chunked", "Content-Length: 5, 5", "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: +5", "Content-Length: 0x5",
+    ],
+)  # fmt: skip
+def test_framing_that_can_be_read_in_two_ways_ends_the_connection(sockets, framing):
+    smuggled = "0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    sock = sockets(f"POST /completion HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n{smuggled}".encode())
+    data = b""
+    with contextlib.suppress(OSError):
+        while part := sock.recv(65536):
+            data += part
+    assert data[:12] in (b"HTTP/1.0 400", b"HTTP/1.1 400", b"HTTP/1.0 501", b"HTTP/1.1 501"), data
+    assert data.count(b"HTTP/1.") == 1, data
+
+
+def test_chunk_extensions_without_end_are_refused(server, sockets):
+    head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for data in (b"1;" + b"x" * 5000, b"0\r\n" + b"X: y\r\n" * 1000):
+        sock = sockets(head + data)
+        assert sock.recv(200).startswith(b"HTTP/1.1 400")
+        sock.close()
+    good = sockets(head + b'f;name="value"\r\n{"prompt":"Hi",\r\nf\r\n"n_predict": 1}\r\n0\r\n\r\n')
+    assert good.recv(200).startswith(b"HTTP/1.1 200")
+    assert healthy(server)
+
+
+def test_threads_come_and_go_with_the_work(monkeypatch):
+    pool, release, done = Threads(40), threading.Event(), []
+    pool.set_thread_count(40)
+    assert len(pool.threads) == AT_REST
+
+    class Task:
+        def service(self):
+            release.wait(10)
+            done.append(1)
+
+    for _ in range(60):
+        pool.add_task(Task())
+    assert len(pool.threads) == 40
+    release.set()
+    end = time.monotonic() + 10
+    while len(done) < 60 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(done) == 60
+    time.sleep(0.1)
+    pool._busy -= 100
+    pool.look()
+    while len(pool.threads) > AT_REST and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(pool.threads) == AT_REST
+    pool.shutdown()
+
+
+def test_no_memory_for_more_threads(monkeypatch):
+    pool, release = Threads(40), threading.Event()
+    pool.set_thread_count(40)
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name.startswith("waitress-"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done = []
+    task = SimpleNamespace(service=lambda: (release.wait(10), done.append(1)))
+    for _ in range(20):
+        pool.add_task(task)
+    release.set()
+    end = time.monotonic() + 10
+    while len(done) < 20 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(done) == 20
+    assert pool.most == AT_REST
+    pool.shutdown()
+
+
+def test_a_server_at_rest_has_few_threads(serve):
+    before = threading.active_count()
+    serve()
+    assert threading.active_count() - before < 24
