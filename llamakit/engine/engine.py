@@ -10,6 +10,7 @@ import time
 from bisect import insort
 from typing import TYPE_CHECKING, Any
 
+from llamakit.engine.admission import in_turn, who_yields
 from llamakit.engine.batch import Batch
 from llamakit.engine.job import PromptProgress, Queued
 from llamakit.engine.kv_cache import BlockPool, BlockTable
@@ -201,18 +202,17 @@ class Engine:
 
     def _admit(self, now: float) -> None:
         """Let waiting requests in while there are places, adapter slots and blocks for them."""
-        places = self.runner.n_seq - sum(group.width for group in self.running)
         admitted: list[Group] = []
-        for group in self.waiting:
+        for group in in_turn(self.waiting, self.running):
             if self._follows(group):
                 continue
-            if group.width > places or not self._tries_to_enter(group, now):
+            if not self._finds_place(group, now):
                 break  # no one overtakes, so nobody waits for ever
             admitted.append(group)
             if group.done:
                 self._count_finished(group)
             else:
-                places -= group.width
+                group.entered = now
                 insort(self.running, group, key=lambda each: each.order)
         if admitted:
             self.waiting = [group for group in self.waiting if group not in admitted]
@@ -235,6 +235,17 @@ class Engine:
             if len(begin) == len(tokens):  # its last token must be evaluated anyway
                 group.leader = None
         return group.leader is not None
+
+    def _finds_place(self, group: Group, now: float) -> bool:
+        """Whether a group gets in, if need be at the cost of others of less priority, or with more than their share."""
+        while True:
+            places = self.runner.n_seq - sum(each.width for each in self.running)
+            if group.width <= places and self._tries_to_enter(group, now):
+                return True
+            victim = who_yields(group, self.running, now)
+            if victim is None:
+                return False
+            self._preempt(victim)
 
     def _tries_to_enter(self, group: Group, now: float) -> bool:
         """Let a group in if there is room; one whose adapters cannot be put to work ends, and makes no one wait."""

@@ -49,13 +49,13 @@ class Group:
         request = job.request
         self.job, self.request, self.tokenizer, self.number = job, request, tokenizer, number
         self.prepared, self.max_tokens, self.width = prepared, prepared.max_tokens, prepared.width
-        self.order = (-request.priority, number)
+        self.order, self.owner = (-request.priority, number), job.owner
         self.selection, self.slot = prepared.selection, -1
         self.adapters: tuple[tuple[str, float], ...] = getattr(prepared.selection, "names", ())
         # Where its blocks are found again: by requests like it, or, if it shares none, only by itself after a break.
         shared = (getattr(prepared.selection, "key", ()), request.cache_salt)
         self.key: Hashable = shared if request.cache else ("private", number)
-        self.submitted = self.began = time.perf_counter()
+        self.submitted = self.began = self.entered = time.perf_counter()
         self.timings = Timings(n_prompt=len(request.prompt), n_truncated=prepared.n_truncated)
         self.ranked = request.best_of > request.n
         self.streams, self.scored = not self.ranked, self.ranked

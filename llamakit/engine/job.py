@@ -54,10 +54,16 @@ Event = Queued | PromptProgress | Token | Finished
 
 
 class Job:
-    """One request and its events. `gone` tells whether whoever asked has left; the engine asks it every step."""
+    """One request and its events. `gone` tells whether whoever asked has left; the engine asks it every step.
 
-    def __init__(self, request: Request, *, id: str = "", gone: Callable[[], bool] | None = None) -> None:
-        self.request, self.id, self.gone = request, id, gone
+    `owner`: the client it belongs to, "" for nobody in particular.
+    """
+
+    def __init__(
+        self, request: Request, *, id: str = "", gone: Callable[[], bool] | None = None, owner: str = ""
+    ) -> None:
+        self.request, self.id, self.gone, self.owner = request, id, gone, owner
+        self.width = max(request.n, request.best_of, request.beams)  # sequences at once, guides not counted
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._open = set(range(request.n))  # answers not finished yet
         self._cancelled = threading.Event()

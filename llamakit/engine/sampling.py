@@ -188,7 +188,7 @@ def sample_rows(logits: npt.NDArray[np.float32], rows: Sequence[int], chains: Se
     native = [i for i, chain in enumerate(chains) if chain.stages is not None]
     results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
     for i, (token, message) in zip(native, results, strict=True):
-        choices[i] = _choice(token, message)
+        choices[i] = _choice(token, message, logits[rows[i]])
     for i, chain in enumerate(chains):
         if chain.stages is None:
             choices[i] = _sample_row(logits[rows[i]], chain)
@@ -210,8 +210,10 @@ def _native_stage(sampler: Sampler) -> Any | None:
     return stage
 
 
-def _choice(token: int, message: str) -> Choice:
+def _choice(token: int, message: str, row: npt.NDArray[np.float32]) -> Choice:
     """What a native chain gave: a token, or what else became of its row."""
+    import numpy as np
+
     from llamakit import _sampling
 
     if token >= 0:
@@ -220,6 +222,8 @@ def _choice(token: int, message: str) -> Choice:
         return Choice(-1, ends=True)
     if token == _sampling.NO_TOKEN:
         return Choice(-1, no_token(message))
+    if token == _sampling.BAD_LOGITS and row.max() < np.inf:  # neither NaN nor infinity came from the model
+        return Choice(-1, UsageError(f"after the samplers {message}", hint="options of smaller values"))
     return Choice(-1, BackendError(message))
 
 

@@ -40,9 +40,13 @@ STARTS_SECONDS = 60.0
 
 
 class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`max_queue`: requests that may wait; `stall_seconds`: a step that takes longer is reported as stuck."""
+    """`max_queue`: requests that may wait; `stall_seconds`: a step that takes longer is reported as stuck.
+
+    `per_client`: sequences that one client may have, waiting and running; 0: any.
+    """
 
     max_queue: int = 256
+    per_client: int = 0
     stall_seconds: float = 300.0
 
 
@@ -87,10 +91,11 @@ class Service:
 
     # -- from any thread ----------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, *, id: str = "", gone: Callable[[], bool] | None = None) -> Job:
+    def submit(self, request: Request, *, id: str = "", gone: Callable[[], bool] | None = None, owner: str = "") -> Job:
         """Queue a request. What is wrong with it is raised here; what happens later comes as an event.
 
-        `id` names it for `cancel`; a random one is made if it is empty or in use. `gone` tells whether the client left.
+        `id` names it for `cancel`; a random one is made if it is empty or in use. `gone` tells whether the client left;
+        `owner` names the client, so that no one gets more than its share.
         """
         self._check_open()
         prepared = self.engine.prepare(request)
@@ -100,7 +105,8 @@ class Service:
                     f"too many requests wait: {self.n_waiting} of at most {self.options.max_queue}",
                     hint="try again later", retry_after=self._retry_after(),
                 )  # fmt: skip
-            job = Job(request, id=self._free_id(id), gone=gone)
+            job = Job(request, id=self._free_id(id), gone=gone, owner=owner)
+            self._check_share(job)
             if not self._jobs:
                 self._moved = time.monotonic()
             self._jobs[job.id] = job
@@ -117,10 +123,10 @@ class Service:
             raise UnavailableError("this engine makes no embeddings")
         return self.engine.embedder.wait(self.engine, embed, self._wait)
 
-    def cancel(self, id: str) -> bool:
-        """Cancel a request by its id; False if there is none (any more)."""
+    def cancel(self, id: str, owner: str | None = None) -> bool:
+        """Cancel a request by its id; False if there is none (any more), or if it is not that `owner`'s."""
         job = self._jobs.get(id)
-        if job is None:
+        if job is None or owner not in (None, job.owner):
             return False
         job.cancel()
         self._wake.set()
@@ -311,6 +317,16 @@ class Service:
             raise UnavailableError("the engine's thread has ended", hint="restart the server", retry_after=30)
         if self._stuck:
             raise UnavailableError("the backend does not answer", hint="restart the server", retry_after=30)
+
+    def _check_share(self, job: Job) -> None:
+        """Raise QueueFullError for a request of a client that has as many as it may."""
+        most = self.options.per_client
+        held = sum(each.width for each in self._jobs.values() if each.owner == job.owner and not each.finished)
+        if most and held + job.width > most:
+            raise QueueFullError(
+                f"too many requests of one client: {held} of at most {most} sequences",
+                hint="try again when one of them is done", retry_after=self._retry_after(),
+            )  # fmt: skip
 
     def _free_id(self, id: str) -> str:
         while not id or id in self._jobs:

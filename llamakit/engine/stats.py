@@ -14,6 +14,7 @@ class SlotInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One request: its state is "queued", "prompt" or "generating"; counts in tokens, `seconds` since it came."""
 
     id: str
+    owner: str
     state: str
     n_prompt: int
     n_cached: int
@@ -30,7 +31,8 @@ def slot_info(group: Group, state: str) -> SlotInfo:
     """What there is to say of a group; safe to call while it runs."""
     sequences = list(group.sequences)
     return SlotInfo(
-        id=group.job.id, state=state, n_prompt=len(group.prepared.tokens), n_cached=group.timings.n_cached,
+        id=group.job.id, owner=group.owner, state=state,
+        n_prompt=len(group.prepared.tokens), n_cached=group.timings.n_cached,
         n_evaluated=max((s.table.length for s in sequences), default=0),
         n_generated=sum(len(s.generated) for s in sequences), max_tokens=group.max_tokens,
         n_answer=group.request.n, priority=group.request.priority, seconds=group.now() - group.submitted,

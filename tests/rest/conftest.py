@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import pytest
+from llamakit.plugins.frontends.rest.keys import read_keys
 from llamakit.plugins.frontends.rest.listen import listen
 from llamakit.plugins.frontends.rest.options import ServeOptions
-from llamakit.plugins.frontends.rest.security import read_keys
 from llamakit.plugins.frontends.rest.server import Server
 from llamakit.plugins.frontends.rest.startup import make_state
 

@@ -11,8 +11,9 @@ import falcon
 import msgspec
 import pytest
 from llamakit.plugins.frontends.rest.app import routes
+from llamakit.plugins.frontends.rest.keys import Keys, read_keys
 from llamakit.plugins.frontends.rest.options import ServeOptions, size_in_bytes
-from llamakit.plugins.frontends.rest.security import Keys, hostname, is_loopback, read_keys
+from llamakit.plugins.frontends.rest.security import hostname, is_loopback
 from llamakit.plugins.frontends.rest.startup import warnings_of
 
 from llamakit.errors import UsageError

@@ -50,21 +50,27 @@ def routes(state: ServerState) -> list[Route]:
 def _add(app: falcon.App[Any, Any], route: Route) -> None:
     resource = route.resource
     resource.llamakit_open, resource.llamakit_always, resource.llamakit_api = route.open, route.always, route.api
+    resource.llamakit_role, resource.llamakit_changes = route.role, route.changes
     if hasattr(resource, "on_get") and not hasattr(resource, "on_head"):
         resource.on_head = resource.on_get  # falcon leaves the body out
     app.add_route(route.path, resource)
 
 
 class Identify:
-    """Gives every request an id, the client's own if it is a plain word, and answers it."""
+    """Gives every request an id that nobody can guess, and answers it; the client's own is echoed if it is plain.
+
+    `context.job_id` is ours, by which its jobs are known; `context.id` is what its log lines and answers say.
+    """
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Before routing."""
         asked = req.get_header("X-Request-Id") or ""
-        req.context.id = asked if REQUEST_ID.fullmatch(asked) else secrets.token_hex(12)
+        req.context.job_id = secrets.token_hex(12)
+        req.context.id = asked if REQUEST_ID.fullmatch(asked) else req.context.job_id
         req.context.resource = None
         req.env["llamakit.context"] = req.context
         resp.set_header("X-Request-Id", req.context.id)
+        resp.set_header("X-Job-Id", req.context.job_id)
 
 
 class Admit:

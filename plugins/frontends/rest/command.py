@@ -79,20 +79,21 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     """Serve until a signal comes; returns the exit code. `notes` are warnings of the command line."""
     from llamakit.plugins.frontends.rest import startup
     from llamakit.plugins.frontends.rest.body import checked_sampling
+    from llamakit.plugins.frontends.rest.keys import read_keys
     from llamakit.plugins.frontends.rest.listen import listen
     from llamakit.plugins.frontends.rest.logs import set_up
-    from llamakit.plugins.frontends.rest.security import read_keys
     from llamakit.plugins.frontends.rest.server import STALL_SECONDS, Server
     from llamakit.plugins.frontends.rest.tls import make_context
 
     set_up(options)
     keys = read_keys(options)
     _ = options.template_variables  # what is wrong with them is told before anything is loaded
+    startup.check_public(options, keys)
     models = startup.models_of(config, options)
     settings = startup.settings_of(config, options, registry, len(models))
     tls = make_context(options.ssl_cert_file, options.ssl_key_file) if startup.wants_tls(options) else None
     sock = listen(options.host, options.port, min(options.timeout, STALL_SECONDS))
-    for text in [*notes, *startup.warnings_of(options, sock.getsockname()[0], keys)]:
+    for text in [*notes, *startup.origins_of(config), *startup.warnings_of(options, sock.getsockname()[0], keys)]:
         startup.warn(text, options)
     state = startup.make_state(options, registry, models, settings, keys)
     state.sampling = checked_sampling(registry, config.changed("sampling"))

@@ -6,6 +6,9 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+from llamakit.plugins.frontends.rest.keys import EVERYBODY
+
 from llamakit.engine.job import Finished, Token, raise_error
 from llamakit.engine.request import FinishReason
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import falcon
+    from llamakit.plugins.frontends.rest.keys import Key
     from llamakit.plugins.frontends.rest.state import ServerState
 
     from llamakit.engine.job import Event, Job
@@ -30,7 +34,9 @@ class Exchange:
 
     def __init__(self, state: ServerState, req: falcon.Request) -> None:
         self.state, self.context = state, req.context
-        self.id: str = getattr(req.context, "id", "")
+        self.id: str = getattr(req.context, "job_id", "")
+        self.key: Key = getattr(req.context, "key", EVERYBODY)
+        self.owner = self.key.id or req.remote_addr or ""
         self.gone = req.env.get("waitress.client_disconnected")
         self.streams = False
         self._stack = ExitStack()
@@ -45,7 +51,9 @@ class Exchange:
 
         The job is cancelled when the client leaves, and when this ends.
         """
-        job = session.service.submit(request, id=self.id, gone=self.gone)
+        if self.state.several_keys:  # what one asked must not show in how fast another is answered
+            request = msgspec.structs.replace(request, cache_salt=f"{self.key.id} {request.cache_salt}")
+        job = session.service.submit(request, id=self.id, gone=self.gone, owner=self.owner)
         meter = Meter(self.state.metrics, api)
         job.observer = meter.look
         self._stack.callback(_end, job, meter, self.context)

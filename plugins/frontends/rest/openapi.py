@@ -33,8 +33,8 @@ Anthropic and Ollama.
 
 - Fields that are `null` count as left out. Unknown ones are ignored and named in the header `X-Ignored-Fields`; with
   `"strict": true` they are an error.
-- Every answer has the header `X-Request-Id`: the request's own, or a new one. It ends the request with
-  `POST /requests/{id}/cancel`.
+- Every answer has the header `X-Request-Id`: the request's own, or a new one; and `X-Job-Id`, which ends the request
+  with `POST /requests/{id}/cancel`.
 - Errors say what was asked and why not, what was found and what would work.
 - With `"stream": true` an answer comes as server-sent events (lines of JSON in Ollama's API)."""
 PARAMETER = re.compile(r"\{([A-Za-z_]\w*)(?::[^}]*)?\}")

@@ -33,6 +33,9 @@ class ServeOptions(Options, frozen=True):
     ] = 0.0
     parallel: Annotated[int, Meta(ge=1, le=4096, description="Sequences that are generated at once.")] = 64
     queue: Annotated[int, Meta(ge=0, le=65536, description="Requests that may wait; more get status 429.")] = 256
+    per_client: Annotated[
+        int, Meta(ge=0, le=65536, description="Sequences of one key or address, waiting and running; 0 = any number.")
+    ] = 0
     stall: Annotated[
         float, Meta(gt=0, le=86400, description="Seconds without a step, while there is work, until /health fails.")
     ] = 300.0
@@ -49,11 +52,14 @@ class ServeOptions(Options, frozen=True):
     rope_freq_base: Annotated[float, Meta(ge=0, le=1e12, description="Base of RoPE; 0 = the model's.")] = 0.0
     rope_freq_scale: Annotated[float, Meta(ge=0, le=1e6, description="Linear scale of RoPE; 0 = the model's.")] = 0.0
     api_key: Annotated[list[str], Meta(description="Keys that clients may use; none = no key is needed.")] = []
-    api_key_file: Annotated[str, Meta(description="File of keys, one a line; # starts a comment.")] = ""
+    api_key_file: Annotated[
+        str, Meta(description="File of keys, one a line, with roles after it: use, observe, admin.")
+    ] = ""
+    insecure_no_key: Annotated[
+        bool, Meta(description="Listen on other addresses than this machine's without an API key.")
+    ] = False
     cors: Annotated[list[str], Meta(description="Origins whose pages may use the server; * = all.")] = []
-    allowed_host: Annotated[
-        list[str], Meta(description="More names that the Host header may have while only this machine is served.")
-    ] = []
+    allowed_host: Annotated[list[str], Meta(description="More names that the Host header may have; * = any.")] = []
     max_body: Annotated[str, Meta(description="Largest body of a request.")] = "32M"
     connections_per_address: Annotated[
         int, Meta(ge=0, le=65536, description="Connections of one address; 0 = a quarter of all, this machine's any.")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from llamakit.plugins.frontends.rest.keys import Role
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +39,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A path template in falcon's form, the resource that answers, and its operations by method ("POST").
 
     `open`: served without an API key; only the page's own static files and `/health` are. `always`: also while the
-    server is full or shuts down.
+    server is full or shuts down. `role`: what a key must have to look at it; `changes`: other methods than GET change
+    something for all, so that they want `admin`.
     """
 
     path: str
@@ -46,6 +48,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     operations: Mapping[str, Operation]
     open: bool = False
     always: bool = False
+    role: Role = Role.USE
+    changes: bool = False
 
     @property
     def api(self) -> str:

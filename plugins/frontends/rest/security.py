@@ -2,69 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import re
-from pathlib import Path
+import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import falcon
 from llamakit.plugins.frontends.rest.errors import AuthenticationError, ForbiddenError, TooLargeError
+from llamakit.plugins.frontends.rest.keys import EVERYBODY, Keys, Role, WrongKeys
 
-from llamakit.errors import UsageError
+from llamakit.errors import QueueFullError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from llamakit.plugins.frontends.rest.options import ServeOptions
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 NAMES = re.compile(r"[A-Za-z0-9_,\s-]+")  # of headers
 MOST_ASKED = 2000  # characters
 HEADERS = "authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta"
-EXPOSED = "X-Request-Id, X-Ignored-Fields, Retry-After"
+EXPOSED = "X-Request-Id, X-Job-Id, X-Ignored-Fields, Retry-After"
+ANY_ADDRESS = ("", "0.0.0.0", "::")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-
-
-class Keys:
-    """The API keys, kept as hashes only."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
-
-    def __bool__(self) -> bool:
-        return bool(self._hashes)
-
-    def knows(self, key: str) -> bool:
-        """Whether a key is one of them; takes the same time for each wrong key."""
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        return sum(hmac.compare_digest(digest, each) for each in self._hashes) > 0
-
-
-def read_keys(options: ServeOptions) -> Keys:
-    """The keys of the settings and of the key file."""
-    keys = list(options.api_key)
-    if options.api_key_file:
-        keys += _lines(Path(options.api_key_file))
-    for key in keys:
-        if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise UsageError("an API key is empty or has spaces or unusual characters", param="api_key")
-    return Keys(keys)
-
-
-def _lines(file: Path) -> list[str]:
-    """The keys in a file; one that is named but holds none would leave the server open."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UsageError(f"the key file {file} cannot be read: {why}", param="api_key_file") from None
-    keys = [line.split("#")[0].strip() for line in text.splitlines()]
-    if not any(keys):
-        raise UsageError(f"the key file {file} holds no key", param="api_key_file")
-    return [key for key in keys if key]
 
 
 class Security:
@@ -74,7 +34,10 @@ class Security:
         self.keys, self.cors, self.body_limit = keys, frozenset(options.cors), options.body_limit
         self.patterns = [_pattern(text) for text in self.cors if "*" in text and text != "*"]
         names = {*LOOPBACK_NAMES, options.host.strip("[]"), *options.allowed_host}
-        self.hosts = frozenset(name.lower() for name in names) if loopback else None
+        bound = any(options.host.strip("[]") == name for name in ANY_ADDRESS)
+        addresses = machine_addresses() if bound else ()
+        self.hosts = None if "*" in names else frozenset(name.lower() for name in (*names, *addresses))
+        self._wrong = WrongKeys()
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Host and Origin, the answer to a preflight, and the size of the body."""
@@ -96,16 +59,33 @@ class Security:
             )  # fmt: skip
 
     def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: Any, params: Any) -> None:
-        """The API key, on every route that is not open."""
+        """The API key and its role, on every route that is not open."""
+        req.context.key = EVERYBODY
         if not self.keys or getattr(resource, "llamakit_open", False):
             return
         req.context.resource = resource
-        if not self.keys.knows(_key_of(req)):
-            resp.set_header("WWW-Authenticate", "Bearer")
-            given = "the key is not known" if _key_of(req) else "no key was sent"
-            raise AuthenticationError(
-                "this server wants an API key", found=given, hint="Authorization: Bearer KEY, or x-api-key: KEY"
-            )
+        key = self.keys.find(_key_of(req))
+        if key is None:
+            raise self._refused(req, resp)
+        req.context.key = key
+        role = _role_of(resource, req.method)
+        if not key.may(role):
+            raise ForbiddenError(
+                f"this key may not do that: {req.method} {req.path[:100]} needs the role {role}",
+                found=f"it has {', '.join(sorted(key.roles))}", hint="a key with that role (--api-key-file)",
+            )  # fmt: skip
+
+    def _refused(self, req: falcon.Request, resp: falcon.Response) -> AuthenticationError | QueueFullError:
+        """The error for a key that is not known, or is missing."""
+        given = _key_of(req)
+        wait = self._wrong.count(req.remote_addr or "") if given else 0
+        if wait:
+            return QueueFullError("too many wrong API keys came from this address", retry_after=wait)
+        resp.set_header("WWW-Authenticate", "Bearer")
+        return AuthenticationError(
+            "this server wants an API key", found="the key is not known" if given else "no key was sent",
+            hint="Authorization: Bearer KEY, or x-api-key: KEY",
+        )  # fmt: skip
 
     def _allowed(self, origin: str) -> bool:
         """Whether an origin is named, or fits a pattern such as http://localhost:* or https://*.example.com."""
@@ -118,7 +98,7 @@ class Security:
             return
         if (hostname(host) or "") not in self.hosts:
             raise ForbiddenError(
-                "this server answers requests for this machine only", found=f"the Host header names {host[:100]!r}",
+                "this server does not answer to that name", found=f"the Host header names {host[:100]!r}",
                 hint="--allowed-host NAME lets a name through",
             )  # fmt: skip
 
@@ -155,6 +135,26 @@ def _asked_headers(req: falcon.Request) -> str:
     """The headers that a preflight asks for, since clients bring their own (`x-stainless-*`, `anthropic-*`)."""
     asked = req.get_header("Access-Control-Request-Headers") or ""
     return asked if 0 < len(asked) <= MOST_ASKED and NAMES.fullmatch(asked) else HEADERS
+
+
+def _role_of(resource: Any, method: str) -> Role:
+    """The role that a route asks for: its own to look at it, `admin` to change something where it says so."""
+    role: Role = getattr(resource, "llamakit_role", Role.USE)
+    changes: bool = getattr(resource, "llamakit_changes", False)
+    return Role.ADMIN if changes and method not in ("GET", "HEAD") else role
+
+
+def machine_addresses() -> set[str]:
+    """This machine's names and addresses, as far as it knows them."""
+    name = socket.gethostname()
+    found = {name, name.partition(".")[0], socket.getfqdn()}
+    with suppress(OSError):
+        found |= {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(name, None)}
+    for family, peer in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((peer, 9))  # sends nothing: it only chooses the address that would be used
+            found.add(str(probe.getsockname()[0]).partition("%")[0])
+    return found
 
 
 def hostname(netloc: str) -> str | None:

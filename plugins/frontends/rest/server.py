@@ -17,9 +17,10 @@ import waitress.server
 from llamakit.plugins.frontends.rest.app import make_app
 from llamakit.plugins.frontends.rest.connections import Connections, most_connections
 from llamakit.plugins.frontends.rest.gate import Gate
+from llamakit.plugins.frontends.rest.keys import Keys
 from llamakit.plugins.frontends.rest.listen import url_of
 from llamakit.plugins.frontends.rest.refusals import Channel
-from llamakit.plugins.frontends.rest.security import Keys, Security, is_loopback
+from llamakit.plugins.frontends.rest.security import Security, is_loopback
 from llamakit.plugins.frontends.rest.threads import Threads
 from llamakit.plugins.frontends.rest.tls import TLSFront, private_socket, remove_private
 

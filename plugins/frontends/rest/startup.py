@@ -17,8 +17,8 @@ from llamakit.pool import ModelPool, device_memory, opener
 from llamakit.terminal import one_line, safe
 
 if TYPE_CHECKING:
+    from llamakit.plugins.frontends.rest.keys import Keys
     from llamakit.plugins.frontends.rest.options import ServeOptions
-    from llamakit.plugins.frontends.rest.security import Keys
 
     from llamakit.config import Config
     from llamakit.registry import Registry
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("llamakit.rest")
 NO_MODEL = "no model: name a GGUF file"
 ADAPTER_SLOTS = 4  # different selections of adapters in a step, where adapters may come later
+SECURITY = (  # settings of which it is told where they came from
+    "host", "path", "api_key", "api_key_file", "insecure_no_key", "cors", "allowed_host", "lora_dir", "ssl_cert_file",
+    "ssl_key_file", "max_body", "request_memory",
+)  # fmt: skip
 CORE = ("backend", "ctx_size", "batch_size", "kv_type")
 
 
@@ -84,7 +88,7 @@ def settings_of(config: Config, options: ServeOptions, registry: Registry, n_mod
     settings = {name: config[name] for name in CORE} | {
         "threads": config["threads"] or None, "backend_options": backend, "n_seq": options.parallel,
         "kv_memory": memory, "max_predict": options.max_predict, "max_queue": options.queue,
-        "stall_seconds": options.stall,
+        "stall_seconds": options.stall, "per_client": options.per_client,
         "lora": [*((path, 1.0) for path in options.lora), *options.lora_scaled], "lora_base": options.lora_base,
         "adapter_slots": ADAPTER_SLOTS if options.lora_dir else 0,
         "draft_model": options.model_draft, "draft": options.draft, "chat_template": options.chat_template,
@@ -111,7 +115,7 @@ def make_state(
     from llamakit.plugins.frontends.rest.metrics import Metrics
 
     shown = msgspec.structs.replace(options, api_key=[])
-    return ServerState(shown, registry, pool, Metrics(), key_required=bool(keys))
+    return ServerState(shown, registry, pool, Metrics(), key_required=bool(keys), several_keys=keys.several)
 
 
 def wants_tls(options: ServeOptions) -> bool:
@@ -119,13 +123,44 @@ def wants_tls(options: ServeOptions) -> bool:
     return bool(options.ssl_cert_file or options.ssl_key_file)
 
 
+def check_public(options: ServeOptions, keys: Keys) -> None:
+    """Refuse to be reached from other machines without a key, unless that was asked for in so many words."""
+    import ipaddress
+
+    host = options.host.strip("[]")
+    try:
+        local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        local = host.lower() == "localhost"
+    if local or keys or options.insecure_no_key:
+        return
+    raise UsageError(
+        f"--host {options.host} without an API key: anyone who reaches this machine could use the model",
+        hint="--api-key KEY or --api-key-file FILE; --insecure-no-key if all who reach it may", param="host",
+    )  # fmt: skip
+
+
+def origins_of(config: Config) -> list[str]:
+    """Which settings that matter for security came from elsewhere than the command line, and from where."""
+    found = []
+    for name in SECURITY:
+        key = f"frontend.rest.{name}"
+        origin = config.origin(key)
+        if origin not in ("default", "command line"):
+            value = "" if name == "api_key" else f" {config[key]!r}"
+            found.append(f"--{name.replace('_', '-')}{value} comes from {origin}")
+    return found
+
+
 def warnings_of(options: ServeOptions, address: str, keys: Keys) -> list[str]:
     """What is allowed but unwise."""
     found = []
     if options.path and not Path(options.path).is_dir():
         found.append(f"--path {options.path}: no such folder; the built-in page is served")
+    elif options.path:
+        found.append(f"--path {options.path}: all files in there are given to anyone, without a key")
     if not is_loopback(address) and not keys:
-        found.append(f"listening on {address} without --api-key: anyone who reaches this port can use the model")
+        found.append(f"listening on {address} without an API key: anyone who reaches this port can use the model")
     if not is_loopback(address) and keys and not wants_tls(options):
         found.append(f"listening on {address} without TLS: keys and texts can be read on the way (--ssl-cert-file)")
     if "*" in options.cors and not keys:

@@ -21,8 +21,8 @@ class ServerState:
     """One server. `pool.lease(name)` gives the session of a model; `draining` is set when it shuts down.
 
     `sampling`: sampler options of the settings, by which every request begins; `defaults`: values of fields that a
-    request leaves out; `admission` counts the requests that are
-    being answered, `memory` what they hold; `key_required` tells whether clients need an API key.
+    request leaves out; `admission` counts the requests that are being answered, `memory` what they hold; `key_required`
+    tells whether clients need an API key, `several_keys` whether there is more than one.
     """
 
     def __init__(
@@ -33,9 +33,10 @@ class ServerState:
         metrics: Metrics,
         *,
         key_required: bool = False,
+        several_keys: bool = False,
     ) -> None:
         self.options, self.registry, self.pool, self.metrics = options, registry, pool, metrics
-        self.key_required = key_required
+        self.key_required, self.several_keys = key_required, several_keys
         self.sampling: dict[str, object] = {}
         self.defaults: dict[str, object] = {}
         self.admission = Admission(options.places)

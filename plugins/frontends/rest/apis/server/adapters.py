@@ -196,7 +196,7 @@ def routes(state: ServerState) -> list[Route]:
     )  # fmt: skip
     unload = Operation(summary="Unload a LoRA adapter", tag=TAG, body=LoraUnloadBody, response=AdaptersChanged)
     return [
-        Route(path="/lora-adapters", resource=Adapters(state), operations={"GET": show, "POST": scale}),
-        Route(path="/lora-adapters/load", resource=Load(state), operations={"GET": can, "POST": load}),
-        Route(path="/lora-adapters/unload", resource=Unload(state), operations={"POST": unload}),
+        Route(path="/lora-adapters", resource=Adapters(state), operations={"GET": show, "POST": scale}, changes=True),
+        Route(path="/lora-adapters/load", resource=Load(state), operations={"GET": can, "POST": load}, changes=True),
+        Route(path="/lora-adapters/unload", resource=Unload(state), operations={"POST": unload}, changes=True),
     ]

@@ -126,6 +126,6 @@ def routes(state: ServerState) -> list[Route]:
     listed = Operation(summary="Models, and which are loaded", tag=TAG, response=ModelList)
     return [
         Route(path="/models", resource=Models(state), operations={"GET": listed}),
-        Route(path="/models/load", resource=Load(state), operations={"POST": load}),
-        Route(path="/models/unload", resource=Unload(state), operations={"POST": unload}),
+        Route(path="/models/load", resource=Load(state), operations={"POST": load}, changes=True),
+        Route(path="/models/unload", resource=Unload(state), operations={"POST": unload}, changes=True),
     ]

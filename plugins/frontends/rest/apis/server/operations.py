@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.apis.server.health import Health, Healthy
+from llamakit.plugins.frontends.rest.keys import EVERYBODY, Role
 from llamakit.plugins.frontends.rest.route import Operation, Route
 from llamakit.plugins.frontends.rest.samplers import Samplers, SamplersInfo
 from msgspec import Meta
@@ -44,7 +45,7 @@ class AdapterScale(msgspec.Struct, frozen=True):
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
     """A request that waits or runs. No text of it is told."""
 
-    id: Annotated[str, Meta(description="Id of the request, as in `X-Request-Id`.")]
+    id: Annotated[str, Meta(description="Id of the request, as in the header `X-Job-Id` of its answer.")]
     model: str
     state: Annotated[str, Meta(description="queued, prompt or generating.")]
     is_processing: Annotated[bool, Meta(description="Whether it is being worked on.")]
@@ -87,12 +88,13 @@ class Slots:
         self.state = state
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Every request of every loaded model."""
+        """Every request of every loaded model, as far as they are the key's own or it may see all."""
         found = slots(self.state)
-        running = sum(slot.is_processing for slot in found)
+        running = sum(slot.is_processing for _, slot in found)
         if req.get_param("fail_on_no_slot", default="") and running >= self.state.options.parallel:
             raise UnavailableError("no slot is free", found=f"{running} requests run", retry_after=1)
-        answer(resp, found)
+        key = getattr(req.context, "key", EVERYBODY)
+        answer(resp, [slot for owner, slot in found if key.may(Role.OBSERVE) or owner == key.id])
 
 
 class Cancel:
@@ -104,25 +106,27 @@ class Cancel:
     def on_post(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """End it in the queue, the prompt or the answer; NotFoundError if it is not there any more."""
         sessions = [self.state.pool.loaded(name) for name in self.state.pool.names()]
-        if not any(session.service.cancel(id) for session in sessions if session is not None):
+        key = getattr(req.context, "key", EVERYBODY)
+        owner = None if key.may(Role.ADMIN) else key.id
+        if not any(session.service.cancel(id, owner) for session in sessions if session is not None):
             raise NotFoundError(f"no request {id[:100]!r} waits or runs", hint="GET /slots lists them", param="id")
         answer(resp, Cancelled(id=id))
 
     on_delete = on_post
 
 
-def slots(state: ServerState) -> list[Slot]:
-    """What runs and waits, over all loaded models."""
-    found = []
+def slots(state: ServerState) -> list[tuple[str, Slot]]:
+    """What runs and waits, over all loaded models, each with its owner."""
+    found: list[tuple[str, Slot]] = []
     for name in state.pool.names():
         session = state.pool.loaded(name)
         if session is not None:
-            found += [_slot(name, session.n_ctx, info) for info in session.service.engine.slots()]
+            found += [(info.owner, _slot(name, session.n_ctx, info)) for info in session.service.engine.slots()]
     return found
 
 
 def _slot(model: str, n_ctx: int, info: SlotInfo) -> Slot:
-    fields = {name: getattr(info, name) for name in info.__struct_fields__ if name != "adapters"}
+    fields = {name: getattr(info, name) for name in info.__struct_fields__ if name not in ("adapters", "owner")}
     fields |= {"seconds": round(info.seconds, 3), "adapters": [AdapterScale(*pair) for pair in info.adapters]}
     return Slot(model=model, n_ctx=n_ctx, is_processing=info.state != "queued", **fields)
 
@@ -142,7 +146,8 @@ def routes(state: ServerState) -> list[Route]:
         Route(path="/v1/health", resource=Health(state), operations=health, open=True),
         _get("/slots", Slots(state), "Requests that wait or run", list[Slot], query=SlotsQuery),
         _get("/samplers", Samplers(state), "Samplers and their options", SamplersInfo, description=SAMPLERS),
-        _get("/metrics", Metered(state), "Measurements for Prometheus", str, media=CONTENT_TYPE_LATEST),
+        _get("/metrics", Metered(state), "Measurements for Prometheus", str, role=Role.OBSERVE,
+             media=CONTENT_TYPE_LATEST),
         Route(
             path="/requests/{id}/cancel", resource=Cancel(state), operations={"POST": cancel, "DELETE": cancel},
             always=True,
@@ -158,9 +163,9 @@ class Delete:
         self.on_delete = Cancel(state).on_post
 
 
-def _get(path: str, resource: Any, summary: str, response: Any, **more: Any) -> Route:
+def _get(path: str, resource: Any, summary: str, response: Any, role: Role = Role.USE, **more: Any) -> Route:
     operation = Operation(summary=summary, tag=TAG, response=response, **more)
-    return Route(path=path, resource=resource, operations={"GET": operation})
+    return Route(path=path, resource=resource, operations={"GET": operation}, role=role)
 
 
 HEALTH = (

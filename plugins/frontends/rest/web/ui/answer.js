@@ -107,7 +107,7 @@ export class Run {
     this.kind = kind;
     this.sent = body;
     const response = await request(url, { body, signal: this.#abort.signal });
-    this.requestId = response.headers.get("X-Request-Id");
+    this.requestId = response.headers.get("X-Job-Id") ?? response.headers.get("X-Request-Id");
     this.ignored = response.headers.get("X-Ignored-Fields")?.split(/,\s*/) ?? [];
     if (server.value.state === "gone") server.set({ state: "ready" });
     let ended = false;
