@@ -93,8 +93,8 @@ def test_keys_are_nowhere_to_be_seen(locked):
     assert KEY.encode() not in props
     keys = Keys([KEY])
     assert KEY not in repr(vars(keys))
-    assert keys.knows(KEY)
-    assert not keys.knows("")
+    assert keys.find(KEY)
+    assert not keys.find("")
 
 
 def test_read_keys(tmp_path):
@@ -271,7 +271,7 @@ def test_answers_are_not_sniffed(local):
 def test_a_public_server_without_a_key_is_warned_of():
     options = ServeOptions()
     (text,) = warnings_of(options, "0.0.0.0", Keys(()))
-    assert text.startswith("listening on 0.0.0.0 without --api-key")
+    assert text.startswith("listening on 0.0.0.0 without an API key")
     assert warnings_of(options, "127.0.0.1", Keys(())) == []
     (text,) = warnings_of(options, "0.0.0.0", Keys(["k"]))
     assert text.startswith("listening on 0.0.0.0 without TLS")

@@ -18,7 +18,7 @@ from llamakit.plugins.frontends.rest.llamacpp_flags import Translated, translate
 from llamakit.plugins.frontends.rest.options import ServeOptions
 
 from llamakit.config import Config, load_config
-from llamakit.errors import BackendError, LlamaKitError
+from llamakit.errors import BackendError, LlamaKitError, UsageError
 from llamakit.options import build_options
 from llamakit.registry import Registry
 
@@ -88,11 +88,15 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     set_up(options)
     keys = read_keys(options)
     _ = options.template_variables  # what is wrong with them is told before anything is loaded
-    startup.check_public(options, keys)
     models = startup.models_of(config, options)
     settings = startup.settings_of(config, options, registry, len(models))
     tls = make_context(options.ssl_cert_file, options.ssl_key_file) if startup.wants_tls(options) else None
     sock = listen(options.host, options.port, min(options.timeout, STALL_SECONDS))
+    try:
+        startup.check_public(sock.getsockname()[0], options, keys)
+    except UsageError:
+        sock.close()
+        raise
     for text in [*notes, *startup.origins_of(config), *startup.warnings_of(options, sock.getsockname()[0], keys)]:
         startup.warn(text, options)
     state = startup.make_state(options, registry, models, settings, keys)

@@ -123,21 +123,13 @@ def wants_tls(options: ServeOptions) -> bool:
     return bool(options.ssl_cert_file or options.ssl_key_file)
 
 
-def check_public(options: ServeOptions, keys: Keys) -> None:
+def check_public(address: str, options: ServeOptions, keys: Keys) -> None:
     """Refuse to be reached from other machines without a key, unless that was asked for in so many words."""
-    import ipaddress
-
-    host = options.host.strip("[]")
-    try:
-        local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        local = host.lower() == "localhost"
-    if local or keys or options.insecure_no_key:
-        return
-    raise UsageError(
-        f"--host {options.host} without an API key: anyone who reaches this machine could use the model",
-        hint="--api-key KEY or --api-key-file FILE; --insecure-no-key if all who reach it may", param="host",
-    )  # fmt: skip
+    if not is_loopback(address) and not keys and not options.insecure_no_key:
+        raise UsageError(
+            f"--host {options.host} without an API key: anyone who reaches this machine could use the model",
+            hint="--api-key KEY or --api-key-file FILE; --insecure-no-key if all who reach it may", param="host",
+        )  # fmt: skip
 
 
 def origins_of(config: Config) -> list[str]:
