@@ -13,6 +13,8 @@
 namespace py = pybind11;
 using namespace lk::cpu;
 
+void bind_training(py::module_& m);  // cpu_training.cpp
+
 namespace {
 
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
@@ -145,6 +147,29 @@ py::array output(const py::object& self, const Value& value, const std::vector<i
     return view;
 }
 
+MapNode map_node(const std::string& op, int a, int b, double value) {
+    static const std::map<std::string, MapOp> operations = {
+        {"add", MapOp::add},          {"sub", MapOp::subtract}, {"mul", MapOp::multiply},
+        {"div", MapOp::divide},       {"min", MapOp::minimum},  {"max", MapOp::maximum},
+        {"sqrt", MapOp::square_root}, {"abs", MapOp::absolute}, {"sign", MapOp::sign}};
+    const auto found = operations.find(op);
+    if (found != operations.end()) return {MapNode::Leaf::none, found->second, a, b < 0 ? a : b, 0.0};
+    if (op == "constant") return {MapNode::Leaf::constant, MapOp::copy, 0, 0, value};
+    if (op == "scalar") return {MapNode::Leaf::scalar, MapOp::copy, 0, 0, value};
+    if (op == "state") return {MapNode::Leaf::state, MapOp::copy, 0, 0, value};
+    throw std::invalid_argument("a map cannot compute " + op);
+}
+
+// Instructions (op, a, b, value) and assignments (state, instruction).
+std::shared_ptr<Map> make_map(int n_state, const std::vector<std::tuple<std::string, int, int, double>>& instructions,
+                              const std::vector<std::pair<int, int>>& assignments) {
+    std::vector<MapNode> nodes;
+    for (const auto& [op, a, b, value] : instructions) nodes.push_back(map_node(op, a, b, value));
+    std::vector<MapAssignment> assigned;
+    for (const auto& [state, node] : assignments) assigned.push_back({state, node});
+    return std::make_shared<Map>(n_state, nodes, assigned);
+}
+
 ActForm operand(const std::string& name) {
     if (name == "int8") return ActForm::int8_32;
     if (name == "bf16") return ActForm::bf16;
@@ -258,13 +283,28 @@ PYBIND11_MODULE(_cpu, m) {
         .value("cross_entropy", StepKind::cross_entropy)
         .value("cross_entropy_grad", StepKind::cross_entropy_grad)
         .value("write_state", StepKind::write_state)
-        .value("add_state", StepKind::add_state);
+        .value("add_state", StepKind::add_state)
+        .value("linear_back", StepKind::linear_back)
+        .value("rms_norm_back", StepKind::rms_norm_back)
+        .value("attention_back", StepKind::attention_back)
+        .value("gated_back", StepKind::gated_back)
+        .value("scatter_rows", StepKind::scatter_rows)
+        .value("sum_rows", StepKind::sum_rows)
+        .value("head_loss", StepKind::head_loss)
+        .value("map", StepKind::map)
+        .value("reduce", StepKind::reduce);
+    py::enum_<ReduceKind>(m, "ReduceKind")
+        .value("sum", ReduceKind::sum)
+        .value("sum_squares", ReduceKind::sum_squares)
+        .value("max_abs", ReduceKind::max_abs);
+    py::class_<Map, std::shared_ptr<Map>>(m, "Map").def(py::init(&make_map));
     py::class_<Step, std::shared_ptr<Step>>(m, "Step")
         .def(py::init<StepKind, std::string>())
         .def_readwrite("outs", &Step::outs)
         .def_readwrite("inputs", &Step::in)
         .def_readwrite("ints", &Step::ints)
         .def_readwrite("weight", &Step::weight)
+        .def_readwrite("other", &Step::other)
         .def_readwrite("target", &Step::target)
         .def_readwrite("states", &Step::states)
         .def_readwrite("epsilon", &Step::epsilon)
@@ -272,6 +312,10 @@ PYBIND11_MODULE(_cpu, m) {
         .def_readwrite("layer", &Step::layer)
         .def_readwrite("window", &Step::window)
         .def_readwrite("n_used", &Step::n_used)
+        .def_readwrite("chunk", &Step::chunk)
+        .def_readwrite("reduction", &Step::reduction)
+        .def_readwrite("map", &Step::map)
+        .def_readwrite("plain", &Step::plain)
         .def_readwrite("normalise", &Step::normalise)
         .def_readwrite("transpose_a", &Step::transpose_a)
         .def_readwrite("transpose_b", &Step::transpose_b)
@@ -295,4 +339,6 @@ PYBIND11_MODULE(_cpu, m) {
            int64_t n_thread) { return workspace_bytes(kernels(isa), steps, max_dims, max_positions, n_thread); },
         "Bytes that a program takes beside its arena.");
     m.def("output", &output, "A read-only view of a value, kept alive by the program.");
+    py::module_ training = m.def_submodule("training", "Kernels of training, alone.");
+    bind_training(training);
 }

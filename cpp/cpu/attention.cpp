@@ -39,6 +39,7 @@ struct Program::AttendTile {
 };
 
 void Program::attention(const Step& step) {
+    if (step.layer < 0) return attend_rows(step);
     const Value &q = step.in[0], &k = step.in[1], &v = step.in[2];
     const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
                   *tables = ints(step, 3);

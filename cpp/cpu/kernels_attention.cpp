@@ -7,6 +7,7 @@ namespace {
 
 #include "cpu/kv-inl.h"
 
+#include "cpu/exp2-inl.h"
 #include "cpu/attention-inl.h"
 }  // namespace
 

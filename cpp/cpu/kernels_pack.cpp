@@ -7,6 +7,7 @@
 namespace lk::cpu {
 namespace {
 #include "cpu/layout-inl.h"
+#include "cpu/transpose-inl.h"
 #include "cpu/pack-inl.h"
 
 int64_t panel_bytes(const WeightView& w) {

@@ -110,7 +110,7 @@ void Program::multiply(const LinearTask& task, int64_t from, int64_t to, int64_t
 void Program::linears(const Step& step) {
     const int64_t n = n_rows(step.norm ? step.norm->out() : step.in[0]);
     if (n == 0) return;
-    prepare(step);
+    if (!step.plain) prepare(step);
     const Value& x = step.norm ? step.norm->out() : step.in[0];
     deltas_.resize(std::max(deltas_.size(), step.parts.size()));
     bool adapted = false;
@@ -126,6 +126,7 @@ void Program::linears(const Step& step) {
     for (size_t i = 0; i < runs.size(); ++i)
         deltas_[i].multiply(kernels_, *pool_, scratch_, std::move(runs[i]), at(x), x.width, n);
 
+    if (step.plain) return plain_linears(step);
     const bool together = step.gated && !adapted;  // both products of a gate in registers
     std::vector<LinearTask> tasks;
     std::vector<Chunk> chunks;

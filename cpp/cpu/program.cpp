@@ -30,7 +30,8 @@ Program::Program(std::shared_ptr<Pool> pool, const KernelTable& kernels, std::ve
       max_seqs_(max_seqs),
       blocks_per_seq_(blocks_per_seq),
       threads_few_(pool_->size()),
-      threads_many_(pool_->size()) {
+      threads_many_(pool_->size()),
+      memory_(pool_->size()) {
     arena_ = std::make_unique<Arena>(size_t(std::max<int64_t>(arena_floats, 16)) * 4);
     scratch_.resize(size_t(pool_->size()));
     panels_.resize(size_t(pool_->size()));
@@ -101,6 +102,24 @@ void Program::run_step(const Step& step) {
         case StepKind::write_state:
         case StepKind::add_state:
             return change_state(step);
+        case StepKind::linear_back:
+            return linear_back(step);
+        case StepKind::rms_norm_back:
+            return rms_norm_back(step);
+        case StepKind::attention_back:
+            return attention_back(step);
+        case StepKind::gated_back:
+            return gated_back(step);
+        case StepKind::scatter_rows:
+            return scatter_rows(step);
+        case StepKind::sum_rows:
+            return sum_rows(step);
+        case StepKind::head_loss:
+            return head_loss(step);
+        case StepKind::map:
+            return run_map(step);
+        case StepKind::reduce:
+            return reduce(step);
     }
     fail(step, "its kind is not known");
 }
@@ -118,7 +137,11 @@ void Program::check() const {
         if (kind == StepKind::select_rows) check_range(step, "row", ints(step, 0), n_rows(step.out()), n);
         if (kind == StepKind::cross_entropy || kind == StepKind::cross_entropy_grad)
             check_range(step, "target", ints(step, 0), n, step.in[0].width, -1);
-        if (kind == StepKind::attention) check_attention(step);
+        if (kind == StepKind::attention || kind == StepKind::attention_back) check_attention(step);
+        if (kind == StepKind::head_loss) check_range(step, "target", ints(step, 0), n, step.weight->view.n_out, -1);
+        if (kind == StepKind::scatter_rows)
+            check_range(step, "row", ints(step, 0), n,
+                        step.states[0] ? step.states[0]->size() / step.in[0].width : n_rows(step.in[1]));
         const bool adapted = kind == StepKind::linears || kind == StepKind::rms_norm || kind == StepKind::embedding;
         if (adapted && ints(step, step.ints.size() - 1) && adapters_)
             check_range(step, "adapter slot", ints(step, step.ints.size() - 1), n, adapters_->n_slot + 1);
@@ -221,25 +244,6 @@ void Program::select_rows(const Step& step) {
     const int64_t width = step.out().width;
     for (int64_t r = 0; r < n_rows(step.out()); ++r)
         std::memcpy(at(step.out()) + r * width, at(step.in[0]) + rows[r] * width, size_t(width) * 4);
-}
-
-// Plain products of row-major matrices; each output is one sum in order.
-void Program::matmul(const Step& step) {
-    const bool ta = step.transpose_a, tb = step.transpose_b;
-    const Value &a = step.in[0], &b = step.in[1];
-    const int64_t m = ta ? a.width : n_rows(a), n = tb ? n_rows(b) : b.width, inner = ta ? n_rows(a) : a.width;
-    float* into = step.states[0] ? step.states[0]->floats() : nullptr;
-    for_rows(m, n * inner, [&](int64_t i) {
-        float* y = into ? into + i * n : at(step.out()) + i * n;
-        if (!into) std::fill_n(y, n, 0.0f);
-        for (int64_t k = 0; k < inner; ++k) {
-            const float x = ta ? at(a)[k * a.width + i] : at(a)[i * a.width + k];
-            if (!tb)
-                kernels_.axpy(x, at(b) + k * b.width, n, y);
-            else
-                for (int64_t j = 0; j < n; ++j) y[j] += x * at(b)[j * b.width + k];
-        }
-    });
 }
 
 void Program::cross_entropy(const Step& step) {

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "cpu/adapters.h"
+#include "cpu/gemm.h"
 #include "cpu/kv_cache.h"
+#include "cpu/map.h"
 #include "cpu/pack.h"
 #include "cpu/pool.h"
 #include "cpu/state.h"
@@ -51,7 +53,16 @@ enum class StepKind : int {
     cross_entropy,
     cross_entropy_grad,
     write_state,
-    add_state
+    add_state,
+    linear_back,
+    rms_norm_back,
+    attention_back,
+    gated_back,
+    scatter_rows,
+    sum_rows,
+    head_loss,
+    map,
+    reduce
 };
 
 struct Step {
@@ -62,13 +73,15 @@ struct Step {
     std::string name;
     std::vector<Value> outs;
     std::vector<Value> in;
-    std::vector<int64_t> ints;  // offsets of integer inputs in the packed block, -1 for missing ones
-    std::shared_ptr<Weight> weight;
+    std::vector<int64_t> ints;                   // offsets of integer inputs in the packed block, -1 for missing ones
+    std::shared_ptr<Weight> weight, other;       // other: b of head_loss
     std::string target;                          // name of the weight, for adapters
-    std::vector<std::shared_ptr<State>> states;  // that it changes, null for missing ones
+    std::vector<std::shared_ptr<State>> states;  // that it changes, null for missing ones; of map and reduce, all
     // Attributes, of those kinds that have them.
     float epsilon = 0, factor = 1;
-    int64_t layer = -1, window = 0, n_used = 0;
+    int64_t layer = -1, window = 0, n_used = 0, chunk = 0;
+    ReduceKind reduction{};
+    std::shared_ptr<Map> map;
     bool normalise = false, transpose_a = false, transpose_b = false;
     Rope rope;
     int64_t table = -1;  // which cos/sin table
@@ -77,6 +90,7 @@ struct Step {
     std::vector<LinearPart> parts;
     std::shared_ptr<Step> norm;
     bool gated = false, gelu = false;
+    bool plain = false;  // a linear's weights as their values in float32, and so are its inputs
 
     const Value& out() const { return outs[0]; }
 };
@@ -151,6 +165,18 @@ class Program {
     void matmul(const Step& step);
     void cross_entropy(const Step& step);
     void change_state(const Step& step);
+    // Those of training (training.cpp).
+    void plain_linears(const Step& step);
+    void linear_back(const Step& step);
+    void rms_norm_back(const Step& step);
+    void attend_rows(const Step& step);
+    void attention_back(const Step& step);
+    void gated_back(const Step& step);
+    void scatter_rows(const Step& step);
+    void sum_rows(const Step& step);
+    void head_loss(const Step& step);
+    void run_map(const Step& step);
+    void reduce(const Step& step);
     void run_step(const Step& step);
 
     std::shared_ptr<Pool> pool_;
@@ -164,6 +190,7 @@ class Program {
     int64_t max_seqs_, blocks_per_seq_;
     int threads_few_, threads_many_;
     Sizes sizes_{};
+    Workspace memory_;
     std::vector<std::vector<uint8_t>> scratch_;                // one a thread
     std::vector<std::array<std::vector<uint8_t>, 2>> panels_;  // one a thread: of weights that are not packed
     std::vector<LinearDelta> deltas_;                          // of the linears that run, by part

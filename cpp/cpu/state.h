@@ -23,10 +23,14 @@ class State {
     float* floats() { return reinterpret_cast<float*>(memory_.data()); }  // of f32
     uint8_t* data() { return memory_.data(); }
     float* scales() { return reinterpret_cast<float*>(memory_.data() + scales_at(type_, n_)); }  // of i8
-    void read(float* to) const;
-    void write(const float* from);
+    void read(float* to) const { read(0, n_, to); }
+    void write(const float* from) { write(0, n_, from); }
+    // Values [begin, end); begin at a multiple of kBlock, end too or the state's.
+    void read(int64_t begin, int64_t end, float* to) const;
+    void write(int64_t begin, int64_t end, const float* from);
 
   private:
+    void write_block(int64_t begin, int64_t end, const float* from);
     static int64_t scales_at(StateType type, int64_t n);
 
     StateType type_;

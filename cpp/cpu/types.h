@@ -177,6 +177,8 @@ struct AttendTask {
     int32_t first_part = 0;  // from this partial on
 };
 
+struct TrainingKernels;  // training_types.h
+
 struct KernelTable {
     const char* name;
     int float_tile, int_tile;  // rows of a tile
@@ -222,6 +224,8 @@ struct KernelTable {
 
     int64_t (*read_all)(const uint8_t* x, int64_t n);
     int64_t (*multiply)(ActForm form, int64_t n);
+
+    const TrainingKernels* training;
 };
 
 }  // namespace lk::cpu

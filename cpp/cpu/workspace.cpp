@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 
+#include "cpu/attention_rows.h"
 #include "cpu/dispatch.h"
+#include "cpu/head_loss.h"
 #include "formats/quants.h"
 
 namespace lk::cpu {
@@ -20,15 +22,17 @@ class Buffers {
         : kernels_(kernels), max_dims_(max_dims), max_positions_(max_positions), n_thread_(n_thread) {}
 
     void add(const Step& step) {
-        if (step.kind == StepKind::linears) linears(step);
+        if (step.kind == StepKind::linears && !step.plain) linears(step);
+        training(step);
         if (step.kind == StepKind::rope)
             grow(cos_sin_, n_rows(step.in[0]) * int64_t(step.rope.inv_freq.size()) * 2 * 4);
-        if (step.kind == StepKind::attention) attention(step);
+        if (step.kind == StepKind::attention && step.layer >= 0) attention(step);
         if (step.kind == StepKind::experts) experts(step);
     }
 
     int64_t total() const {
         int64_t sum = parts_ + cos_sin_ + experts_ + (scratch_ + panels_[0] + panels_[1]) * n_thread_;
+        sum += (most_.shared + most_.held + most_.own * n_thread_) * 4 + lying_ * n_thread_;
         for (const auto& form : activations_) sum += form;
         for (const auto& form : starts_)
             for (const int64_t packing : form) sum += packing;
@@ -60,10 +64,49 @@ class Buffers {
         grow(scratch_, kernels_.attend_scratch(most * group, k.width / k.n_head, dim_v) * 4);
         const int64_t tasks = kTasksPerThread * n_thread_;
         const int64_t tiles = (tasks - 1) / k.n_head;
-        const int64_t positions = step.layer < 0 ? n_rows(q) : max_positions_;
-        const int64_t splits = (positions + kSplit - 1) / kSplit, rows = std::min(n_rows(q), tiles * most);
+        const int64_t splits = (max_positions_ + kSplit - 1) / kSplit, rows = std::min(n_rows(q), tiles * most);
         const int64_t parts = splits * rows * group * kernels_.attend_part(dim_v) * k.n_head;
         if (splits > 1) grow(parts_, std::min(parts, kMostParts) * 4);
+    }
+
+    void grow(const WorkspaceFloats& floats) {
+        grow(most_.shared, floats.shared), grow(most_.held, floats.held), grow(most_.own, floats.own);
+    }
+
+    // A product with a weight; one that is not packed is packed a few panels at a time.
+    void product(const Weight& weight, int64_t n, bool back) {
+        const WeightView& w = weight.view;
+        grow(back ? product_floats(n, w.n_in, w.n_out) : product_floats(n, w.n_out, w.n_in));
+        if (w.data == nullptr && w.kind != WeightKind::f32)
+            grow(lying_, kColumnsTogether / kLanes * w.panel_bytes + 64);
+    }
+
+    // The steps of training.cpp.
+    void training(const Step& step) {
+        const int64_t n = step.in.empty() ? 0 : n_rows(step.in[0]);
+        for (const LinearPart& part : step.parts)
+            if (step.kind == StepKind::linears && step.plain) product(*part.weight, n, false);
+        if (step.kind == StepKind::linear_back) product(*step.weight, n, true);
+        if (step.kind == StepKind::matmul) {
+            const Value &a = step.in[0], &b = step.in[1];
+            const int64_t width = step.transpose_b ? n_rows(b) : b.width;
+            grow(step.transpose_a ? product_floats(a.width, width, n) : product_floats(n, width, a.width));
+        }
+        if (step.kind == StepKind::rms_norm_back) grow(WorkspaceFloats{0, n * step.in[0].n_head, 0});
+        if (step.kind == StepKind::map) grow(WorkspaceFloats{0, 0, step.map->own_floats()});
+        if (step.kind == StepKind::head_loss) {
+            HeadLoss t{};
+            t.n_row = n, t.n_embd = step.in[0].width, t.n_vocab = step.weight->view.n_out, t.chunk = step.chunk;
+            t.rank = step.other ? step.other->view.n_in : 0;
+            grow(head_loss_floats(t));
+        }
+        const bool back = step.kind == StepKind::attention_back;
+        if (!back && (step.kind != StepKind::attention || step.layer >= 0)) return;
+        const Value &q = step.in[0], &k = step.in[1], &v = step.in[2];
+        RowsAttention a{};
+        a.n_row = n, a.n_head = q.n_head, a.n_head_kv = k.n_head;
+        a.dim_k = k.width / k.n_head, a.dim_v = v.width / v.n_head;
+        grow(attention_floats(kernels_, a, back));
     }
 
     // As `Program::experts` and `Program::prepare_experts`.
@@ -87,7 +130,8 @@ class Buffers {
     std::array<int64_t, kActForms> activations_{};
     std::array<std::array<int64_t, kPackings>, kActForms> starts_{};
     std::array<int64_t, 2> panels_{};
-    int64_t scratch_ = 0, parts_ = 0, cos_sin_ = 0, experts_ = 0;
+    int64_t scratch_ = 0, parts_ = 0, cos_sin_ = 0, experts_ = 0, lying_ = 0;
+    WorkspaceFloats most_;  // of a Workspace
 };
 
 }  // namespace

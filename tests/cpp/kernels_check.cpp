@@ -1,14 +1,18 @@
 // Checks the kernels of instruction sets in one program of their own, so that they can run under an emulator without
 // Python: `kernels_check` names what it has, `kernels_check NAME...` checks these, emulated or not.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "cpu/attention_rows.h"
 #include "cpu/ceilings.h"
 #include "cpu/dispatch.h"
+#include "cpu/gemm.h"
+#include "cpu/gradients.h"
 #include "cpu/kv_cache.h"
 #include "cpu/pack.h"
 #include "cpu/pool.h"
@@ -118,6 +122,71 @@ void check_linear(const KernelTable& table, int type) {
     }
 }
 
+// C = A B by a table and by the definition, either side as it comes.
+void check_product(const KernelTable& table, int64_t m, int64_t n, int64_t k, const Strided& a, const Right& b,
+                   const std::vector<double>& b_values, const std::string& what) {
+    Random random;
+    Pool pool(1);
+    Workspace memory(1);
+    Vector c = random.numbers(size_t(m * n));
+    for (bool add : {false, true}) {
+        std::vector<double> right;
+        for (int64_t i = 0; i < m; ++i)
+            for (int64_t j = 0; j < n; ++j) {
+                double sum = add ? double(c[size_t(i * n + j)]) : 0.0;
+                for (int64_t l = 0; l < k; ++l)
+                    sum += double(a.data[i * a.row + l * a.column]) * b_values[size_t(l * n + j)];
+                right.push_back(sum);
+            }
+        Product p{};
+        p.m = m, p.n = n, p.k = k, p.a = a, p.b = b, p.c = c.data(), p.c_row = n, p.add = add;
+        multiply(table, pool, memory, p);
+        expect_close(table.name, what + (add ? " added" : ""), c, right, 1e-5);
+        p.pairs = true;
+        Vector rounded = c;
+        if (add) continue;
+        p.c = rounded.data();
+        multiply(table, pool, memory, p);
+        expect_close(table.name, what + " of bfloat16", rounded, right, 0.02);
+    }
+}
+
+void check_products(const KernelTable& table) {
+    Random random;
+    for (const auto& [m, n, k] : {std::array<int64_t, 3>{67, 70, 300}, {7, 100, 33}, {80, 5, 260}}) {
+        const Vector a = random.numbers(size_t(m * k)), b = random.numbers(size_t(k * n));
+        for (int sides = 0; sides < 4; ++sides) {
+            const Strided left = sides % 2 ? Strided{a.data(), 1, m} : Strided{a.data(), k, 1};
+            const Strided values = sides / 2 ? Strided{b.data(), 1, k} : Strided{b.data(), n, 1};
+            std::vector<double> right;
+            for (int64_t l = 0; l < k; ++l)
+                for (int64_t j = 0; j < n; ++j) right.push_back(double(b[size_t(l * values.row + j * values.column)]));
+            check_product(table, m, n, k, left, {values, nullptr, false}, right, "product " + std::to_string(sides));
+        }
+    }
+}
+
+// Products with the values of a weight, transposed and not.
+void check_weight_products(const KernelTable& table, int type) {
+    Random random;
+    Pool pool(1);
+    const int64_t n_out = 35, n_in = 512, m = 9;
+    const auto bytes = blocks(type, random.numbers(size_t(n_out * n_in)), n_in, random);
+    Weight weight(type, n_out, n_in, false);
+    weight.append(bytes.data(), bytes.size(), pool);
+    weight.finish(pool);
+    Vector w(size_t(n_out * n_in));
+    for (int64_t r = 0; r < n_out; ++r)
+        dequantize_row(type, &bytes[size_t(r * row_bytes(type, n_in))], &w[size_t(r * n_in)], n_in);
+    std::vector<double> forward, back(w.begin(), w.end());
+    for (int64_t k = 0; k < n_in; ++k)
+        for (int64_t o = 0; o < n_out; ++o) forward.push_back(double(w[size_t(o * n_in + k)]));
+    const Vector x = random.numbers(size_t(m * n_in)), dy = random.numbers(size_t(m * n_out));
+    const std::string name = traits(type)->name;
+    check_product(table, m, n_out, n_in, rows_of(x.data(), n_in), {{}, &weight.view, false}, forward, name + " values");
+    check_product(table, m, n_in, n_out, rows_of(dy.data(), n_out), {{}, &weight.view, true}, back, name + " back");
+}
+
 struct Attended {
     KVType type;
     int n_row, n_head, n_head_kv, dim;
@@ -202,6 +271,91 @@ void check_rows(const KernelTable& table) {
     expect_close(table.name, "exp_sum", {table.exp_sum(x.data(), 1.0f, n)}, {sum}, 1e-5);
 }
 
+struct AmongRows {
+    int64_t n, n_head, n_head_kv, dim, window;
+};
+
+// Attention without a cache and its gradients, two sequences among each other, by the definition in double.
+void check_attention_rows(const KernelTable& table, const AmongRows& c) {
+    Random random;
+    Pool pool(1);
+    Workspace memory(1);
+    const int64_t n = c.n, group = c.n_head / c.n_head_kv;
+    const size_t wide = size_t(n * c.n_head * c.dim), narrow = size_t(n * c.n_head_kv * c.dim);
+    const Vector q = random.numbers(wide), k = random.numbers(narrow), v = random.numbers(narrow),
+                 dout = random.numbers(wide);
+    std::vector<int32_t> sequences;
+    for (int64_t r = 0; r < n; ++r) sequences.push_back(r % 3 == 0);
+    std::vector<double> out(wide), lse(size_t(n * c.n_head)), dq(wide), dk(narrow), dv(narrow);
+    for (int64_t h = 0; h < c.n_head; ++h)
+        for (int64_t r = 0; r < n; ++r) {
+            const size_t at = size_t((r * c.n_head + h) * c.dim);
+            std::vector<int64_t> keys;
+            for (int64_t i = r; i >= 0 && (c.window == 0 || int64_t(keys.size()) < c.window); --i)
+                if (sequences[size_t(i)] == sequences[size_t(r)]) keys.push_back(i);
+            const auto key = [&](int64_t i) { return size_t((i * c.n_head_kv + h / group) * c.dim); };
+            std::vector<double> p;
+            double total = 0.0, inner = 0.0;
+            for (int64_t i : keys) {
+                double s = 0.0;
+                for (size_t d = 0; d < size_t(c.dim); ++d) s += double(q[at + d]) * double(k[key(i) + d]);
+                p.push_back(std::exp(0.3 * s));
+                total += p.back();
+            }
+            lse[size_t(r * c.n_head + h)] = std::log(total);
+            for (size_t j = 0; j < keys.size(); ++j)
+                for (size_t d = 0; d < size_t(c.dim); ++d) out[at + d] += p[j] / total * double(v[key(keys[j]) + d]);
+            for (size_t d = 0; d < size_t(c.dim); ++d) inner += out[at + d] * double(dout[at + d]);
+            for (size_t j = 0; j < keys.size(); ++j) {
+                double dp = 0.0;
+                for (size_t d = 0; d < size_t(c.dim); ++d) dp += double(dout[at + d]) * double(v[key(keys[j]) + d]);
+                const double w = p[j] / total, ds = 0.3 * w * (dp - inner);
+                for (size_t d = 0; d < size_t(c.dim); ++d) {
+                    dq[at + d] += ds * double(k[key(keys[j]) + d]);
+                    dk[key(keys[j]) + d] += ds * double(q[at + d]);
+                    dv[key(keys[j]) + d] += w * double(dout[at + d]);
+                }
+            }
+        }
+    RowsAttention a{n,    c.n_head,         c.n_head_kv, c.dim,    c.dim,   c.window,
+                    0.3f, sequences.data(), q.data(),    k.data(), v.data()};
+    Vector found(wide), found_lse(lse.size()), to_q(wide), to_k(narrow), to_v(narrow);
+    attend_rows(table, pool, memory, a, found.data(), found_lse.data());
+    attend_rows_back(table, pool, memory, a, found.data(), found_lse.data(), dout.data(), to_q.data(), to_k.data(),
+                     to_v.data());
+    const std::string what = "attention of " + std::to_string(n) + " rows";
+    expect_close(table.name, what, found, out, 1e-4);
+    expect_close(table.name, what + ": log-sum-exp", found_lse, lse, 1e-5);
+    expect_close(table.name, what + ": dq", to_q, dq, 1e-4);
+    expect_close(table.name, what + ": dk", to_k, dk, 1e-4);
+    expect_close(table.name, what + ": dv", to_v, dv, 1e-4);
+}
+
+void check_gradients(const KernelTable& table) {
+    Random random;
+    const int64_t n = 133;
+    const Vector x = random.numbers(n), w = random.numbers(n), dy = random.numbers(n);
+    Vector one(n), two(n);
+    std::vector<double> right(n), other(n);
+    double squares = 0.0, along = 0.0;
+    for (size_t i = 0; i < right.size(); ++i)
+        squares += double(x[i]) * double(x[i]), along += double(x[i]) * double(w[i]) * double(dy[i]);
+    const double factor = 1.0 / std::sqrt(squares / double(n) + 1e-5);
+    table.training->norm_back(x.data(), dy.data(), w.data(), 1e-5f, n, one.data());
+    for (size_t i = 0; i < right.size(); ++i)
+        right[i] = factor * double(dy[i]) * double(w[i]) - double(x[i]) * along / double(n) * factor * factor * factor;
+    expect_close(table.name, "rms_norm_back", one, right, 1e-5);
+    table.training->gated_back(x.data(), w.data(), dy.data(), false, n, one.data(), two.data());
+    for (size_t i = 0; i < right.size(); ++i) {
+        const double g = double(x[i]), s = 1.0 / (1.0 + std::exp(-g));
+        right[i] = double(dy[i]) * double(w[i]) * s * (1.0 + g * (1.0 - s)), other[i] = double(dy[i]) * g * s;
+    }
+    expect_close(table.name, "silu_back of the gate", one, right, 1e-5);
+    expect_close(table.name, "silu_back of the other", two, other, 1e-5);
+    expect_close(table.name, "sum of squares", {float(table.training->reduce(x.data(), ReduceKind::sum_squares, n))},
+                 {squares}, 1e-6);
+}
+
 }  // namespace
 
 int main(int n_argument, char** arguments) {
@@ -220,12 +374,17 @@ int main(int n_argument, char** arguments) {
         }
         const KernelTable& table = *found->table();
         for (int type : types) check_linear(table, type);
+        for (int type : types) check_weight_products(table, type);
+        check_products(table);
         for (KVType type : {KVType::f32, KVType::f16, KVType::bf16, KVType::q8_0})
             for (int rows : {1, 3, 20}) {
                 check_attention(table, {type, rows, 4, 2, 64, 300, 0});
                 check_attention(table, {type, rows, 3, 3, 32, 7, 10});
             }
         check_rows(table);
+        check_attention_rows(table, {150, 4, 2, 40, 0});
+        check_attention_rows(table, {20, 3, 1, 16, 5});
+        check_gradients(table);
     }
     std::printf("%d of %d checks failed\n", n_wrong, n_check);
     return n_wrong == 0 ? 0 : 1;

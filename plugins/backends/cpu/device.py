@@ -271,7 +271,8 @@ class CPUDevice(Device):
     def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
         """Activations are rounded to the form that meets the weight; all else is float32."""
         operand = 0.0
-        if node.op in (Op.LINEAR, Op.EXPERTS) and weight_type is not None:
+        plain = node.op is Op.LINEAR and node.attrs.activations == "f32"
+        if node.op in (Op.LINEAR, Op.EXPERTS) and weight_type is not None and not plain:
             operand = ROUNDING[_cpu.activations(int(weight_type))]
             if node.op is Op.EXPERTS:
                 operand *= 2  # inputs are rounded twice, before the gate and behind it

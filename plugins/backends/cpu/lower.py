@@ -9,6 +9,8 @@ from llamakit.plugins.backends.cpu import _cpu
 from llamakit.plugins.backends.cpu.fuse import Group, fuse
 
 from llamakit.errors import BackendError
+from llamakit.gguf import GGMLType
+from llamakit.graph.expression import instructions
 from llamakit.graph.graph import Dim, Source
 from llamakit.graph.ops import SPECS, Op
 from llamakit.passes.memory import plan
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from llamakit.graph.graph import Graph, Node, Tensor, Value
 
 PANEL_ROWS = 16
+EXACT = (GGMLType.F32, GGMLType.F16)  # weights whose products are of float32 anyway
 UNITS = {op for op in Op if str(op) in _cpu.StepKind.__members__} | {Op.LINEAR, Op.RESHAPE, Op.READ_STATE}
 
 
@@ -48,6 +51,7 @@ class Lowering:
         step.norm = None if group.norm is None else self.step(group.norm)
         step.inputs, step.ints = self.inputs_of(first)
         step.parts = [self.part(node) for node in group.linears]
+        step.plain = any(self.is_plain(node) for node in group.linears)
         step.outs = [self.value(first.output)]
         if group.gate is not None:
             step.gated, step.gelu = True, group.gate.attrs.activation == "gelu"
@@ -62,6 +66,13 @@ class Lowering:
         """One of them."""
         weight, bias = (self.tensor(tensor) for tensor in node.tensors)
         return _cpu.LinearPart(weight, bias, self.target(node), self.value(node.output))
+
+    def is_plain(self, node: Node) -> bool:
+        """Whether a linear's weight is multiplied as its float32 values: where that is asked for, and states."""
+        weight = node.tensors[0]
+        if weight is None or weight.source is not Source.FILE:
+            return True
+        return node.attrs.activations == "f32" and self.weights[weight.name].type not in EXACT
 
     def target(self, node: Node) -> str:
         """The name of the node's weight, by which adapters find it."""
@@ -90,7 +101,7 @@ class Lowering:
         step = _cpu.Step(_cpu.StepKind.__members__[str(node.op)], node.name)
         step.outs = [self.value(value) for value in node.outputs]
         step.inputs, step.ints = self.inputs_of(node)
-        changed = SPECS[node.op].writes
+        changed = {"state"} if node.op is Op.REDUCE else SPECS[node.op].writes
         named = list(node.named_tensors())
         step.states = [tensor and self.states[tensor.name].native for name, tensor in named if name in changed]
         if node.op is Op.EXPERTS:
@@ -104,21 +115,34 @@ class Lowering:
     def set_attributes(self, step: Any, node: Node) -> None:
         """Those that the executor reads; the others have said already what they mean."""
         a = node.attrs
-        if node.op is Op.RMS_NORM:
+        if node.op in (Op.RMS_NORM, Op.RMS_NORM_BACK):
             step.epsilon = a.epsilon
-        elif node.op is Op.ATTENTION:
+        elif node.op in (Op.ATTENTION, Op.ATTENTION_BACK):
             step.factor, step.layer, step.window = a.scale, -1 if a.layer is None else a.layer, a.window or 0
         elif node.op is Op.SCALE:
             step.factor = a.factor
         elif node.op is Op.EXPERTS:
             step.n_used, step.normalise, step.gelu = a.n_used, a.normalise, a.activation == "gelu"
-        elif node.op is Op.GATED:
+        elif node.op in (Op.GATED, Op.GATED_BACK):
             step.gelu = a.activation == "gelu"
         elif node.op is Op.MATMUL:
             step.transpose_a, step.transpose_b = a.transpose_a, a.transpose_b
         elif node.op is Op.ROPE:
             step.rope = _cpu.Rope(list(a.inv_freq), a.pairs == "adjacent", a.magnitude, a.inverse)
             step.table = self._tables.setdefault((a, step.ints[0]), len(self._tables))
+        elif node.op is Op.HEAD_LOSS:
+            step.chunk, step.other = a.chunk, self.tensor(node.tensors[1])
+        elif node.op is Op.MAP:
+            step.map = self.map(node)
+        elif node.op is Op.REDUCE:
+            step.reduction = _cpu.ReduceKind.__members__[a.kind]
+
+    def map(self, node: Node) -> Any:
+        """The program of an elementwise assignment."""
+        program, results = instructions(expression for _, expression in node.attrs.assignments)
+        listed = [(each.op, each.a, each.b, each.value) for each in program]
+        numbers = [number for number, _ in node.attrs.assignments]
+        return _cpu.Map(len(node.tensors), listed, list(zip(numbers, results, strict=True)))
 
     def check_experts(self, node: Node) -> None:
         """Experts lie in panels of their own."""

@@ -1,0 +1,76 @@
+// Gradients of operations on rows, and sums over rows and over everything, always in the same order. Included by units
+// of kernels, inside their anonymous namespace, after rows-inl.h.
+
+// 1 / sqrt(mean square + epsilon).
+float norm_factor(const float* x, float epsilon, int64_t n) {
+    return 1.0f / __builtin_sqrtf(dot(x, x, n) / float(n) + epsilon);
+}
+
+// Of y = x * factor * weight: dx, which may lie where x or dy does.
+void norm_back(const float* x, const float* dy, const float* weight, float epsilon, int64_t n, float* dx) {
+    const float factor = norm_factor(x, epsilon, n);
+    Floats products = splat(0.0f);
+    each(n, [&](int64_t i, int64_t m)
+                LK_LAMBDA { products = fma(take(dy + i, m) * take(weight + i, m), take(x + i, m), products); });
+    const Floats along = splat(-sum(products) / float(n) * factor * factor * factor), all = splat(factor);
+    each(n, [&](int64_t i, int64_t m) LK_LAMBDA {
+        const Floats slope = take(dy + i, m) * take(weight + i, m) * all;
+        put(dx + i, fma(take(x + i, m), along, slope), m);
+    });
+}
+
+// y[i] += the sum over rows of x[i] * other[i] * factor of the row, of x[i] alone without `other`, of columns
+// [begin, end). Sums of kDepth rows are added to each other.
+void add_columns(const float* x, const float* other, const float* factors, int64_t n_row, int64_t width, int64_t begin,
+                 int64_t end, float* y) {
+    each(end - begin, [&](int64_t at, int64_t m) LK_LAMBDA {
+        const int64_t column = begin + at;
+        for (int64_t first = 0; first < n_row; first += kDepth) {
+            const int64_t last = n_row - first < kDepth ? n_row : first + kDepth;
+            Floats total = splat(0.0f);
+            for (int64_t r = first; r < last; ++r) {
+                Floats value = take(x + r * width + column, m);
+                if (other) value = value * take(other + r * width + column, m) * splat(factors[r]);
+                total = total + value;
+            }
+            put(y + column, take(y + column, m) + total, m);
+        }
+    });
+}
+
+// Of y = g s(u) up: with silu u = g, with the tanh form of gelu u = c (g + k g^3); s is the logistic function.
+void gated_back(const float* gate, const float* up, const float* dy, bool gelu, int64_t n, float* dgate, float* dup) {
+    const Floats one = splat(1.0f), c = splat(1.59576912f), k = splat(0.044715f);
+    each(n, [&](int64_t i, int64_t m) LK_LAMBDA {
+        const Floats g = take(gate + i, m), d = take(dy + i, m);
+        Floats u = g, slope = one;
+        if (gelu) u = c * fma(g * g * g, k, g), slope = c * fma(g * g, splat(3.0f) * k, one);
+        const Floats s = one / (one + exp(splat(0.0f) - u));
+        put(dup + i, d * g * s, m);
+        put(dgate + i, d * take(up + i, m) * (s + g * s * (one - s) * slope), m);
+    });
+}
+
+typedef double DoublePart __attribute__((vector_size(kBytes * 2)));
+
+// Of at most some thousand values: their sum, the sum of their squares, in double; or their largest magnitude.
+double reduce(const float* x, ReduceKind kind, int64_t n) {
+    DoublePart totals[kParts] = {};
+    Floats tops = splat(0.0f);
+    each(n, [&](int64_t i, int64_t m) LK_LAMBDA {
+        const Floats v = take(x + i, m);
+        if (kind == ReduceKind::max_abs) {
+            tops = max(max(v, splat(0.0f) - v), tops);
+            return;
+        }
+        _Pragma("GCC unroll 4") for (int part = 0; part < kParts; ++part) {
+            const DoublePart wide = __builtin_convertvector(v.p[part], DoublePart);
+            totals[part] += kind == ReduceKind::sum ? wide : wide * wide;
+        }
+    });
+    if (kind == ReduceKind::max_abs) return maximum(tops);
+    double total = 0.0;
+    for (int part = 0; part < kParts; ++part)
+        for (int lane = 0; lane < kPartLanes; ++lane) total += totals[part][lane];
+    return total;
+}
