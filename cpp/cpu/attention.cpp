@@ -44,19 +44,14 @@ void Program::attention(const Step& step) {
     const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
                   *tables = ints(step, 3);
     const int64_t n = n_rows(q), layer = step.layer, window = step.window;
-    const bool cached = layer >= 0;
-    if (cached)
-        for_rows(n, k.width + v.width, [&](int64_t r) {
-            kernels_.kv_write(kv_->layers[size_t(layer)], cells[r], at(k) + r * k.width, at(v) + r * v.width);
-        });
-    // Rows of one sequence, in order; without a cache they are each other's keys.
+    for_rows(n, k.width + v.width, [&](int64_t r) {
+        kernels_.kv_write(kv_->layers[size_t(layer)], cells[r], at(k) + r * k.width, at(v) + r * v.width);
+    });
     std::map<int32_t, std::vector<int32_t>> of_sequence;
     for (int64_t r = 0; r < n; ++r) of_sequence[sequences[r]].push_back(int32_t(r));
     const int64_t n_head_kv = k.n_head, group = q.n_head / k.n_head, dim_k = k.width / k.n_head,
                   dim_v = v.width / v.n_head, most = std::max<int64_t>(1, kAttendRows / group);
-    const auto end_of = [&](const std::vector<int32_t>& rows, int64_t i) {
-        return cached ? positions[rows[size_t(i)]] + 1 : int32_t(i) + 1;
-    };
+    const auto end_of = [&](const std::vector<int32_t>& rows, int64_t i) { return positions[rows[size_t(i)]] + 1; };
     const auto begin_of = [&](int32_t end) { return window > 0 ? std::max<int32_t>(0, end - int32_t(window)) : 0; };
     std::vector<AttendTile> tiles;
     int32_t longest = 0;
@@ -98,12 +93,12 @@ void Program::attention(const Step& step) {
             first[j] = begin_of(last[j]);
         }
         AttendTask a{};
-        a.keys = {cached ? &kv_->layers[size_t(layer)] : nullptr,
-                  cached ? tables + tile.sequence * blocks_per_seq_ : nullptr,
-                  cached ? int32_t(kv_->block_size) : 0,
-                  tile.rows->data(),
-                  at(k),
-                  at(v)};
+        a.keys = {&kv_->layers[size_t(layer)],
+                  tables + tile.sequence * blocks_per_seq_,
+                  int32_t(kv_->block_size),
+                  nullptr,
+                  nullptr,
+                  nullptr};
         a.n_rows = int(tile.count), a.group = int(group), a.n_head = int(q.n_head), a.n_head_kv = int(n_head_kv),
         a.head_kv = int(i % n_head_kv);
         a.dim_k = int(dim_k), a.dim_v = int(dim_v), a.scale = step.factor;
