@@ -24,6 +24,7 @@ import msgspec
 
 from llamakit.adapter import Adapter as Adapter  # noqa: PLC0414  (part of this contract)
 from llamakit.errors import BackendError
+from llamakit.graph.cache import CacheLayer as CacheLayer  # noqa: PLC0414  (part of this contract)
 from llamakit.graph.graph import DType
 from llamakit.options import Options
 
@@ -123,24 +124,13 @@ class Precision:
 class KVSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Shape of a KV cache: `n_block` blocks of `block_size` positions, the same block numbers for every layer.
 
-    `type` is the GGUF name of the storage type: "f32", "f16", "bf16", "q8_0". `rope` is how keys were rotated,
-    for `shift`; None if they were not.
+    `type` is the GGUF name of the storage type: "f32", "f16", "bf16", "q8_0". Layers may differ.
     """
 
-    n_layer: int
+    layers: tuple[CacheLayer, ...]
     n_block: int
     block_size: int
-    n_head_kv: int
-    head_dim_k: int
-    head_dim_v: int
     type: str = "f16"
-    rope: Any = None  # RopeAttrs | None
-
-    def row_bytes(self, bytes_of: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-        """Bytes of one position's keys and values in one layer; `bytes_of` maps a type to (block, bytes)."""
-        block, size = bytes_of[self.type]
-        k, v = self.n_head_kv * self.head_dim_k, self.n_head_kv * self.head_dim_v
-        return -(-k // block) * size, -(-v // block) * size
 
 
 class KVCache(ABC):
@@ -158,9 +148,10 @@ class KVCache(ABC):
 
     @abstractmethod
     def export(self, cells: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """The cells in canonical form: (n_layer, n_cells, bytes of K + bytes of V).
+        """The cells in canonical form: (layers, n_cells, bytes of K + bytes of V).
 
-        Heads lie in order, values in GGUF blocks of `spec.type`, whatever the device packs.
+        Heads lie in order, values in GGUF blocks of `spec.type`, whatever the device packs. The last size is that of
+        the layer with most; rows of others end in zeros.
         """
 
     @abstractmethod

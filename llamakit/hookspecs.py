@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llamakit.backend import Backend
     from llamakit.chat.tools import ToolFormat
     from llamakit.frontend import Frontend
+    from llamakit.models.architecture import Architecture
     from llamakit.optimizer import Optimizer
     from llamakit.sampler import Sampler
 
@@ -25,6 +26,11 @@ hookimpl = pluggy.HookimplMarker("llamakit")
 @hookspec
 def llamakit_backends() -> Iterable[type[Backend]]:  # type: ignore[empty-body]
     """Compute backends of this plugin."""
+
+
+@hookspec
+def llamakit_architectures() -> Iterable[type[Architecture]]:  # type: ignore[empty-body]
+    """Architectures of models that this plugin knows: how their files are read, and the graphs that compute them."""
 
 
 @hookspec

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from llamakit.backend import Availability, Backend
     from llamakit.chat.tools import ToolFormat
     from llamakit.frontend import Frontend
+    from llamakit.models.architecture import Architecture
     from llamakit.optimizer import Optimizer
     from llamakit.sampler import Sampler
 
 GROUP = "llamakit"
-KINDS = ("backend", "sampler", "optimizer", "frontend", "tool_format")
+KINDS = ("backend", "architecture", "sampler", "optimizer", "frontend", "tool_format")
 AUTO = ("cuda", "opencl", "cpu")  # what `auto` tries, in this order; OpenCL only on a GPU
 
 
@@ -109,6 +110,11 @@ class Registry:
     def frontend(self, name: str) -> type[Frontend]:
         """The frontend called `name`."""
         found: type[Frontend] = self._one("frontend", name)
+        return found
+
+    def architecture(self, name: str) -> type[Architecture]:
+        """The architecture that GGUF files call `name`."""
+        found: type[Architecture] = self._one("architecture", name)
         return found
 
     def backend(self, name: str) -> type[Backend]:

@@ -149,7 +149,7 @@ class Session:
         """The model: `hparams`, `parameters`, `tensor(name)`, and how to build its graph."""
         from llamakit.models import load_model
 
-        return load_model(self.file, self.settings.rope)
+        return load_model(self.file, self.settings.rope, self.registry)
 
     @cached_property
     def registry(self) -> Registry:

@@ -28,6 +28,14 @@ KVType kv_type(const std::string& name) {
     throw std::invalid_argument("KV type " + name + " is not known; there are: f32 f16 bf16 q8_0");
 }
 
+using Shapes = std::vector<std::tuple<int64_t, int64_t, int64_t>>;  // heads, sizes of keys and of values, by layer
+
+std::vector<KVShape> kv_shapes(const Shapes& shapes) {
+    std::vector<KVShape> made;
+    for (const auto& [n_head, dim_k, dim_v] : shapes) made.push_back({n_head, dim_k, dim_v});
+    return made;
+}
+
 void append(Weight& weight, const Bytes& bytes, Pool& pool) {
     const uint8_t* data = bytes.data();
     const size_t n = size_t(bytes.nbytes());
@@ -86,30 +94,32 @@ void copy_blocks(KVCache& kv, const std::vector<int64_t>& source, const std::vec
 }
 
 void shift(KVCache& kv, const std::string& isa, const std::vector<int64_t>& source,
-           const std::vector<int64_t>& destination, const std::optional<Rope>& rope, double delta) {
+           const std::vector<int64_t>& destination, const std::vector<std::shared_ptr<Rope>>& ropes, double delta) {
     check_cells(kv, source, kv.n_cell());
     check_cells(kv, destination, kv.n_cell());
     if (source.size() != destination.size()) throw std::invalid_argument("as many destinations as sources are needed");
-    kv.shift(kernels(isa), source, destination, rope ? &*rope : nullptr, delta);
+    if (int64_t(ropes.size()) != kv.n_layer()) throw std::invalid_argument("as many ropes as layers are needed");
+    kv.shift(kernels(isa), source, destination, ropes, delta);
 }
 
 Bytes export_cells(const KVCache& kv, const std::vector<int64_t>& cells) {
     check_cells(kv, cells, kv.n_cell());
-    Bytes out({kv.n_layer, int64_t(cells.size()), kv.canonical_bytes()});
+    Bytes out({kv.n_layer(), int64_t(cells.size()), kv.canonical_bytes()});
     uint8_t* at = out.mutable_data();
-    for (int64_t layer = 0; layer < kv.n_layer; ++layer)
+    std::fill_n(at, out.nbytes(), uint8_t(0));  // layers with less leave the end of their rows
+    for (int64_t layer = 0; layer < kv.n_layer(); ++layer)
         for (int64_t cell : cells) kv.export_cell(layer, cell, at), at += kv.canonical_bytes();
     return out;
 }
 
 void restore_cells(KVCache& kv, const std::vector<int64_t>& cells, const Bytes& data) {
     check_cells(kv, cells, kv.n_cell());
-    const std::vector<int64_t> wanted{kv.n_layer, int64_t(cells.size()), kv.canonical_bytes()};
+    const std::vector<int64_t> wanted{kv.n_layer(), int64_t(cells.size()), kv.canonical_bytes()};
     for (size_t i = 0; i < 3; ++i)
         if (data.ndim() != 3 || data.shape(py::ssize_t(i)) != wanted[i])
             throw std::invalid_argument("KV data has another shape than this cache");
     const uint8_t* at = data.data();
-    for (int64_t layer = 0; layer < kv.n_layer; ++layer)
+    for (int64_t layer = 0; layer < kv.n_layer(); ++layer)
         for (int64_t cell : cells) kv.restore_cell(layer, cell, at), at += kv.canonical_bytes();
 }
 
@@ -226,20 +236,17 @@ PYBIND11_MODULE(_cpu, m) {
             return linear_seconds(kernels(isa), weight, n_row, passes);
         },
         released);
-    py::class_<Rope>(m, "Rope").def(
+    py::class_<Rope, std::shared_ptr<Rope>>(m, "Rope").def(
         py::init([](std::vector<double> inv_freq, bool adjacent, double magnitude, bool inverse) {
             return Rope{std::move(inv_freq), adjacent, magnitude, inverse};
         }),
         py::arg("inv_freq"), py::arg("adjacent"), py::arg("magnitude"), py::arg("inverse") = false);
     py::class_<KVCache, std::shared_ptr<KVCache>>(m, "KVCache")
-        .def(py::init([](const std::string& type, int64_t n_layer, int64_t n_block, int64_t block_size,
-                         int64_t n_head_kv, int64_t dim_k, int64_t dim_v) {
-            return std::make_shared<KVCache>(kv_type(type), n_layer, n_block, block_size, n_head_kv, dim_k, dim_v);
+        .def(py::init([](const std::string& type, const Shapes& shapes, int64_t n_block, int64_t block_size) {
+            return std::make_shared<KVCache>(kv_type(type), kv_shapes(shapes), n_block, block_size);
         }))
-        .def_static(
-            "bytes",
-            [](const std::string& type, int64_t n_layer, int64_t n_cell, int64_t n_head_kv, int64_t dim_k,
-               int64_t dim_v) { return KVCache::bytes(kv_type(type), n_layer, n_cell, n_head_kv, dim_k, dim_v); })
+        .def_static("bytes", [](const std::string& type, const Shapes& shapes,
+                                int64_t n_cell) { return KVCache::bytes(kv_type(type), kv_shapes(shapes), n_cell); })
         .def("copy", &copy_blocks)
         .def("shift", &shift)
         .def("export", &export_cells)

@@ -1,5 +1,6 @@
 #include "cpu/kv_cache.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -42,25 +43,23 @@ void fill_cos_sin(const Rope& rope, double position, double magnitude, float* ou
     }
 }
 
-int64_t KVCache::bytes(KVType type, int64_t n_layer, int64_t n_cell, int64_t n_head_kv, int64_t dim_k, int64_t dim_v) {
-    const Parts p = parts(type, n_cell, n_head_kv, dim_k, dim_v);
-    return n_layer * (p.k + p.v + p.k_scales + p.v_scales);
+int64_t KVCache::bytes(KVType type, const std::vector<KVShape>& shapes, int64_t n_cell) {
+    int64_t sum = 0;
+    for (const KVShape& shape : shapes) {
+        const Parts p = parts(type, n_cell, shape.n_head, shape.dim_k, shape.dim_v);
+        sum += p.k + p.v + p.k_scales + p.v_scales;
+    }
+    return sum;
 }
 
-KVCache::KVCache(KVType type, int64_t n_layer_, int64_t n_block_, int64_t block_size_, int64_t n_head_kv_,
-                 int64_t dim_k_, int64_t dim_v_)
-    : n_layer(n_layer_),
-      n_block(n_block_),
-      block_size(block_size_),
-      n_head_kv(n_head_kv_),
-      dim_k(dim_k_),
-      dim_v(dim_v_),
-      type_(type) {
-    const Parts p = parts(type, n_cell(), n_head_kv, dim_k, dim_v);
-    arena_ = std::make_unique<Arena>(size_t(bytes(type, n_layer, n_cell(), n_head_kv, dim_k, dim_v)));
+KVCache::KVCache(KVType type, const std::vector<KVShape>& shapes, int64_t n_block_, int64_t block_size_)
+    : n_block(n_block_), block_size(block_size_), type_(type) {
+    arena_ = std::make_unique<Arena>(size_t(bytes(type, shapes, n_cell())));
     uint8_t* at = arena_->data();
-    for (int64_t i = 0; i < n_layer; ++i) {
-        KVLayer layer{type, n_head_kv, dim_k, dim_v, padded(type, dim_k), at, at + p.k, nullptr, nullptr};
+    for (const KVShape& shape : shapes) {
+        const Parts p = parts(type, n_cell(), shape.n_head, shape.dim_k, shape.dim_v);
+        KVLayer layer{type, shape.n_head, shape.dim_k, shape.dim_v, padded(type, shape.dim_k),
+                      at,   at + p.k,     nullptr,     nullptr};
         layer.k_scales = reinterpret_cast<uint16_t*>(at + p.k + p.v);
         layer.v_scales = reinterpret_cast<uint16_t*>(at + p.k + p.v + p.k_scales);
         layers.push_back(layer);
@@ -69,15 +68,20 @@ KVCache::KVCache(KVType type, int64_t n_layer_, int64_t n_block_, int64_t block_
 }
 
 int64_t KVCache::canonical_bytes() const {
-    const int64_t values = n_head_kv * (dim_k + dim_v);
-    return type_ == KVType::q8_0 ? values / 32 * 34 : values * value_bytes(type_);
+    int64_t most = 0;
+    for (const KVLayer& l : layers) {
+        const int64_t values = l.n_head * (l.dim_k + l.dim_v);
+        most = std::max(most, type_ == KVType::q8_0 ? values / 32 * 34 : values * value_bytes(type_));
+    }
+    return most;
 }
 
 // Calls move(stored bytes, how many, place in canonical form) for all of a cell.
 template <class Move>
 void KVCache::each_value(const KVLayer& l, int64_t cell, Move move) const {
     const int64_t size = value_bytes(type_), group = cell / kLanes, lane = cell % kLanes, p = kTogether[int(type_)];
-    const int64_t k_values = n_head_kv * dim_k, v_values = n_head_kv * dim_v;
+    const int64_t n_head = l.n_head, dim_k = l.dim_k, dim_v = l.dim_v;
+    const int64_t k_values = n_head * dim_k, v_values = n_head * dim_v;
     const bool q8 = type_ == KVType::q8_0;
     int64_t to = 0;
     const auto both = [&](uint8_t* stored, int64_t i, uint16_t* scale) {
@@ -89,12 +93,12 @@ void KVCache::each_value(const KVLayer& l, int64_t cell, Move move) const {
         to += size;
     };
     for (int64_t i = 0; i < k_values; ++i) {
-        const int64_t d = i % dim_k, panel = (group * n_head_kv + i / dim_k) * l.pad_k * kLanes;
+        const int64_t d = i % dim_k, panel = (group * n_head + i / dim_k) * l.pad_k * kLanes;
         both(l.k + (panel + (d / p * kLanes + lane) * p + d % p) * size, i,
              l.k_scales + (group * (k_values / 32) + i / 32) * kLanes + lane);
     }
     for (int64_t i = 0; i < v_values; ++i) {
-        const int64_t panel = (group * n_head_kv + i / dim_v) * dim_v * kLanes;
+        const int64_t panel = (group * n_head + i / dim_v) * dim_v * kLanes;
         both(l.v + (panel + (lane / p * dim_v + i % dim_v) * p + lane % p) * size, i,
              l.v_scales + cell * (v_values / 32) + i / 32);
     }
@@ -117,16 +121,16 @@ void KVCache::copy_block(int64_t source, int64_t destination) {
                 const int64_t n = block_size * cell_bytes;
                 if (n > 0) std::memcpy(data + destination * n, data + source * n, size_t(n));
             };
-            const int64_t scales = type_ == KVType::q8_0 ? n_head_kv : 0;
-            copy(l.k, n_head_kv * l.pad_k * value_bytes(type_));
-            copy(l.v, n_head_kv * dim_v * value_bytes(type_));
-            copy(reinterpret_cast<uint8_t*>(l.k_scales), scales * dim_k / 32 * 2);
-            copy(reinterpret_cast<uint8_t*>(l.v_scales), scales * dim_v / 32 * 2);
+            const int64_t scales = type_ == KVType::q8_0 ? l.n_head : 0;
+            copy(l.k, l.n_head * l.pad_k * value_bytes(type_));
+            copy(l.v, l.n_head * l.dim_v * value_bytes(type_));
+            copy(reinterpret_cast<uint8_t*>(l.k_scales), scales * l.dim_k / 32 * 2);
+            copy(reinterpret_cast<uint8_t*>(l.v_scales), scales * l.dim_v / 32 * 2);
         }
         return;
     }
     std::vector<uint8_t> cell(static_cast<size_t>(canonical_bytes()));
-    for (int64_t layer = 0; layer < n_layer; ++layer)
+    for (int64_t layer = 0; layer < n_layer(); ++layer)
         for (int64_t i = 0; i < block_size; ++i) {
             export_cell(layer, source * block_size + i, cell.data());
             restore_cell(layer, destination * block_size + i, cell.data());
@@ -134,23 +138,26 @@ void KVCache::copy_block(int64_t source, int64_t destination) {
 }
 
 void KVCache::shift(const KernelTable& kernels, const std::vector<int64_t>& source,
-                    const std::vector<int64_t>& destination, const Rope* rope, double delta) {
-    const int64_t k_values = n_head_kv * dim_k, v_values = n_head_kv * dim_v;
+                    const std::vector<int64_t>& destination, const std::vector<std::shared_ptr<Rope>>& ropes,
+                    double delta) {
     const size_t n = source.size();
-    std::vector<float> k(n * size_t(k_values)), v(n * size_t(v_values)), turned(static_cast<size_t>(k_values));
-    std::vector<float> cos_sin(rope ? 2 * rope->inv_freq.size() : 0);
-    if (rope) fill_cos_sin(*rope, delta, 1.0, cos_sin.data());
-    for (const KVLayer& layer : layers) {
-        for (size_t i = 0; i < n; ++i)
-            kernels.kv_read(layer, source[i], &k[i * size_t(k_values)], &v[i * size_t(v_values)]);
+    std::vector<float> k, v, turned, cos_sin;
+    for (size_t at = 0; at < layers.size(); ++at) {
+        const KVLayer& layer = layers[at];
+        const Rope* rope = ropes[at].get();
+        const size_t k_values = size_t(layer.n_head * layer.dim_k), v_values = size_t(layer.n_head * layer.dim_v);
+        k.resize(n * k_values), v.resize(n * v_values), turned.resize(k_values);
+        cos_sin.resize(rope ? 2 * rope->inv_freq.size() : 0);
+        if (rope) fill_cos_sin(*rope, delta, 1.0, cos_sin.data());
+        for (size_t i = 0; i < n; ++i) kernels.kv_read(layer, source[i], &k[i * k_values], &v[i * v_values]);
         for (size_t i = 0; i < n; ++i) {
-            const float* key = &k[i * size_t(k_values)];
+            const float* key = &k[i * k_values];
             if (rope) {
-                kernels.rope(key, cos_sin.data(), n_head_kv, dim_k, int64_t(cos_sin.size()), rope->adjacent,
+                kernels.rope(key, cos_sin.data(), layer.n_head, layer.dim_k, int64_t(cos_sin.size()), rope->adjacent,
                              turned.data());
                 key = turned.data();
             }
-            kernels.kv_write(layer, destination[i], key, &v[i * size_t(v_values)]);
+            kernels.kv_write(layer, destination[i], key, &v[i * v_values]);
         }
     }
 }

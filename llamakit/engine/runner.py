@@ -49,14 +49,4 @@ def blocks_for(n_token: int) -> int:
 
 def kv_spec(model: LoadedModel, n_block: int, kv_type: str) -> KVSpec:
     """A KV cache of `n_block` blocks, and two more that let a context shift work when all are taken."""
-    h = model.hparams
-    return KVSpec(
-        n_layer=h.n_layer,
-        n_block=n_block + SPARE_BLOCKS,
-        block_size=BLOCK_SIZE,
-        n_head_kv=h.n_head_kv,
-        head_dim_k=h.head_dim_k,
-        head_dim_v=h.head_dim_v,
-        type=kv_type,
-        rope=model.rope,
-    )
+    return KVSpec(layers=model.cache_layers(), n_block=n_block + SPARE_BLOCKS, block_size=BLOCK_SIZE, type=kv_type)

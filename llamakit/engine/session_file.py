@@ -38,8 +38,9 @@ def model_key(file: GGUFFile, spec: KVSpec) -> str:
         left -= len(piece)
         if left <= 0:
             break
-    rope = spec.rope
-    digest.update(repr((spec.type, spec.n_layer, spec.n_head_kv, spec.head_dim_k, spec.head_dim_v, rope)).encode())
+    first, n = spec.layers[0], len(spec.layers)
+    shape: object = (spec.type, n, first.n_head_kv, first.head_dim_k, first.head_dim_v, first.rope)
+    digest.update(repr(shape if spec.layers == (first,) * n else (spec.type, spec.layers)).encode())
     return digest.hexdigest()
 
 

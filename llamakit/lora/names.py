@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamakit.errors import ModelFileError, UsageError
-from llamakit.models import ARCHITECTURES
+from llamakit.models import LlamaFamily, find_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,11 +46,12 @@ class Layout:
     @property
     def permutes(self) -> bool:
         """Whether the rows of q and k lie in another order than in PEFT's checkpoints."""
-        variant = ARCHITECTURES.get(self.architecture)
-        if variant is None:
-            known = ", ".join(ARCHITECTURES)
-            raise UsageError(f"adapters of architecture {self.architecture!r} cannot be converted; of these: {known}")
-        return variant.rope_pairs == "adjacent"
+        found, known = find_architecture(self.architecture)
+        if found is None or not issubclass(found, LlamaFamily):
+            raise UsageError(
+                f"adapters of architecture {self.architecture!r} cannot be converted; of these: {', '.join(known)}"
+            )
+        return found.variant.rope_pairs == "adjacent"
 
     def module(self, tensor: str) -> str:
         """The PEFT module of a GGUF tensor."""

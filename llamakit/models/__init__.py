@@ -1,4 +1,4 @@
-"""Networks: one small file for each architecture, all built from `llama.py`."""
+"""Networks: hyperparameters and graphs. Architectures are plugins; most are built from `llama.py`."""
 
 from __future__ import annotations
 
@@ -7,56 +7,35 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llamakit.errors import ModelFileError
-from llamakit.models import baichuan, qwen2, qwen3
-from llamakit.models.hparams import HParams, RopeParams, read_hparams
-from llamakit.models.llama import GraphSizes, LlamaGraph, Variant
-from llamakit.models.rope import RopeOverrides, override, rope_attrs
+from llamakit.models.architecture import Architecture
+from llamakit.models.hparams import HParams, RopeParams
+from llamakit.models.llama import GraphSizes, LlamaFamily, Variant
+from llamakit.models.rope import RopeOverrides
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Set
-    from typing import Any, Protocol
+    from collections.abc import Set
 
     import numpy as np
     import numpy.typing as npt
 
+    from llamakit.graph.cache import CacheLayer
     from llamakit.graph.graph import Graph
-    from llamakit.graph.ops import Op, RopeAttrs
+    from llamakit.graph.ops import Op
+    from llamakit.models.architecture import ModelFile
+    from llamakit.registry import Registry
 
-    class ModelFile(Protocol):
-        """What is needed of an opened file (`gguf.GGUFFile`)."""
-
-        path: Any
-
-        @property
-        def metadata(self) -> Mapping[str, object]:
-            """Values by key."""
-
-        @property
-        def tensors(self) -> Mapping[str, Any]:
-            """Records with `shape`, by name."""
-
-        def tensor(self, name: str) -> npt.NDArray[np.float32]:
-            """A tensor as float32."""
-
-
-__all__ = ["ARCHITECTURES", "GraphSizes", "HParams", "LoadedModel", "RopeOverrides", "RopeParams", "load_model"]
-
-ARCHITECTURES: dict[str, Variant] = {
-    "llama": Variant(),
-    "mistral": Variant(),
-    "baichuan": baichuan.VARIANT,
-    "qwen2": qwen2.VARIANT,
-    "qwen3": qwen3.VARIANT,
-    "qwen3moe": qwen3.VARIANT,  # its experts are in the metadata, as Mixtral's are
-}
+__all__ = [
+    "Architecture", "GraphSizes", "HParams", "LlamaFamily", "LoadedModel", "RopeOverrides", "RopeParams", "Variant",
+    "find_architecture", "load_model",
+]  # fmt: skip
 
 
 class LoadedModel:
     """A model whose metadata and tensors have been checked against its architecture."""
 
-    def __init__(self, file: ModelFile, hparams: HParams, variant: Variant, rope: RopeAttrs) -> None:
+    def __init__(self, file: ModelFile, architecture: Architecture) -> None:
         self._file = file
-        self.hparams, self.variant, self.rope = hparams, variant, rope
+        self.architecture, self.hparams = architecture, architecture.hparams
         self.tensors: Set[str] = file.tensors.keys()
         self._check_tensors()
 
@@ -69,14 +48,15 @@ class LoadedModel:
         activations: str = "native",
     ) -> Graph:
         """The model's graph for steps of at most `sizes`; `activations`: see `graph.attrs.LinearAttrs`."""
-        return self._graph(activations=activations).build(sizes, outputs, adapters)
+        return self.architecture.build(sizes, outputs, adapters=adapters, activations=activations)
 
     def build_loss(self, rows: int, *, states: Set[str] = frozenset(), activations: str = "native") -> Graph:
         """The graph of the loss of at most `rows` rows; the tensors that `states` names are states of the device."""
-        return self._graph(states=states, activations=activations).build_loss(rows)
+        return self.architecture.build_loss(rows, states=states, activations=activations)
 
-    def _graph(self, **settings: Any) -> LlamaGraph:
-        return LlamaGraph(self.hparams, self.variant, self.rope, self.tensors, **settings)
+    def cache_layers(self) -> tuple[CacheLayer, ...]:
+        """What each layer of the KV cache keeps of a position."""
+        return self.architecture.cache_layers()
 
     def shallow(self, n_layer: int) -> LoadedModel:
         """The same with its first layers only, for measuring."""
@@ -120,18 +100,24 @@ class LoadedModel:
                 )
 
 
-def load_model(file: ModelFile, overrides: RopeOverrides | None = None) -> LoadedModel:
-    """Check a file's metadata and tensors and make the model; weights are not read."""
-    architecture = file.metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ModelFileError(f"{file.path}: architecture {architecture!r} is not supported; supported are: {known}")
-    name = str(architecture)
-    shapes = {key: tuple(info.shape) for key, info in file.tensors.items()}
-    hparams = read_hparams(file.metadata, name, shapes, str(file.path))
-    if name == "baichuan":
-        baichuan.check(hparams)
-    variant = ARCHITECTURES[name]
-    factors = file.tensor("rope_freqs.weight") if "rope_freqs.weight" in file.tensors else None
-    rope = rope_attrs(override(hparams.rope, overrides), variant.rope_pairs, factors)
-    return LoadedModel(file, hparams, variant, rope)
+def load_model(
+    file: ModelFile, overrides: RopeOverrides | None = None, registry: Registry | None = None
+) -> LoadedModel:
+    """Check a file's metadata and tensors and make the model; weights are not read.
+
+    `registry` knows the architectures; without one, those that are installed.
+    """
+    name = str(file.metadata.get("general.architecture"))
+    found, known = find_architecture(name, registry)
+    if found is None:
+        raise ModelFileError(f"{file.path}: architecture {name!r} is not supported; supported are: {', '.join(known)}")
+    return LoadedModel(file, found(file, overrides))
+
+
+def find_architecture(name: str, registry: Registry | None = None) -> tuple[type[Architecture] | None, list[str]]:
+    """The architecture that files call `name`, None if there is no such; and the names of all."""
+    from llamakit.registry import Registry
+
+    registry = registry or Registry.discover()
+    known = registry.entry_names("architecture")
+    return (registry.architecture(name) if name in known else None), known

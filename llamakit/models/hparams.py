@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,8 +29,19 @@ class RopeParams(msgspec.Struct, frozen=True, kw_only=True):
     beta_slow: float = 1.0
 
 
+class LayerSizes(NamedTuple):
+    """What may differ from layer to layer."""
+
+    n_head: int
+    n_head_kv: int
+    n_ff: int
+
+
 class HParams(msgspec.Struct, frozen=True, kw_only=True):
-    """What defines a network of the llama family."""
+    """What defines a network of the llama family; `layers` where its layers differ, else all have the same sizes.
+
+    Then `n_head`, `n_head_kv` and `n_ff` are those of the largest.
+    """
 
     architecture: str
     n_vocab: int
@@ -49,6 +60,11 @@ class HParams(msgspec.Struct, frozen=True, kw_only=True):
     n_ff_expert: int = 0
     sliding_window: int | None = None
     tied_embeddings: bool = False
+    layers: tuple[LayerSizes, ...] = ()
+
+    def layer(self, number: int) -> LayerSizes:
+        """Heads and width of one layer."""
+        return self.layers[number] if self.layers else LayerSizes(self.n_head, self.n_head_kv, self.n_ff)
 
 
 class _Reader:
@@ -83,6 +99,22 @@ class _Reader:
             )
         return value
 
+    def sizes(self, key: str, n_layer: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """An integer between 1 and `MAX_SIZE` for each layer; one for all may stand for them."""
+        name = f"{self.architecture}.{key}"
+        value = self.metadata.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, np.ndarray):
+            return (self.size(key),) * n_layer
+        found = tuple(int(each) for each in value) if value.dtype.kind in "iu" else ()
+        if len(found) != n_layer or not all(1 <= each <= MAX_SIZE for each in found):
+            raise ModelFileError(
+                f"{self.where}: metadata {name!r} must be a size of 1 to {MAX_SIZE} for each of {n_layer} layers",
+                found=str(value.tolist())[:100],
+            )
+        return found
+
     def positive(self, key: str, default: float | None = None) -> float:
         """A finite float above 0."""
         value: float = self.get(key, float, default)
@@ -94,15 +126,17 @@ class _Reader:
 
 
 def read_hparams(
-    metadata: Mapping[str, object], architecture: str, shapes: Mapping[str, tuple[int, ...]], where: str
+    metadata: Mapping[str, object],
+    architecture: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+    norm_epsilon: float | None = None,
 ) -> HParams:
-    """Read the keys that the whole llama family shares; `shapes` are those of the file's tensors."""
+    """Read the keys that the whole llama family shares; `shapes` are those of the file's tensors.
+
+    `norm_epsilon`: of norms if the file does not say; None: it must.
+    """
     r = _Reader(metadata, architecture, where)
-    n_embd, n_head = r.size("embedding_length"), r.size("attention.head_count")
-    n_head_kv = r.size("attention.head_count_kv", n_head)
-    if n_head % n_head_kv:
-        raise ModelFileError(f"{where}: {n_head} heads do not divide into {n_head_kv} KV heads")
-    head_dim_k = r.size("attention.key_length", n_embd // n_head or None)
     embedding = shapes.get("token_embd.weight")
     if embedding is None or len(embedding) != 2:
         raise ModelFileError(
@@ -110,7 +144,11 @@ def read_hparams(
         )
     n_layer = r.size("block_count")
     _check_layers(n_layer, shapes, where)
-    n_ff, n_expert = r.size("feed_forward_length"), r.size("expert_count", 0, least=0)
+    layers = _read_layers(r, n_layer)
+    n_head, n_head_kv, n_ff = (max(sizes) for sizes in zip(*layers, strict=True))
+    n_embd = r.size("embedding_length")
+    head_dim_k = r.size("attention.key_length", n_embd // n_head or None)
+    n_expert = r.size("expert_count", 0, least=0)
     n_expert_used = r.size("expert_used_count", 0, least=0)
     if n_expert and not 1 <= n_expert_used <= n_expert:
         raise ModelFileError(f"{where}: expert_used_count is {n_expert_used}, of {n_expert} experts")
@@ -128,11 +166,23 @@ def read_hparams(
         n_expert=n_expert,
         n_expert_used=n_expert_used if n_expert else 0,
         n_ff_expert=r.size("expert_feed_forward_length", n_ff),
-        norm_epsilon=r.positive("attention.layer_norm_rms_epsilon"),
+        norm_epsilon=r.positive("attention.layer_norm_rms_epsilon", norm_epsilon),
         rope=_read_rope(r, head_dim_k),
         sliding_window=r.size("attention.sliding_window", 0, least=0) or None,
         tied_embeddings="output.weight" not in shapes,
+        layers=() if len(set(layers)) == 1 else layers,
     )
+
+
+def _read_layers(r: _Reader, n_layer: int) -> tuple[LayerSizes, ...]:
+    """Heads and width of each layer."""
+    heads = r.sizes("attention.head_count", n_layer)
+    heads_kv = r.sizes("attention.head_count_kv", n_layer, heads)
+    layers = tuple(map(LayerSizes, heads, heads_kv, r.sizes("feed_forward_length", n_layer)))
+    for n_head, n_head_kv, _ in layers:
+        if n_head % n_head_kv:
+            raise ModelFileError(f"{r.where}: {n_head} heads do not divide into {n_head_kv} KV heads")
+    return layers
 
 
 def _check_layers(n_layer: int, shapes: Iterable[str], where: str) -> None:

@@ -13,18 +13,23 @@ experts: Mixtral, arXiv:2401.04088.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from llamakit.errors import ModelFileError
+from llamakit.graph.cache import CacheLayer
 from llamakit.graph.graph import Dim, DType, GraphBuilder, Value
 from llamakit.graph.ops import AttentionAttrs, ExpertsAttrs, GatedAttrs, LinearAttrs, Op, ReshapeAttrs, RMSNormAttrs
+from llamakit.models.architecture import Architecture
+from llamakit.models.hparams import HParams, read_hparams
+from llamakit.models.rope import override, rope_attrs
 
 if TYPE_CHECKING:
     from collections.abc import Set
 
     from llamakit.graph.graph import Graph, Tensor
     from llamakit.graph.ops import RopeAttrs
-    from llamakit.models.hparams import HParams
+    from llamakit.models.architecture import ModelFile
+    from llamakit.models.rope import RopeOverrides
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ class LlamaGraph:
         x = self.g.add(Op.EMBEDDING, "token_embd", (self.tokens, self.adapters), tensors=(weight,))
         for layer in range(h.n_layer):
             x = self.attention(x, layer)
-            x = self.experts(x, f"blk.{layer}") if h.n_expert else self.feed_forward(x, f"blk.{layer}")
+            x = self.experts(x, f"blk.{layer}") if h.n_expert else self.feed_forward(x, layer)
         return x
 
     def weight(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -123,10 +128,11 @@ class LlamaGraph:
     def attention(self, x: Value, layer: int) -> Value:
         """x + attn_output(attention(...)), (rows, n_embd)."""
         h, g, blk = self.h, self.g, f"blk.{layer}"
+        n_head, n_head_kv, _ = h.layer(layer)
         n = self.norm(x, f"{blk}.attn_norm", h.n_embd)
-        q = self.heads(n, f"{blk}.attn_q", h.n_head, h.head_dim_k)
-        k = self.heads(n, f"{blk}.attn_k", h.n_head_kv, h.head_dim_k)
-        v = self.heads(n, f"{blk}.attn_v", h.n_head_kv, h.head_dim_v)
+        q = self.heads(n, f"{blk}.attn_q", n_head, h.head_dim_k)
+        k = self.heads(n, f"{blk}.attn_k", n_head_kv, h.head_dim_k)
+        v = self.heads(n, f"{blk}.attn_v", n_head_kv, h.head_dim_v)
         if self.variant.qk_norm:
             q = self.norm(q, f"{blk}.attn_q_norm", h.head_dim_k, adapted=False)
             k = self.norm(k, f"{blk}.attn_k_norm", h.head_dim_k, adapted=False)
@@ -136,7 +142,7 @@ class LlamaGraph:
         attrs = AttentionAttrs(h.head_dim_k**-0.5, layer if cached else None, h.sliding_window, not cached)
         inputs = (q, k, v, self.positions, self.sequences, *self.cache)
         out, *_ = g.add_all(Op.ATTENTION, f"{blk}.attention", inputs, attrs=attrs)
-        out = g.add(Op.RESHAPE, f"{blk}.merge", (out,), attrs=ReshapeAttrs((h.n_head * h.head_dim_v,)))
+        out = g.add(Op.RESHAPE, f"{blk}.merge", (out,), attrs=ReshapeAttrs((n_head * h.head_dim_v,)))
         out = self.linear(out, f"{blk}.attn_output", h.n_embd)
         return g.add(Op.ADD, f"{blk}.attn_residual", (x, out))
 
@@ -145,10 +151,11 @@ class LlamaGraph:
         flat = self.linear(x, name, n_head * head_dim)
         return self.g.add(Op.RESHAPE, f"{name}.heads", (flat,), attrs=ReshapeAttrs((n_head, head_dim)))
 
-    def feed_forward(self, x: Value, blk: str) -> Value:
+    def feed_forward(self, x: Value, layer: int) -> Value:
         """x + ffn_down(silu(ffn_gate(n)) * ffn_up(n)), (rows, n_embd)."""
+        blk, n_ff = f"blk.{layer}", self.h.layer(layer).n_ff
         n = self.norm(x, f"{blk}.ffn_norm", self.h.n_embd)
-        gate, up = (self.linear(n, f"{blk}.{name}", self.h.n_ff) for name in ("ffn_gate", "ffn_up"))
+        gate, up = (self.linear(n, f"{blk}.{name}", n_ff) for name in ("ffn_gate", "ffn_up"))
         gated = self.g.add(Op.GATED, f"{blk}.ffn_gated", (gate, up), attrs=GatedAttrs("silu"))
         down = self.linear(gated, f"{blk}.ffn_down", self.h.n_embd)
         return self.g.add(Op.ADD, f"{blk}.ffn_residual", (x, down))
@@ -189,3 +196,41 @@ class LlamaGraph:
     def _bias(self, name: str, n_out: int) -> Tensor | None:
         bias = f"{name}.bias"
         return self.weight(bias, (n_out,)) if bias in self.tensors else None
+
+
+class LlamaFamily(Architecture):
+    """What LLaMA and its relatives share. A relative says where it differs, or brings a `graph` of its own."""
+
+    variant: ClassVar[Variant] = Variant()
+    graph: ClassVar[type[LlamaGraph]] = LlamaGraph
+
+    def __init__(self, file: ModelFile, overrides: RopeOverrides | None = None) -> None:
+        """Read what the family shares."""
+        self.hparams = self.read(file)
+        self.tensors = file.tensors.keys()
+        factors = file.tensor("rope_freqs.weight") if "rope_freqs.weight" in file.tensors else None
+        self.rope = rope_attrs(override(self.hparams.rope, overrides), self.variant.rope_pairs, factors)
+
+    def read(self, file: ModelFile) -> HParams:
+        """The hyperparameters, under the names that GGUF gives them for this architecture."""
+        shapes = {key: tuple(info.shape) for key, info in file.tensors.items()}
+        return read_hparams(file.metadata, self.name, shapes, str(file.path))
+
+    def cache_layers(self) -> tuple[CacheLayer, ...]:
+        """Keys and values of every layer, keys rotated alike."""
+        h = self.hparams
+        heads = (h.layer(i).n_head_kv for i in range(h.n_layer))
+        return tuple(CacheLayer(n, h.head_dim_k, h.head_dim_v, self.rope) for n in heads)
+
+    def build(
+        self, sizes: GraphSizes, outputs: tuple[str, ...], *, adapters: bool = False, activations: str = "native"
+    ) -> Graph:
+        """What the engine runs."""
+        return self._graph(activations=activations).build(sizes, outputs, adapters)
+
+    def build_loss(self, rows: int, *, states: Set[str] = frozenset(), activations: str = "native") -> Graph:
+        """What training runs."""
+        return self._graph(activations=activations, states=states).build_loss(rows)
+
+    def _graph(self, *, activations: str, states: Set[str] = frozenset()) -> LlamaGraph:
+        return self.graph(self.hparams, self.variant, self.rope, self.tensors, states=states, activations=activations)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamakit.backend import Adapter, KVSpec
+from llamakit.backend import Adapter, CacheLayer, KVSpec
 from llamakit.gguf import GGMLType, native, quants
 from llamakit.graph.graph import Dim, DType, Graph, GraphBuilder, Tensor
 from llamakit.graph.ops import (
@@ -236,10 +236,8 @@ class Setup:
         c = self.case
         n_block = -(-(c.past + MAX_ROWS) // BLOCK)
         table = self.rng.permutation(n_block)
-        self.kv = KVSpec(
-            n_layer=1, n_block=n_block, block_size=BLOCK, n_head_kv=c.n_head_kv, head_dim_k=c.head_dim,
-            head_dim_v=c.head_dim, type=c.kv_type,
-        )  # fmt: skip
+        layer = CacheLayer(c.n_head_kv, c.head_dim, c.head_dim)
+        self.kv = KVSpec(layers=(layer,), n_block=n_block, block_size=BLOCK, type=c.kv_type)
         positions = c.past + np.arange(MAX_ROWS)
         paged = (
             self.integers("cells", table[positions // BLOCK] * BLOCK + positions % BLOCK),
@@ -315,7 +313,7 @@ def _fill(kv: Any, setup: Setup) -> None:
     spec, table = kv.spec, setup.inputs["block_tables"][0]
     positions = np.arange(setup.case.past)
     type_ = GGMLType[spec.type.upper()]
-    rows = setup.rng.normal(size=(len(positions), 2 * spec.n_head_kv * spec.head_dim_k)).astype(np.float32)
+    rows = setup.rng.normal(size=(len(positions), sum(spec.layers[0].n_values))).astype(np.float32)
     data = native.quantize(type_, rows).reshape(1, len(positions), -1)
     kv.restore((table[positions // BLOCK] * BLOCK + positions % BLOCK).tolist(), data)
 

@@ -197,7 +197,7 @@ void check_attention(const KernelTable& table, const Attended& c) {
     Random random;
     const int64_t n_key = c.past + c.n_row, width = int64_t(c.n_head_kv) * c.dim, block = 32;
     const int64_t n_block = (n_key + block - 1) / block;
-    KVCache kv(c.type, 1, n_block, block, c.n_head_kv, c.dim, c.dim);
+    KVCache kv(c.type, {{c.n_head_kv, c.dim, c.dim}}, n_block, block);
     std::vector<int32_t> table_of_blocks;
     for (int64_t b = 0; b < n_block; ++b) table_of_blocks.push_back(int32_t(n_block - 1 - b));
     Vector k = random.numbers(size_t(n_key * width)), v = random.numbers(size_t(n_key * width));

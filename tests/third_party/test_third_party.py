@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llamakit.testing.renamed import write_renamed
+
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
 
@@ -59,7 +61,12 @@ def run(python: Path, *args: object) -> subprocess.CompletedProcess[str]:
 
 def test_they_are_listed_with_package_and_reason(python):
     infos = {(i["kind"], i["name"]): i for i in json.loads(run(python, "plugins", "--json").stdout)}
-    for key in (("backend", "traced"), ("sampler", "cold"), ("frontend", "example")):
+    for key in (
+        ("backend", "traced"),
+        ("architecture", "example-llama"),
+        ("sampler", "cold"),
+        ("frontend", "example"),
+    ):
         assert infos[key]["package"] == "llamakit-example"
         assert infos[key]["version"] == "1.2.3"
         assert infos[key]["available"]
@@ -108,6 +115,14 @@ def test_the_backend_runs(python, stories260k):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Once upon a time,"
     assert "traced" in done.stderr
+
+
+def test_the_architecture_is_known(python, stories260k, tmp_path):
+    path = write_renamed(stories260k, tmp_path / "example.gguf", "example-llama")
+    done = run(python, "generate", "-m", path, "-p", "", "-n", "5", "--temp", "0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "Once upon a time,"
+    assert json.loads(run(python, "inspect", "--check", path, "--json").stdout)["faults"] == []
 
 
 def test_a_broken_plugin_is_named_when_it_is_asked_for(python, stories260k):

@@ -22,7 +22,7 @@ FORBIDDEN = [  # (importer, imported): never
     ("llamakit", "llamakit.plugins"),
     ("llamakit/graph", r"llamakit\.(?!graph|errors)"),
     ("llamakit/passes", r"llamakit\.(engine|train|session|registry|plugins|models)"),
-    ("llamakit/models", r"llamakit\.(engine|train|session|registry|plugins|passes|backend)"),
+    ("llamakit/models", r"llamakit\.(engine|train|session|plugins|passes|backend)"),
     ("llamakit/gguf", r"llamakit\.(graph|engine|models|session|lora)"),
     ("llamakit/lora", r"llamakit\.(graph|engine|train|session|registry|plugins|passes|backend)"),
     ("llamakit/tokenizer", r"llamakit\.(graph|engine|models|session|chat)"),

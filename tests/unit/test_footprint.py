@@ -48,7 +48,7 @@ with open_gguf(path) as file:
         value[...] = np.arange(value.size).reshape(value.shape) if value.size == rows or value.ndim == 2 else 0
     program.inputs["sequences"][:] = 0
     program.run({"rows": rows, "out_rows": rows, "seqs": 1}, longest=rows)
-    used = spec.n_layer * rows * device.kv_size(spec) // spec.n_layer // (spec.n_block * spec.block_size)
+    used = rows * device.kv_size(spec) // (spec.n_block * spec.block_size)
     print(json.dumps([made.total + used, status("VmHWM:") - before]))
 """
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from llamakit.plugins.backends.cpu import CPUOptions
 
     from llamakit.backend import Adapter, TensorSource, Uses
+    from llamakit.graph.attrs import RopeAttrs
     from llamakit.graph.graph import Graph, Node, Value
 
 # By form of the activations, how far they are rounded. 1/254 of the largest value of a block of 32 is about 1/127 of
@@ -96,17 +97,23 @@ class CPUState(State):
         self.native.write(np.ascontiguousarray(value, np.float32).reshape(-1))
 
 
+def _shapes(spec: KVSpec) -> list[tuple[int, int, int]]:
+    return [(layer.n_head_kv, layer.head_dim_k, layer.head_dim_v) for layer in spec.layers]
+
+
+def _rope(rope: RopeAttrs | None) -> Any:
+    return None if rope is None else _cpu.Rope(list(rope.inv_freq), rope.pairs == "adjacent", rope.magnitude)
+
+
 class CPUKVCache(KVCache):
     """Keys and values of all layers."""
 
     def __init__(self, spec: KVSpec, isa: str) -> None:
-        if spec.type == "q8_0" and (spec.n_head_kv * spec.head_dim_k % 32 or spec.n_head_kv * spec.head_dim_v % 32):
+        if spec.type == "q8_0" and any(n % 32 for layer in spec.layers for n in layer.n_values):
             raise UsageError("KV type q8_0 stores blocks of 32 values; this model's keys are no multiple: use f16")
         self.spec, self._isa = spec, isa
-        sizes = (spec.n_layer, spec.n_block, spec.block_size, spec.n_head_kv, spec.head_dim_k, spec.head_dim_v)
-        self.native = _cpu.KVCache(spec.type, *sizes)
-        rope = spec.rope
-        self._rope = None if rope is None else _cpu.Rope(list(rope.inv_freq), rope.pairs == "adjacent", rope.magnitude)
+        self.native = _cpu.KVCache(spec.type, _shapes(spec), spec.n_block, spec.block_size)
+        self._ropes = [_rope(layer.rope) for layer in spec.layers]
 
     def copy(self, source: Sequence[int], destination: Sequence[int]) -> None:
         """Copy whole blocks."""
@@ -116,7 +123,7 @@ class CPUKVCache(KVCache):
     def shift(self, source: Sequence[int], destination: Sequence[int], delta: int) -> None:
         """Copy cells with their keys rotated."""
         with translated():
-            self.native.shift(self._isa, list(source), list(destination), self._rope, float(delta))
+            self.native.shift(self._isa, list(source), list(destination), self._ropes, float(delta))
 
     def export(self, cells: Sequence[int]) -> Any:
         """Cells in canonical form."""
@@ -301,9 +308,8 @@ class CPUDevice(Device):
 
     def kv_size(self, spec: KVSpec) -> int:
         """Bytes of a cache."""
-        heads = (spec.n_head_kv, spec.head_dim_k, spec.head_dim_v)
         with translated():
-            size: int = _cpu.KVCache.bytes(spec.type, spec.n_layer, spec.n_block * spec.block_size, *heads)
+            size: int = _cpu.KVCache.bytes(spec.type, _shapes(spec), spec.n_block * spec.block_size)
         return size
 
     def kv_cache(self, spec: KVSpec) -> CPUKVCache:

@@ -8,12 +8,12 @@ import numpy as np
 from llamakit.plugins.backends.reference.footprint import footprint
 from llamakit.plugins.backends.reference.gradients import ALL
 from llamakit.plugins.backends.reference.memory import (
-    KV_TYPES,
     ReferenceAdapters,
     ReferenceBuffer,
     ReferenceKV,
     ReferenceState,
     load_weight,
+    row_bytes,
 )
 from llamakit.plugins.backends.reference.ops import Step
 
@@ -67,8 +67,7 @@ class ReferenceDevice(Device):
 
     def kv_size(self, spec: KVSpec) -> int:
         """Bytes of the canonical layout."""
-        k, v = spec.row_bytes({name: (t.block_size, t.type_size) for name, t in KV_TYPES.items()})
-        return spec.n_layer * spec.n_block * spec.block_size * (k + v)
+        return len(spec.layers) * spec.n_block * spec.block_size * row_bytes(spec)
 
     def kv_cache(self, spec: KVSpec) -> ReferenceKV:
         """A zero cache."""

@@ -117,38 +117,44 @@ class ReferenceAdapters(AdapterTable):
             raise UsageError(f"adapter slot {slot}: there are slots 1 to {self.n_slot}")
 
 
+def row_bytes(spec: KVSpec) -> int:
+    """Bytes of one position in one layer, of the layer with most."""
+    type_ = KV_TYPES[spec.type]
+    return max(sum(-(-n // type_.block_size) * type_.type_size for n in layer.n_values) for layer in spec.layers)
+
+
 class ReferenceKV(KVCache):
-    """Keys and values in the canonical layout itself, (n_layer, n_cell, bytes of K + bytes of V)."""
+    """Keys and values in the canonical layout itself, (layers, n_cell, bytes of K + bytes of V)."""
 
     def __init__(self, spec: KVSpec) -> None:
         self.spec = spec
         self.type = KV_TYPES[spec.type]
-        sizes = {name: (t.block_size, t.type_size) for name, t in KV_TYPES.items()}
-        self.k_values, self.v_values = spec.n_head_kv * spec.head_dim_k, spec.n_head_kv * spec.head_dim_v
-        if self.k_values % self.type.block_size or self.v_values % self.type.block_size:
-            raise UsageError(
-                f"KV type {spec.type} stores blocks of {self.type.block_size} values; this model has"
-                f" {self.k_values} and {self.v_values} a position: use f16 instead"
-            )
-        self.k_bytes, v_bytes = spec.row_bytes(sizes)
-        self.data = np.zeros((spec.n_layer, spec.n_block * spec.block_size, self.k_bytes + v_bytes), np.uint8)
+        for k, v in (layer.n_values for layer in spec.layers):
+            if k % self.type.block_size or v % self.type.block_size:
+                raise UsageError(
+                    f"KV type {spec.type} stores blocks of {self.type.block_size} values; this model has"
+                    f" {k} and {v} a position: use f16 instead"
+                )
+        self.data = np.zeros((len(spec.layers), spec.n_block * spec.block_size, row_bytes(spec)), np.uint8)
 
     def write(self, layer: int, cells: Any, k: Any, v: Any) -> None:
         """Round and store k (rows, n_head_kv, head_dim) and v at `cells` (rows,)."""
-        rows = len(cells)
-        self.data[layer, cells, : self.k_bytes] = self._encode(k, rows)
-        self.data[layer, cells, self.k_bytes :] = self._encode(v, rows)
+        both = np.concatenate([self._encode(k, len(cells)), self._encode(v, len(cells))], axis=1)
+        self.data[layer, cells, : both.shape[1]] = both
 
     def read(self, layer: int, cells: Any) -> tuple[Any, Any]:
         """Keys (n, n_head_kv, head_dim_k) and values (n, n_head_kv, head_dim_v) of cells, float64."""
-        raw, heads, n = self.data[layer, cells], self.spec.n_head_kv, len(cells)
-        k = quants.dequantize(self.type, np.ascontiguousarray(raw[:, : self.k_bytes]).ravel(), (n, self.k_values))
-        v = quants.dequantize(self.type, np.ascontiguousarray(raw[:, self.k_bytes :]).ravel(), (n, self.v_values))
-        return k.reshape(n, heads, -1).astype(np.float64), v.reshape(n, heads, -1).astype(np.float64)
+        raw, n, begin, found = self.data[layer, cells], len(cells), 0, []
+        for n_value in self.spec.layers[layer].n_values:
+            end = begin + self.type.n_bytes(n_value)
+            flat = quants.dequantize(self.type, np.ascontiguousarray(raw[:, begin:end]).ravel(), (n, n_value))
+            found.append(flat.reshape(n, self.spec.layers[layer].n_head_kv, -1).astype(np.float64))
+            begin = end
+        return found[0], found[1]
 
     def copy(self, source: Sequence[int], destination: Sequence[int]) -> None:
         """Copy whole blocks."""
-        blocks = self.data.reshape(self.spec.n_layer, self.spec.n_block, self.spec.block_size, -1)
+        blocks = self.data.reshape(len(self.spec.layers), self.spec.n_block, self.spec.block_size, -1)
         blocks[:, list(destination)] = blocks[:, list(source)]
 
     def shift(self, source: Sequence[int], destination: Sequence[int], delta: int) -> None:
@@ -156,10 +162,10 @@ class ReferenceKV(KVCache):
         from llamakit.plugins.backends.reference.ops import rotate
 
         old, new = np.asarray(source), np.asarray(destination)
-        for layer in range(self.spec.n_layer):
+        for layer, spec in enumerate(self.spec.layers):
             k, v = self.read(layer, old)
-            if self.spec.rope is not None:
-                k = rotate(k, np.full(len(old), delta), self.spec.rope, magnitude=1.0)
+            if spec.rope is not None:
+                k = rotate(k, np.full(len(old), delta), spec.rope, magnitude=1.0)
             self.write(layer, new, k.astype(np.float32), v.astype(np.float32))
 
     def export(self, cells: Sequence[int]) -> Any:
@@ -168,7 +174,7 @@ class ReferenceKV(KVCache):
 
     def restore(self, cells: Sequence[int], data: Any) -> None:
         """Write cells that `export` gave."""
-        expected = (self.spec.n_layer, len(cells), self.data.shape[2])
+        expected = (len(self.spec.layers), len(cells), self.data.shape[2])
         if data.shape != expected:
             raise UsageError(f"KV data has shape {data.shape}, this cache needs {expected}")
         self.data[:, np.asarray(cells)] = data

@@ -62,7 +62,8 @@ def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
     from llamakit.plugins.frontends.cli.console import Console
 
     from llamakit.errors import LlamaKitError
-    from llamakit.models import ARCHITECTURES, load_model
+    from llamakit.models import load_model
+    from llamakit.registry import Registry
 
     faults = []
     with Console().progress("check") as progress:
@@ -75,7 +76,8 @@ def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
                 fault = error.message
             if fault:
                 faults.append({"tensor": info.name, "fault": fault})
-    if gguf.metadata.get("general.architecture") in ARCHITECTURES and "token_embd.weight" in gguf.tensors:
+    known = Registry.discover().entry_names("architecture")
+    if gguf.metadata.get("general.architecture") in known and "token_embd.weight" in gguf.tensors:
         try:
             load_model(gguf)
         except LlamaKitError as error:

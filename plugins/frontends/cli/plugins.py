@@ -5,10 +5,12 @@ from __future__ import annotations
 import click
 from llamakit.plugins.frontends.cli.params import json_option
 
+from llamakit.registry import KINDS
+
 
 @click.command()
 @json_option
-@click.option("--kind", type=click.Choice(["backend", "sampler", "frontend"]), help="Only this kind.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only this kind.")
 def plugins(as_json: bool, kind: str | None) -> None:
     """Show what is installed, and why something is not available."""
     import msgspec
@@ -23,4 +25,4 @@ def plugins(as_json: bool, kind: str | None) -> None:
     for info in infos:
         state = click.style("ok", fg="green") if info.available else click.style("--", fg="red")
         text = info.summary if info.available else info.reason
-        click.echo(f"{state}  {info.kind:<9} {info.name:<{width}}  {info.package} {info.version}  {text}")
+        click.echo(f"{state}  {info.kind:<12} {info.name:<{width}}  {info.package} {info.version}  {text}")

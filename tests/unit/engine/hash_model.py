@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from llamakit.backend import KVSpec
+from llamakit.backend import CacheLayer, KVSpec
 from llamakit.engine.embedder import Embedder
 from llamakit.engine.engine import Engine
 from llamakit.engine.runner import Runner
@@ -24,7 +24,7 @@ class HashCache:
     """The token that each cell holds, and the row's adapter slot that wrote it."""
 
     def __init__(self, n_block: int) -> None:
-        self.spec = KVSpec(n_layer=1, n_block=n_block, block_size=BLOCK, n_head_kv=1, head_dim_k=2, head_dim_v=2)
+        self.spec = KVSpec(layers=(CacheLayer(1, 2, 2),), n_block=n_block, block_size=BLOCK)
         self.cells = np.full((n_block * BLOCK,), -1, np.int64)
 
     def copy(self, source, destination):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamakit.backend import KVSpec
+from llamakit.backend import CacheLayer, KVSpec
 from llamakit.engine.kv_cache import BlockPool, BlockTable
 from llamakit.errors import OutOfMemoryError
 
@@ -17,7 +17,7 @@ class LabelCache:
     """Remembers one label a cell; a shift adds its delta to the label's position."""
 
     def __init__(self, n_block: int) -> None:
-        self.spec = KVSpec(n_layer=1, n_block=n_block, block_size=SIZE, n_head_kv=1, head_dim_k=2, head_dim_v=2)
+        self.spec = KVSpec(layers=(CacheLayer(1, 2, 2),), n_block=n_block, block_size=SIZE)
         self.labels: dict[int, tuple[str, int]] = {}
 
     def copy(self, source, destination):

@@ -1,1 +1,1 @@
-"""A plugin package as anybody may write it: a backend, a sampler and a command."""
+"""A plugin package as anybody may write it: a backend, an architecture, a sampler and a command."""
