@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from llamakit.errors import ModelFileError
 from llamakit.models.architecture import Architecture
 from llamakit.models.hparams import HParams, RopeParams
@@ -60,8 +58,7 @@ class LoadedModel:
 
     def shallow(self, n_layer: int) -> LoadedModel:
         """The same with its first layers only, for measuring."""
-        hparams = msgspec.structs.replace(self.hparams, n_layer=n_layer)
-        return LoadedModel(self._file, hparams, self.variant, self.rope)
+        return LoadedModel(self._file, self.architecture.shallow(n_layer))
 
     def uses(self) -> dict[str, frozenset[tuple[Op, str]]]:
         """For each tensor the (op, node name) pairs that read it, whatever is asked of the model."""

@@ -11,7 +11,10 @@ run. Weights are named, never read. `models.llama.LlamaFamily` has what most dec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from copy import copy
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import msgspec
 
 from llamakit.errors import UsageError
 
@@ -75,6 +78,13 @@ class Architecture(ABC):
         `outputs` of "logits" (out_rows, n_vocab) and "embeddings" (out_rows, n_embd); `adapters`: with slots of LoRA
         adapters; `activations`: see `graph.attrs.LinearAttrs`.
         """
+
+    def shallow(self, n_layer: int) -> Self:
+        """The same with its first layers only."""
+        other = copy(self)
+        h = self.hparams
+        other.hparams = msgspec.structs.replace(h, n_layer=n_layer, layers=h.layers[:n_layer])
+        return other
 
     def build_loss(self, rows: int, *, states: Set[str] = frozenset(), activations: str = "native") -> Graph:
         """The graph of the loss, (rows,), of at most `rows` rows, without a cache; `states`: tensors that are trained.

@@ -38,7 +38,7 @@ class Traced(Backend):
         def counted(*args: Any, **kwargs: Any) -> Any:
             program = compile_(*args, **kwargs)
             run = program.run
-            program.run = lambda sizes: (runs.append(sizes), run(sizes))[1]
+            program.run = lambda sizes, **more: (runs.append(sizes), run(sizes, **more))[1]
             return program
 
         device.compile = counted
