@@ -209,8 +209,7 @@ class Trainer:
             if self.options.full:
                 write_model(self.folder / MODEL, self.session.file, self.stepper.trained())
             else:
-                metadata = self.session.file.metadata
-                write_trained_adapter(self.folder / ADAPTER, metadata, self.adapters, self.stepper.trained())
+                write_trained_adapter(self.folder / ADAPTER, self.session.file, self.adapters, self.stepper.trained())
         except OSError as error:
             raise checkpoint.write_error(self.folder, error) from None
 
@@ -226,7 +225,7 @@ class Trainer:
         return {} if self.options.full else adapter_shapes(self._loss(model), self.options)
 
     def _graphs(self, model: LoadedModel, recomputes: Callable[[Graph], bool] | None = None) -> Graphs:
-        from llamakit.passes.lora import add_adapters
+        from llamakit.passes.lora import ONES, add_adapters
         from llamakit.train.graphs import build_graphs
         from llamakit.train.targets import check_full
 
@@ -236,7 +235,8 @@ class Trainer:
             loss = self._loss(model, frozenset(plain.parameters))
         else:
             loss = add_adapters(plain, self._adapters(model))
-        return build_graphs(loss, dict(loss.states), self.optimizer, recomputes or self._recomputes)
+        trained = {name: tensor for name, tensor in loss.states.items() if not name.endswith(ONES)}
+        return build_graphs(loss, trained, self.optimizer, recomputes or self._recomputes)
 
     def _sources(self, graphs: Graphs) -> dict[str, TensorSource]:
         from llamakit.weights import tensor_sources
@@ -249,7 +249,7 @@ class Trainer:
 
         device = self.session.device
         stepper = Stepper(device, graphs, load_weights(device, self._sources(graphs), graphs.uses()), self.optimizer)
-        for name, tensor in graphs.trained.items():
+        for name, tensor in graphs.loss.states.items():
             stepper.states[name].write(self._first(name, tensor))
         return stepper
 

@@ -1,7 +1,9 @@
 """Adapters as part of a graph: y = W x becomes y = W x + scale B (A x), with A and B as states that can be trained.
 
 Hu et al. 2021, arXiv:2106.09685. Names of the states are those of adapter files: NAME.lora_a (r, n_in) and
-NAME.lora_b (n_out, r); of an embedding, which looks up rows, A is (r, n_embd) and B (n_vocab, r).
+NAME.lora_b (n_out, r). Of an embedding, which looks up rows, A is (r, n_embd) and B (n_vocab, r); of a norm, whose
+weight is a vector, A is (r, n) and B (1, r). A norm's adapter also needs a state NAME.ones of ones, and an input `zeros`
+of zeros.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from llamakit.graph.graph import Graph, Tensor, Value
 
-A, B = ".lora_a", ".lora_b"
+A, B, ONES = ".lora_a", ".lora_b", ".ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,9 @@ def add_adapters(graph: Graph, adapters: Mapping[str, AdapterShape]) -> Graph:
 
 def _states(builder: GraphBuilder, node: Node, shape: AdapterShape) -> tuple[Tensor, Tensor]:
     weight = node.tensors[0]
-    if weight is None or len(weight.shape) != 2:
-        raise GraphError(f"node {node.name}: only matrices can have an adapter")
-    n_out, n_in = weight.shape  # of an embedding n_vocab, n_embd
+    if weight is None or len(weight.shape) > 2:
+        raise GraphError(f"node {node.name}: only matrices and vectors can have an adapter")
+    n_out, n_in = weight.shape if len(weight.shape) == 2 else (1, weight.shape[0])  # of an embedding n_vocab, n_embd
     a = builder.state(weight.name + A, (shape.rank, n_in))
     return a, builder.state(weight.name + B, (n_out, shape.rank))
 
@@ -102,4 +104,19 @@ def _head_loss(builder: GraphBuilder, node: Node, shape: AdapterShape) -> None:
     builder.nodes.append(replace(node, inputs=inputs, tensors=tensors, outputs=outputs))
 
 
-_ADD = {Op.LINEAR: _linear, Op.EMBEDDING: _embedding, Op.HEAD_LOSS: _head_loss}
+def _norm(builder: GraphBuilder, node: Node, shape: AdapterShape) -> None:
+    """norm(x; w + scale B A) = norm(x; w) + scale norm(x; 1) * (B A), with B A in every row."""
+    a, b = _states(builder, node, shape)
+    x, weight = node.inputs[0], node.tensors[0]
+    if x is None or weight is None or len(x.shape) != 2:
+        raise GraphError(f"node {node.name}: the norm of heads can have no adapter")
+    base = _base(builder, node)
+    ones = builder.state(weight.name + ONES, weight.shape)
+    unit = builder.add(Op.RMS_NORM, f"{node.name}.unit", (x,), tensors=(ones,), attrs=node.attrs)
+    zeros = builder.inputs.get("zeros") or builder.input("zeros", x.shape[:1])
+    whole = builder.add(Op.MATMUL, f"{node.name}.lora_ab", (builder.read(b), builder.read(a)))
+    rows = builder.add(Op.SELECT_ROWS, f"{node.name}.lora_rows", (_scaled(builder, node, whole, shape), zeros))
+    _sum(builder, node, base, builder.add(Op.MUL, f"{node.name}.lora_delta", (unit, rows)))
+
+
+_ADD = {Op.LINEAR: _linear, Op.EMBEDDING: _embedding, Op.HEAD_LOSS: _head_loss, Op.RMS_NORM: _norm}

@@ -261,6 +261,20 @@ def _adapted(s: Setup) -> Value:
     return y
 
 
+def _adapted_norm(s: Setup) -> Value:
+    x = s.rows("x", 12)
+    y = s.g.add(Op.RMS_NORM, "n", (x,), tensors=(s.weight("n", GGMLType.F32, 12),), attrs=RMSNormAttrs(1e-5))
+    graph = add_adapters(s.g.build(), {"n": AdapterShape(2, 0.7)})
+    s.g = GraphBuilder.of(graph)
+    s.inputs["zeros"] = np.zeros(MAX_ROWS, np.int32)
+    for name, tensor in graph.states.items():
+        if name != "x":
+            s.state(name, *tensor.shape)
+    s.states["n.ones"] = np.ones(12)
+    s.frozen.add("n.ones")
+    return y
+
+
 def _two(op: Op, attrs: Any = None) -> Callable[[Setup], Value]:
     return lambda s: s.g.add(op, "node", (s.rows("a", 9), s.rows("b", 9)), attrs=attrs)
 
@@ -297,6 +311,7 @@ def gradient_cases() -> list[GradientCase]:
         GradientCase("head-low-rank", lambda s: _head(s, low_rank=True), rows=13),
         GradientCase("head-quantised", lambda s: _head(s, GGMLType.Q8_0, low_rank=True), rows=13),
         GradientCase("adapters", _adapted, rows=9),
+        GradientCase("adapted-norm", _adapted_norm, rows=9),
         GradientCase("add", _two(Op.ADD)),
         GradientCase("mul", _two(Op.MUL)),
         *(GradientCase(f"gated-{name}", _two(Op.GATED, GatedAttrs(name))) for name in ("silu", "gelu")),

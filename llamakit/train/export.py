@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 
 def write_trained_adapter(
-    path: Path, base: Mapping[str, object], shapes: Mapping[str, AdapterShape], states: Mapping[str, Any]
+    path: Path, base: GGUFFile, shapes: Mapping[str, AdapterShape], states: Mapping[str, Any]
 ) -> None:
-    """The adapters as a GGUF file that scales them as they were trained."""
-    tensors = {
-        name: Adapter(A=states[name + A], B=states[name + B], scale=shape.scale) for name, shape in shapes.items()
-    }
-    write_adapter(path, base, tensors)
+    """The adapters as a GGUF file that scales them as they were trained; of norms, which it holds whole, the sums."""
+    pairs = {name: (states[name + A], states[name + B], shape.scale) for name, shape in shapes.items()}
+    tensors = {name: Adapter(A=a, B=b, scale=scale) for name, (a, b, scale) in pairs.items() if not _is_norm(name)}
+    norms = {name: base.tensor(name) + (scale * (b @ a)[0]) for name, (a, b, scale) in pairs.items() if _is_norm(name)}
+    write_adapter(path, base.metadata, tensors, norms=norms)
+
+
+def _is_norm(name: str) -> bool:
+    return name.endswith("_norm.weight")
 
 
 def write_model(path: Path, base: GGUFFile, trained: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamakit.passes.lora import A
+from llamakit.passes.lora import ONES, A
 from llamakit.train.cursor import MASK
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def first_adapter(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.fl
     A is uniform within 1 / sqrt(n_in), as PEFT has it (He et al. 2015, arXiv:1502.01852, with a slope of sqrt 5).
     """
     if not name.endswith(A):
-        return np.zeros(shape, np.float32)
+        return np.full(shape, name.endswith(ONES), np.float32)
     bound = 1 / math.sqrt(shape[1])
     return ((2 * uniform(seed, name, math.prod(shape)) - 1) * bound).astype(np.float32).reshape(shape)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llamakit.graph.graph import Graph
     from llamakit.train.options import TrainOptions
 
-ADAPTED = (Op.LINEAR, Op.EMBEDDING, Op.HEAD_LOSS)
+ADAPTED = (Op.LINEAR, Op.EMBEDDING, Op.HEAD_LOSS, Op.RMS_NORM)
 
 
 def adapter_shapes(graph: Graph, options: TrainOptions) -> dict[str, AdapterShape]:
@@ -30,7 +30,7 @@ def adapter_shapes(graph: Graph, options: TrainOptions) -> dict[str, AdapterShap
         for node in graph.nodes
         if node.op in ADAPTED
         for tensor in node.tensors[:1]
-        if tensor is not None and len(tensor.shape) == 2
+        if tensor is not None and len(node.outputs[0].shape) <= 2
     }
     for what, patterns in (
         ("targets", options.targets), ("rank_pattern", options.rank_pattern), ("alpha_pattern", options.alpha_pattern)
@@ -45,6 +45,7 @@ def adapter_shapes(graph: Graph, options: TrainOptions) -> dict[str, AdapterShap
         rank = _value(options.rank_pattern, name, options.rank)
         if rank and any(fits(pattern, name) for pattern in options.targets):
             alpha = _value(options.alpha_pattern, name, options.alpha)
+            rank = 1 if len(shape) == 1 else rank  # more would say no more of a vector
             if rank > min(shape):
                 raise UsageError(f"rank {rank} is more than the smaller side of {name!r} {shape}", param="rank")
             shapes[name] = AdapterShape(int(rank), alpha / (math.sqrt(rank) if options.rslora else rank))
