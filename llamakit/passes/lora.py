@@ -2,8 +2,8 @@
 
 Hu et al. 2021, arXiv:2106.09685. Names of the states are those of adapter files: NAME.lora_a (r, n_in) and
 NAME.lora_b (n_out, r). Of an embedding, which looks up rows, A is (r, n_embd) and B (n_vocab, r); of a norm, whose
-weight is a vector, A is (r, n) and B (1, r). A norm's adapter also needs a state NAME.ones of ones, and an input `zeros`
-of zeros.
+weight is a vector, A is (r, n) and B (1, r). A norm's adapter also needs a state NAME.ones of ones, and an input
+`zeros` of zeros.
 """
 
 from __future__ import annotations
