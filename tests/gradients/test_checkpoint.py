@@ -10,11 +10,17 @@ import pytest
 from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import GatedAttrs, Op
 from llamakit.graph.verify import verify
+from llamakit.models.hparams import HParams, RopeParams
+from llamakit.models.llama import LlamaGraph, Variant
+from llamakit.models.rope import rope_attrs
 from llamakit.passes.autodiff import GRADIENT, differentiate
 from llamakit.passes.checkpoint import checkpointed, choose_cuts, recompute
+from llamakit.passes.lora import add_adapters
 from llamakit.passes.memory import plan
 from llamakit.passes.order import eager
 from llamakit.passes.pipeline import prepare
+from llamakit.train.options import TrainOptions
+from llamakit.train.targets import adapter_shapes
 
 N_EMBD, ROWS = 8, Dim("rows", 16)
 
@@ -104,3 +110,28 @@ def test_a_thousand_layers_need_no_recursion():
     made = recompute(plain, n, cuts)
     assert plan(made).total < plan(plain).total / 4
     eager(plain)
+
+
+def large_llama(n_embd: int, n_ff: int, n_layer: int, n_head: int, n_head_kv: int, rows: int):
+    """The loss of a model with adapters of rank 4 on its projections, and how many nodes it has."""
+    head_dim = n_embd // n_head
+    h = HParams(
+        architecture="llama", n_vocab=32000, n_ctx_train=4096, n_embd=n_embd, n_layer=n_layer, n_head=n_head,
+        n_head_kv=n_head_kv, head_dim_k=head_dim, head_dim_v=head_dim, n_ff=n_ff, norm_epsilon=1e-5,
+        rope=RopeParams(n_rot=head_dim),
+    )  # fmt: skip
+    loss = LlamaGraph(h, Variant(), rope_attrs(h.rope, "adjacent", None), set()).build_loss(rows)
+    loss = prepare(add_adapters(loss, adapter_shapes(loss, TrainOptions(rank=4))))
+    return prepare(differentiate(loss, loss.states.keys())), len(loss.nodes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kept", "again"),
+    [((8192, 22016, 48, 64, 8, 64), 1500, 130), ((4096, 11008, 32, 32, 32, 512), 4500, 480)],
+    ids=["codellama-34b-64", "7b-512"],
+)
+def test_values_of_large_models_take_a_fraction_of_what_2023_needed(sizes, kept, again):
+    """4627.6 MB and 7278.5 MB were the best that the 2023 finetune planned for these, with checkpointing."""
+    graph, n = large_llama(*sizes)
+    assert plan(graph).total * 4 < kept * 1e6
+    assert plan(checkpointed(graph, n)).total * 4 < again * 1e6
