@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamakit.session import Session  # noqa: F401
-from llamakit.testing.gradients import check_differences, gradient_cases
+from llamakit.testing.gradients import check_differences, check_equal, gradient_cases
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +17,10 @@ def exact():
 @pytest.mark.parametrize("case", gradient_cases(), ids=str)
 def test_the_reference_agrees_with_differences(case, exact):
     check_differences(case, exact, 1e-6)
+
+
+@pytest.mark.parametrize("case", gradient_cases(), ids=str)
+def test_the_cpu_backend_agrees_with_the_reference(case, exact):
+    from llamakit.plugins.backends.cpu import CPUBackend
+
+    check_equal(case, CPUBackend().open(), exact, 1e-3)

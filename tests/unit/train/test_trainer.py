@@ -155,7 +155,7 @@ def test_what_cannot_be_trained_is_told(base, data, tmp_path):
         trainer(base, tmp_path / "missing.txt", tmp_path / "a").run()
     trainer(base, data, tmp_path / "b").run()
     with pytest.raises(UsageError, match="holds a run already"):
-        trainer(base, data, tmp_path / "b")
+        trainer(base, data, tmp_path / "b").run()
     with pytest.raises(ModelFileError, match="no checkpoint"):
         Trainer.resume(tmp_path / "c")
     data.write_text(TEXT)
@@ -173,7 +173,7 @@ def test_a_quantised_base_is_not_trained_whole(base, data, tmp_path):
 
 
 def test_the_best_validation_is_kept_and_no_improvement_ends(base, data, tmp_path):
-    options = {"val_split": 0.2, "val_every": 1, "lr": 3.0, "steps": 40, "patience": 3, "clip": 0.0, "keep": 1}
+    options = {"val_split": 0.2, "val_every": 1, "lr": 30.0, "steps": 40, "patience": 3, "clip": 0.0, "keep": 1}
     run = trainer(base, data, tmp_path / "run", **options)
     result = run.run()
     assert result.reason == "no improvement"
@@ -224,7 +224,7 @@ def kill_and_compare(base, data, tmp_path, kills: int) -> None:
     out, rng = tmp_path / "run", np.random.default_rng()
     command = [sys.executable, "-c", script, str(base), str(data), str(out)]
     for _ in range(kills):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = checkpoint.numbered(out / "checkpoints")
         while process.poll() is None and checkpoint.numbered(out / "checkpoints") == before:
             time.sleep(0.005)  # until it works
@@ -232,9 +232,9 @@ def kill_and_compare(base, data, tmp_path, kills: int) -> None:
         process.kill()
         process.wait()
     subprocess.run(command, check=True)
-    trainer(base, data, tmp_path / "straight", **options).run()
-    expected, found = contents(tmp_path / "straight"), contents(out)
-    assert {name: text.replace(b"straight", b"run") for name, text in expected.items()} == found
+    trainer(base, data, tmp_path / "two", **options).run()
+    expected, found = contents(tmp_path / "two"), contents(out)
+    assert {name: text.replace(b"two", b"run") for name, text in expected.items()} == found
 
 
 def test_a_checkpoint_tells_what_it_is(base, data, tmp_path):
