@@ -1,6 +1,6 @@
 """A model with random weights in the shape of a real one, for measuring speed and memory.
 
-python benchmarks/random_model.py OUT.gguf [--shape 1.1b|7b|moe|260k] [--type Q4_0] [--seed N] [--vocab FILE.gguf]
+python benchmarks/random_model.py OUT.gguf [--shape 1.1b|7b|moe|58m|260k] [--type Q4_0] [--seed N] [--vocab FILE.gguf]
 
 The vocabulary comes from another GGUF file: by default, from vocab/ggml-vocab-llama-spm.gguf in the folder that
 LLAMAKIT_TEST_DATA names. Weights are normal with a variance of 1/n_in, so that values neither grow nor vanish.
@@ -50,6 +50,7 @@ SHAPES = {
     "1.1b": Shape(n_layer=22, n_embd=2048, n_head=32, n_head_kv=4, n_ff=5632, n_ctx=2048),
     "7b": Shape(n_layer=32, n_embd=4096, n_head=32, n_head_kv=32, n_ff=11008, n_ctx=4096),
     "moe": Shape(n_layer=12, n_embd=1024, n_head=16, n_head_kv=4, n_ff=2048, n_ctx=2048, n_expert=16, n_expert_used=2),
+    "58m": Shape(n_layer=8, n_embd=512, n_head=8, n_head_kv=8, n_ff=1408, n_ctx=512, n_vocab=32000),
     "260k": Shape(n_layer=5, n_embd=64, n_head=8, n_head_kv=4, n_ff=172, n_ctx=512, n_vocab=512),
 }
 

@@ -20,9 +20,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from random_model import Shape, default_vocabulary, write_model
+from random_model import SHAPES, default_vocabulary, write_model
 
-SHAPE = Shape(n_layer=8, n_embd=512, n_head=8, n_head_kv=8, n_ff=1408, n_ctx=512, n_vocab=32000)
+SHAPE = SHAPES["58m"]
 ROWS = 512
 SIDES = {
     "peft-f32": "PEFT, float32",
@@ -89,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = {kind: Path(folder) / f"{kind}.gguf" for kind in ("f32", "q4_0")}
         for kind, path in models.items():
-            write_model(path, SHAPE, kind.upper(), default_vocabulary(), 1)
+            write_model(path, "58m", kind.upper(), default_vocabulary(), 1)
         table = measure(args.sides.split(","), models, args.threads, args.rounds)
     show(table)
     if args.json:
