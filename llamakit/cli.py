@@ -25,6 +25,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "detokenize": "Show tokens as text.",
     },
     "Make a model": {
+        "train": "Make a model of your own from texts.",
         "finetune": "Train an adapter on your data, or the model itself.",
         "data": "Look at data to train on.",
         "quantize": "Make a GGUF smaller.",

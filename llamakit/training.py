@@ -45,7 +45,14 @@ if TYPE_CHECKING:
     from llamakit.train.stepper import Stepper
 
 ADAPTER, MODEL = "adapter.gguf", "model.gguf"
+FIRST = "init.gguf"  # what training from scratch begins with, in the folder of the run
 SHARE_KEPT = 0.5  # of the free memory that values of a micro-step may take before they are computed again
+
+
+def base_of(folder: Path, head: Checkpoint) -> str:
+    """The base of a run: where it was, or in the run's folder if that has moved with it."""
+    moved = folder / FIRST
+    return str(moved) if not Path(head.base).exists() and moved.exists() else head.base
 
 
 class Trainer:
@@ -70,7 +77,7 @@ class Trainer:
         path, head = checkpoint.latest(Path(folder) / CHECKPOINTS)
         values = {**msgspec.to_builtins(head.options), **changes, "out": str(folder)}
         options = build_options(TrainOptions, values, where="finetune")
-        return cls(session or Session(head.base), options, (path, head))
+        return cls(session or Session(base_of(Path(folder), head)), options, (path, head))
 
     def on_step(self, callback: OnStep) -> Self:
         """Call this after every step with a `train.report.StepInfo`."""

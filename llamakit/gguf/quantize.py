@@ -201,9 +201,14 @@ def copy_metadata(file: GGUFFile, writer: GGUFWriter) -> None:
     """All metadata with its types, but for what belongs to the split of the source."""
     for key in file.metadata:
         if key != "general.alignment" and not key.startswith("split."):
-            type_, element = file.metadata.value_type(key)
-            value = file.metadata.text(key) if type_ == ValueType.STRING else file.metadata[key]
-            writer.add(key, value, type_, element)
+            copy_key(file, writer, key)
+
+
+def copy_key(file: GGUFFile, writer: GGUFWriter, key: str) -> None:
+    """One key with its value and type."""
+    type_, element = file.metadata.value_type(key)
+    value = file.metadata.text(key) if type_ == ValueType.STRING else file.metadata[key]
+    writer.add(key, value, type_, element)
 
 
 def _convert(file: GGUFFile, info: TensorInfo, type: GGMLType, pool: ThreadPoolExecutor) -> npt.NDArray[np.uint8]:

@@ -93,7 +93,7 @@ class Run:
             elif o.max_minutes and time.monotonic() - started >= o.max_minutes * 60:
                 self._stop = "time"
         self._save()
-        reason = self._stop or "done"
+        reason = "done" if self.progress.step == self.total and self._stop != "no improvement" else self._stop
         best = self.progress.best_loss
         return RunResult(
             reason=reason, step=self.progress.step, total=self.total, loss=loss, best_loss=best,

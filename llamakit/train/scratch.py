@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ARCHITECTURE = "llama"
+FARTHEST = 1.5  # times `params`, or the part of it, that a model chosen for it may have
 FF_MULTIPLE = 32  # of the feed-forward's width: whole blocks of every simple quantised type
 
 
@@ -90,27 +91,53 @@ def choose_shape(options: ShapeOptions, n_vocab: int, n_ctx: int) -> Shape:
         return _shape(options, n_vocab, n_ctx, options.embd, options.layers)
     wanted = parse_count(options.params)
     best: Shape | None = None
+    fault: UsageError | None = None
     for layers in [options.layers] if options.layers else range(2, 101):
         # About 32 to 64 of width a layer: what models of all sizes have settled at (128 for the largest).
         for embd in [options.embd] if options.embd else range(layers * 32, layers * 64 + 1, 32):
-            shape = _shape(options, n_vocab, n_ctx, embd, layers)
+            try:
+                shape = _shape(options, n_vocab, n_ctx, embd, layers)
+            except UsageError as error:
+                fault = error
+                continue
             if best is None or abs(shape.n_parameter - wanted) < abs(best.n_parameter - wanted):
                 best = shape
-    assert best is not None  # there is a shape for every pair
+            if shape.n_parameter > wanted:
+                break  # wider ones are larger still
+        if best is not None and best.n_parameter > FARTHEST * wanted:
+            break  # and so are deeper ones
+    if best is None:
+        assert fault is not None  # there is a shape or a fault for every pair
+        raise fault
+    if not wanted / FARTHEST <= best.n_parameter <= wanted * FARTHEST:
+        raise UsageError(
+            f"no model of {options.params} numbers has the shape that is asked for",
+            found=f"the nearest has {best.n_parameter:,}, {n_vocab * best.n_embd:,} of them for {n_vocab:,} tokens",
+            hint="another --params, or a smaller vocabulary", param="params",
+        )  # fmt: skip
     return best
 
 
 def _shape(o: ShapeOptions, n_vocab: int, n_ctx: int, embd: int, layers: int) -> Shape:
-    heads = o.heads or max(1, embd // (64 if embd >= 512 else 32))
+    heads = o.heads or usual_heads(embd, o.kv_heads or 1)
     kv_heads = o.kv_heads or heads
     ff = o.ff or -(-8 * embd // 3 // FF_MULTIPLE) * FF_MULTIPLE
     for what, number, by in (("embd", embd, 2 * heads), ("heads", heads, kv_heads)):
         if number % by:
-            raise UsageError(f"--{what} {number} is no multiple of {by}", found=f"{heads} heads, {kv_heads} for keys")
+            raise UsageError(
+                f"--{what} {number} is no multiple of {by}", found=f"{heads} heads, {kv_heads} for keys", param=what
+            )
     return Shape(
         n_vocab=n_vocab, n_ctx=n_ctx, n_embd=embd, n_layer=layers, n_head=heads, n_head_kv=kv_heads, n_ff=ff,
         tied=o.tied, rope_base=o.rope_base, norm_eps=o.norm_eps,
     )  # fmt: skip
+
+
+def usual_heads(embd: int, kv_heads: int = 1) -> int:
+    """Heads of at least 32, in wide models 64 numbers, as many as divide the width into even parts."""
+    most = max(1, embd // (64 if embd >= 512 else 32))
+    fitting = (n for n in range(most, 0, -1) if embd % (2 * n) == 0 and n % kv_heads == 0)
+    return next(fitting, most)
 
 
 def write_new_model(

@@ -43,8 +43,9 @@ def train_vocabulary(
     user_defined: Sequence[str] = (),
     space_prefix: bool = False,
     threads: int = 1,
+    exact: bool = True,
 ) -> Vocabulary:
-    """A vocabulary of `size` tokens for texts like these.
+    """A vocabulary of `size` tokens for texts like these; without `exact` it is smaller where they have no more.
 
     `control` are texts that become control tokens, `user_defined` texts that are one token wherever they stand.
     Raises UsageError where the size does not fit the texts, LlamaKitError where sentencepiece is not installed.
@@ -59,7 +60,7 @@ def train_vocabulary(
     try:
         trainer.SentencePieceTrainer.train(
             sentence_iterator=_lines(texts), model_writer=model, vocab_size=size, control_symbols=list(control),
-            user_defined_symbols=list(user_defined), num_threads=threads, **_fixed(),
+            user_defined_symbols=list(user_defined), num_threads=threads, hard_vocab_limit=exact, **_fixed(),
         )  # fmt: skip
     except RuntimeError as error:
         reason = str(error).rpartition("] ")[2] or "they are empty"

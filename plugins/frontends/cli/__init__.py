@@ -20,6 +20,7 @@ COMMANDS = {
     "tokenize": "tokenize",
     "detokenize": "tokenize",
     "data": "data",
+    "train": "train",
     "finetune": "finetune",
     "quantize": "quantize",
     "lora": "lora",

@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 from llamakit.plugins.frontends.cli.params import FieldType
+from msgspec.structs import replace
 
 from llamakit.errors import UsageError
-from llamakit.options import OptionField, build_options, fields_of
+from llamakit.options import OptionField, Options, build_options, fields_of
 from llamakit.train.options import TrainOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
+T = TypeVar("T", bound=Options)
 PREFIX = "train_"  # of the names that commands get the values by: `ctx` is a name of click's own
 DATA = ("kind", "template", "train_on", "packing", "ctx", "truncate", "val_split", "seed")
 SHORT = {"ctx": ("-c", "--ctx-size"), "threads": ("-t",), "batch": ("-b",), "out": ("-o",)}
 METAVARS = {
     "data": "FILE", "val_data": "FILE", "out": "DIR", "targets": "GLOB", "rank_pattern": "GLOB=N",
-    "alpha_pattern": "GLOB=X", "optimizer_options": "NAME=VALUE", "schedule_2023": "JSON", "optimizer": "NAME",
+    "alpha_pattern": "GLOB=X", "vocab": "FILE", "params": "SIZE", "name": "NAME",
+    "optimizer_options": "NAME=VALUE", "schedule_2023": "JSON", "optimizer": "NAME",
 }  # fmt: skip
 
 
-def train_flags(names: Iterable[str] | None = None) -> Callable[[Any], Any]:
-    """A decorator that gives a command flags for these options, all if none are named; see `train_options`."""
-    wanted = None if names is None else set(names)
+def train_flags(
+    names: Iterable[str] | None = None,
+    of: type[Options] = TrainOptions,
+    without: Container[str] = (),
+    defaults: Mapping[str, Any] = {},
+) -> Callable[[Any], Any]:
+    """A decorator that gives a command flags for options, all but `without` if none are named; see `train_options`.
+
+    `defaults` are what the help says in place of the class's own.
+    """
+    wanted = [field for field in fields_of(of) if field.name not in without]
+    if names is not None:
+        wanted = [field for field in wanted if field.name in set(names)]
 
     def decorate(command: Any) -> Any:
-        for field in reversed(fields_of(TrainOptions)):
-            if wanted is None or field.name in wanted:
-                command = click.option(*_names(field), **_shape(field))(command)
+        for field in reversed(wanted):
+            shown = replace(field, default=defaults.get(field.name, field.default))
+            command = click.option(*_names(field), **_shape(shown))(command)
         return command
 
     return decorate
 
 
-def train_options(values: Mapping[str, Any], **more: Any) -> TrainOptions:
+def train_options(values: Mapping[str, Any], of: type[T] = TrainOptions, **more: Any) -> T:
     """The options that the flags in a command's `values` give, over `more`; whatever else is in `values` is ignored."""
     given = dict(more)
-    for field in fields_of(TrainOptions):
+    for field in fields_of(of):
         value = values.get(PREFIX + field.name)
         if value is not None and value != ():
-            given[field.name] = _value(field, value)
-    made: TrainOptions = build_options(TrainOptions, given)
-    return made
+            made = _value(field, value)
+            given[field.name] = {**given.get(field.name, {}), **made} if isinstance(made, dict) else made
+    options: T = build_options(of, given)
+    return options
 
 
 def _names(field: OptionField) -> list[str]:

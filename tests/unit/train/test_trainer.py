@@ -17,20 +17,16 @@ from llamakit.errors import DataError, LlamaKitError, ModelFileError, UsageError
 from llamakit.gguf import open_gguf
 from llamakit.models.lora import load_adapter
 from llamakit.testing.lora import adapted_logits
-from llamakit.tokenizer.tokenizer import TokenType
+from llamakit.testing.vocabulary import BYTES
 from llamakit.train import checkpoint
 from llamakit.train.scratch import ShapeOptions, choose_shape, write_new_model
-from llamakit.train.vocabulary import Vocabulary, add_vocabulary
+from llamakit.train.vocabulary import add_vocabulary
 from llamakit.training import Trainer
 
 TEXT = "the cat sat on the mat and the dog sat on the log. "
 QUICK = {
     "ctx": 16, "batch": 2, "rank": 2, "lr": 1e-2, "save_every": 2, "val_split": 0.0, "packing": "wrapped", "steps": 6
 }  # fmt: skip
-BYTES = Vocabulary(
-    ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))], [0.0] * 259,
-    [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256],
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,192 @@
+"""What `finetune` and `train` have in common: a run that is shown, logged, stopped and gone on with."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from llamakit.plugins.frontends.cli.params import Context, json_option, output_options
+from llamakit.plugins.frontends.cli.train_flags import train_flags, train_options
+
+from llamakit.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llamakit import Session
+    from llamakit.train.run import RunResult
+    from llamakit.training import Trainer
+
+RESUMED = ("epochs", "steps", "save_every", "keep", "val_every", "patience", "max_minutes", "threads", "nice")
+
+
+def backend_option(command: Any) -> Any:
+    """--backend."""
+    text = "Backends in order of preference, or auto. [auto]"
+    return click.option("--backend", metavar="NAMES", help=text)(command)
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
+@click.option("-m", "--model", metavar="FILE", help="The base, if it has moved.")
+@train_flags(RESUMED)
+@backend_option
+@json_option
+@output_options
+@click.pass_context
+def resume(ctx: click.Context, folder: str, **options: Any) -> None:
+    """Go on with the run in DIR from its last checkpoint, as if it had never stopped."""
+    from llamakit.train import checkpoint
+    from llamakit.training import Trainer, base_of
+
+    context = Context(ctx, options["quiet"], options["verbose"])
+    changed = train_options(options)
+    changes = {name: getattr(changed, name) for name in RESUMED if options[f"train_{name}"] is not None}
+    _, head = checkpoint.latest(Path(folder) / "checkpoints")
+    options["model"] = options["model"] or base_of(Path(folder), head)
+    with open_session(context, options, changed if changed.threads else head.options) as session:
+        train(context, Trainer.resume(folder, session=session, **changes), options["as_json"])
+
+
+@contextmanager
+def open_session(context: Context, options: dict[str, Any], chosen: Any) -> Iterator[Session]:
+    """The session of the base; its weights are loaded when they are needed."""
+    from llamakit import Session
+
+    context.apply({"model": options["model"], "backend": options["backend"]})
+    config = context.config
+    if not config["model"]:
+        raise UsageError("no model: name a GGUF file with -m FILE", param="model")
+    if chosen.nice:
+        os.nice(chosen.nice)
+    backend = {k.split(".", 1)[1]: v for k, v in config.changed("backend").items() if "." in k}
+    threads = chosen.threads or config["threads"] or None
+    with Session(
+        config["model"], registry=context.registry, backend=config["backend"], backend_options=backend, threads=threads
+    ) as session:
+        yield session
+
+
+def train(context: Context, trainer: Trainer, as_json: bool) -> None:
+    """Run, show how it goes, write the log and the curves."""
+    from llamakit.plugins.frontends.cli.train_view import TrainView
+
+    from llamakit.train.report import LogWriter
+
+    console = context.console
+    trainer.check_folder()
+    describe(context, trainer)
+    state = trainer.run_state
+    trainer.folder.mkdir(parents=True, exist_ok=True)
+    view = TrainView(console)
+    with LogWriter(trainer.folder / "log.jsonl", after_step=state.progress.step) as log, view, stopping(trainer):
+        trainer.on_step(log).on_step(view)
+        board = event_files(trainer)
+        try:
+            result = trainer.run()
+        finally:
+            if board is not None:
+                board.close()
+    finish(context, trainer, result, as_json)
+
+
+def describe(context: Context, trainer: Trainer) -> None:
+    """What will be done, in a few lines."""
+    data, (windows, validation) = trainer.dataset, trainer.windows
+    o, state = trainer.options, trainer.run_state
+    kinds = ", ".join(f"{count:,} of {kind}" for kind, count in data.kinds.items())
+    lines = [
+        f"data       {len(data.train):,} samples ({kinds}), {len(windows):,} windows of {trainer.n_ctx} tokens, "
+        f"{len(validation):,} to validate on",
+        f"trained    {trained_text(trainer)}",
+        f"run        {state.total:,} steps of {o.batch * o.grad_accumulation} windows, {o.optimizer}, lr {o.lr:g}, "
+        f"seed {o.seed}" + (f", from step {state.progress.step}" if state.progress.step else ""),
+    ]
+    if windows.truncated:
+        lines.append(f"note       {windows.truncated:,} samples are longer than a window and were cut; see data check")
+    for line in lines:
+        context.console.note(line)
+
+
+def trained_text(trainer: Trainer) -> str:
+    """How many numbers are trained."""
+    total = 0
+    for tensor in trainer.graphs.trained.values():
+        count = 1
+        for size in tensor.shape:
+            count *= size
+        total += count
+    share = total / trainer.session.model.n_parameter
+    what = "all weights" if trainer.options.full else f"adapters of {len(trainer.adapters)} tensors"
+    return f"{what}, {total / 1e6:,.3g} M numbers ({share:.2%} of the base)"
+
+
+@contextmanager
+def stopping(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run after its step; a second Ctrl-C ends it at once."""
+
+    def stop(signum: int, frame: Any) -> None:
+        trainer.stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def event_files(trainer: Trainer) -> Any:
+    """TensorBoard's, if they are wanted."""
+    if not trainer.options.tensorboard:
+        return None
+    from llamakit.train.tensorboard import TensorBoardWriter
+
+    board = TensorBoardWriter(trainer.folder / "tensorboard", after_step=trainer.run_state.progress.step)
+    trainer.on_step(board)
+    return board
+
+
+def finish(context: Context, trainer: Trainer, result: RunResult, as_json: bool) -> None:
+    """The end, the curves, and what to do with the result."""
+    import msgspec
+
+    from llamakit.training import ADAPTER, MODEL
+
+    made = trainer.folder / (MODEL if trainer.options.full else ADAPTER)
+    curves(context, trainer)
+    if as_json:
+        record = {**msgspec.to_builtins(result), "file": str(made), "folder": str(trainer.folder)}
+        click.echo(msgspec.json.encode(record).decode())
+    best = f", best validation {result.best_loss:.4f} at step {result.best_step}" if result.best_loss else ""
+    why = {"done": "done", "time": "time is up", "no improvement": "no improvement"}.get(result.reason, "stopped")
+    context.console.note(f"{why} at step {result.step} of {result.total}{best}")
+    if result.reason in ("interrupted", "time"):
+        command = click.get_current_context().find_root().invoked_subcommand
+        context.console.note(f"go on:     llamakit {command} resume {trainer.folder}")
+    if made.exists():
+        serve = f"-m {made}" if trainer.options.full else f"-m {trainer.session.path} --lora {made}"
+        only_texts = set(trainer.dataset.kinds) <= {"text"}
+        use = f'generate {serve} -p "..."' if only_texts else f"chat {serve}"
+        context.console.note(f"use it:    llamakit {use}")
+    if result.reason == "interrupted":
+        click.get_current_context().exit(130)
+
+
+def curves(context: Context, trainer: Trainer) -> None:
+    """A picture of the run, where matplotlib is installed."""
+    from llamakit.train.report import read_log
+
+    try:
+        from llamakit.train.curves import draw_curves
+
+        path = trainer.folder / "curves.png"
+        draw_curves(read_log(trainer.folder / "log.jsonl"), path, trainer.session.path.stem)
+        context.console.detail(f"curves     {path}")
+    except (ImportError, UsageError) as error:
+        context.console.detail(f"curves     {error}")
