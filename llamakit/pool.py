@@ -168,6 +168,21 @@ class ModelPool:
         finally:
             self._release(model)
 
+    @contextmanager
+    def held(self, name: str | None = None) -> Iterator[Session | None]:
+        """The session of a model if it is loaded now, kept while the block runs. This is no use of the model."""
+        model = self._models[self.resolve(name)]
+        with self._changed:
+            session = model.session
+            model.leases += session is not None
+        try:
+            yield session
+        finally:
+            if session is not None:
+                with self._changed:
+                    model.leases -= 1
+                    self._changed.notify_all()
+
     def load(self, name: str | None = None, on_progress: Callable[[float], None] | None = None) -> ModelInfo:
         """Load a model and wait for it; tries anew what did not load before."""
         model = self._models[self.resolve(name)]

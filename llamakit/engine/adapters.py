@@ -1,8 +1,8 @@
 """LoRA adapters while the engine runs: which are loaded, which a request uses, and in which slot of the device.
 
-`add`, `remove`, `set_scale`, `infos`, `default` and `resolve` may be called from any thread; `acquire` and `release`
-belong to the engine's. A request resolves its adapters once; what it got stays whole until it ends, whatever is
-removed meanwhile. Several adapters at once fill one slot: their sum is an adapter of the sum of their ranks.
+`add`, `replace`, `remove`, `set_scale`, `infos`, `default` and `resolve` may be called from any thread; `acquire` and
+`release` belong to the engine's. A request resolves its adapters once; what it got stays whole until it ends, whatever
+is removed meanwhile. Several adapters at once fill one slot: their sum is an adapter of the sum of their ranks.
 """
 
 from __future__ import annotations
@@ -107,6 +107,17 @@ class AdapterStore:
                 raise UsageError(f"an adapter named {adapter.name!r} is loaded already", hint="give it another name")
             loaded = self._loaded[adapter.name] = _Loaded(self._next_id, adapter, scale)
             self._next_id += 1
+            return _info(loaded)
+
+    def replace(self, adapter: LoadedAdapter) -> AdapterInfo:
+        """Put an adapter in the place of the one with its name, which keeps id and scale.
+
+        Requests that use the old one go on with it; those that come get the new one.
+        """
+        with self._lock:
+            loaded = self._find(adapter.name)
+            loaded.adapter = adapter
+            self._stale = True
             return _info(loaded)
 
     def remove(self, name: str) -> None:

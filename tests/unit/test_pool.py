@@ -222,6 +222,23 @@ def test_a_model_that_is_alone_is_tried_in_any_case(tmp_path, opener):
     assert pool.load().loaded  # the session knows what it needs, and refuses with all sizes
 
 
+def test_holding_a_model_is_no_use_of_it(tmp_path, opener):
+    pool = ModelPool(files(tmp_path, a=1), opener)
+    with pool.held("a") as session:
+        assert session is None
+    assert not opener.opened
+    with pool.lease("a"):
+        pass
+    used = pool.info("a").last_used
+    time.sleep(0.02)
+    with pool.held("a") as session:
+        assert session is pool.loaded("a")
+        with pytest.raises(UnavailableError):
+            pool.unload("a")
+    assert pool.info("a").last_used == used
+    assert pool.unload("a")
+
+
 def test_idle_models_are_unloaded(tmp_path, opener):
     pool = ModelPool(files(tmp_path, a=1, b=1), opener, idle_seconds=0.1)
     with pool.lease("b"):

@@ -23,6 +23,7 @@ METAVARS = {
     "models_dir": "DIR", "slot_save_path": "DIR", "api_prefix": "PATH", "model_draft": "FILE",
     "chat_template": "FILE|NAME", "chat_template_kwargs": "JSON",
     "lora": "FILE", "lora_scaled": "FILE SCALE", "lora_base": "FILE", "lora_dir": "DIR",
+    "lora_watch": "DIR",
     "api_key": "KEY", "api_key_file": "FILE", "cors": "ORIGIN", "allowed_host": "NAME", "ssl_cert_file": "FILE",
     "ssl_key_file": "FILE", "timeout": "SECONDS", "stall": "SECONDS", "idle_unload": "SECONDS", "grace": "SECONDS",
 }  # fmt: skip

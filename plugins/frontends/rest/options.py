@@ -49,6 +49,9 @@ class ServeOptions(Options, frozen=True):
     lora_scaled: Annotated[list[tuple[str, float]], Meta(description="LoRA adapters to load, with their scales.")] = []
     lora_base: Annotated[str, Meta(description="A model of higher precision for the layers that adapters change.")] = ""
     lora_dir: Annotated[str, Meta(description="Folder of LoRA adapters that may be loaded later, by name.")] = ""
+    lora_watch: Annotated[
+        str, Meta(description="A training run's folder: its adapter.gguf is loaded, and again when a new one is there.")
+    ] = ""
     rope_freq_base: Annotated[float, Meta(ge=0, le=1e12, description="Base of RoPE; 0 = the model's.")] = 0.0
     rope_freq_scale: Annotated[float, Meta(ge=0, le=1e6, description="Linear scale of RoPE; 0 = the model's.")] = 0.0
     api_key: Annotated[list[str], Meta(description="Keys that clients may use; none = no key is needed.")] = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from llamakit.plugins.frontends.rest.adapter_watch import AdapterWatch
 from llamakit.plugins.frontends.rest.options import size_in_bytes
 from llamakit.plugins.frontends.rest.security import is_loopback
 from llamakit.plugins.frontends.rest.state import ServerState
@@ -90,7 +91,7 @@ def settings_of(config: Config, options: ServeOptions, registry: Registry, n_mod
         "kv_memory": memory, "max_predict": options.max_predict, "max_queue": options.queue,
         "stall_seconds": options.stall, "per_client": options.per_client,
         "lora": [*((path, 1.0) for path in options.lora), *options.lora_scaled], "lora_base": options.lora_base,
-        "adapter_slots": ADAPTER_SLOTS if options.lora_dir else 0,
+        "adapter_slots": ADAPTER_SLOTS if options.lora_dir or options.lora_watch else 0,
         "draft_model": options.model_draft, "draft": options.draft, "chat_template": options.chat_template,
     }  # fmt: skip
     if not memory and n_models > 1:  # else the first model would take what the others need
@@ -108,14 +109,19 @@ def make_state(
     options: ServeOptions, registry: Registry, models: dict[str, Path], settings: dict[str, Any], keys: Keys
 ) -> ServerState:
     """All that the parts of the server share. The keys themselves are not in it."""
-    pool = ModelPool(
-        models, opener(registry, settings), idle_seconds=options.idle_unload,
-        free_memory=lambda: device_memory(registry, settings).free,
-    )  # fmt: skip
     from llamakit.plugins.frontends.rest.metrics import Metrics
 
+    watch = AdapterWatch(options.lora_watch) if options.lora_watch else None
+    open_session = opener(registry, settings)
+    pool = ModelPool(
+        models, watch.opening(open_session, next(iter(models.values()))) if watch else open_session,
+        idle_seconds=options.idle_unload, free_memory=lambda: device_memory(registry, settings).free,
+    )  # fmt: skip
     shown = msgspec.structs.replace(options, api_key=[])
-    return ServerState(shown, registry, pool, Metrics(), key_required=bool(keys), several_keys=keys.several)
+    state = ServerState(shown, registry, pool, Metrics(), key_required=bool(keys), several_keys=keys.several)
+    if watch is not None:
+        watch.start(pool, state.draining)
+    return state
 
 
 def wants_tls(options: ServeOptions) -> bool:

@@ -303,3 +303,22 @@ def test_an_adapter_of_another_shape_is_no_crash(wrong):
     program.inputs["adapters"][:2] = 1
     with pytest.raises(BackendError, match="adapter has another shape"):
         program.run({"rows": 2})
+
+
+def test_replacing_changes_those_who_come_and_none_who_are_there():
+    s = store(2, "a", "b")
+    s.set_scale("a", 0.5)
+    old, before = s.resolve([("a", 0.5)]), s.infos()[0]
+    slot = s.acquire(old)
+    held = s._table.slots[slot]
+    found = s.replace(adapter("a", seed=99))
+    assert (found.id, found.scale) == (before.id, 0.5)
+    new = s.resolve(s.default())
+    assert new.key != old.key
+    other = s.acquire(new)
+    assert other != slot
+    assert s._table.slots[slot] == held
+    s.release(slot)
+    assert slot not in s._table.slots  # nobody can ask for it any more
+    with pytest.raises(NotFoundError):
+        s.replace(adapter("c"))

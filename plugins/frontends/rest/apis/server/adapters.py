@@ -149,9 +149,8 @@ def model_of(req: falcon.Request) -> str | None:
 def store_of(session: Session) -> AdapterStore:
     """The adapters of a model; UsageError where the server was started without any."""
     if session.adapters is None:
-        raise UsageError(
-            "this server runs without adapters", hint="start it with --lora FILE or --lora-dir DIR", param="lora"
-        )
+        hint = "start it with --lora FILE, --lora-dir DIR or --lora-watch DIR"
+        raise UsageError("this server runs without adapters", hint=hint, param="lora")
     return session.adapters
 
 

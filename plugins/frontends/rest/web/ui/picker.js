@@ -43,7 +43,7 @@ function choose(model) {
 
 function adapterPart(list) {
   const legend = h("legend", { text: "Adapters of this conversation" });
-  if (!list.length) return [h("fieldset", {}, legend, h("p", { class: "muted", text: "None is loaded; start the server with --lora FILE." }))];
+  if (!list.length) return [h("fieldset", {}, legend, h("p", { class: "muted", text: "None is loaded; start the server with --lora FILE or --lora-watch DIR." }))];
   return [h("fieldset", {}, legend, ...list.map((adapter) => adapterRow(adapter, list)))];
 }
 
