@@ -24,11 +24,26 @@ def serving():
     return module
 
 
-@pytest.fixture
-def base(tmp_path):
+QUICK = {
+    "ctx": 32, "batch": 4, "rank": 4, "alpha": 16.0, "lr": 3e-2, "schedule": "constant", "packing": "wrapped",
+    "val_split": 0.0, "save_every": 0,
+}  # fmt: skip
+
+
+def train(base, text, out, **options):
+    data = out.with_suffix(".txt")
+    data.write_text(text * 200)
+    Session(base).trainer(data=[str(data)], out=str(out), **QUICK | options).run()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A model that writes the alphabet."""
+    folder = tmp_path_factory.mktemp("base")
     shape = choose_shape(ShapeOptions(embd=16, layers=1, heads=2, ff=32), 259, 64)
-    write_new_model(tmp_path / "base.gguf", shape, lambda writer: add_vocabulary(writer, BYTES), seed=1)
-    return tmp_path / "base.gguf"
+    write_new_model(folder / "first.gguf", shape, lambda writer: add_vocabulary(writer, BYTES), seed=1)
+    train(folder / "first.gguf", "abcdefghij", folder / "run", full=True, steps=100)
+    return folder / "run" / "model.gguf"
 
 
 def adapters(server):
@@ -45,46 +60,46 @@ def until(true):
 
 
 def written(server) -> str:
-    status, found = server.request("POST", "/completion", {"prompt": "the ", "n_predict": 12, "temperature": 0})
+    status, found = server.request("POST", "/completion", {"prompt": "abc", "n_predict": 12, "temperature": 0})
     assert status == 200
     return found["content"]
 
 
 def expected(base, out) -> str:
     with Session(base, lora=[(str(out / "adapter.gguf"), 1.0)]) as session:
-        return session.generate("the ", max_tokens=12, samplers=("greedy",)).text
+        return session.generate("abc", max_tokens=12, samplers=("greedy",)).text
 
 
 @pytest.mark.slow
 def test_a_server_serves_what_a_run_has_learned_so_far(base, tmp_path):
-    out, data = tmp_path / "cats", tmp_path / "data.txt"
-    data.write_text("the cat sat on the mat. " * 60)
-    options = {"ctx": 32, "batch": 2, "rank": 4, "lr": 5e-2, "targets": ["*"], "packing": "wrapped", "val_split": 0.0}
+    out = tmp_path / "back"
     with serving().Server(base, tmp_path / "log", "--lora-watch", str(out)) as server:
         assert adapters(server) == []
         before = written(server)
-        Session(base).trainer(data=[str(data)], out=str(out), steps=20, schedule="constant", **options).run()
+        assert before.startswith("defghij")
+        train(base, "jihgfedcba", out, steps=12)
         until(lambda: adapters(server))
         (first,) = adapters(server)
-        assert (first["name"], first["path"], first["scale"], first["rank"]) == ("cats", "adapter.gguf", 1.0, 4)
+        assert (first["name"], first["path"], first["scale"], first["rank"]) == ("back", "adapter.gguf", 1.0, 4)
         assert written(server) == expected(base, out) != before
 
         seen = []  # that the adapter is never missing while it is replaced
-        Trainer.resume(out, steps=40).run()
+        Trainer.resume(out, steps=60).run()
         second = expected(base, out)
+        assert second.startswith("bajihgfe")
 
         def replaced():
             seen.extend(adapters(server))
             return "loaded again" in server.output()
 
         until(replaced)
-        assert {(each["id"], each["name"]) for each in seen} == {(first["id"], "cats")}
+        assert {(each["id"], each["name"]) for each in seen} == {(first["id"], "back")}
         assert written(server) == second
 
         temporary = tmp_path / "broken"
         temporary.write_bytes(b"GGUF and nothing else")
         temporary.replace(out / "adapter.gguf")
-        until(lambda: "adapter cats is not loaded, what was there stays" in server.output())
+        until(lambda: "adapter back is not loaded, what was there stays" in server.output())
         assert written(server) == second
         assert len(adapters(server)) == 1
         time.sleep(2.5)
@@ -96,9 +111,8 @@ def test_a_server_serves_what_a_run_has_learned_so_far(base, tmp_path):
 
 @pytest.mark.slow
 def test_an_adapter_that_is_there_is_loaded_before_the_first_request(base, tmp_path):
-    out, data = tmp_path / "run", tmp_path / "data.txt"
-    data.write_text("the cat sat on the mat. " * 60)
-    Session(base).trainer(data=[str(data)], out=str(out), steps=2, ctx=16, rank=2, packing="wrapped").run()
+    out = tmp_path / "run"
+    train(base, "jihgfedcba", out, steps=2)
     with serving().Server(base, tmp_path / "log", "--lora-watch", str(out)) as server:
         (found,) = adapters(server)
         assert found["name"] == "run"
