@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rest_docs import rest
 from llamakit.cli import SECTIONS, llamakit
 from llamakit.config import make_schema
 from llamakit.engine.sampling import DEFAULT_CHAIN
-from llamakit.options import OptionField, fields_of
+from llamakit.options import OptionField, Options, fields_of
 from llamakit.registry import Registry
 from llamakit.train.tools_2023.flags import FLAGS
 
@@ -33,13 +34,30 @@ def option_row(key: str, field: OptionField) -> str:
 def samplers(registry: Registry) -> str:
     chain = ", ".join(f"`{name}`" for name in DEFAULT_CHAIN)
     text = f"# Samplers\n\nThe default chain runs them in this order: {chain}.\n"
-    for name, cls in sorted(registry.samplers().items()):
-        text += f"\n## {name}\n\n{cls.__doc__.strip()}\n"
-        fields = fields_of(cls.Options)
-        if fields:
-            text += "\n| option | meaning | possible | default |\n|---|---|---|---|\n"
-            text += "".join(option_row(field.name, field) for field in fields)
+    return text + "".join(section(name, doc(cls), cls.Options) for name, cls in sorted(registry.samplers().items()))
+
+
+def optimizers(registry: Registry) -> str:
+    text = (
+        "# Optimizers\n\nOf `llamakit finetune` and `llamakit train`: `--optimizer NAME --optimizer-options OPTION=VALUE`;"
+        " `llamakit plugins --kind optimizer` lists those that are installed.\n"
+    )
+    for name, cls in sorted(registry.optimizers().items()):
+        text += section(name, f"{cls.summary[:1].upper()}{cls.summary[1:]}. {doc(cls)}", cls.Options)
     return text
+
+
+def section(name: str, text: str, options: type[Options]) -> str:
+    made = f"\n## {name}\n\n{text}\n"
+    fields = fields_of(options)
+    if fields:
+        made += "\n| option | meaning | possible | default |\n|---|---|---|---|\n"
+        made += "".join(option_row(field.name, field) for field in fields)
+    return made
+
+
+def doc(cls: type) -> str:
+    return inspect.cleandoc(cls.__doc__ or "")
 
 
 def settings(registry: Registry) -> str:
@@ -89,8 +107,8 @@ def flags_2023() -> str:
 def main() -> int:
     registry = own_registry()
     pages = {
-        "samplers.md": samplers(registry), "settings.md": settings(registry), "cli.md": commands(registry),
-        "../rest.md": rest(registry), "flags-2023.md": flags_2023(),
+        "samplers.md": samplers(registry), "optimizers.md": optimizers(registry), "settings.md": settings(registry),
+        "cli.md": commands(registry), "../rest.md": rest(registry), "flags-2023.md": flags_2023(),
     }  # fmt: skip
     stale = []
     FOLDER.mkdir(parents=True, exist_ok=True)

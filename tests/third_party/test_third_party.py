@@ -10,9 +10,16 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from llamakit.gguf import open_gguf
 from llamakit.testing.renamed import write_renamed
+from llamakit.testing.vocabulary import BYTES
+from llamakit.train import checkpoint
+from llamakit.train.report import read_log
+from llamakit.train.scratch import ShapeOptions, choose_shape, write_new_model
+from llamakit.train.vocabulary import add_vocabulary
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
@@ -65,6 +72,7 @@ def test_they_are_listed_with_package_and_reason(python):
         ("backend", "traced"),
         ("architecture", "example-llama"),
         ("sampler", "cold"),
+        ("optimizer", "lion"),
         ("frontend", "example"),
     ):
         assert infos[key]["package"] == "llamakit-example"
@@ -123,6 +131,45 @@ def test_the_architecture_is_known(python, stories260k, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Once upon a time,"
     assert json.loads(run(python, "inspect", "--check", path, "--json").stdout)["faults"] == []
+
+
+def test_the_optimizer_trains(python, tmp_path):
+    listed = run(python, "plugins", "--kind", "optimizer").stdout
+    assert "lion" in listed
+    assert "adamw" in listed
+    assert "top_k" not in listed
+    (tmp_path / "data.txt").write_text("the cat sat on the mat. " * 100)
+    shape = choose_shape(ShapeOptions(embd=16, layers=1, heads=2, ff=32), 259, 64)
+    base = tmp_path / "base.gguf"
+    write_new_model(base, shape, lambda writer: add_vocabulary(writer, BYTES), seed=1)
+    command = (
+        "finetune",
+        "-m",
+        base,
+        "--data",
+        tmp_path / "data.txt",
+        "--optimizer",
+        "lion",
+        "-c",
+        32,
+        "--backend",
+        "cpu",
+    )
+    out = tmp_path / "run"
+    how = ("--full", "--lr", "1e-2", "--packing", "wrapped", "--schedule", "constant", "--warmup", 0)
+    done = run(python, *command, "--out", out, *how, "--steps", 20, "--optimizer-options", "beta2=0.98")
+    assert done.returncode == 0, done.stderr
+    losses = [entry.loss for entry in read_log(out / "log.jsonl")]
+    assert losses[-1] < losses[0] - 1
+    with open_gguf(base) as before, open_gguf(checkpoint.latest(out / "checkpoints")[0]) as after:
+        name = "blk.0.attn_q.weight"
+        moved = np.abs(after.tensor(name) - before.tensor(name)) / 1e-2
+        assert np.allclose(moved, np.round(moved), atol=1e-3)  # whole steps, as only its update makes them
+        assert moved.max() > 1
+        assert after.tensor(f"{name}.m").shape == (16, 16)
+    wrong = run(python, *command, "--out", tmp_path / "b", "--optimizer-options", "beta2=1.5")
+    assert wrong.returncode == 2
+    assert "beta2" in wrong.stderr
 
 
 def test_a_broken_plugin_is_named_when_it_is_asked_for(python, stories260k):
