@@ -39,8 +39,8 @@ def samplers(registry: Registry) -> str:
 
 def optimizers(registry: Registry) -> str:
     text = (
-        "# Optimizers\n\nOf `llamakit finetune` and `llamakit train`: `--optimizer NAME --optimizer-options OPTION=VALUE`;"
-        " `llamakit plugins --kind optimizer` lists those that are installed.\n"
+        "# Optimizers\n\nOf `llamakit finetune` and `llamakit train`: `--optimizer NAME --optimizer-options "
+        "OPTION=VALUE`; `llamakit plugins --kind optimizer` lists those that are installed.\n"
     )
     for name, cls in sorted(registry.optimizers().items()):
         text += section(name, f"{cls.summary[:1].upper()}{cls.summary[1:]}. {doc(cls)}", cls.Options)
