@@ -78,6 +78,8 @@ class ContextLengthError(LlamaKitError):
 
     code = "context_length"
     exit_code = 6
+    n_prompt_tokens = 0
+    n_ctx = 0
 
 
 class QueueFullError(LlamaKitError):

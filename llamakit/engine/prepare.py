@@ -142,9 +142,11 @@ def _fit(engine: Engine, request: Request) -> list[int]:
 
 def _check_length(engine: Engine, n: int, param: str) -> None:
     if n > engine.n_ctx:
-        raise ContextLengthError(
+        error = ContextLengthError(
             f"the prompt does not fit: it has {n:,} tokens, the context holds {engine.n_ctx:,}",
             found=f"{n - engine.n_ctx:,} tokens too many",
             hint="a shorter text, or a larger context (-c)",
             param=param,
         )
+        error.n_prompt_tokens, error.n_ctx = n, engine.n_ctx
+        raise error

@@ -116,10 +116,12 @@ class Tokenizer:
             self._longest_piece = max(4, *(len(self.piece(token)) for token in range(self.n_vocab)))
         least = -(-n_bytes // self._longest_piece)
         if least > most:
-            raise ContextLengthError(
+            error = ContextLengthError(
                 f"the text is too long: its {n_bytes:,} bytes are at least {least:,} tokens",
                 found=f"the context holds {self.context:,} tokens", hint="a shorter text, or a larger context (-c)",
             )  # fmt: skip
+            error.n_prompt_tokens, error.n_ctx = least, self.context
+            raise error
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """Text of the tokens; bytes that are no valid UTF-8 become U+FFFD. `special` shows control tokens."""

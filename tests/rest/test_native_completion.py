@@ -267,14 +267,13 @@ def test_progress_comes_only_when_it_is_asked_for(native):
     asked = native.stream(prompt=prompt, n_predict=2, cache_prompt=False, return_progress=True)
     told = [event["prompt_progress"] for event in asked if "prompt_progress" in event]
     assert told
-    assert all(set(value) == {"total", "cached", "processed", "ms"} for value in told)
+    assert all(set(value) == {"total", "cached", "cache", "processed", "ms", "time_ms"} for value in told)
     assert told[-1]["processed"] == told[-1]["total"] == 301
     kinds = ["".join(event)[:7] for event in asked if "content" in event or "prompt_progress" in event]
     assert kinds == sorted(kinds, reverse=True)  # all progress before all text
     assert asked[-1]["stop"] is True
     assert list(asked[-1]["llamakit"]) == ["adapters", "ignored", "samplers", "seed", "stop_reason"]
     assert set(asked[-1]["timings"]) - set(plain[-1]["timings"]) == {
-        "cache_n",
         "draft_n",
         "draft_n_accepted",
         "queue_ms",

@@ -246,7 +246,7 @@ def _events(tokenizer: Any, tokens: list[int], fields: CompletionBody) -> list[d
     )  # fmt: skip
     job.emit(Finished(0, result))
     session: Any = SimpleNamespace(tokenizer=tokenizer)
-    data = b"".join(Answers(session, "m", fields, request, {}).stream([job]))
+    data = b"".join(Answers(session, "m", fields, [request], {}).stream([job]))
     return [json.loads(part[6:]) for part in data.decode().split("\n\n")[:-1]]
 
 

@@ -9,6 +9,8 @@ from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody
 HUGE = 10**30
 TAKEN = {
     "prompt": ["", "x", ["x", 400], [400]],
+    "timings_per_token": [True, False],
+    "t_max_predict_ms": [0, 60_000],
     "model": ["", "anything"],
     "stream": [False],
     "n_predict": [-2, 0, 1, 2.0],
@@ -55,7 +57,7 @@ TAKEN = {
     "strict": [True, False, None],
 }
 REFUSED = {
-    "prompt": [1, 1.5, True, {}, [1.5], [True], [[400]], [None], [-1], [512], [HUGE], [2**63], ["x", -5]],
+    "prompt": [1, 1.5, True, {}, [1.5], [True], [[[400]]], [None], [-1], [512], [HUGE], [2**63], ["x", -5]],
     "model": [1, [], "x" * 257],
     "stream": [1, "true", []],
     "n_predict": ["abc", 1.5, True, [], -3, 2**31, HUGE, "1"],
@@ -70,6 +72,8 @@ REFUSED = {
     "post_sampling_probs": [1],
     "samplers": [1, [1], ["top_k", "top_k"], "dist;top_k", ["x" * 257], "top_k;" * 65],
     "context_shift": [1],
+    "timings_per_token": [1],
+    "t_max_predict_ms": [-1, 1.5, 86_400_001],
     "parse_special": [1],
     "cache_prompt": ["yes"],
     "cache_salt": [1, "x" * 257],

@@ -119,6 +119,17 @@ class Dialect(ABC):
     def ended(self, asked: Asked, name: str) -> None:
         """Called when a request has been answered and its model is given back."""
 
+    def count(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """How many tokens the prompts of a request would have."""
+        asked = self.parse(req)
+        tell_ignored(resp, asked.ignored)
+        name = self.state.pool.resolve(asked.model)
+        with self.state.pool.lease(name) as session:
+            requests = self.begin(session, asked, name).requests
+        n = sum(len(request.prompt) for request in requests)
+        resp.content_type = "application/json"
+        resp.data = msgspec.json.encode({"object": "response.input_tokens", "input_tokens": n})
+
     # -- the driver ----------------------------------------------------------------------------------------------
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -156,3 +167,10 @@ class Dialect(ABC):
             yield self.loading(progress)
         writer, jobs = self._start(exchange, exchange.lease(name), asked, name)
         yield from writer.stream(jobs)
+
+
+class InputTokens:
+    """The route that counts the tokens of an API's requests."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.on_post = dialect.count

@@ -79,6 +79,8 @@ def status_of(error: LlamaKitError) -> str:
 
 def type_of(error: LlamaKitError) -> str:
     """OpenAI's word for the kind of an error, such as "invalid_request_error"."""
+    if isinstance(error, ContextLengthError):
+        return "exceed_context_size_error"
     return TYPES.get(status_of(error)[:3], "server_error")
 
 
@@ -95,6 +97,8 @@ def body_of(error: LlamaKitError) -> dict[str, Any]:
     if status_of(error)[0] == "5":
         record = {name: without_folders(text) for name, text in record.items()}
     record["param"] = record["param"] or None
+    if isinstance(error, ContextLengthError) and error.n_ctx:
+        record |= {"n_prompt_tokens": error.n_prompt_tokens, "n_ctx": error.n_ctx}
     return {"error": record | {"type": type_of(error)}}
 
 

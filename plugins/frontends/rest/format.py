@@ -51,6 +51,7 @@ def extensions_of(request: Request, result: Result, ignored: Sequence[str]) -> d
             "prompt_n": t.n_prompt - t.n_truncated - t.n_cached,
             "cache_n": t.n_cached,
             "prompt_ms": t.prompt_seconds * 1e3,
+            "prompt_per_second": _rate(t.n_prompt - t.n_truncated - t.n_cached, t.prompt_seconds),
             "predicted_n": t.n_generated,
             "predicted_ms": ms,
             "predicted_per_second": n / ms * 1e3 if ms > 0 else None,
@@ -66,6 +67,10 @@ def extensions_of(request: Request, result: Result, ignored: Sequence[str]) -> d
             "ignored": list(ignored),
         },
     }
+
+
+def _rate(n: int, seconds: float) -> float | None:
+    return n / seconds if seconds > 0 else None
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
@@ -112,6 +117,7 @@ def progress_value(part: Queued | PromptProgress) -> dict[str, Any]:
     """How many requests are before this one, or how much of the prompt is evaluated."""
     if isinstance(part, Queued):
         return {"queue": {"ahead": part.ahead}}
-    ms = part.seconds * 1e3
+    ms = round(part.seconds * 1e3)
     progress = {"total": part.total, "cached": part.cached, "processed": part.processed, "ms": ms}
+    progress |= {"cache": part.cached, "time_ms": ms}  # as llama.cpp calls them
     return {"prompt_progress": progress}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamakit.errors import UsageError
 
@@ -10,6 +10,33 @@ if TYPE_CHECKING:
     from llamakit.tokenizer import Tokenizer
 
 Prompt = str | list[str | int]
+Prompts = str | list[str | int | list[str | int] | dict[str, Any]] | dict[str, Any]
+MOST_PROMPTS = 1024
+
+
+def prompts_in(given: Prompts, *, several: bool) -> list[Prompt]:
+    """The prompts of a body: one, or several where an array holds arrays or objects, or with `several` only texts."""
+    if not isinstance(given, list):
+        return [_one(given)]
+    nested = any(isinstance(part, (list, dict)) for part in given)
+    if not nested and not (several and len(given) > 1 and all(isinstance(part, str) for part in given)):
+        return [given]  # type: ignore[list-item]
+    if len(given) > MOST_PROMPTS:
+        raise UsageError(f"prompt holds {len(given)} prompts", hint=f"possible: 1..{MOST_PROMPTS}", param="prompt")
+    return [[part] if isinstance(part, int) else _one(part) for part in given]
+
+
+def _one(given: Any) -> Prompt:
+    """A prompt that may be llama.cpp's object; texts only."""
+    if not isinstance(given, dict):
+        return given  # type: ignore[no-any-return]
+    text = given.get("prompt_string")
+    if not isinstance(text, str) or given.get("multimodal_data"):
+        raise UsageError(
+            "prompt is an object that cannot be read", hint='{"prompt_string": text}, without multimodal_data',
+            param="prompt",
+        )  # fmt: skip
+    return text
 
 
 def prompt_tokens(

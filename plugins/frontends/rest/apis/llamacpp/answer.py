@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,6 +35,7 @@ SETTINGS = {
     "top_k": "top_k", "top_p": "top_p", "typical_p": "typical_p",
 }  # fmt: skip
 MORE_TIMINGS = ("cache_n", "queue_ms", "draft_n", "draft_n_accepted")  # for those who ask for progress
+STOP_TYPES = {FinishReason.END: "eos", FinishReason.STOP: "word", FinishReason.LENGTH: "limit"}  # of today
 # Reasons that 2023 did not know; the answer names them.
 OTHER_REASONS = {
     FinishReason.DEADLINE: "deadline",
@@ -91,22 +93,31 @@ class Answers(Writer):
         session: Session,
         model: str,
         fields: CompletionBody,
-        request: Request,
+        requests: list[Request],
         settings: dict[str, Any],
         n_dropped: int = 0,
         ignored: tuple[str, ...] = (),
+        *,
+        newer: bool = False,
     ) -> None:
         self.tokenizer: Tokenizer = session.tokenizer
-        self.model, self.fields, self.request, self.settings = model, fields, request, settings
-        self.requests, self.readers = [request], [AnswerReader(None, request.n)]
-        self.several, self.n_dropped = request.n > 1, n_dropped
-        self.ignored = ignored
-        self._plain = not (self.several or fields.n_probs or fields.return_tokens)
-        self._pieces: list[list[Piece]] = [[] for _ in range(request.n)]  # of each answer, for its last event
+        self.model, self.fields, self.requests, self.settings = model, fields, requests, settings
+        self.readers = [AnswerReader(None, request.n) for request in requests]
+        self.several, self.n_dropped = len(requests) > 1 or requests[0].n > 1, n_dropped
+        self.ignored, self.newer = ignored, newer
+        self._plain = not (self.several or fields.n_probs or fields.return_tokens or fields.timings_per_token)
+        n_answer = sum(request.n for request in requests)
+        self._pieces: list[list[Piece]] = [[] for _ in range(n_answer)]  # of each answer, for its last event
+        self._told = [0] * n_answer  # tokens of each answer
+        self._began = 0.0
 
     def whole(self, parts: list[list[Part]]) -> Any:
-        """The answer to wait for; a list of them where `n` asks for several."""
-        found = [self.last(each.result, each.result.text, each.pieces) for each in gather(parts[0])]
+        """The answer to wait for; a list of them where `n` asks for several, or several prompts."""
+        found = [
+            self.last(number, each.result, each.result.text, each.pieces)
+            for number, some in enumerate(parts)
+            for each in gather(some)
+        ]
         return found if self.several else found[0]
 
     def encoded(self, value: Any) -> bytes:
@@ -118,25 +129,41 @@ class Answers(Writer):
         if isinstance(part, Delta):
             if self._plain:
                 return BEFORE + encode_text(part.content) + AFTER if part.content else b""
-            self._pieces[part.choice] += part.pieces
-            return sorted_event(self.part(part.content, part.pieces, part.choice)) if part.content else b""
+            index = self._index(number, part.choice)
+            self._pieces[index] += part.pieces
+            self._told[index] += len(part.pieces)
+            return sorted_event(self.part(part.content, part.pieces, index)) if part.content else b""
         if isinstance(part, Done):
-            return sorted_event(self.last(part.result, "", self._pieces[part.choice]))
+            pieces = self._pieces[self._index(number, part.choice)]
+            return sorted_event(self.last(number, part.result, "", pieces))
         return sorted_event(progress_value(part)) if self.fields.return_progress else b""
 
-    def part(self, text: str, pieces: Sequence[Piece], choice: int) -> dict[str, Any]:
+    def _index(self, number: int, choice: int) -> int:
+        """The place of an answer among all."""
+        return sum(request.n for request in self.requests[:number]) + choice
+
+    def _times(self, index: int) -> dict[str, float | int]:
+        """Times of an answer on its way, by the clock of who reads it."""
+        now = time.perf_counter()
+        self._began = self._began or now
+        n, ms = self._told[index], (now - self._began) * 1e3
+        return {"predicted_ms": ms, "predicted_n": n, "predicted_per_second": _rate(n, ms)}
+
+    def part(self, text: str, pieces: Sequence[Piece], index: int) -> dict[str, Any]:
         """An event in the middle of a stream: text, and the tokens it is made of where they are asked for."""
         value: dict[str, Any] = {"content": text, "stop": False}
-        return value | self._extras(pieces, choice)
+        if self.fields.timings_per_token:
+            value["timings"] = self._times(index)
+        return value | self._extras(pieces, index)
 
-    def last(self, result: Result, text: str, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def last(self, number: int, result: Result, text: str, pieces: Sequence[Piece]) -> dict[str, Any]:
         """The whole answer, or with an empty `text` the last event of a stream."""
-        reason, timings = result.reason, result.timings
+        reason, timings, request = result.reason, result.timings, self.requests[number]
         value: dict[str, Any] = {
             "content": text,
             "generation_settings": self.settings,
             "model": self.model,
-            "prompt": self.fields.prompt,
+            "prompt": self._prompt(number),
             "stop": True,
             "stopped_eos": reason is FinishReason.END,
             "stopped_limit": reason in (FinishReason.LENGTH, FinishReason.CONTEXT, FinishReason.DEADLINE),
@@ -144,25 +171,35 @@ class Answers(Writer):
             "stopping_word": (result.stopped_by or "") if reason is FinishReason.STOP else "",
             "timings": timings_of(timings),
             "tokens_cached": result.n_context,
-            "tokens_evaluated": len(self.request.prompt),
+            "tokens_evaluated": len(request.prompt),
             "tokens_predicted": timings.n_generated,
             "truncated": timings.n_truncated + timings.n_shifted + self.n_dropped > 0,
         }
         if reason in OTHER_REASONS:
             value["stop_type"] = OTHER_REASONS[reason]
-        value |= self._extras(pieces, result.choice)
+        if self.newer:
+            value = {
+                "stop_type": STOP_TYPES.get(reason, "none"), "has_new_line": "\n" in result.text, "tokens": [],
+                "id_slot": -1, **value,
+            }  # fmt: skip
+            value["timings"]["cache_n"] = timings.n_cached
+        value |= self._extras(pieces, self._index(number, result.choice))
         if self.fields.return_progress and self.fields.stream:
-            details = extensions_of(self.request, result, self.ignored)
+            details = extensions_of(request, result, self.ignored)
             value["llamakit"] = details["llamakit"]
             value["timings"] |= {name: details["timings"][name] for name in MORE_TIMINGS}
         if self.fields.return_tokens:
             value["tokens"] = result.tokens
         wanted = self.fields.response_fields
-        return value if wanted is None else chosen_fields(value, wanted)
+        return chosen_fields(value, wanted) if wanted else value
 
-    def _extras(self, pieces: Sequence[Piece], choice: int) -> dict[str, Any]:
+    def _prompt(self, number: int) -> Any:
+        given = self.fields.prompt
+        return given[number] if len(self.requests) > 1 and isinstance(given, list) else given
+
+    def _extras(self, pieces: Sequence[Piece], index: int) -> dict[str, Any]:
         """What only some requests ask for."""
-        extras: dict[str, Any] = {"index": choice} if self.several else {}
+        extras: dict[str, Any] = {"index": index} if self.several else {}
         if self.fields.n_probs:
             make = self._after if self.fields.post_sampling_probs else self._before
             extras["completion_probabilities"] = [make(piece) for piece in pieces]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from llamakit.plugins.frontends.rest.apis.llamacpp.answer import Answers, generation_settings, sorted_event
 from llamakit.plugins.frontends.rest.apis.llamacpp.fields import (
     CompletionBody,
-    make_request,
+    is_newer,
+    make_requests,
     sampling_of,
     spellings_of_2023,
 )
@@ -45,13 +46,14 @@ class Completion(Dialect):
     def begin(self, session: Session, asked: Asked, name: str) -> Answers:
         """The prompt, and its answer."""
         sampling = sampling_of(self.state, asked.body)
-        request, n_dropped = self.request(session, asked.body, sampling)
-        settings = generation_settings(self.state.registry, session.n_ctx, name, asked.fields, sampling, request)
-        return Answers(session, name, asked.fields, request, settings, n_dropped, asked.ignored)
+        made, n_dropped = self.made(session, asked.body, sampling)
+        settings = generation_settings(self.state.registry, session.n_ctx, name, asked.fields, sampling, made[0])
+        newer = is_newer(asked.body)
+        return Answers(session, name, asked.fields, made, settings, n_dropped, asked.ignored, newer=newer)
 
-    def request(self, session: Session, body: Body[Any], sampling: dict[str, object]) -> tuple[Request, int]:
-        """The engine's request, and how many tokens of the texts are not in it."""
-        return make_request(session, body, sampling), 0
+    def made(self, session: Session, body: Body[Any], sampling: dict[str, object]) -> tuple[list[Request], int]:
+        """The engine's requests, and how many tokens of the texts are not in them."""
+        return make_requests(session, body, sampling), 0
 
     def error(self, error: LlamaKitError) -> bytes:
         """An event with keys in alphabetical order."""

@@ -20,7 +20,7 @@ from llamakit.plugins.frontends.rest.fields import (
     skip_samplers,
     stop_texts,
 )
-from llamakit.plugins.frontends.rest.prompts import Prompt, prompt_tokens
+from llamakit.plugins.frontends.rest.prompts import Prompt, Prompts, prompt_tokens, prompts_in
 from msgspec import Meta
 
 from llamakit.engine.request import Guidance
@@ -42,7 +42,9 @@ DEFAULTS = {"repeat_penalty": 1.1}  # where the request defaults of 2023 differ 
 class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, rename={"draft": "speculative.n_max"}):
     """What `POST /completion` takes, beside the options of every sampler."""
 
-    prompt: Annotated[Prompt, Meta(description="A text, or an array of texts and token ids.")] = ""
+    prompt: Annotated[
+        Prompts, Meta(description="A text, or an array of texts and token ids; several with arrays in an array.")
+    ] = ""
     model: Annotated[Name, Meta(description="Which model, where there are several.")] = ""
     stream: Annotated[bool, Meta(description="Answer with server-sent events.")] = False
     n_predict: Annotated[
@@ -70,6 +72,10 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, rename={"draft":
     cache_prompt: Annotated[bool, Meta(description="Use and keep evaluated beginnings of prompts.")] = True
     cache_salt: Annotated[str, Meta(max_length=256, description="Only requests with the same share them.")] = ""
     return_tokens: Annotated[bool, Meta(description="Give the ids of the tokens too.")] = False
+    timings_per_token: Annotated[bool, Meta(description="Give times with every event of a stream.")] = False
+    t_max_predict_ms: Annotated[
+        int, Meta(ge=0, le=86_400_000, description="Milliseconds until the answer is cut; 0 = none.")
+    ] = 0
     return_progress: Annotated[bool, Meta(description="Tell of queue, loading and prompt while streaming.")] = False
     response_fields: (
         Annotated[list[Name], Meta(max_length=64, description="Only these fields of the last answer, such as a/b.")]
@@ -119,11 +125,27 @@ def sampling_of(state: ServerState, body: Body[Any]) -> dict[str, object]:
     return {**DEFAULTS, **state.sampling, **body.sampling}
 
 
-def make_request(session: Session, body: Body[CompletionBody], sampling: dict[str, object]) -> Request:
-    """The engine's request for the body's prompt."""
+# Fields that 2023 did not know: a request with one of them gets today's form where the two differ.
+NEWER = frozenset({
+    "return_tokens", "timings_per_token", "t_max_predict_ms", "return_progress", "response_fields", "id_slot",
+    "post_sampling_probs", "samplers", "cache_prompt", "context_shift",
+})  # fmt: skip
+
+
+def is_newer(body: Body[CompletionBody]) -> bool:
+    """Whether a request is in today's form."""
+    return bool(NEWER & body.given)
+
+
+def make_requests(session: Session, body: Body[CompletionBody], sampling: dict[str, object]) -> list[Request]:
+    """The engine's requests, one for each of the body's prompts."""
     fields = body.fields
-    tokens = prompt_tokens(session.tokenizer, fields.prompt, parse_special=fields.parse_special)
-    return request_for(session, body, tokens, sampling)
+    return [
+        request_for(
+            session, body, prompt_tokens(session.tokenizer, prompt, parse_special=fields.parse_special), sampling
+        )
+        for prompt in prompts_in(fields.prompt, several=is_newer(body))
+    ]
 
 
 def request_for(
@@ -147,7 +169,7 @@ def request_for(
         ignore_eos=ignore_eos,
         keep=kept(fields.n_keep, len(tokens), session.n_ctx),
         shift=fields.context_shift,
-        truncate=True,
+        truncate=fields.context_shift,
         probs_after=fields.n_probs if fields.post_sampling_probs else 0,
         logprobs=None if fields.post_sampling_probs or not fields.n_probs else fields.n_probs,
         n=fields.n,
@@ -156,13 +178,18 @@ def request_for(
         guidance=guidance(tokenizer, fields),
         adapters=adapters(session, fields.lora),
         priority=fields.priority,
-        deadline=fields.deadline,
+        deadline=_deadline(fields),
         cache=fields.cache_prompt,
         cache_salt=fields.cache_salt,
         draft=fields.draft,
         progress=fields.return_progress and fields.stream,
         **options,
     )
+
+
+def _deadline(fields: CompletionBody) -> float | None:
+    limits = [fields.deadline, fields.t_max_predict_ms / 1000 or None]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def kept(n_keep: int, n_prompt: int, n_ctx: int) -> int:

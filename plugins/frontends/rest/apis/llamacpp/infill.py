@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from llamakit.plugins.frontends.rest.apis.llamacpp.completion import Completion
 from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody, request_for
-from llamakit.plugins.frontends.rest.prompts import mixed_tokens, room_for_prompt
+from llamakit.plugins.frontends.rest.prompts import mixed_tokens, prompts_in, room_for_prompt
 from msgspec import Meta
 
 from llamakit.errors import UsageError
@@ -32,15 +32,19 @@ class InfillCompletion(Completion):
 
     fields_class = InfillBody
 
-    def request(self, session: Session, body: Body[Any], sampling: dict[str, object]) -> tuple[Request, int]:
-        """The engine's request, and how many tokens of the texts did not fit."""
+    def made(self, session: Session, body: Body[Any], sampling: dict[str, object]) -> tuple[list[Request], int]:
+        """The engine's requests, and how many tokens of the texts did not fit."""
         fields: InfillBody = body.fields
         if not {"input_prefix", "input_suffix"} & body.given:
             raise UsageError("input_prefix is missing", found="neither it nor input_suffix", param="input_prefix")
         tokenizer = session.tokenizer
-        begun = mixed_tokens(tokenizer, fields.prompt, param="prompt", parse_special=False) if fields.prompt else []
+        begun = (
+            mixed_tokens(tokenizer, prompts_in(fields.prompt, several=False)[0], param="prompt", parse_special=False)
+            if fields.prompt
+            else []
+        )
         made = infill_tokens(
             tokenizer, fields.input_prefix, fields.input_suffix,
             limit=room_for_prompt(session.n_ctx, fields.n_predict), begun=begun, extra=fields.input_extra,
         )  # fmt: skip
-        return request_for(session, body, made.tokens, sampling), made.n_dropped
+        return [request_for(session, body, made.tokens, sampling)], made.n_dropped

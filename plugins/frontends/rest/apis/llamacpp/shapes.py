@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from llamakit.plugins.frontends.rest.prompts import Prompt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 
@@ -19,6 +18,7 @@ class TimingsAnswer(Struct, frozen=True, kw_only=True):
     prompt_n: int
     prompt_per_second: float | None
     prompt_per_token_ms: float
+    cache_n: int | UnsetType = UNSET
 
 
 class SettingsAnswer(Struct, frozen=True, kw_only=True):
@@ -55,10 +55,12 @@ class CompletionAnswer(Struct, frozen=True, kw_only=True):
 
     completion_probabilities: list[dict[str, Any]] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    has_new_line: bool | UnsetType = UNSET
+    id_slot: int | UnsetType = UNSET
     generation_settings: SettingsAnswer | UnsetType = UNSET
     index: int | UnsetType = UNSET
     model: str | UnsetType = UNSET
-    prompt: Prompt | UnsetType = UNSET
+    prompt: Any | UnsetType = UNSET
     stop: bool | UnsetType = UNSET
     stop_type: str | UnsetType = UNSET
     stopped_eos: bool | UnsetType = UNSET

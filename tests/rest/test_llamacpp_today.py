@@ -1,0 +1,85 @@
+"""What llama.cpp's route has gained since 2023."""
+
+from __future__ import annotations
+
+PROMPT = "Once upon a time"
+
+
+def test_several_prompts(native):
+    body = {"n_predict": 3, "temperature": 0, "cache_prompt": True}
+    found = native.complete(prompt=[PROMPT, "The dog"], **body)
+    assert [each["index"] for each in found] == [0, 1]
+    for each, prompt in zip(found, (PROMPT, "The dog"), strict=True):
+        assert each["prompt"] == prompt
+        assert each["content"] == native.complete(prompt=prompt, **body)["content"]
+    assert "content" in native.complete(prompt=[PROMPT, "The dog"], n_predict=1)  # as in 2023: one, of two texts
+    nested = native.complete(prompt=[[400, 401], PROMPT, {"prompt_string": PROMPT}], n_predict=2)
+    assert len(nested) == 3
+    events = native.stream(prompt=[[400], [401]], n_predict=3)
+    assert {event["index"] for event in events} == {0, 1}
+    assert sum(event["stop"] for event in events) == 2
+
+
+def test_an_object_as_prompt(native):
+    body = {"n_predict": 3, "temperature": 0}
+    assert (
+        native.complete(prompt={"prompt_string": PROMPT}, **body)["content"]
+        == native.complete(prompt=PROMPT, **body)["content"]
+    )
+    assert native.refused(prompt={"prompt_string": "x", "multimodal_data": ["y"]})["param"] == "prompt"
+
+
+def test_fields_of_today(native):
+    found = native.complete(prompt=PROMPT, n_predict=3, cache_prompt=True, return_tokens=True)
+    assert (found["stop_type"], found["has_new_line"], len(found["tokens"])) == ("limit", False, 3)
+    assert found["timings"]["cache_n"] >= 0
+    assert native.complete(prompt=PROMPT, n_predict=3, stop=["a"], temperature=0, cache_prompt=True)["stop_type"] in (
+        "word",
+        "limit",
+    )
+    whole = native.complete(prompt=PROMPT, n_predict=1, response_fields=[])
+    assert {"content", "timings", "generation_settings"} <= set(whole)
+    assert "stop_type" not in native.complete(prompt=PROMPT, n_predict=1)  # the form of 2023
+
+
+def test_times_with_every_token(native):
+    events = native.stream(prompt=PROMPT, n_predict=4, timings_per_token=True)
+    counts = [event["timings"]["predicted_n"] for event in events[:-1]]
+    assert counts == sorted(counts)
+    assert counts[-1] >= 3
+
+
+def test_a_limit_of_time(native):
+    found = native.complete(prompt=PROMPT, n_predict=100_000, ignore_eos=True, t_max_predict_ms=60)
+    assert found["tokens_predicted"] < 100_000
+    assert found["stopped_limit"]
+
+
+def test_a_prompt_that_is_too_long(serve):
+    server = serve(settings={"ctx_size": 64})
+    for path, body in {
+        "/completion": {"prompt": "word " * 200, "context_shift": False},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "word " * 200}]},
+    }.items():
+        status, answer = server.post(path, body)
+        error = answer["error"]
+        assert (status, error["type"], error["n_ctx"]) == (400, "exceed_context_size_error", 64)
+        assert error["n_prompt_tokens"] > 64
+    assert server.post("/completion", {"prompt": "word " * 200, "n_predict": 1})[1]["truncated"] is True  # as in 2023
+
+
+def test_progress_has_the_keys_of_llamacpp(native):
+    events = native.stream(prompt="word " * 30, n_predict=1, return_progress=True, cache_prompt=False)
+    progress = [event["prompt_progress"] for event in events if "prompt_progress" in event]
+    assert {"total", "cache", "processed", "time_ms"} <= set(progress[-1])
+
+
+def test_tokens_are_counted_for_every_api(server):
+    talk = [{"role": "user", "content": "Hello there"}]
+    counts = {
+        server.post("/v1/chat/completions/input_tokens", {"messages": talk})[1]["input_tokens"],
+        server.post("/v1/responses/input_tokens", {"input": "Hello there"})[1]["input_tokens"],
+        server.post("/v1/messages/count_tokens", {"messages": talk})[1]["input_tokens"],
+        server.post("/v1/chat/completions", {"messages": talk, "max_tokens": 1})[1]["usage"]["prompt_tokens"],
+    }
+    assert len(counts) == 1
