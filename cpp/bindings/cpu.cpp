@@ -334,6 +334,7 @@ PYBIND11_MODULE(_cpu, m) {
         .def_readwrite("gelu", &Step::gelu);
     py::class_<PyProgram>(m, "Program")
         .def(py::init(&make_program))
+        .def("use_pairs", [](PyProgram& self, bool wanted) { self.program.use_pairs(wanted); })
         .def("use_threads", [](PyProgram& self, int few, int many) { self.program.use_threads(few, many); })
         .def("run", [](PyProgram& self, std::vector<int64_t> dims, int64_t longest) {
             py::gil_scoped_release release;

@@ -66,10 +66,9 @@ constexpr ProductTiles product_tiles() {
         each_number<2>([&]<int kPacked>() {
             made.of[0][kPacked][0][kAt] = product_tile<kAt + 1, 1, kPacked != 0, false>;
             made.of[0][kPacked][1][kAt] = product_tile<kAt + 1, kTilePanels, kPacked != 0, false>;
-            if constexpr (kPairsOfBF16) {
-                made.of[1][kPacked][0][kAt] = product_tile<kAt + 1, 1, kPacked != 0, true>;
-                made.of[1][kPacked][1][kAt] = product_tile<kAt + 1, kTilePanels, kPacked != 0, true>;
-            }
+            // Pairs are packed always: what asks for them never reads A as it lies.
+            made.of[1][kPacked][0][kAt] = product_tile<kAt + 1, 1, true, true>;
+            made.of[1][kPacked][1][kAt] = product_tile<kAt + 1, kTilePanels, true, true>;
         });
     });
     return made;

@@ -43,7 +43,6 @@ class Multiply {
   public:
     Multiply(const KernelTable& kernels, Pool& pool, Workspace& memory, const Product& p)
         : kernels_(kernels.training->products), pool_(pool), memory_(memory), p_(p) {
-        p_.pairs = p.pairs && kernels.bf16_bytes == 2;
         serial_ = p.m * p.n * p.k < kSerialProducts;
     }
 

@@ -46,7 +46,7 @@ struct Product {
     float* c;
     int64_t c_row, c_column = 1;
     bool add = false;
-    bool pairs = false;  // operands rounded to bfloat16, where the kernels have such products
+    bool pairs = false;  // operands rounded to bfloat16; of use where the processor has such products
     const float* bias = nullptr;
 };
 

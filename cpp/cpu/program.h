@@ -127,6 +127,8 @@ class Program {
 
     // How many threads steps of few and of many (kManyRows) rows get.
     void use_threads(int few, int many) { threads_few_ = few, threads_many_ = many; }
+    // Products of training with operands in bfloat16, if the kernels have such.
+    void use_pairs(bool wanted) { pairs_ = wanted && kernels_.bf16_bytes == 2; }
     void run(const Sizes& sizes);
     const float* data(const Value& value) const { return at(value); }
     int64_t n_rows(const Value& value) const;
@@ -189,6 +191,7 @@ class Program {
     std::vector<int64_t> max_dims_;
     int64_t max_seqs_, blocks_per_seq_;
     int threads_few_, threads_many_;
+    bool pairs_ = false;
     Sizes sizes_{};
     Workspace memory_;
     std::vector<std::vector<uint8_t>> scratch_;                // one a thread

@@ -18,6 +18,7 @@ void Program::plain_linears(const Step& step) {
         const LinearPart& part = step.parts[i];
         const WeightView& w = part.weight->view;
         Product p{};
+        p.pairs = pairs_;
         p.m = n, p.n = w.n_out, p.k = w.n_in, p.a = rows_of(at(x), x.width), p.b = {{}, &w, false};
         p.c = at(step.in.size() > 1 ? step.out() : part.out), p.c_row = w.n_out;
         p.bias = part.bias ? part.bias->vector : nullptr;
@@ -39,6 +40,7 @@ void Program::plain_linears(const Step& step) {
 void Program::matmul(const Step& step) {
     const Value &a = step.in[0], &b = step.in[1];
     Product p{};
+    p.pairs = pairs_;
     p.m = n_rows(a), p.k = a.width, p.n = b.width;
     p.a = rows_of(at(a), a.width), p.b.values = rows_of(at(b), b.width);
     if (step.transpose_a) p.a = transposed(p.a), std::swap(p.m, p.k);
@@ -52,6 +54,7 @@ void Program::linear_back(const Step& step) {
     const Value& dy = step.in[0];
     const WeightView& w = step.weight->view;
     Product p{};
+    p.pairs = pairs_;
     p.m = n_rows(dy), p.n = w.n_in, p.k = w.n_out, p.a = rows_of(at(dy), dy.width), p.b = {{}, &w, true};
     p.c = at(step.out()), p.c_row = w.n_in;
     lk::cpu::multiply(kernels_, *pool_, memory_, p);
@@ -117,6 +120,7 @@ void Program::sum_rows(const Step& step) {
 void Program::head_loss(const Step& step) {
     const Value& x = step.in[0];
     HeadLoss t{};
+    t.pairs = pairs_;
     t.n_row = n_rows(x), t.n_embd = x.width, t.n_vocab = step.weight->view.n_out, t.chunk = step.chunk;
     t.x = at(x), t.targets = ints(step, 0), t.weights = at(step.in[1]), t.weight = &step.weight->view;
     t.loss = at(step.outs[0]), t.dx = at(step.outs[1]);

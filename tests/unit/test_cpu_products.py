@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from llamakit.plugins.backends.cpu import _cpu
 
-from llamakit.gguf import native, quants
+from llamakit.gguf import GGMLType, native, quants
 from llamakit.testing.blocks import random_blocks
 
 training = _cpu.training
@@ -91,3 +91,25 @@ def test_shapes_that_make_no_product():
     zero = np.zeros((2, 3), np.float32)
     with pytest.raises(ValueError, match="make no product"):
         training.product("", POOLS[1], MEMORY[1], zero, zero, np.zeros((2, 3), np.float32))
+
+
+@pytest.mark.parametrize("isa", _cpu.supported_isas())
+@pytest.mark.parametrize("shape", [(7, 5, 9), (70, 40, 513), (16, 200, 64)], ids=str)
+def test_operands_of_bfloat16(shape, isa):
+    """Rounded to nearest, and multiplied exactly."""
+    m, n, k = shape
+    rng = np.random.default_rng(k)
+    a, b = numbers(rng, m, k), numbers(rng, k, n)
+    for sides in range(4):
+        turned_a, turned_b = bool(sides & 1), bool(sides & 2)
+        left = np.ascontiguousarray(a.T) if turned_a else a
+        other = np.ascontiguousarray(b.T) if turned_b else b
+        options = {"transpose_a": turned_a, "transpose_b": turned_b, "pairs": True}
+        found = products(shape, left, other, np.zeros((m, n), np.float32), isa, **options)
+        right = rounded(a) @ rounded(b)
+        assert np.abs(found - right).max() <= 4e-6 * (np.sqrt(k) + 1)
+
+
+def rounded(x):
+    raw = native.quantize(GGMLType.BF16, x)
+    return native.dequantize(GGMLType.BF16, raw.reshape(-1), x.shape).astype(np.float64)

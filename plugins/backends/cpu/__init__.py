@@ -38,6 +38,12 @@ class CPUOptions(Options):
     no_mmap: Annotated[
         bool, Meta(description="With `no_repack`: read the weights into memory. Packed weights always are.")
     ] = False
+    train_bf16: Annotated[
+        bool,
+        Meta(
+            description="Products of training with operands rounded to bfloat16, where the processor has such products."
+        ),
+    ] = False
     isa: Annotated[str, Meta(description="Instruction set of the kernels, such as avx2; empty = the best.")] = ""
 
 

@@ -216,6 +216,7 @@ class CPUExecutable(Executable):
             device.pool, isa, lowering.steps(), lowering.plan.total, self._block, *parts, *sizes
         )
         self._native.use_threads(device.n_thread, device.n_thread_batch)
+        self._native.use_pairs(device.options.train_bf16)
         self._outputs = {name: (value, lowering.value(value)) for name, value in graph.outputs.items()}
 
     def run(self, sizes: Mapping[str, int], *, longest: int = 0) -> dict[str, CPUBuffer]:
