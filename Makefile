@@ -7,7 +7,7 @@ NATIVE := $(shell find cpp -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix docs bench fuzz soak wheel native clean
+.PHONY: help install serve test check fix docs bench fuzz soak sbom wheel native clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -58,6 +58,10 @@ soak: install  ## The tests that take minutes
 
 bench: install  ## All benchmarks, side by side with what is installed
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script; done
+
+sbom: install  ## What LlamaKit is made of, as a CycloneDX document in dist/
+	mkdir -p dist
+	$(BIN)/python tools/sbom.py dist/llamakit.cdx.json
 
 wheel: $(VENV)/.tools  ## Build an installable wheel into dist/
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .

@@ -173,7 +173,9 @@ class Session:
         """All tensors on the device: one store for every graph of the model."""
         from llamakit.weights import load_weights
 
-        return load_weights(self.device, self._sources, self.model.uses(), self._progress)
+        loaded = load_weights(self.device, self._sources, self.model.uses(), self._progress)
+        self.file.check()
+        return loaded
 
     @cached_property
     def footprint(self) -> Footprint:
@@ -230,7 +232,8 @@ class Session:
             max_queue=settings.max_queue, per_client=settings.per_client, stall_seconds=settings.stall_seconds
         )
         self.tokenizer.context = self.n_ctx  # from now on texts come from many
-        return Service(self.engine, options)
+        in_file = bool(settings.backend_options.get("no_repack"))  # then the weights are read in every step
+        return Service(self.engine, options, self.file.check if in_file else None)
 
     def trainer(self, options: TrainOptions | None = None, **values: Any) -> Trainer:
         """A training run of this model: a `train.options.TrainOptions`, or its fields, `data` and `out` at least."""

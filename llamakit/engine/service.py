@@ -73,8 +73,12 @@ class _Call:
 class Service:
     """Owns an engine and the thread that steps it."""
 
-    def __init__(self, engine: Engine, options: ServiceOptions | None = None) -> None:
-        self.engine, self.options = engine, options or ServiceOptions()
+    def __init__(
+        self, engine: Engine, options: ServiceOptions | None = None, check: Callable[[], None] | None = None
+    ) -> None:
+        """`check` raises a LlamaKitError when what the engine computes with is not to be trusted any more."""
+        self.engine, self.options, self._check = engine, options or ServiceOptions(), check
+        self._spoilt: LlamaKitError | None = None
         self._inbox: deque[tuple[Job, Prepared] | _Call] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -175,6 +179,8 @@ class Service:
         """Why no answers come, in words; "" while the engine's thread lives and, if there is work, gets on with it."""
         if self._dead or (not self._thread.is_alive() and not self._closing.is_set()):
             return "the engine's thread has ended"
+        if self._spoilt is not None:
+            return self._spoilt.message
         idle = time.monotonic() - self._moved
         if self._stuck or (self._jobs and idle > self.options.stall_seconds):
             return f"the backend does not answer: no step for {idle:.0f} seconds"
@@ -271,6 +277,7 @@ class Service:
                 if not self._thread.is_alive():
                     self._start_again()
                 self._look_at_step()
+                self._look_at_model()
             except BaseException:
                 log.exception("looking after the engine ended with an error")
 
@@ -287,6 +294,21 @@ class Service:
         for job in jobs:
             job.cancel()
             fail(job, error)
+
+    def _look_at_model(self) -> None:
+        """Once the model is spoilt, answers of it are ended, and none is begun."""
+        if self._check is None or self._spoilt is not None:
+            return
+        try:
+            self._check()
+        except LlamaKitError as error:
+            log.error("%s", error)
+            self._spoilt = error
+            with self._lock:
+                jobs = list(self._jobs.values())
+            for job in jobs:
+                job.cancel()
+                fail(job, error)
 
     def _start_again(self) -> None:
         """A new thread for an engine whose own has ended, unless that happens again and again."""
@@ -313,6 +335,8 @@ class Service:
     def _check_open(self) -> None:
         if self._closing.is_set():
             raise self._closed()
+        if self._spoilt is not None:
+            raise UnavailableError(self._spoilt.message, hint="load the model again", retry_after=30)
         if self._dead:
             raise UnavailableError("the engine's thread has ended", hint="restart the server", retry_after=30)
         if self._stuck:

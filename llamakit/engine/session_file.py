@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from llamakit.backend import KVSpec
     from llamakit.engine.engine import Engine
     from llamakit.gguf import GGUFFile
@@ -64,22 +66,44 @@ def load(path: Path, engine: Engine, key: str) -> list[int]:
     with open_gguf(path) as file:
         if file.metadata.get("general.architecture") != "llamakit-session":
             raise ModelFileError(f"{path} is not a saved session")
+        if "kv" not in file.tensors or "llamakit.session.tokens" not in file.metadata:
+            raise ModelFileError(f"{path} is a damaged session: its tokens, or their keys and values, are missing")
         if file.metadata.get("llamakit.session.key") != key:
             raise ModelFileError(
                 f"{path} was saved with another model, rope setting or --kv-type: delete it or choose another file"
             )
-        tokens = [int(token) for token in np.asarray(file.metadata["llamakit.session.tokens"])]
-        data = np.array(file.raw("kv")).reshape(file.tensors["kv"].shape)
+        tokens, data = _content(file, path, engine)
+        file.check()
     table = engine.new_table()
     if len(tokens) > engine.n_ctx or not engine.find_room(table.missing(len(tokens))):
         raise ModelFileError(
             f"{path} holds {len(tokens)} tokens, the context {engine.n_ctx}: use a larger context (-c)"
         )
     if tokens:
-        cells = table.extend(len(tokens))
-        engine.kv.restore(cells, data)
-        node, size = engine.tree.root(DEFAULT_KEY), engine.tree.size
-        for i, block in enumerate(table.blocks):
-            node = engine.tree.insert(node, tokens[i * size : (i + 1) * size], block)
-        table.release()
+        try:
+            engine.kv.restore(table.extend(len(tokens)), data)
+            node, size = engine.tree.root(DEFAULT_KEY), engine.tree.size
+            for i, block in enumerate(table.blocks):
+                node = engine.tree.insert(node, tokens[i * size : (i + 1) * size], block)
+        except (ValueError, TypeError, IndexError) as error:
+            raise ModelFileError(f"{path} is a damaged session: {error}") from None
+        finally:
+            table.release()
     return tokens
+
+
+def _content(file: GGUFFile, path: Path, engine: Engine) -> tuple[list[int], npt.NDArray[np.uint8]]:
+    """The tokens of a saved session, and the keys and values of each of their cells; ModelFileError if they are not."""
+    try:
+        tokens = np.asarray(file.metadata["llamakit.session.tokens"]).astype(np.int64, casting="same_kind").reshape(-1)
+        data = np.array(file.raw("kv")).reshape(file.tensors["kv"].shape)
+        like = engine.kv.export([0])
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} is a damaged session: {error}") from None
+    if len(tokens) and data.nbytes != len(tokens) * like.nbytes:
+        raise ModelFileError(
+            f"{path} is a damaged session: keys and values of {data.nbytes:,} bytes for {len(tokens):,} tokens"
+        )
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < engine.tokenizer.n_vocab:
+        raise ModelFileError(f"{path} is a damaged session: it has tokens that the model does not know")
+    return tokens.tolist(), data

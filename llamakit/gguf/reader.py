@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import mmap
+import os
 import re
 import stat
 import struct
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -96,23 +98,52 @@ class _Part:
         from llamakit import _formats
 
         self.path = path
-        self.map = _map(path)
+        self.map, self._file = _map(path)
+        self._opened = _state(self._file)
+        self._address: int = _formats.watch(self.map)
+        self._forget = weakref.finalize(self.map, _formats.forget, self._address)
         try:
             self.head: dict[str, Any] = _formats.parse(self.map)
         except _formats.ParseError as error:
-            self.map.close()
+            self.close()
             raise _unreadable(path, str(error)) from None
         self.view: npt.NDArray[np.uint8] = np.frombuffer(self.map, np.uint8)
 
+    def check(self) -> None:
+        """Raise ModelFileError if the file is not what it was when it was opened. A new file of its name is none."""
+        from llamakit import _formats
 
-def _map(path: Path) -> mmap.mmap:
+        if _state(self._file) != self._opened or _formats.lost_pages(self._address):
+            raise ModelFileError(
+                f"{self.path} was changed while it was in use", found="it was written to, or cut off",
+                hint="load it again; replace a model by renaming a new file to its name",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Unmap the file, as soon as nobody holds a part of it."""
+        self.__dict__.pop("view", None)
+        os.close(self._file)
+        with contextlib.suppress(
+            BufferError
+        ):  # somebody holds a view: the map closes with it, and is watched until then
+            self.map.close()
+            self._forget()
+
+
+def _state(descriptor: int) -> tuple[int, int]:
+    """Size and time of the last change."""
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns
+
+
+def _map(path: Path) -> tuple[mmap.mmap, int]:
     try:
         if stat.S_ISFIFO(path.stat().st_mode) or stat.S_ISCHR(path.stat().st_mode):
             raise ModelFileError(f"{path} is a pipe or a device; a GGUF file is mapped into memory, so name a file")
         with path.open("rb") as file:
             if file.seek(0, 2) == 0:
                 raise ModelFileError(f"{path} is empty")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), os.dup(file.fileno())
     except FileNotFoundError:
         raise _named_wrongly(f"no file {path}", path, path.parent) from None
     except IsADirectoryError:
@@ -219,6 +250,11 @@ class GGUFFile:
         """Size of all files."""
         return sum(len(part.map) for part in self._parts)
 
+    def check(self) -> None:
+        """Raise ModelFileError if a file was written to or cut off since it was opened."""
+        for part in self._parts:
+            part.check()
+
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a tensor, read-only, where they lie in the mapped file."""
         info = self._info(name)
@@ -253,9 +289,7 @@ class GGUFFile:
     def close(self) -> None:
         """Unmap the files. Arrays that still refer to them keep them mapped until they are gone."""
         for part in self._parts:
-            del part.view
-            with contextlib.suppress(BufferError):  # somebody holds a view: the map closes with it
-                part.map.close()
+            part.close()
         self._parts = []
 
     def __enter__(self) -> Self:

@@ -42,6 +42,8 @@ class Security:
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Host and Origin, the answer to a preflight, and the size of the body."""
         resp.set_header("X-Content-Type-Options", "nosniff")
+        resp.set_header("Cache-Control", "no-store")  # files and streams have their own
+        resp.set_header("Cross-Origin-Resource-Policy", "cross-origin" if self.cors else "same-origin")
         self._check_host(req)
         self._check_origin(req, resp)
         if req.method == "OPTIONS":  # as in 2023: every path answers it, with nothing
