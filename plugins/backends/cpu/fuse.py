@@ -85,7 +85,11 @@ def _group(nodes: list[Node], i: int, n_use: Mapping[int, int], weights: Mapping
 
 
 def _shares_input(first: Node, other: Node) -> bool:
-    return other.op is Op.LINEAR and other.inputs == first.inputs and other.attrs == first.attrs
+    """Whether two linears take the same input in the same form: states take it as it is."""
+    if other.op is not Op.LINEAR or other.inputs != first.inputs or other.attrs != first.attrs:
+        return False
+    one, two = first.tensors[0], other.tensors[0]
+    return one is not None and two is not None and one.source is two.source
 
 
 def _same_kind(linears: list[Node], weights: Mapping[str, Any]) -> bool:
