@@ -10,7 +10,7 @@
     logits = outputs["logits"].numpy()
 
 Nothing outside a backend assumes that its buffers lie in host memory. Whatever a device holds can be made
-again from the files: `reopen()` drops all state and handles, the session loads again.
+again from the files: after a `DeviceLostError`, `reopen()` drops all state and handles, and the session loads again.
 """
 
 from __future__ import annotations
@@ -337,7 +337,10 @@ class Device(ABC):
         return "f32"
 
     def reopen(self) -> None:
-        """Recover from a failure: drop every handle and all state, then be usable again."""
+        """After a `DeviceLostError`: be usable again. All weights, states, caches, tables and programs are gone.
+
+        Raises BackendError while the device cannot be had.
+        """
 
     def close(self) -> None:
         """Give everything back."""

@@ -66,6 +66,10 @@ class BackendError(LlamaKitError):
     exit_code = 5
 
 
+class DeviceLostError(BackendError):
+    """A device that is gone with all that it held; `Device.reopen` may bring it back."""
+
+
 class OutOfMemoryError(LlamaKitError):
     """What was asked for does not fit into the memory there is."""
 

@@ -62,7 +62,7 @@ class Registry:
     def discover(cls) -> Registry:
         """The plugins installed beside LlamaKit."""
         found = cls(importlib.metadata.entry_points(group=GROUP))
-        if "backend.reference" not in found._entries:
+        if not {"backend.reference", "architecture.llama"} <= found._entries.keys():
             raise PluginError(
                 "LlamaKit's own plugins are not found: the package is not installed, or a source folder hides the"
                 " installed one",

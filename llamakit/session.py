@@ -233,7 +233,8 @@ class Session:
         )
         self.tokenizer.context = self.n_ctx  # from now on texts come from many
         in_file = bool(settings.backend_options.get("no_repack"))  # then the weights are read in every step
-        return Service(self.engine, options, self.file.check if in_file else None)
+        check = self.file.check if in_file else None
+        return Service(self.engine, options, check=check, reopen=self.reopen)
 
     def trainer(self, options: TrainOptions | None = None, **values: Any) -> Trainer:
         """A training run of this model: a `train.options.TrainOptions`, or its fields, `data` and `out` at least."""
@@ -375,6 +376,20 @@ class Session:
         from llamakit.chat.template import TOOL_USE, ChatTemplate
 
         return ChatTemplate.from_metadata(self.file.metadata, self.tokenizer, TOOL_USE)
+
+    def reopen(self) -> None:
+        """Bring a lost device back: weights are read again and programs compiled; the cache is empty.
+
+        The service does so by itself. Without it, call this after a `DeviceLostError`; BackendError while the device
+        cannot be had, and then it may be called again.
+        """
+        for name in ("weights", "_kv", "_adapter_table", "_evaluators"):
+            self.__dict__.pop(name, None)
+        self.device.reopen()
+        if "engine" in self.__dict__:
+            if self.adapters is not None:
+                self.adapters.move(self._adapter_table)
+            self.engine.replace(self._runner(LEAST_OUTPUTS, ("logits",)), self._kv, self._drafter())
 
     def close(self) -> None:
         """End the engine's thread, if there is one; give memory and the file back."""

@@ -97,6 +97,11 @@ class AdapterStore:
         self._clock = 0
         self._stale = False  # an idle slot may hold what was removed
 
+    def move(self, table: AdapterTable | None) -> None:
+        """Go on with a new, empty table: the old one was lost, and no request runs."""
+        self._table = table
+        self._slots = {slot: _Slot() for slot in self._slots}
+
     def add(self, adapter: LoadedAdapter, scale: float = 1.0) -> AdapterInfo:
         """Make an adapter known under its name; `scale` is for requests that do not say what they want."""
         if self._table is None:

@@ -79,6 +79,10 @@ class Embedder:
         self._runner: Runner | None = None
         self._queue: deque[_Work] = deque()
 
+    def forget(self) -> None:
+        """The program is gone: compile it anew when it is needed."""
+        self._runner = None
+
     def wait(self, engine: Engine, embed: Embed, wait: Callable[[threading.Event], object] | None = None) -> Vectors:
         """Queue texts and `wait` for the engine's thread to make their vectors; without one the caller steps."""
         work = _Work(embed, check(engine, embed))

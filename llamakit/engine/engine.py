@@ -165,6 +165,14 @@ class Engine:
         if self.drafter is not None:
             self.drafter.reset()
 
+    def replace(self, runner: Runner, kv: KVCache, drafter: Drafter | None) -> None:
+        """Go on with what was made anew on a device that was lost, and an empty cache of the same size."""
+        self.runner, self.kv, self.drafter = runner, kv, drafter
+        if self.embedder is not None:
+            self.embedder.forget()
+        self.running, self.waiting = [], []  # what they held was on the device
+        self.reset()
+
     def new_table(self) -> BlockTable:
         """A table without blocks."""
         return BlockTable(self.pool, self.kv)

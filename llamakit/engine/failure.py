@@ -9,17 +9,19 @@ from __future__ import annotations
 import threading
 from typing import NoReturn
 
-from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
+from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, PluginError, UsageError
 
 
 def own_failure(error: BaseException, part: str) -> LlamaKitError:
     """What ends a request of which `part` raised `error`.
 
     Limits of a grammar and candidates of which none is left are the request's fault (UsageError), logits that are no
-    numbers the model's (BackendError), everything else that of the part (PluginError). Ctrl-C, which arrives in the
-    main thread, is nobody's: it is raised again.
+    numbers the model's (BackendError), everything else that of the part (PluginError). Nobody's are Ctrl-C, which
+    arrives in the main thread, and a device that is lost: they are raised again.
     """
     if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error
+    if isinstance(error, DeviceLostError):
         raise error
     if isinstance(error, LlamaKitError):
         return error

@@ -23,7 +23,7 @@ import msgspec
 from llamakit.engine.failure import own_failure
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import FinishReason, Result, Timings
-from llamakit.errors import BackendError, LlamaKitError, QueueFullError, UnavailableError
+from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, QueueFullError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("llamakit.engine")
 IDLE_SECONDS = 0.25  # how often an idle engine looks whether clients of waiting requests have gone
+REOPEN_SECONDS = 5.0  # between two tries to open a lost device again
 MOST_STARTS = 3  # of the engine's thread within `STARTS_SECONDS`; from then on it is given up
 STARTS_SECONDS = 60.0
 
@@ -74,11 +75,22 @@ class Service:
     """Owns an engine and the thread that steps it."""
 
     def __init__(
-        self, engine: Engine, options: ServiceOptions | None = None, check: Callable[[], None] | None = None
+        self,
+        engine: Engine,
+        options: ServiceOptions | None = None,
+        *,
+        check: Callable[[], None] | None = None,
+        reopen: Callable[[], None] | None = None,
     ) -> None:
-        """`check` raises a LlamaKitError when what the engine computes with is not to be trusted any more."""
-        self.engine, self.options, self._check = engine, options or ServiceOptions(), check
+        """`check` raises a LlamaKitError when what the engine computes with is not to be trusted any more.
+
+        `reopen` makes the engine's device usable again after a `DeviceLostError`; it runs on the engine's thread.
+        """
+        self.engine, self.options = engine, options or ServiceOptions()
+        self._check, self._reopen = check, reopen
         self._spoilt: LlamaKitError | None = None
+        self._lost = False  # the device is gone
+        self._next_try = 0.0  # after one in vain, when the device is opened again at the earliest; 0: at once
         self._inbox: deque[tuple[Job, Prepared] | _Call] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -177,6 +189,8 @@ class Service:
     @property
     def trouble(self) -> str:
         """Why no answers come, in words; "" while the engine's thread lives and, if there is work, gets on with it."""
+        if self._lost:
+            return "the device was lost"
         if self._dead or (not self._thread.is_alive() and not self._closing.is_set()):
             return "the engine's thread has ended"
         if self._spoilt is not None:
@@ -211,9 +225,12 @@ class Service:
             except BaseException as error:  # a defect, a backend's failure: this step's requests end, the thread lives
                 log.exception("a step of the engine ended with an error")
                 self._recover(BackendError(f"the backend ended with an error: {error}", hint="send the request again"))
+                self._lost = self._reopen is not None and isinstance(error, DeviceLostError)
         self._fail_all(self._closed())
 
     def _turn(self) -> None:
+        if self._lost and not self._bring_back():
+            return
         self._take_inbox()
         self._step_began = time.monotonic()
         worked = self.engine.step()
@@ -225,6 +242,24 @@ class Service:
         if not worked and not self._inbox:
             self._wake.wait(IDLE_SECONDS)
             self._wake.clear()
+
+    def _bring_back(self) -> bool:
+        """Open a lost device again, with all that was on it but the cache; whether it is there."""
+        assert self._reopen is not None  # else it is not noted as lost
+        if time.monotonic() < self._next_try:
+            self._wake.wait(IDLE_SECONDS)
+            self._wake.clear()
+            return False
+        try:
+            self._reopen()
+        except BaseException as error:
+            log.exception("the device cannot be opened again; next try in %g s", REOPEN_SECONDS)
+            self._next_try = time.monotonic() + REOPEN_SECONDS
+            self._fail_all(BackendError(f"the device was lost and cannot be opened again: {error}"))
+            return False
+        self._lost, self._next_try, self._moved = False, 0.0, time.monotonic()
+        log.warning("the device was lost and is open again")
+        return True
 
     def _take_inbox(self) -> None:
         while self._inbox:
@@ -339,6 +374,8 @@ class Service:
             raise UnavailableError(self._spoilt.message, hint="load the model again", retry_after=30)
         if self._dead:
             raise UnavailableError("the engine's thread has ended", hint="restart the server", retry_after=30)
+        if self._lost and self._next_try:
+            raise UnavailableError("the device was lost", hint="send the request again later", retry_after=10)
         if self._stuck:
             raise UnavailableError("the backend does not answer", hint="restart the server", retry_after=30)
 
