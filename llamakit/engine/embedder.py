@@ -78,6 +78,7 @@ class Embedder:
         self._make_runner = make_runner
         self._runner: Runner | None = None
         self._queue: deque[_Work] = deque()
+        self._failed: list[_Work] = []  # in a step that failed; they are told when the engine is in order again
 
     def forget(self) -> None:
         """The program is gone: compile it anew when it is needed."""
@@ -90,11 +91,19 @@ class Embedder:
         if wait is not None:
             wait(work.done)
         while not work.done.is_set():
-            engine.step()
+            self._step(engine)
         if work.error is not None:
             raise work.error
         values = [text.value(embed.normalize) for text in work.texts]
         return Vectors(values, sum(len(tokens) for tokens in embed.prompts))
+
+    def _step(self, engine: Engine) -> None:
+        """A step on the caller's thread, who gets what it raises."""
+        try:
+            engine.step()
+        except BaseException:
+            self._failed.clear()
+            raise
 
     def turn(self, engine: Engine) -> bool:
         """Evaluate one batch of the oldest request; False when there is none, or no room for it yet."""
@@ -109,8 +118,9 @@ class Embedder:
             return True
         try:
             moved = self._run(engine, work)
-        except BaseException as error:
-            self._end(engine, work, error)
+        except BaseException:
+            self._release(engine, work)
+            self._failed.append(work)
             raise
         if work.next == len(work.texts):
             self._end(engine, work, None)
@@ -118,8 +128,10 @@ class Embedder:
 
     def abandon(self, error: BaseException) -> None:
         """End all of it with an error."""
+        ended, self._failed = self._failed, []
         while self._queue:
-            work = self._queue.popleft()
+            ended.append(self._queue.popleft())
+        for work in ended:  # whoever is told may ask again at once: that is not of these
             work.error = error
             work.done.set()
 
@@ -168,6 +180,11 @@ class Embedder:
         return batch, parts
 
     def _end(self, engine: Engine, work: _Work, error: BaseException | None) -> None:
+        self._release(engine, work)
+        work.error = error
+        work.done.set()
+
+    def _release(self, engine: Engine, work: _Work) -> None:
         if self._queue and self._queue[0] is work:
             self._queue.popleft()
         for text in work.texts:
@@ -175,8 +192,6 @@ class Embedder:
                 text.table.release()
         if engine.adapters is not None and work.slot >= 0:
             engine.adapters.release(work.slot)
-        work.error = error
-        work.done.set()
 
 
 def check(engine: Engine, embed: Embed) -> Any:

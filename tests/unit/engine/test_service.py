@@ -146,3 +146,14 @@ def test_embeddings_from_many_threads(service):
         together = list(pool.map(lambda text: service.embed(Embed(prompts=[text])).values[0], texts))
     assert all((a == b).all() for a, b in zip(alone, together, strict=True))
     job.cancel()
+
+
+def test_who_asks_again_at_once_is_not_given_the_old_error(service):
+    text = Embed(prompts=[[1, 5, 6]])
+    expected = service.embed(text).values[0]
+    program = service.engine.embedder._runner.program
+    for _ in range(30):
+        program.fail_at = program.steps + 1
+        with pytest.raises(BackendError, match="the device fell over"):
+            service.embed(text)
+        assert (service.embed(text).values[0] == expected).all()
