@@ -82,7 +82,9 @@ def write(
     out: Path, *, seed: int, counts: dict[str, int], each: int, size: int, tales_file: Path | None = None,
     shown: int = SHOWN,
 ) -> None:  # fmt: skip
-    """All files. `counts`: examples of each stage; `each`: tests of each kind; `size`: of the vocabulary."""
+    """All files. `counts`: examples of each stage; `each`: tests of each kind (a fifth as many are to validate on);
+    `size`: of the vocabulary.
+    """
     out.mkdir(parents=True, exist_ok=True)
     texts = tales(tales_file) if tales_file else []
     write_vocabulary(out / "vocabulary.gguf", make_vocabulary(size, seed, texts, shown))
@@ -91,7 +93,7 @@ def write(
         write_jsonl(out / f"{stage.name}.jsonl", mixed(made, texts, stage.tales) if stage.tales else made)
     tests = list(held_out(seed, each))
     write_jsonl(out / "tests.jsonl", (example.test_record() for example in tests))
-    write_jsonl(out / "validation.jsonl", (example.record() for example in held_out(seed + 1, each)))
+    write_jsonl(out / "validation.jsonl", (example.record() for example in held_out(seed + 1, -(-each // 5))))
 
 
 def main() -> None:
