@@ -14,6 +14,7 @@ add is zero at first.
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 
 from llamakit.gguf import GGUFWriter, open_gguf
 from llamakit.tokenizer import Tokenizer, load_tokenizer
+from llamakit.train.init import normal
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 BACK = 4  # tokens back that block 0 sees
@@ -62,7 +64,7 @@ class FirstWeights:
                 f"{shape.n_embd} values in {shape.n_head} heads: at least {BACK}, with a multiple of 8 each"
             )
         self.shape, self.scale = shape, scale
-        self._random = np.random.default_rng(seed)
+        self._seed, self._drawn = seed, 0
         self.half, self.place = shape.n_embd // 2, shape.n_embd // 8
         self.angles = shape.rope_base ** (-2 * np.arange(shape.n_dim // 2) / shape.n_dim)
         self._shared = self._unit(self.half)
@@ -71,20 +73,27 @@ class FirstWeights:
         for block in range(shape.n_layer):
             self.tensors |= {f"blk.{block}.{name}": value for name, value in self._block(block).items()}
 
+    def _normal(self, *sizes: int) -> Array:
+        """Random numbers that are the same on every machine."""
+        self._drawn += 1
+        drawn: Array = normal(self._seed, f"first weights {self._drawn}", math.prod(sizes))
+        return drawn.reshape(sizes)
+
     def _unit(self, n: int) -> Array:
-        vector: Array = self._random.standard_normal(n)
-        return vector / np.linalg.norm(vector)
+        vector = self._normal(n)
+        vector /= np.linalg.norm(vector)
+        return vector
 
     def _orthogonal(self, rows: int, columns: int) -> Array:
         """Rows (or columns, if there are fewer) at right angles to each other."""
         n = max(rows, columns)
-        whole: Array = np.linalg.qr(self._random.standard_normal((n, n)))[0]
+        whole: Array = np.linalg.qr(self._normal(n, n))[0]
         return whole[:rows, :columns]
 
     def _tokens(self, tokenizer: Tokenizer) -> Array:
         """What is a token's own, (n_vocab, half): a word with a space before it is like the word without."""
-        own: Array = self._random.standard_normal((tokenizer.n_vocab, self.half))
-        space = self._random.standard_normal(self.half) * SPACE
+        own = self._normal(tokenizer.n_vocab, self.half)
+        space = self._normal(self.half) * SPACE
         for token in range(tokenizer.n_vocab):
             text = tokenizer.token_text(token)
             bare = tokenizer.id_of(text[1:]) if text.startswith("\u2581") and len(text) > 1 else None
@@ -102,12 +111,12 @@ class FirstWeights:
     def _block(self, block: int) -> dict[str, Array]:
         """Random weights that add nothing at first; over them, in the first two blocks, what is put together."""
         n, ff = self.shape.n_embd, self.shape.n_ff
-        usual = {name: self._random.standard_normal((n, n)) / np.sqrt(n) for name in ("attn_q", "attn_k", "attn_v")}
+        usual = {name: self._normal(n, n) / np.sqrt(n) for name in ("attn_q", "attn_k", "attn_v")}
         if block == 0:
             usual = self._looking_back({name: NOISE * value for name, value in usual.items()})
         elif block == 1:
             usual = self._comparing({name: NOISE * value for name, value in usual.items()})
-        gates = {name: self._random.standard_normal((ff, n)) / np.sqrt(n) for name in ("ffn_gate", "ffn_up")}
+        gates = {name: self._normal(ff, n) / np.sqrt(n) for name in ("ffn_gate", "ffn_up")}
         zero = {"attn_output": np.zeros((n, n)), "ffn_down": np.zeros((n, ff))}
         norms = {"attn_norm.weight": np.ones(n), "ffn_norm.weight": np.ones(n)}
         return {f"{name}.weight": value for name, value in (zero | usual | gates).items()} | norms
