@@ -42,6 +42,51 @@ def test_what_followed_before_follows_again(session, begun, next_):
     assert session.tokenizer.piece(best).decode() == next_
 
 
+def attention(tensors, tokens, block):
+    """What the heads of a block attend to, (heads, tokens, tokens): the blocks before it run in numpy."""
+    n_head, dim = SHAPE.n_head, SHAPE.n_dim
+    angle = np.arange(len(tokens))[:, None] * SHAPE.rope_base ** (-2 * np.arange(dim // 2) / dim)
+    x = tensors["token_embd.weight"][tokens]
+    for number in range(block + 1):
+        h = x / np.sqrt((x * x).mean(-1, keepdims=True) + SHAPE.epsilon)
+        q, k, v = (
+            (h @ tensors[f"blk.{number}.attn_{name}.weight"].T).reshape(len(tokens), n_head, dim).transpose(1, 0, 2)
+            for name in "qkv"
+        )
+        q, k = (rotated(each, angle) for each in (q, k))
+        scores = np.where(np.tri(len(tokens)), q @ k.transpose(0, 2, 1) / np.sqrt(dim), -np.inf)
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        x = x + (shares @ v).transpose(1, 0, 2).reshape(x.shape) @ tensors[f"blk.{number}.attn_output.weight"].T
+    return shares
+
+
+def rotated(x, angle):
+    out = np.empty_like(x)
+    out[..., 0::2] = x[..., 0::2] * np.cos(angle) - x[..., 1::2] * np.sin(angle)
+    out[..., 1::2] = x[..., 0::2] * np.sin(angle) + x[..., 1::2] * np.cos(angle)
+    return out
+
+
+def test_block_0_looks_one_to_four_back(session):
+    tokens = session.tokenize(TEXT, add_bos=True, parse_special=True)
+    shares = attention(FirstWeights(SHAPE, session.tokenizer).tensors, tokens, 0)
+    for head in range(4):
+        assert np.diagonal(shares[head], -1 - head).mean() > 0.95
+
+
+def test_block_2_tells_whether_the_token_before_was_there_already(session):
+    asked = " Eva Rosa Amy Hugo ball lake red blue Leo Nora garden"
+    tokens = session.tokenize(TEXT + asked, add_bos=True, parse_special=True)
+    shares = attention(FirstWeights(SHAPE, session.tokenizer).tensors, tokens, 2)
+    first = shares[: SHAPE.n_head // 2, :, 0].mean(0)  # attention to the first token of all: nothing was found
+    known = [tokens[at - 1] in tokens[: at - 1] for at in range(len(tokens) - 10, len(tokens))]
+    found = first[-10:]
+    assert sum(known) == 5
+    assert found[np.array(known)].mean() < 0.4
+    assert found[~np.array(known)].mean() > 0.6
+
+
 def test_the_same_seed_gives_the_same_weights(session):
     one, two, other = (FirstWeights(SHAPE, session.tokenizer, seed).tensors for seed in (1, 1, 2))
     assert all(np.array_equal(one[name], two[name]) for name in one)
