@@ -37,7 +37,7 @@ SPACE = 0.7  # how much a leading space adds to the embedding of a word, and how
 SHARPNESS = 60.0  # of the heads that look back, at heads of 32 values
 MATCH = 2.2  # of the heads that compare
 COPIED = 3.0  # how much of a found token is added, in embeddings
-SAME, ALONE = 6.0, 2.6  # of the heads that tell new tokens: for the same token, and for the first of all
+SAME, ALONE = 6.0, 2.75  # of the heads that tell new tokens: for the same token, and for the first of all
 NEWS = 1.5  # how much they add, in lengths of what is there at first
 NOISE = 0.1  # of the usual random weights, under those that are put together
 TURNS_FAST, TURNS_SLOW = 0.05, 0.012  # radians a position: above, fit for places; below, for contents
@@ -74,6 +74,8 @@ class FirstWeights:
         self.half, self.place = shape.n_embd // 2, shape.n_embd // 8
         self.angles = shape.rope_base ** (-2 * np.arange(shape.n_dim // 2) / shape.n_dim)
         self._shared = self._unit(self.half)
+        self._forms = self._normal(2, self.half) * SPACE  # a leading space, a capital
+        self._seen, self._telling = self._seen_parts()
         self._own = self._tokens(tokenizer)
         self.tensors = {"token_embd.weight": self._embedding(), "output_norm.weight": np.ones(shape.n_embd)}
         for block in range(shape.n_layer):
@@ -99,7 +101,7 @@ class FirstWeights:
     def _tokens(self, tokenizer: Tokenizer) -> Array:
         """What is a token's own, (n_vocab, half); words with a space or a capital are like those without."""
         own = self._normal(tokenizer.n_vocab, self.half)
-        space, capital = self._forms = self._normal(2, self.half) * SPACE
+        space, capital = self._forms
         for token in range(tokenizer.n_vocab):
             text = tokenizer.token_text(token)
             word = text.removeprefix("\u2581")
@@ -110,7 +112,16 @@ class FirstWeights:
                 own[token] = own[bare] + space
         own -= np.outer(own @ self._shared, self._shared)
         own *= np.sqrt(self.half) / np.linalg.norm(own, axis=1, keepdims=True)
+        told = own @ self._seen.T @ self._telling  # of the same length for all, so that all match as well
+        own += told * (np.sqrt(self.place) / np.linalg.norm(told, axis=1, keepdims=True) - 1) @ self._seen
         return own
+
+    def _seen_parts(self) -> tuple[Array, Array]:
+        """What block 0 hands on of a token, (place, half); what of that tells words apart, (place, place)."""
+        seen = self._orthogonal(self.place, self.half)
+        common = seen @ np.stack([self._shared, *self._forms]).T
+        basis = np.linalg.qr(common)[0]
+        return seen, np.eye(self.place) - basis @ basis.T
 
     def _embedding(self) -> Array:
         whole = np.zeros((len(self._own), self.shape.n_embd))
@@ -138,10 +149,6 @@ class FirstWeights:
         size = np.sqrt(self.shape.n_embd / half / (1 + SHARE**2))  # of a value after the norm
         strength = np.where(self.angles < TURNS_FAST, 0, self.angles) * SHARPNESS * np.sqrt(d / 32)
         weights["attn_output"] = np.zeros((self.shape.n_embd, self.shape.n_embd))
-        self._seen = self._orthogonal(place, half)
-        common = self._seen @ np.stack([self._shared, *self._forms]).T  # what says nothing about which word it is
-        basis = np.linalg.qr(common)[0]
-        self._telling = np.eye(place) - basis @ basis.T
         for head in range(BACK):
             rows = slice(head * d, (head + 1) * d)
             key, query = np.zeros(d), np.zeros(d)
