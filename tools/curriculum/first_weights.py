@@ -7,8 +7,8 @@ https://arxiv.org/abs/2209.11895; that structured first weights speed up attenti
 https://arxiv.org/abs/2305.09828. The construction is ours.)
 
 The residual stream of n_embd values has the token in its first half; the other half has four places for the tokens 1 to
-4 back, which the heads of block 0 fill. Block 1 compares the last three tokens with all of these, block 2 tells tokens
-that stand nowhere else. What the other blocks add is zero at first.
+4 back, which the heads of block 0 fill. Block 1 compares the last three tokens with all of these. What the other blocks
+add is zero at first.
 """
 
 from __future__ import annotations
@@ -17,28 +17,22 @@ import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from llamakit.gguf import GGUFWriter, open_gguf
 from llamakit.tokenizer import Tokenizer, load_tokenizer
 from llamakit.train.init import normal
-from llamakit.train.vocabulary import BOS
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 BACK = 4  # tokens back that block 0 sees
 MATCHED = (1.0, 0.8, 0.6)  # weights of the last token, the one before, ... where block 1 compares
 SHARE = 0.5  # of an embedding that is the same for all tokens, beside what is its own
-SPACE = 0.7  # how much a leading space adds to the embedding of a word, and how much a capital does
+SPACE = 0.7  # how much a leading space adds to the embedding of a word
 SHARPNESS = 60.0  # of the heads that look back, at heads of 32 values
-MATCH = 2.2  # of the heads that compare
+MATCH = 1.8  # of the heads that compare
 COPIED = 3.0  # how much of a found token is added, in embeddings
-SAME, ALONE = 6.0, 2.75  # of the heads that tell new tokens: for the same token, and for the first of all
-NEWS = 1.5  # how much they add, in lengths of what is there at first
 NOISE = 0.1  # of the usual random weights, under those that are put together
 TURNS_FAST, TURNS_SLOW = 0.05, 0.012  # radians a position: above, fit for places; below, for contents
 
@@ -74,8 +68,6 @@ class FirstWeights:
         self.half, self.place = shape.n_embd // 2, shape.n_embd // 8
         self.angles = shape.rope_base ** (-2 * np.arange(shape.n_dim // 2) / shape.n_dim)
         self._shared = self._unit(self.half)
-        self._forms = self._normal(2, self.half) * SPACE  # a leading space, a capital
-        self._seen, self._telling = self._seen_parts()
         self._own = self._tokens(tokenizer)
         self.tensors = {"token_embd.weight": self._embedding(), "output_norm.weight": np.ones(shape.n_embd)}
         for block in range(shape.n_layer):
@@ -99,29 +91,17 @@ class FirstWeights:
         return whole[:rows, :columns]
 
     def _tokens(self, tokenizer: Tokenizer) -> Array:
-        """What is a token's own, (n_vocab, half); words with a space or a capital are like those without."""
+        """What is a token's own, (n_vocab, half): a word with a space before it is like the word without."""
         own = self._normal(tokenizer.n_vocab, self.half)
-        space, capital = self._forms
+        space = self._normal(self.half) * SPACE
         for token in range(tokenizer.n_vocab):
             text = tokenizer.token_text(token)
-            word = text.removeprefix("\u2581")
-            bare, small = tokenizer.id_of(word), tokenizer.id_of(word.lower())
-            if len(word) > 1 and small is not None and small != token:
-                own[token] = own[small] + space * (word != text) + capital * (word != word.lower())
-            elif len(word) > 1 and bare is not None and bare != token:
+            bare = tokenizer.id_of(text[1:]) if text.startswith("\u2581") and len(text) > 1 else None
+            if bare is not None:
                 own[token] = own[bare] + space
         own -= np.outer(own @ self._shared, self._shared)
         own *= np.sqrt(self.half) / np.linalg.norm(own, axis=1, keepdims=True)
-        told = own @ self._seen.T @ self._telling  # of the same length for all, so that all match as well
-        own += told * (np.sqrt(self.place) / np.linalg.norm(told, axis=1, keepdims=True) - 1) @ self._seen
         return own
-
-    def _seen_parts(self) -> tuple[Array, Array]:
-        """What block 0 hands on of a token, (place, half); what of that tells words apart, (place, place)."""
-        seen = self._orthogonal(self.place, self.half)
-        common = seen @ np.stack([self._shared, *self._forms]).T
-        basis = np.linalg.qr(common)[0]
-        return seen, np.eye(self.place) - basis @ basis.T
 
     def _embedding(self) -> Array:
         whole = np.zeros((len(self._own), self.shape.n_embd))
@@ -136,8 +116,6 @@ class FirstWeights:
             usual = self._looking_back({name: NOISE * value for name, value in usual.items()})
         elif block == 1:
             usual = self._comparing({name: NOISE * value for name, value in usual.items()})
-        elif block == 2:
-            usual = self._missing(usual)
         gates = {name: self._normal(ff, n) / np.sqrt(n) for name in ("ffn_gate", "ffn_up")}
         zero = {"attn_output": np.zeros((n, n)), "ffn_down": np.zeros((n, ff))}
         norms = {"attn_norm.weight": np.ones(n), "ffn_norm.weight": np.ones(n)}
@@ -149,6 +127,7 @@ class FirstWeights:
         size = np.sqrt(self.shape.n_embd / half / (1 + SHARE**2))  # of a value after the norm
         strength = np.where(self.angles < TURNS_FAST, 0, self.angles) * SHARPNESS * np.sqrt(d / 32)
         weights["attn_output"] = np.zeros((self.shape.n_embd, self.shape.n_embd))
+        self._seen = self._orthogonal(place, half)
         for head in range(BACK):
             rows = slice(head * d, (head + 1) * d)
             key, query = np.zeros(d), np.zeros(d)
@@ -164,21 +143,17 @@ class FirstWeights:
             weights["attn_output"][to : to + place, head * d : head * d + place] = np.eye(place) * self.scale / size
         return weights
 
-    def _slow_values(self) -> NDArray[np.int64]:
-        """Values of a head that hardly turn with the position, at most as many as a place has."""
-        slow = np.flatnonzero(self.angles < TURNS_SLOW)
-        return np.sort(np.concatenate([2 * slow, 2 * slow + 1]))[-self.place :]
-
     def _comparing(self, weights: dict[str, Array]) -> dict[str, Array]:
         """Block 1: each head finds where the last tokens stood before, and adds its part of what followed them."""
         d, half, place = self.shape.n_dim, self.half, self.place
-        values = self._slow_values()
+        slow = np.flatnonzero(self.angles < TURNS_SLOW)
+        values = np.sort(np.concatenate([2 * slow, 2 * slow + 1]))[-place:]
         part = half // self.shape.n_head
         weights["attn_output"] = np.zeros((self.shape.n_embd, self.shape.n_embd))
         for head in range(self.shape.n_head):
             rows = head * d + values
             for back, weight in enumerate(MATCHED):
-                mixed = self._orthogonal(place, place)[: len(values)] @ self._telling * weight * MATCH
+                mixed = self._orthogonal(place, place)[: len(values)] * weight * MATCH
                 now = slice(half + (back - 1) * place, half + back * place)
                 if back:
                     weights["attn_q"][rows, now] += mixed
@@ -188,32 +163,6 @@ class FirstWeights:
             to, at = slice(head * part, (head + 1) * part), slice(head * d, head * d + part)
             weights["attn_v"][at, to] += np.eye(part)
             weights["attn_output"][to, at] = np.eye(part) * COPIED * self.scale
-        return weights
-
-    def _missing(self, weights: dict[str, Array]) -> dict[str, Array]:
-        """Block 2: half of the heads tell whether the token before is a new one, which stands nowhere else.
-
-        They look for what follows the same token; where there is none the first token of all draws them, and they write
-        one direction that means so.
-        """
-        d, half, place, n = self.shape.n_dim, self.half, self.place, self.shape.n_embd
-        values = self._slow_values()
-        first = self._own[BOS] / np.linalg.norm(self._own[BOS])
-        sign = self._unit(n)
-        heads = self.shape.n_head // 2
-        weights["attn_output"] = np.zeros((n, n))
-        for head in range(heads):
-            rows = slice(head * d, (head + 1) * d)
-            for name in ("attn_q", "attn_k", "attn_v"):
-                weights[name][rows] *= NOISE / 5
-            mixed = self._orthogonal(place, place)[: len(values) - 1] @ self._telling * SAME
-            weights["attn_q"][head * d + values[:-1], half : half + place] += mixed
-            weights["attn_k"][head * d + values[:-1], half + place : half + 2 * place] += mixed
-            weights["attn_q"][head * d + values[-1], :half] += self._shared * ALONE / np.sqrt(half)
-            weights["attn_k"][head * d + values[-1], :half] += first * ALONE
-            weights["attn_v"][head * d] = 0
-            weights["attn_v"][head * d, :half] = first
-            weights["attn_output"][:, head * d] = sign * NEWS / heads / np.sqrt(n)
         return weights
 
 
