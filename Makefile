@@ -7,7 +7,7 @@ NATIVE := $(shell find cpp -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix docs bench fuzz soak sbom wheel native clean
+.PHONY: help install serve test check fix docs bench fuzz soak sbom wheel native clean model
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -65,6 +65,9 @@ sbom: install  ## What LlamaKit is made of, as a CycloneDX document in dist/
 
 wheel: $(VENV)/.tools  ## Build an installable wheel into dist/
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+
+model: install  ## Train the small model of tools/curriculum: OUT=folder, TALES=file, ARGS="--recipe light"
+	PYTHONPATH=tools $(BIN)/python -m curriculum.recipe $(or $(OUT),build/model) $(if $(TALES),--tales "$(TALES)") $(ARGS)
 
 # One native module, rebuilt alone into the editable install: `make native M=_text`
 native: $(VENV)/.tools
