@@ -75,6 +75,14 @@ LETTERS = {
 }  # fmt: skip
 
 
+def _spelled_once(names: list[Any]) -> list[Any]:
+    """The names without those that are there by another spelling already (`typ_p` beside `typical_p`)."""
+    first: dict[Any, Any] = {}
+    for name in names:
+        first.setdefault(SPELLINGS.get(name, name) if isinstance(name, str) else str(name), name)
+    return [n for n in names if not isinstance(n, str) or first[SPELLINGS.get(n, n)] == n]
+
+
 NUMBER = re.compile(r"-?\d{1,11}")
 
 
@@ -98,10 +106,11 @@ def skip_samplers(state: ServerState, values: dict[str, Any]) -> list[str]:
         and len(name) <= LONGEST_NAME
         and SPELLINGS.get(name.strip(), name.strip()) not in known
     ]
+    kept = _spelled_once([name for name in names if name not in skipped])
     if skipped and len(skipped) == len(names):  # nothing that is known: the default chain
         values.pop("samplers")
-    elif skipped:
-        values["samplers"] = [name for name in names if name not in skipped]
+    elif len(kept) < len(names):
+        values["samplers"] = kept
     return [f"samplers.{name}" for name in skipped]
 
 
