@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from llamakit.plugins.frontends.cli.console import Console, write
-from llamakit.plugins.frontends.cli.params import Context, SamplingCommand, common_options, read_text, sampler_names
+from llamakit.plugins.frontends.cli.params import (
+    Context,
+    SamplingCommand,
+    common_options,
+    complete_samplers,
+    read_text,
+    sampler_names,
+)
+
+from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
     from llamakit import Session
@@ -16,7 +25,13 @@ if TYPE_CHECKING:
 @click.command(cls=SamplingCommand)
 @common_options
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
-@click.option("-f", "--file", metavar="FILE", help="Read the prompt from a file; - is standard input.")
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="Read the prompt from a file; - is standard input.",
+)
 @click.option(
     "-n",
     "--n-predict",
@@ -29,7 +44,14 @@ if TYPE_CHECKING:
 @click.option(
     "-r", "--reverse-prompt", "--stop", "stop", multiple=True, metavar="TEXT", help="Stop before this text. Repeatable."
 )
-@click.option("--samplers", metavar="A;B;C", help="Samplers in order, such as top_k;top_p;temperature.")
+@click.option(
+    "--samplers",
+    metavar="A;B;C",
+    shell_complete=complete_samplers,
+    help="Samplers in order, such as top_k;top_p;temperature.",
+)
+@click.option("--grammar-file", type=click.Path(), metavar="FILE", help="Read the grammar from a file.")
+@click.option("--json-schema-file", type=click.Path(), metavar="FILE", help="Read the JSON Schema from a file.")
 @click.option(
     "--keep", type=int, default=0, metavar="N", help="Tokens of the prompt that a context shift keeps; -1 all. [0]"
 )
@@ -51,8 +73,9 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
     context.apply(options)
     samplers = sampler_names(options["samplers"], list(context.registry.samplers()))
     prompt = _prompt(options)
+    values = context.sampling(_with_files(sampling, options))
+    check_constraints(values)
     session = context.session()
-    values = context.sampling(sampling)
     request: dict[str, Any] = {
         "max_tokens": options["n_predict"], "seed": context.config["seed"], "stop": options["stop"],
         "samplers": samplers, "keep": options["keep"], "shift": options["context_shift"], **values,
@@ -66,9 +89,34 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
         ctx.exit(130)
 
 
+def _with_files(sampling: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The samplers' options with those that are read from files."""
+    found = dict(sampling)
+    for name in ("grammar", "json_schema"):
+        file = options[f"{name}_file"]
+        if file is None:
+            continue
+        if found.get(name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} and its file are both given", hint="one of them", param=name)
+        found[name] = read_text(file)
+    return found
+
+
+def check_constraints(values: dict[str, Any]) -> None:
+    """Look at a grammar or schema before a model is loaded for it."""
+    from llamakit.grammar import study
+
+    kinds = {"grammar": "gbnf", "lark": "lark", "json_schema": "json_schema", "regex": "regex"}
+    for name, kind in kinds.items():
+        if values.get(name):
+            study(kind, values[name])
+
+
 def _prompt(options: dict[str, Any]) -> str:
     import sys
 
+    if options["file"] is not None and options["prompt"] is not None:
+        raise UsageError("-p and -f both give a prompt", hint="one of them", param="prompt")
     if options["file"] is not None:
         return read_text(options["file"])
     if options["prompt"] is not None:
@@ -124,7 +172,7 @@ def _finish(
 ) -> None:
     import sys
 
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() or (not result.text.endswith("\n") and _one_place()):
         write("\n")
     if options["timings"] is not False:
         console.note(timing_line(result, seed))
@@ -134,15 +182,31 @@ def _finish(
         console.note(f"wrote {write_record(options['logdir'], session, prompt, request, result, seed)}")
 
 
+def _one_place() -> bool:
+    """Whether standard output and error go to the same place, so that the timing line would follow the text."""
+    import os
+
+    try:
+        return os.path.samestat(os.fstat(1), os.fstat(2))
+    except OSError:
+        return False
+
+
+def rate_of(n: int, seconds: float) -> str:
+    """Tokens per second for people: 0.52, 17.3, 1,760."""
+    rate = n / seconds
+    return f"{rate:,.0f} tok/s" if rate >= 100 else f"{rate:.3g} tok/s"
+
+
 def timing_line(result: Result, seed: int) -> str:
     """One line of counts and rates."""
     t = result.timings
     evaluated = t.n_prompt - t.n_cached
-    rate = f"{(t.n_generated - 1) / t.generate_seconds:.3g} tok/s" if t.n_generated > 1 and t.generate_seconds else "-"
-    speed = f", {evaluated / t.prompt_seconds:.3g} tok/s" if t.prompt_seconds else ""
+    rate = rate_of(t.n_generated - 1, t.generate_seconds) if t.n_generated > 1 and t.generate_seconds else "-"
+    speed = f", {rate_of(evaluated, t.prompt_seconds)}" if t.prompt_seconds else ""
     cached = f" ({t.n_cached} cached)" if t.n_cached else ""
     stopped = f"{result.reason}" + (f" {result.stopped_by!r}" if result.stopped_by else "")
     return (
-        f"{t.n_generated} tokens, {rate}, first after {t.first_seconds:.2f} s;"
+        f"{t.n_generated} {'token' if t.n_generated == 1 else 'tokens'}, {rate}, first after {t.first_seconds:.2f} s;"
         f" prompt {t.n_prompt}{cached}{speed}; seed {seed}; stopped: {stopped}"
     )

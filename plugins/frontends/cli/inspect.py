@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from llamakit.plugins.frontends.cli.console import gib
-from llamakit.plugins.frontends.cli.params import json_option
+from llamakit.plugins.frontends.cli.params import json_option, settings_model
 
 from llamakit.terminal import one_line
 
@@ -18,11 +18,11 @@ SHOWN = 5  # elements of a long array
 
 @click.command()
 @json_option
-@click.option("-m", "--model", metavar="FILE", help="The file, if not given as an argument.")
+@click.option("-m", "--model", type=click.Path(), metavar="FILE", help="The file, if not given as an argument.")
 @click.option("--metadata/--no-metadata", default=True, help="Show metadata. [on]")
 @click.option("--tensors/--no-tensors", default=True, help="Show tensors. [on]")
 @click.option("--check", is_flag=True, help="Read every tensor and look for damage; exit code 1 if there is any.")
-@click.argument("file", required=False)
+@click.argument("file", type=click.Path(), required=False)
 @click.pass_context
 def inspect(
     ctx: click.Context, as_json: bool, model: str | None, metadata: bool, tensors: bool, check: bool, file: str | None
@@ -38,7 +38,7 @@ def inspect(
     from llamakit.errors import UsageError
     from llamakit.gguf import open_gguf
 
-    path = file or model
+    path = file or model or settings_model(ctx)
     if not path:
         raise UsageError("no file: llamakit inspect FILE")
     with open_gguf(path) as gguf:

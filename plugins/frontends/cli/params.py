@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,12 @@ from llamakit.options import OptionField, fields_of, near
 from llamakit.terminal import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from llamakit import Session
 
 Command = Any
+BIAS = re.compile(r"(\d{1,11})([+-](?:\d+(?:\.\d*)?|\.\d+)|-inf)")
 ALIASES = {"temperature": "--temp", "tfs_z": "--tfs", "typical_p": "--typical"}
 
 
@@ -86,7 +88,14 @@ class Context:
 
 def model_option(command: Command) -> Command:
     """-m FILE."""
-    return click.option("-m", "--model", metavar="FILE", help="The model: a GGUF file.")(command)
+    kind = click.Path()  # so that shells complete files
+    return click.option("-m", "--model", type=kind, metavar="FILE", help="The model: a GGUF file.")(command)
+
+
+def settings_model(ctx: click.Context) -> str:
+    """The model that the settings name, for commands that need nothing else of them."""
+    model: str = Context(ctx).config["model"]
+    return model
 
 
 def json_option(command: Command) -> Command:
@@ -100,16 +109,49 @@ def output_options(command: Command) -> Command:
     return click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr.")(command)
 
 
+KV_TYPES = ("f32", "f16", "bf16", "q8_0")
+
+
+def _completes(values: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
+    """What a shell completes an option's value with."""
+    return lambda ctx, param, incomplete: [value for value in values() if value.startswith(incomplete)]
+
+
+def _backends() -> list[str]:
+    from llamakit.registry import Registry
+
+    return ["auto", *sorted(Registry.discover().entry_names("backend"))]
+
+
+def complete_samplers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The last name of a list "a;b"."""
+    from llamakit.registry import Registry
+
+    before, semicolon, last = incomplete.rpartition(";")
+    names = sorted(Registry.discover().entry_names("sampler"))
+    return [before + semicolon + name for name in names if name.startswith(last)]
+
+
 def run_options(command: Command) -> Command:
     """Where and how a model runs."""
     for decorate in (
-        click.option("--kv-type", metavar="TYPE", help="Type of keys and values: f32, f16, bf16, q8_0. [f16]"),
+        click.option(
+            "--kv-type",
+            metavar="TYPE",
+            shell_complete=_completes(lambda: KV_TYPES),
+            help="Type of keys and values: f32, f16, bf16, q8_0. [f16]",
+        ),
         click.option("-b", "--batch-size", type=int, metavar="N", help="Tokens of a prompt evaluated at once. [512]"),
         click.option(
             "-c", "--ctx-size", type=int, metavar="N", help="Context in tokens. [as the model and memory allow]"
         ),
         click.option("-t", "--threads", type=int, metavar="N", help="Threads. [as many as cores]"),
-        click.option("--backend", metavar="NAMES", help="Backends in order of preference, or auto. [auto]"),
+        click.option(
+            "--backend",
+            metavar="NAMES",
+            shell_complete=_completes(_backends),
+            help="Backends in order of preference, or auto. [auto]",
+        ),
     ):
         command = decorate(command)
     return command
@@ -167,11 +209,21 @@ class FieldType(click.ParamType):
         """Parse text."""
         if not isinstance(value, str):
             return value
+        if self.field.name == "temperature" and value.startswith("-") and value[1:2].isdigit():
+            value = "0"  # below 0 means greedy, as in requests
         try:
-            return self.field.parse(value)
+            return self.field.parse(value if self.field.name != "logit_bias" else _biases(value))
         except UsageError as error:
             flag = param.opts[-1] if param is not None else self.field.name
             raise UsageError(f"{flag}{error.message.removeprefix(self.field.name)}", param=self.field.name) from None
+
+
+def _biases(text: str) -> str:
+    """The spellings of 2023, `15043+1`, `15043-1` and `15043-inf`, as JSON; all else as it is."""
+    found = BIAS.fullmatch(text)
+    if found is None:
+        return text
+    return f"[[{found[1]}, {'false' if found[2] == '-inf' else float(found[2])}]]"
 
 
 def _option(field: OptionField, owner: str | None) -> click.Option:
@@ -184,7 +236,10 @@ def _option(field: OptionField, owner: str | None) -> click.Option:
         option = click.Option([identifier, f"{flag}/--no-{flag[2:]}"], default=None, help=text)
     else:
         names = [identifier, flag] + ([ALIASES[field.name]] if field.name in ALIASES and not owner else [])
-        option = click.Option(names, type=FieldType(field), default=None, metavar=field.kind.upper(), help=text)
+        several = field.name == "logit_bias"
+        option = click.Option(
+            names, type=FieldType(field), default=None, metavar="ID+N" if several else field.kind.upper(), help=text
+        )  # fmt: skip
     option.name = name
     return option
 
@@ -214,7 +269,7 @@ def read_text(file: str) -> str:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
-    return data.decode("utf-8", "replace")
+    return data.decode("utf-8", "replace").removeprefix("\ufeff")
 
 
 def compose(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:

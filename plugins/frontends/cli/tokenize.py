@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
-from llamakit.plugins.frontends.cli.params import json_option, model_option
+from llamakit.plugins.frontends.cli.params import json_option, model_option, settings_model
 
 from llamakit.errors import UsageError
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from llamakit.tokenizer import Tokenizer
 
 
-def _tokenizer(model: str | None) -> Tokenizer:
+def _tokenizer(ctx: click.Context, model: str | None) -> Tokenizer:
     from llamakit.gguf import open_gguf
     from llamakit.tokenizer import load_tokenizer
 
+    model = model or settings_model(ctx)
     if not model:
         raise UsageError("no model: name a GGUF file with -m FILE")
     return load_tokenizer(open_gguf(model).metadata)
@@ -29,7 +30,10 @@ def _tokenizer(model: str | None) -> Tokenizer:
 @click.option("--parse-special", is_flag=True, help="Read the text of control tokens, such as </s>, as those tokens.")
 @json_option
 @click.argument("text")
-def tokenize(model: str | None, add_bos: bool, parse_special: bool, as_json: bool, text: str) -> None:
+@click.pass_context
+def tokenize(
+    ctx: click.Context, model: str | None, add_bos: bool, parse_special: bool, as_json: bool, text: str
+) -> None:
     """Show TEXT as tokens; - takes standard input byte for byte.
 
     \b
@@ -38,7 +42,7 @@ def tokenize(model: str | None, add_bos: bool, parse_special: bool, as_json: boo
     """
     import msgspec
 
-    tokenizer = _tokenizer(model)
+    tokenizer = _tokenizer(ctx, model)
     data = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
     tokens = tokenizer.encode(data, add_special=add_bos, parse_special=parse_special)
     if as_json:
@@ -52,7 +56,8 @@ def tokenize(model: str | None, add_bos: bool, parse_special: bool, as_json: boo
 @model_option
 @json_option
 @click.argument("ids", nargs=-1, type=int, required=True)
-def detokenize(model: str | None, as_json: bool, ids: tuple[int, ...]) -> None:
+@click.pass_context
+def detokenize(ctx: click.Context, model: str | None, as_json: bool, ids: tuple[int, ...]) -> None:
     """Show token IDS as text.
 
     \b
@@ -60,5 +65,5 @@ def detokenize(model: str | None, as_json: bool, ids: tuple[int, ...]) -> None:
     """
     import msgspec
 
-    content = _tokenizer(model).decode(list(ids), special=True)
+    content = _tokenizer(ctx, model).decode(list(ids), special=True)
     click.echo(msgspec.json.encode({"content": content}).decode() if as_json else content)

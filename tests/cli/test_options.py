@@ -1,0 +1,99 @@
+"""What the options of commands take, and what shells complete of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from llamakit.cli import llamakit
+
+BIN = Path(sys.executable).parent
+
+
+def run(*args, env=None):
+    return CliRunner().invoke(llamakit, list(args), env=env)
+
+
+def completions(shell, line, tmp_path):
+    """What a real shell offers for the last word of a line, in a folder with `model.gguf`."""
+    (tmp_path / "model.gguf").touch()
+    path = f"export PATH={BIN}:$PATH; cd {tmp_path}\n"
+    if shell == "bash":
+        script = (
+            path
+            + f"""eval "$(llamakit completion bash)"
+compopt() {{ [ "$2" = default ] && compgen -f -- "${{COMP_WORDS[$COMP_CWORD]}}"; }}
+COMP_WORDS=({line}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); _llamakit_completion llamakit 2>/dev/null
+printf '%s\\n' "${{COMPREPLY[@]}}\""""
+        )
+    else:
+        script = path + f"llamakit completion fish | source; complete -C '{line}'"
+    found = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    return [text.split("\t")[0].rsplit(",", 1)[-1].strip() for text in found.stdout.split("\n") if text.strip()]
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [("llamakit generate -m mo", "model.gguf"), ("llamakit generate --kv-type q", "q8_0"),
+     ("llamakit generate --backend re", "reference"), ("llamakit generate --samplers top_", "top_k")],
+)  # fmt: skip
+def test_shells_complete_files_and_values(tmp_path, shell, line, word):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    assert any(each.endswith(word) for each in completions(shell, line, tmp_path))
+
+
+def test_the_model_of_the_settings_holds_for_every_command(stories260k):
+    env = {"LLAMAKIT_MODEL": str(stories260k)}
+    assert run("tokenize", "Once", env=env).exit_code == 0
+    assert run("detokenize", "403", env=env).exit_code == 0
+    assert run("inspect", "--no-tensors", env=env).exit_code == 0
+
+
+def test_two_prompts_are_an_error(stories260k, tmp_path):
+    (tmp_path / "p.txt").write_text("x")
+    found = run("generate", "-m", str(stories260k), "-p", "x", "-f", str(tmp_path / "p.txt"))
+    assert found.exit_code != 0
+    assert "both give a prompt" in str(found.exception)
+
+
+def test_grammars_are_looked_at_before_a_model_is_opened(tmp_path):
+    bad, good = tmp_path / "bad.gbnf", tmp_path / "good.gbnf"
+    bad.write_text('root ::= ("a"')
+    good.write_text('root ::= "a"')
+    found = run("generate", "-m", "no-such.gguf", "-p", "x", "--grammar-file", str(bad))
+    assert "no-such" not in str(found.exception)
+    assert "grammar" in str(found.exception)
+    found = run("generate", "-m", "no-such.gguf", "-p", "x", "--grammar-file", str(good))
+    assert "no-such" in str(found.exception)
+
+
+def test_files_give_grammars_and_schemas(stories260k, tmp_path):
+    (tmp_path / "s.json").write_text('\ufeff{"const": 7}', encoding="utf-8")
+    (tmp_path / "p.txt").write_text("\ufeffOnce", encoding="utf-8")
+    how = ["generate", "-m", str(stories260k), "--no-timings"]
+    found = run(*how, "-f", str(tmp_path / "p.txt"), "--echo", "--json-schema-file", str(tmp_path / "s.json"))
+    assert found.stdout.strip().endswith("7"), found.exception
+    assert found.stdout.startswith("Once")
+
+
+def test_spellings_of_2023(stories260k):
+    how = ["generate", "-m", str(stories260k), "-p", "Once upon a time", "-n", "3", "--seed", "1", "--no-timings"]
+    greedy = run(*how, "--temp", "0").stdout
+    assert run(*how, "--temp", "-1").stdout == greedy
+    assert run(*how, "--temp", "0", "--logit-bias", "432-inf").exit_code == 0
+    always = run(*how, "--temp", "0", "--logit-bias", "400+100")
+    assert always.exit_code == 0
+    assert always.stdout != greedy
+
+
+def test_numbers_for_people():
+    from llamakit.plugins.frontends.cli.generate import rate_of
+
+    assert [rate_of(n, 1) for n in (1760, 17, 1)] == ["1,760 tok/s", "17 tok/s", "1 tok/s"]
