@@ -136,7 +136,7 @@ bool accept(const uint8_t* data, size_t size) {
         }
         for (const auto& t : header.tensors) {
             sum = uint8_t(sum + data[t.offset] + data[t.offset + t.n_bytes - 1]);
-            if (const auto* traits = lk::formats::traits(int(t.type))) {
+            if (const auto* traits = lk::formats::traits(int(t.type)); traits != nullptr && traits->readable) {
                 std::vector<float> values(size_t(traits->block_size));
                 lk::formats::dequantize_row(int(t.type), data + t.offset, values.data(), traits->block_size);
             }
