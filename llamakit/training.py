@@ -55,6 +55,21 @@ def base_of(folder: Path, head: Checkpoint) -> str:
     return str(moved) if not Path(head.base).exists() and moved.exists() else head.base
 
 
+def check_same(dataset: Dataset, head: Checkpoint) -> None:
+    """DataError if the data, or what becomes of it, is not what the run began with."""
+    if dataset.digest != head.data_digest:
+        raise DataError(
+            "the data is not what the run began with: its content has changed",
+            found=", ".join(dataset.files), hint="the same files, or a new run", param="data",
+        )  # fmt: skip
+    if head.samples_digest and dataset.samples_digest() != head.samples_digest:
+        raise DataError(
+            "the samples are not what the run began with: tokenizer, chat template or options make others of the data",
+            found=f"{len(dataset.train):,} samples to learn from, {len(dataset.validation):,} to validate on",
+            hint="the LlamaKit and the options that the run began with, or a new run", param="data",
+        )  # fmt: skip
+
+
 class Trainer:
     """One training run of a session's model.
 
@@ -124,11 +139,8 @@ class Trainer:
         from llamakit.train.data.dataset import load_dataset
 
         found = load_dataset(self.options, self.encoder, self.n_ctx)
-        if self._resumed is not None and found.digest != self._resumed[1].data_digest:
-            raise DataError(
-                "the data is not what the run began with: its content has changed",
-                found=", ".join(found.files), hint="the same files, or a new run", param="data",
-            )  # fmt: skip
+        if self._resumed is not None:
+            check_same(found, self._resumed[1])
         return found
 
     @cached_property
@@ -191,7 +203,7 @@ class Trainer:
         progress = Progress(step=0, cursor=CursorState(self.options.seed, 0, 0))
         head = Checkpoint(
             base=str(self.session.path.resolve()), base_digest=base_digest,
-            data_digest=self.dataset.digest,
+            data_digest=self.dataset.digest, samples_digest=self.dataset.samples_digest(),
             options=self.options, progress=self._resumed[1].progress if self._resumed else progress,
         )  # fmt: skip
         run = Run(self.stepper, *self.windows, head, self.folder, self.export, self.total_steps)

@@ -40,12 +40,17 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What the JSON holds. `base`: the base's path; `base_digest` and `data_digest`: SHA-256 of the contents."""
+    """What the JSON holds.
+
+    `base`: the base's path; `base_digest` and `data_digest`: SHA-256 of the contents; `samples_digest`: of the samples
+    that tokenizer and chat template made of the data ("": of a checkpoint from before there was one).
+    """
 
     version: int = VERSION
     base: str
     base_digest: str
     data_digest: str
+    samples_digest: str = ""
     options: TrainOptions
     progress: Progress
 

@@ -67,6 +67,13 @@ class Samples:
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
+    def digest(self) -> str:
+        """SHA-256 of the content, in hex, with the order and the bounds of the samples."""
+        digest = hashlib.sha256(self._ends.astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(self._tokens, "<i4").data)
+        digest.update(np.ascontiguousarray(self._weights, "<f4").data)
+        return digest.hexdigest()
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each, (n,)."""

@@ -52,6 +52,10 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     empty: int
     duplicates: int
 
+    def samples_digest(self) -> str:
+        """SHA-256 in hex of all samples, which depend on the tokenizer and the template too."""
+        return hashlib.sha256((self.train.digest() + self.validation.digest()).encode()).hexdigest()
+
     def windows(self, options: TrainOptions, n_ctx: int) -> Windows:
         """The samples to learn from, packed as the options say. DataError if none of them fits."""
         windows = _packed(self.train, options, n_ctx)

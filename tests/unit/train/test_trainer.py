@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -19,6 +18,7 @@ from llamakit.models.lora import load_adapter
 from llamakit.testing.lora import adapted_logits
 from llamakit.testing.vocabulary import BYTES
 from llamakit.train import checkpoint
+from llamakit.train.mask import Encoder
 from llamakit.train.scratch import ShapeOptions, choose_shape, write_new_model
 from llamakit.train.vocabulary import add_vocabulary
 from llamakit.training import Trainer
@@ -159,6 +159,28 @@ def test_what_cannot_be_trained_is_told(base, data, tmp_path):
         Trainer.resume(tmp_path / "b", steps=9).run()
 
 
+def test_samples_that_have_become_others_are_refused(base, data, tmp_path, monkeypatch):
+    options = {"val_split": 0.3, "packing": "segments"}
+    trainer(base, data, tmp_path / "run", **options).run()
+    with pytest.raises(DataError, match="the samples are not what the run began with"):
+        Trainer.resume(tmp_path / "run", steps=9, val_split=0.2).run()
+    with monkeypatch.context() as patch:
+        encode = Encoder.encode  # as another version of a tokenizer or a template might
+        patch.setattr(
+            Encoder,
+            "encode",
+            lambda self, record: encode(self, msgspec.structs.replace(record, text="x" + record.text)),
+        )
+        with pytest.raises(DataError, match="the samples are not what the run began with"):
+            Trainer.resume(tmp_path / "run", steps=9).run()
+    assert Trainer.resume(tmp_path / "run", steps=9).run().step == 9
+    _, head = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert len(head.samples_digest) == 64
+    old = msgspec.json.decode(msgspec.json.encode(head))  # a checkpoint of before is taken
+    del old["samples_digest"]
+    assert msgspec.json.decode(msgspec.json.encode(old), type=checkpoint.Checkpoint).samples_digest == ""
+
+
 def test_a_quantised_base_is_not_trained_whole(base, data, tmp_path):
     from llamakit.gguf.quantize import quantize_file
 
@@ -194,43 +216,22 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last(base, data, 
     assert Trainer.resume(tmp_path / "run").run().step == 6
 
 
-RUN = """
-import sys
-from llamakit import Session
-from llamakit.training import Trainer
-from pathlib import Path
-base, data, out = sys.argv[1:]
-if any(Path(out).glob("checkpoints/step-*")):
-    Trainer.resume(out).run()
-else:
-    Session(base, backend="cpu").trainer(data=[data], out=out, **{options!r}).run()
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bytes(base, data, tmp_path):
-    kill_and_compare(base, data, tmp_path, kills=6)
+    runs = killing().Runs(base, data, tmp_path, {**QUICK, "steps": 60, "save_every": 1, "keep": 3})
+    seconds = runs.finish(0)
+    for _ in range(4):
+        runs.kill_after(1, np.random.default_rng().uniform(0.3, 0.9) * seconds)
+    runs.finish(1, threads=2)
+    assert runs.ending(1) == runs.ending(0)
 
 
-def kill_and_compare(base, data, tmp_path, kills: int) -> None:
-    """Kill a run at random moments until it is done; then compare with one that was never stopped."""
-    options = {**QUICK, "steps": 60, "save_every": 1, "keep": 3}
-    script = RUN.replace("{options!r}", repr(options))
-    out, rng = tmp_path / "run", np.random.default_rng()
-    command = [sys.executable, "-c", script, str(base), str(data), str(out)]
-    for _ in range(kills):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = checkpoint.numbered(out / "checkpoints")
-        while process.poll() is None and checkpoint.numbered(out / "checkpoints") == before:
-            time.sleep(0.005)  # until it works
-        time.sleep(rng.uniform(0, 0.1))
-        process.kill()
-        process.wait()
-    subprocess.run(command, check=True)
-    trainer(base, data, tmp_path / "two", **options).run()
-    expected, found = contents(tmp_path / "two"), contents(out)
-    assert {name: text.replace(b"two", b"run") for name, text in expected.items()} == found
+def killing():
+    spec = importlib.util.spec_from_file_location("killing", Path(__file__).parents[2] / "killing.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_a_checkpoint_tells_what_it_is(base, data, tmp_path):
