@@ -153,6 +153,18 @@ def test_what_is_wrong_is_told(capsys, text, tmp_path, monkeypatch, args, error)
     assert not (tmp_path / "run" / "model.gguf").exists()
 
 
+def test_a_full_disk_leaves_nothing_half_written(capsys, text, vocabulary, tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    args = ("--data", text, "--out", tmp_path / "run", *QUICK, "--vocab", vocabulary, "--steps", 1)
+    code, _, told = trained(capsys, *args)
+    assert code != 0
+    assert "init.gguf cannot be written: No space left on device" in told
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_data_and_out_are_asked_for(capsys, text, tmp_path):
     assert "--out is missing" in trained(capsys, "--data", text)[2]
     assert "--data is missing" in trained(capsys, "--out", tmp_path / "run")[2]

@@ -71,6 +71,20 @@ def test_a_live_view_on_a_terminal(monkeypatch, capsys):
     assert "loss" in err
 
 
+def test_the_end_is_announced(monkeypatch, capfd):
+    with TrainView(Console()) as view:
+        view.stopping()
+    assert capfd.readouterr().err == "stopping after this step; Ctrl-C again ends at once\n"
+    with TrainView(Console(quiet=True)) as view:
+        view.stopping()
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(Console, "is_terminal", True)
+    with TrainView(Console()) as view:
+        view(step(1))
+        view.stopping()
+    assert "stopping after this step" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("values", "text"), [
     ([], ""), ([1.0], "▁"), ([1, 2, 3, 4, 5, 6, 7, 8], "▁▂▃▄▅▆▇█"), ([3, 3], "▁▁"), ([1, float("nan"), 2], "▁ █"),
     ([float("inf")], " "),

@@ -5,38 +5,27 @@ LLAMAKIT_SOAK_KILLS sets how many are killed (100).
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from llamakit.testing.killing import Runs
 from llamakit.testing.vocabulary import BYTES
 from llamakit.train import checkpoint
 from llamakit.train.scratch import ShapeOptions, choose_shape, write_new_model
 from llamakit.train.vocabulary import add_vocabulary
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KILLS = int(os.environ.get("LLAMAKIT_SOAK_KILLS", "100"))
 OPTIONS = {
     "ctx": 16, "batch": 2, "rank": 2, "lr": 1e-2, "save_every": 1, "keep": 2, "steps": 16, "val_split": 0.02,
     "val_every": 5, "packing": "wrapped", "grad_accumulation": 2,
 }  # fmt: skip
-
-
-def killing() -> Any:
-    """The helper that is no test: imported by its path, since test folders are no packages."""
-    path = Path(__file__).parents[1] / "killing.py"
-    spec = importlib.util.spec_from_file_location("killing", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["killing"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.soak
@@ -46,7 +35,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(tmp_path: Path, caps
     shape = choose_shape(ShapeOptions(embd=16, layers=1, heads=2, kv_heads=1, ff=32), 259, 64)
     write_new_model(base, shape, lambda writer: add_vocabulary(writer, BYTES), seed=1)
     data.write_text("".join(f"{i} cats sat on {i * i} mats. " for i in range(200)))
-    runs = killing().Runs(base, data, tmp_path, OPTIONS)
+    runs = Runs(base, data, tmp_path, OPTIONS)
     runs.finish(0, threads=2)
     seconds = runs.finish(1)
     expected = runs.ending(0)

@@ -10,7 +10,7 @@ from llamakit.plugins.frontends.cli import train_run
 from llamakit.plugins.frontends.cli.params import Context, json_option, output_options
 from llamakit.plugins.frontends.cli.train_flags import train_flags, train_options
 
-from llamakit.errors import UsageError
+from llamakit.errors import LlamaKitError, UsageError
 from llamakit.train.new_model import PRETRAINING, USUAL_CTX, NewModelOptions
 
 if TYPE_CHECKING:
@@ -95,7 +95,6 @@ def check_folder(folder: Path) -> None:
 
 def first_model(context: Context, path: Path, model: NewModelOptions, chosen: TrainOptions) -> Shape:
     """Write what training begins with."""
-    from llamakit.train import checkpoint
     from llamakit.train.new_model import make_model
 
     try:
@@ -105,7 +104,7 @@ def first_model(context: Context, path: Path, model: NewModelOptions, chosen: Tr
                 path, data=chosen.data, kind=chosen.kind, n_ctx=chosen.ctx, seed=chosen.seed, options=model
             )
     except OSError as error:
-        raise checkpoint.write_error(path, error) from None
+        raise LlamaKitError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def described(shape: Shape) -> str:

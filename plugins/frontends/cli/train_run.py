@@ -17,6 +17,8 @@ from llamakit.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from llamakit.plugins.frontends.cli.train_view import TrainView
+
     from llamakit import Session
     from llamakit.train.run import RunResult
     from llamakit.training import Trainer
@@ -83,7 +85,7 @@ def train(context: Context, trainer: Trainer, as_json: bool) -> None:
     state = trainer.run_state
     trainer.folder.mkdir(parents=True, exist_ok=True)
     view = TrainView(console)
-    with LogWriter(trainer.folder / "log.jsonl", after_step=state.progress.step) as log, view, stopping(trainer):
+    with LogWriter(trainer.folder / "log.jsonl", after_step=state.progress.step) as log, view, stopping(trainer, view):
         trainer.on_step(log).on_step(view)
         board = event_files(trainer)
         try:
@@ -126,11 +128,12 @@ def trained_text(trainer: Trainer) -> str:
 
 
 @contextmanager
-def stopping(trainer: Trainer) -> Iterator[None]:
+def stopping(trainer: Trainer, view: TrainView) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run after its step; a second Ctrl-C ends it at once."""
 
     def stop(signum: int, frame: Any) -> None:
         trainer.stop()
+        view.stopping()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 24
 PAUSE = 10.0  # seconds between plain lines of quick steps
+STOPPING = "stopping after this step; Ctrl-C again ends at once"
 REFRESH = 4  # times a second, at most
 
 
@@ -33,7 +36,8 @@ class TrainView:
             from rich.console import Console as RichConsole
             from rich.live import Live
 
-            self._live = Live(console=RichConsole(stderr=True), refresh_per_second=REFRESH)
+            how = {"console": RichConsole(stderr=True), "refresh_per_second": REFRESH}
+            self._live = Live(get_renderable=self._rendered, **how)
             self._live.start()
         return self
 
@@ -48,10 +52,19 @@ class TrainView:
         """A step was done."""
         self.history(info)
         if self._live is not None:
-            self._live.update(rendered(self.history, self.title))
+            self._live.refresh()
         elif self._is_time(info):
             self._shown, self._step_shown = time.monotonic(), info.step
             self.console.note(plain_line(self.history))
+
+    def stopping(self) -> None:
+        """Say that the run ends after its step; called in a signal's handler, so nothing is printed by usual means."""
+        self.title = STOPPING
+        if self._live is None and not self.console.quiet:
+            os.write(sys.stderr.fileno(), f"{STOPPING}\n".encode())
+
+    def _rendered(self) -> Any:
+        return rendered(self.history, self.title) if self.history.last is not None else ""
 
     def _is_time(self, info: StepInfo) -> bool:
         """Whether to write a plain line: at the first and last step, with each validation, else now and then."""

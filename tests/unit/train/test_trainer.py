@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,6 +13,7 @@ from llamakit import Session
 from llamakit.errors import DataError, LlamaKitError, ModelFileError, UsageError
 from llamakit.gguf import open_gguf
 from llamakit.models.lora import load_adapter
+from llamakit.testing.killing import Runs
 from llamakit.testing.lora import adapted_logits
 from llamakit.testing.vocabulary import BYTES
 from llamakit.train import checkpoint
@@ -219,19 +218,12 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last(base, data, 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bytes(base, data, tmp_path):
-    runs = killing().Runs(base, data, tmp_path, {**QUICK, "steps": 60, "save_every": 1, "keep": 3})
+    runs = Runs(base, data, tmp_path, {**QUICK, "steps": 60, "save_every": 1, "keep": 3})
     seconds = runs.finish(0)
     for _ in range(4):
         runs.kill_after(1, np.random.default_rng().uniform(0.3, 0.9) * seconds)
     runs.finish(1, threads=2)
     assert runs.ending(1) == runs.ending(0)
-
-
-def killing():
-    spec = importlib.util.spec_from_file_location("killing", Path(__file__).parents[2] / "killing.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_checkpoint_tells_what_it_is(base, data, tmp_path):
