@@ -28,7 +28,8 @@ def work(base: str, data: str, out: str, threads: int, options: dict[str, Any]) 
     from pathlib import Path
 
     from llamakit.session import Session
-    from llamakit.training import CHECKPOINTS, Trainer
+    from llamakit.train.run import CHECKPOINTS
+    from llamakit.training import Trainer
 
     session = Session(base, backend="cpu", threads=threads)
     if checkpoint.numbered(Path(out) / CHECKPOINTS):
@@ -64,7 +65,7 @@ class Runs:
         process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL), f"run {number} ended with {process.exitcode}"
-        return process.exitcode != 0
+        return bool(process.exitcode)
 
     def ending(self, number: int) -> dict[str, bytes]:
         """All that a run left but what is half written: adapter and checkpoints, without the name of its folder."""
