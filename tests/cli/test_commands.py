@@ -214,3 +214,19 @@ def test_start_up_is_quick(stories260k):
 
     assert 0.01 < seconds("--help") < 0.3  # 0.15 on an idle machine
     assert seconds("tokenize", "-m", str(stories260k), "x") < 0.8  # 0.4 on an idle machine
+
+
+def test_generate_with_an_adapter(stories260k, tmp_path):
+    from llamakit import Session
+
+    data = tmp_path / "data.txt"
+    data.write_text("the cat sat on the mat. " * 60)
+    with Session(stories260k, backend="cpu") as session:
+        options = {"ctx": 64, "rank": 4, "steps": 20, "lr": 2e-2, "val_split": 0.0}
+        session.trainer(data=[str(data)], out=str(tmp_path / "run"), **options).run()
+    arguments = ["generate", "-m", str(stories260k), "-p", "the cat", "-n", "8", "--temp", "0"]
+    plain = run(*arguments)
+    adapted = run(*arguments, "--lora", str(tmp_path / "run" / "adapter.gguf"))
+    assert adapted.returncode == plain.returncode == 0
+    assert adapted.stdout != plain.stdout
+    assert b"sat on" in adapted.stdout

@@ -20,7 +20,7 @@ def show_samples(trainer: Trainer, folder: Path, n: int, n_token: int) -> None:
     """Write the first `n` prompts of the data, what should follow, and what each of the two writes, greedily."""
     from llamakit import Session
 
-    prompts = prompts_of(trainer, n)
+    prompts = prompts_of(trainer, n, trainer.session.model.hparams.n_ctx_train - n_token)
     if not prompts:
         return
     path, full = trainer.session.path, trainer.options.full
@@ -38,14 +38,17 @@ def show_samples(trainer: Trainer, folder: Path, n: int, n_token: int) -> None:
             click.echo(f"{click.style(f'{label:9}', bold=True)}{safe(answer.strip())}")
 
 
-def prompts_of(trainer: Trainer, n: int) -> list[tuple[list[int], list[int]]]:
-    """Tokens before the first that counts, and those that should follow, of the first samples that have both."""
+def prompts_of(trainer: Trainer, n: int, longest: int) -> list[tuple[list[int], list[int]]]:
+    """Tokens before the first that counts, and those that should follow, of the first samples that have both.
+
+    `longest`: of a prompt that an answer still fits behind.
+    """
     found = []
     for sample in trainer.dataset.train:
         start = int((sample.weights[1:] > 0).argmax()) + 1
         if len(found) == n:
             break
-        if start > 1:
+        if 1 < start <= longest:
             found.append((sample.tokens[:start].tolist(), sample.tokens[start:].tolist()))
     return found
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 @click.option("--echo", is_flag=True, help="Write the prompt to stdout too.")
 @click.option("--raw", is_flag=True, help="On a terminal, do not replace control characters.")
 @click.option("--prompt-cache", type=click.Path(), metavar="FILE", help="Save and reuse the evaluated prompt.")
+@click.option("--lora", multiple=True, metavar="FILE", help="A LoRA adapter to use. Repeatable.")
 @click.option("--logdir", type=click.Path(), metavar="DIR", help="Write a YAML record of the run.")
 @click.option("--timings/--no-timings", default=None, help="The timing line on stderr. [on]")
 @click.pass_context
@@ -75,7 +76,7 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
     prompt = _prompt(options)
     values = context.sampling(_with_files(sampling, options))
     check_constraints(values)
-    session = context.session()
+    session = context.session(lora=[(file, 1.0) for file in options["lora"]])
     request: dict[str, Any] = {
         "max_tokens": options["n_predict"], "seed": context.config["seed"], "stop": options["stop"],
         "samplers": samplers, "keep": options["keep"], "shift": options["context_shift"], **values,
