@@ -40,7 +40,7 @@ DESCRIBED = {
         "parameters": {"type": "object", "properties": {"probe_text": {"type": "string"}}, "required": ["probe_text"]},
     },
 }  # fmt: skip
-PATIENCE = 4.0  # seconds for all probes of a template; one that takes so long is not asked any more
+PATIENCE = 15.0  # seconds for all probes of a template; one that takes so long is not asked any more
 SCHEMA = {"type": "object", "properties": {"probe_text": {"type": "string"}, "probe_number": {"type": "integer"}}}
 
 Message = dict[str, Any]

@@ -136,7 +136,7 @@ def test_ollama(secured):
     chat = client.chat(model="stories", messages=TALK, options=options)
     parts = list(client.chat(model="stories", messages=TALK, options=options, stream=True))
     assert "".join(p.message.content for p in parts) == chat.message.content
-    assert [m.model for m in client.list().models] == ["stories", "other"]
+    assert [m.model for m in client.list().models] == ["stories:latest", "other:latest"]
     assert client.show("stories").modelinfo["general.architecture"] == "llama"
     assert len(client.embed(model="stories", input=["a", "b"]).embeddings) == 2
     assert client.ps().models

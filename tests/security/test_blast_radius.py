@@ -260,7 +260,10 @@ def test_guesses_that_raise_are_switched_off(hash_model):
 
     plain, guessing = (Service(hash_model.make_engine(drafter=each)) for each in (None, Drafter()))
     expected = plain.submit(request(5)).results()[0].tokens
-    assert guessing.submit(request(5)).results()[0].tokens == expected
+    for _ in range(100):  # it is asked when guesses seem to pay, which depends on how long steps take
+        assert guessing.submit(request(5)).results()[0].tokens == expected
+        if guessing.engine.drafter is None:
+            break
     assert guessing.engine.drafter is None
     plain.close()
     guessing.close()
@@ -269,9 +272,9 @@ def test_guesses_that_raise_are_switched_off(hash_model):
 def test_log_probabilities_of_logits_that_are_no_numbers(service):
     program, run = service.engine.runner.program, service.engine.runner.program.run
 
-    def spoilt(sizes):
-        found = run(sizes)
-        rows = program.inputs["out_rows"][: sizes.out_rows]
+    def spoilt(sizes, *, longest=0):
+        found = run(sizes, longest=longest)
+        rows = program.inputs["out_rows"][: sizes["out_rows"]]
         for row, data in zip(rows, found["logits"].data, strict=True):
             if program.inputs["tokens"][row] == 33 and program.inputs["positions"][row] < 3:
                 data[:] = float("nan")

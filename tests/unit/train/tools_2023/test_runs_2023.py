@@ -182,7 +182,7 @@ def test_a_model_from_scratch_keeps_its_rope(tmp_path, in_folder):
     with Tool2023(
         plan_2023("finetune", ["--model-base", str(tmp_path / "m-1.gguf"), "--rope-freq-scale", "0.5"])
     ) as tool:
-        assert tool.session.model.rope.inv_freq[0] == pytest.approx(0.5)
+        assert tool.session.model.cache_layers()[0].rope.inv_freq[0] == pytest.approx(0.5)
         assert tool.session.model.hparams.norm_epsilon == pytest.approx(1e-4)
 
 

@@ -12,6 +12,7 @@ from llamakit.plugins.frontends.rest.format import LENGTH, extensions_of, new_id
 from llamakit.plugins.frontends.rest.sse import event
 
 from llamakit.engine.request import FinishReason
+from llamakit.errors import ContextLengthError
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.answer import AnswerReader, Part
@@ -27,6 +28,8 @@ encode_text = msgspec.json.Encoder().encode
 def error_body(error: LlamaKitError) -> dict[str, Any]:
     """An error in Anthropic's shape."""
     kind = TYPES.get(status_of(error)[:3], type_of(error))
+    if isinstance(error, ContextLengthError):  # llama.cpp's name for it is none of Anthropic's
+        kind = "invalid_request_error"
     text = "\n".join(part for part in (error.message, error.found, error.hint) if part)
     if status_of(error)[0] == "5":
         from llamakit.plugins.frontends.rest.errors import without_folders
