@@ -152,14 +152,16 @@ def test_waiting_for_a_process_ends_with_an_error(monkeypatch):
 
 
 def test_a_process_that_does_not_answer_is_killed(monkeypatch):
-    monkeypatch.setattr(worker_pool, "ANSWER_SECONDS", 0.5)
     pool = worker_pool.WorkerPool()
-    pool.ask("x", {})
+    while not pool._idle:
+        pool.ask("x", {})
     (worker,) = pool._idle
+    monkeypatch.setattr(worker_pool, "ANSWER_SECONDS", 0.5)
     os.kill(worker.process.pid, 19)  # SIGSTOP
     with pytest.raises(ModelFileError, match="did not end in time"):
         pool.ask("x", {})
     assert worker.process.poll() is not None
+    monkeypatch.undo()
     assert pool.ask("y", {}) == "y"
     pool.close()
 
