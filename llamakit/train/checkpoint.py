@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -137,8 +137,3 @@ def digest_of_file(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def changed_options(old: TrainOptions, new: dict[str, Any]) -> TrainOptions:
-    """The options of a checkpoint with some changed, such as more steps."""
-    return msgspec.structs.replace(old, **new)
