@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
@@ -201,13 +201,68 @@ class Weight(Protocol):
     n_bytes: int
 
 
-class Buffer(Protocol):
+@dataclass(frozen=True, slots=True)
+class LogitEdits:
+    """Changes of one row of logits, made where it lies: those of samplers that come before all that choose.
+
+    For each of `ids` (n,) in order, x / repeat if x > 0, else x * repeat, then x + value; ids may occur several times.
+    Then all times `scale`. Then, with a `mask` of (ceil(n_vocab / 32),) words, minus infinity where the bit is not set.
+    All in float32, a rounding each.
+    """
+
+    ids: npt.NDArray[np.int32]
+    repeats: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]
+    scale: float = 1.0
+    mask: npt.NDArray[np.uint32] | None = None
+
+
+class Top(NamedTuple):
+    """The likeliest of m rows: `ids` and `values` (m, k), values falling, of equal ones the lower id first.
+
+    `log_sum_exp` (m,), of all values of a row, is NaN where one of them is NaN or infinite, or all are minus infinity;
+    what stands in the row's other fields then means nothing. The largest value is the first.
+    """
+
+    ids: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32]
+    log_sum_exp: npt.NDArray[np.float64]
+
+
+class Buffer(ABC):
     """An output of a run, valid until the next run of the same program."""
 
     shape: tuple[int, ...]
+    on_host: ClassVar[bool] = True  # whether `numpy` costs nothing: if not, callers ask for rows, or what is on top
 
+    @abstractmethod
     def numpy(self) -> npt.NDArray[np.float32]:
         """The values on the host, read-only; a view where the device shares memory with it."""
+
+    def rows(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Some rows on the host, (m, ...)."""
+        return self.numpy()[list(rows)]
+
+    def top(self, rows: Sequence[int], k: int, edits: Sequence[LogitEdits | None] | None = None) -> Top:
+        """The `k` likeliest of each of `rows` of (n, n_vocab), after the row's edits; all of them if there are fewer.
+
+        A device that keeps logits to itself does this there, and then its values are those of `rows`.
+        """
+        import numpy as np
+
+        from llamakit import _sampling
+
+        if not rows or k < 1:
+            raise BackendError(f"the {k} likeliest of {len(rows)} rows: one at least of one row is possible")
+        n_vocab, found = self.shape[-1], []
+        for row, edit in zip(self.rows(rows), edits or [None] * len(rows), strict=True):
+            change = None
+            if edit is not None:
+                mask = np.zeros(0, np.uint32) if edit.mask is None else edit.mask
+                change = _sampling.Edits(n_vocab, edit.ids, edit.repeats, edit.values, edit.scale, mask)
+            found.append(_sampling.top_of(np.ascontiguousarray(row, np.float32), k, change))
+        ids, values, sums = zip(*found, strict=True)
+        return Top(np.stack(ids), np.stack(values), np.array(sums, np.float64))
 
 
 class InputLayout:

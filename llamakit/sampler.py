@@ -138,6 +138,15 @@ class Sampler(ABC):
     def apply(self, candidates: Candidates) -> None:
         """Reweigh, cut, mask, or choose."""
 
+    def enough(self) -> int:
+        """How many of a row's likeliest tokens settle what `apply` does, most of the time at least; 0: it takes all.
+
+        Where logits lie on a device, a chain whose first sampler that cuts or chooses says so is given these tokens
+        only, and what the candidates then do is the same, to the bit. A question that they do not settle ends in
+        `RowNeeded`, which `apply` lets pass: it is called again, with the row.
+        """
+        return 0
+
     def masks(self) -> bool:
         """Whether `apply` does nothing but mask now.
 
@@ -192,6 +201,10 @@ class NativeSampler(Sampler):
     def apply(self, candidates: Candidates) -> None:
         """Let the stage work on native candidates."""
         self._stage.apply(candidates)
+
+    def enough(self) -> int:
+        """Ask the stage."""
+        return int(self._stage.enough())
 
     def masks(self) -> bool:
         """Ask the stage."""

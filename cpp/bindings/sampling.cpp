@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "sampling/random.h"
 #include "sampling/stages.h"
 
@@ -21,8 +24,22 @@ using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 struct PyCandidates : Candidates {
     explicit PyCandidates(Floats logits)
         : Candidates(logits.data(), int32_t(logits.size())), owner(std::move(logits)) {}
+    PyCandidates(std::vector<Candidate> top, double log_sum_exp, int32_t n_vocab)
+        : Candidates(std::move(top), log_sum_exp, n_vocab) {}
     Floats owner;
 };
+
+std::vector<Candidate> paired(const Ids& ids, const Floats& logits) {
+    if (ids.size() != logits.size()) throw std::invalid_argument("as many logits as ids are needed");
+    std::vector<Candidate> list;
+    for (py::ssize_t i = 0; i < ids.size(); ++i) list.push_back({ids.data()[i], logits.data()[i]});
+    return list;
+}
+
+PyCandidates of_top(const Ids& ids, const Floats& logits, double log_sum_exp, int32_t n_vocab) {
+    if (ids.size() == 0) throw std::invalid_argument("one token at least must be known");
+    return PyCandidates(paired(ids, logits), log_sum_exp, n_vocab);
+}
 
 py::tuple arrays(const std::vector<Candidate>& list) {
     Ids ids(py::ssize_t(list.size()));
@@ -52,13 +69,9 @@ void mask(PyCandidates& c, const py::array_t<uint32_t, py::array::c_style>& bits
     c.mask(bits.data());
 }
 
-void replace(PyCandidates& c, const Ids& ids,
-             const py::array_t<float, py::array::c_style | py::array::forcecast>& logits) {
-    if (ids.size() != logits.size()) throw std::invalid_argument("as many logits as ids are needed");
+void replace(PyCandidates& c, const Ids& ids, const Floats& logits) {
     check_ids(c, ids);
-    std::vector<Candidate> list;
-    for (py::ssize_t i = 0; i < ids.size(); ++i) list.push_back({ids.data()[i], logits.data()[i]});
-    c.replace(std::move(list), false);
+    c.replace(paired(ids, logits), false);
 }
 
 py::tuple top(const PyCandidates& c, size_t k) {
@@ -67,8 +80,51 @@ py::tuple top(const PyCandidates& c, size_t k) {
     return py::make_tuple(found[0], found[1], c.best().logit, log_sum);
 }
 
+Edits edits_of(int32_t n_vocab, const Ids& ids, const Floats& repeats, const Floats& values, float scale,
+               const py::array_t<uint32_t, py::array::c_style>& mask) {
+    if (ids.size() != repeats.size() || ids.size() != values.size())
+        throw std::invalid_argument("as many values as ids are needed");
+    if (mask.size() != 0 && mask.size() < (n_vocab + 31) / 32)
+        throw std::invalid_argument("a mask needs a bit for every token");
+    Edits edits{n_vocab};
+    for (py::ssize_t i = 0; i < ids.size(); ++i) edits.add(ids.data()[i], repeats.data()[i], values.data()[i]);
+    edits.scale = scale;
+    edits.mask.assign(mask.data(), mask.data() + mask.size());
+    return edits;
+}
+
+// (ids, logits, log_sum_exp) of the k likeliest after the edits; the sum is NaN where a logit is no number.
+py::tuple top_of(const Floats& row, size_t k, const Edits* edits) {
+    Candidates c(row.data(), int32_t(row.size()));
+    if (edits) c.edit(*edits);
+    try {
+        const double log_sum = c.log_sum_exp();
+        const py::tuple found = arrays(c.top(k));
+        return py::make_tuple(found[0], found[1], log_sum);
+    } catch (const SamplingError&) {
+        const py::ssize_t n = py::ssize_t(std::min<size_t>(k, size_t(row.size())));
+        Ids ids(n);
+        Floats logits(n);
+        for (py::ssize_t i = 0; i < n; ++i) ids.mutable_data()[i] = int32_t(i), logits.mutable_data()[i] = NAN;
+        return py::make_tuple(ids, logits, NAN);
+    }
+}
+
 // Token ids, or what else became of a row, with a message.
-enum Outcome : int32_t { kNoToken = -1, kEnd = -2, kBadLogits = -3, kDefect = -4 };
+enum Outcome : int32_t { kNoToken = -1, kEnd = -2, kBadLogits = -3, kDefect = -4, kRow = -5 };
+
+// Chains on the likeliest tokens of rows that lie elsewhere: what each chose, kRow where these do not settle it.
+std::vector<int32_t> sample_tops(const std::vector<PyCandidates*>& rows, const std::vector<Chain>& chains) {
+    if (rows.size() != chains.size()) throw std::invalid_argument("as many chains as rows are needed");
+    py::gil_scoped_release release;
+    std::vector<int32_t> found(rows.size(), kRow);
+    for (size_t i = 0; i < rows.size(); ++i) try {
+            for (const auto& stage : chains[i]) stage->apply(*rows[i]);
+            if (rows[i]->chosen() >= 0) found[i] = rows[i]->chosen();
+        } catch (const std::exception&) {  // whatever is wrong, the row itself shows it again
+        }
+    return found;
+}
 
 py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, const std::vector<Chain>& chains) {
     if (logits.ndim() != 2) throw std::invalid_argument("logits must be (n_rows, n_vocab)");
@@ -103,12 +159,16 @@ PYBIND11_MODULE(_sampling, m) {
     const auto error = py::register_exception<SamplingError>(m, "SamplingError", PyExc_ValueError);
     py::register_exception<SamplingEnd>(m, "SamplingEnd", error);
     py::register_exception<LogitsError>(m, "LogitsError", error);
+    py::register_exception<RowNeeded>(m, "RowNeeded");
+    m.attr("ROW") = int32_t(kRow);
     m.attr("NO_TOKEN") = int32_t(kNoToken);
     m.attr("END") = int32_t(kEnd);
     m.attr("BAD_LOGITS") = int32_t(kBadLogits);
     py::class_<Candidates>(m, "_Candidates");
     py::class_<PyCandidates, Candidates>(m, "Candidates")
         .def(py::init<Floats>(), py::arg("logits"), "Candidates of one row of logits, (n_vocab,).")
+        .def_static("of_top", &of_top, py::arg("ids"), py::arg("logits"), py::arg("log_sum_exp"), py::arg("n_vocab"),
+                    "Candidates of a row that lies elsewhere: its likeliest tokens in order, and a sum over all.")
         .def_property_readonly("n_vocab", &Candidates::n_vocab)
         .def("__len__", &Candidates::size)
         .def("add", &add)
@@ -128,8 +188,22 @@ PYBIND11_MODULE(_sampling, m) {
         .def_property_readonly("chosen", [](const PyCandidates& c) -> py::object {
             return c.chosen() < 0 ? py::object(py::none()) : py::cast(c.chosen());
         });
+    py::class_<Edits>(m, "Edits")
+        .def(py::init([](int32_t n_vocab) { return Edits{n_vocab}; }), py::arg("n_vocab"))
+        .def(py::init(&edits_of), py::arg("n_vocab"), py::arg("ids"), py::arg("repeats"), py::arg("values"),
+             py::arg("scale"), py::arg("mask"))
+        .def_property_readonly("ids", [](const Edits& e) { return Ids(py::ssize_t(e.ids.size()), e.ids.data()); })
+        .def_property_readonly("repeats",
+                               [](const Edits& e) { return Floats(py::ssize_t(e.repeats.size()), e.repeats.data()); })
+        .def_property_readonly("values",
+                               [](const Edits& e) { return Floats(py::ssize_t(e.values.size()), e.values.data()); })
+        .def_readonly("scale", &Edits::scale)
+        .def_property_readonly(
+            "mask", [](const Edits& e) { return py::array_t<uint32_t>(py::ssize_t(e.mask.size()), e.mask.data()); });
     py::class_<Stage, std::shared_ptr<Stage>>(m, "Stage")
         .def("apply", &Stage::apply)
+        .def("edit", &Stage::edit)
+        .def("enough", &Stage::enough)
         .def("masks", &Stage::masks)
         .def("permits", &Stage::permits)
         .def("accept", &Stage::accept)
@@ -156,5 +230,7 @@ PYBIND11_MODULE(_sampling, m) {
     bind_grammar(m);
     bind_automata(m);
     m.def("sample_rows", &sample_rows, py::arg("logits"), py::arg("rows"), py::arg("chains"));
+    m.def("sample_tops", &sample_tops, py::arg("rows"), py::arg("chains"));
+    m.def("top_of", &top_of, py::arg("row"), py::arg("k"), py::arg("edits") = py::none());
     m.def("uniform", &uniform, py::arg("seed"), py::arg("choice"), py::arg("position"));
 }

@@ -44,6 +44,7 @@ void Program::attention(const Step& step) {
     const int32_t *positions = ints(step, 0), *sequences = ints(step, 1), *cells = ints(step, 2),
                   *tables = ints(step, 3);
     const int64_t n = n_rows(q), layer = step.layer, window = step.window;
+    if (n == 0) return;
     for_rows(n, k.width + v.width, [&](int64_t r) {
         kernels_.kv_write(kv_->layers[size_t(layer)], cells[r], at(k) + r * k.width, at(v) + r * v.width);
     });

@@ -12,17 +12,7 @@ constexpr int32_t kFew = 8;  // less than one token in so many: cheaper to list 
 
 void GrammarStage::apply(sampling::Candidates& c) {
     if (!started_) return;
-    if (lost_) throw GrammarEnd("the text has left the grammar");
-    if (matcher_.ended()) throw GrammarEnd("the grammar has ended");
-    std::shared_ptr<const Mask> mask;
-    try {
-        mask = matcher_.mask();
-    } catch (const GrammarError& error) {
-        throw sampling::SamplingError(error.what());
-    }
-    if (mask->count == 0) throw GrammarEnd("the grammar allows no token of the vocabulary here");
-    if (size_t(c.n_vocab()) > mask->bits.size() * 32)
-        throw sampling::SamplingError("the model has more tokens than its vocabulary");
+    const std::shared_ptr<const Mask> mask = this->mask(c.n_vocab());
     if (!c.whole() || mask->count > c.n_vocab() / kFew) return c.mask(mask->bits.data());
     const float* row = c.row();
     std::vector<sampling::Candidate> allowed;
@@ -37,6 +27,31 @@ void GrammarStage::apply(sampling::Candidates& c) {
         }
     if (!any) throw GrammarEnd("every token that the grammar allows is banned");
     c.replace(std::move(allowed), false);
+}
+
+// Few tokens are listed, not masked, and samplers may tell the difference: `apply` does that, with the row.
+bool GrammarStage::edit(sampling::Edits& edits) {
+    if (!started_) return true;
+    const std::shared_ptr<const Mask> mask = this->mask(edits.n_vocab);
+    if (mask->count <= edits.n_vocab / kFew || !edits.mask.empty()) return false;
+    edits.mask = mask->bits;
+    return true;
+}
+
+// What may follow; throws where nothing may.
+std::shared_ptr<const Mask> GrammarStage::mask(int32_t n_vocab) {
+    if (lost_) throw GrammarEnd("the text has left the grammar");
+    if (matcher_.ended()) throw GrammarEnd("the grammar has ended");
+    std::shared_ptr<const Mask> mask;
+    try {
+        mask = matcher_.mask();
+    } catch (const GrammarError& error) {
+        throw sampling::SamplingError(error.what());
+    }
+    if (mask->count == 0) throw GrammarEnd("the grammar allows no token of the vocabulary here");
+    if (size_t(n_vocab) > mask->bits.size() * 32)
+        throw sampling::SamplingError("the model has more tokens than its vocabulary");
+    return mask;
 }
 
 bool GrammarStage::permits(int32_t id) {

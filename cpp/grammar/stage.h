@@ -18,6 +18,7 @@ class GrammarStage : public sampling::Stage {
     explicit GrammarStage(std::shared_ptr<Program> program) : matcher_(std::move(program)) {}
 
     void apply(sampling::Candidates& c) override;
+    bool edit(sampling::Edits& edits) override;
     bool masks() const override { return started_; }
     bool permits(int32_t id) override;
     void accept(int32_t id) override;
@@ -31,6 +32,8 @@ class GrammarStage : public sampling::Stage {
     Matcher& matcher() { return matcher_; }
 
   private:
+    std::shared_ptr<const Mask> mask(int32_t n_vocab);
+
     Matcher matcher_;
     bool started_ = false;
     bool lost_ = false;  // whether the text has left the grammar

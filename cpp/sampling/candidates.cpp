@@ -80,6 +80,7 @@ std::vector<Candidate> top_of_row(const float* x, int32_t n, size_t k) {
 }  // namespace
 
 float* Candidates::writable() {
+    if (elsewhere()) throw RowNeeded();
     if (copy_.empty()) copy_.assign(logits_, logits_ + n_vocab_);
     return copy_.data();
 }
@@ -97,8 +98,26 @@ void Candidates::add(int32_t id, float value) {
     update(id, [value](float logit) { return logit + value; });
 }
 
+void Candidates::edit(const Edits& edits) {
+    for (size_t i = 0; i < edits.ids.size(); ++i)
+        update(edits.ids[i],
+               [&](float x) { return (x <= 0 ? x * edits.repeats[i] : x / edits.repeats[i]) + edits.values[i]; });
+    if (edits.scale != 1) scale(edits.scale);
+    if (!edits.mask.empty()) mask(edits.mask.data());
+}
+
 void Candidates::scale(float factor) {
-    if (whole_) {
+    if (elsewhere()) {
+        if (!(factor > 0)) throw RowNeeded();
+        for (Candidate& c : list_) c.logit *= factor;
+        // Rounding may have made equal what was not: those that are not known may be as likely as the last ones now,
+        // and of lower ids.
+        const float bar = list_.back().logit;
+        while (!complete() && !list_.empty() && list_.back().logit <= bar) list_.pop_back();
+        if (list_.empty()) throw RowNeeded();
+        std::sort(list_.begin(), list_.end(), likelier);
+        summed_ = false;
+    } else if (whole_) {
         float* x = writable();
         for (int32_t i = 0; i < n_vocab_; ++i) x[i] *= factor;
     } else {
@@ -119,7 +138,11 @@ void Candidates::mask(const uint32_t* bits) {
 
 void Candidates::keep_top(size_t k) {
     if (k == 0 || k >= size()) return;
-    if (whole_) {
+    if (elsewhere()) {
+        if (k > list_.size()) throw RowNeeded();
+        list_.resize(k);
+        whole_ = false;
+    } else if (whole_) {
         list_ = top_of_row(row(), n_vocab_, k);
         whole_ = false;
     } else {
@@ -136,7 +159,14 @@ void Candidates::replace(std::vector<Candidate> list, bool sorted) {
 }
 
 std::vector<Candidate>& Candidates::list(bool sorted) {
-    if (whole_) {
+    if (elsewhere()) {
+        if (!complete()) throw RowNeeded();
+        std::erase_if(list_, [](const Candidate& c) { return c.logit == kNever; });
+        const auto by_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
+        if (!sorted) std::sort(list_.begin(), list_.end(), by_id);
+        whole_ = false;
+        sorted_ = sorted;
+    } else if (whole_) {
         const float* x = row();
         int nan = 0;
         block_max(x, n_vocab_, &nan);
@@ -157,6 +187,10 @@ std::vector<Candidate>& Candidates::list(bool sorted) {
 std::vector<Candidate> Candidates::top(size_t k) const {
     k = std::min(k, size());
     if (k == 0) return {};
+    if (elsewhere()) {
+        if (k > list_.size()) throw RowNeeded();
+        return {list_.begin(), list_.begin() + ptrdiff_t(k)};
+    }
     if (whole_) return top_of_row(row(), n_vocab_, k);
     std::vector<Candidate> copy = list_;
     std::partial_sort(copy.begin(), copy.begin() + ptrdiff_t(k), copy.end(), likelier);
@@ -166,7 +200,9 @@ std::vector<Candidate> Candidates::top(size_t k) const {
 
 Candidate Candidates::best() const {
     Candidate best{-1, kNever};
-    if (whole_) {
+    if (elsewhere()) {
+        best = list_.front();
+    } else if (whole_) {
         best = top_of_row(row(), n_vocab_, 1).front();
     } else {
         for (const Candidate& c : list_) {
@@ -179,6 +215,10 @@ Candidate Candidates::best() const {
 }
 
 double Candidates::log_sum_exp() const {
+    if (elsewhere()) {
+        if (!summed_) throw RowNeeded();
+        return log_sum_;
+    }
     const float peak = best().logit;
     double sum = 0;
     if (whole_) {
@@ -188,6 +228,21 @@ double Candidates::log_sum_exp() const {
         for (const Candidate& c : list_) sum += std::exp(c.logit - peak);
     }
     return double(peak) + std::log(sum);
+}
+
+std::vector<Candidate> Candidates::at_least(float logit) const {
+    std::vector<Candidate> found;
+    if (whole_ && !elsewhere()) {
+        const float* x = row();
+        for (int32_t i = 0; i < n_vocab_; ++i)
+            if (x[i] >= logit) found.push_back({i, x[i]});
+        return found;
+    }
+    if (elsewhere() && !complete() && list_.back().logit >= logit) throw RowNeeded();
+    for (const Candidate& each : list_)
+        if (each.logit >= logit) found.push_back(each);
+    if (whole_) std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+    return found;
 }
 
 std::vector<float> softmax(const std::vector<Candidate>& list) {

@@ -2,10 +2,14 @@
 //
 // A row starts "whole": every token is a candidate and the logits stay where the backend left them. The first change
 // copies it; the first cut turns it into a short list. Ties are always broken by the lower token id.
+//
+// A row that lies elsewhere is whole too, though only its likeliest tokens are known, and the log-sum-exp of all. What
+// these do not settle throws RowNeeded; what they do is the same, to the bit, as with the row.
 #pragma once
 
 #include <cstdint>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 namespace lk::sampling {
@@ -30,9 +34,39 @@ struct LogitsError : SamplingError {
     using SamplingError::SamplingError;
 };
 
+// The likeliest tokens of a row do not settle what a stage wants to know.
+struct RowNeeded : std::runtime_error {
+    RowNeeded() : std::runtime_error("the row itself is needed") {}
+};
+
+// Changes of a row that can be made where it lies, before its likeliest tokens are looked for: for each id in order,
+// x > 0 ? x / repeat : x * repeat, then x + value; then all times `scale`; then only tokens whose bit is set.
+struct Edits {
+    int32_t n_vocab = 0;
+    std::vector<int32_t> ids{};
+    std::vector<float> repeats{}, values{};
+    float scale = 1;
+    std::vector<uint32_t> mask{};  // empty: all
+
+    void add(int32_t id, float repeat, float value) {
+        if (id < 0 || id >= n_vocab) return;
+        ids.push_back(id);
+        repeats.push_back(repeat);
+        values.push_back(value);
+    }
+};
+
 class Candidates {
   public:
     Candidates(const float* logits, int32_t n_vocab) : logits_(logits), n_vocab_(n_vocab) {}
+    // Of a row that lies elsewhere: its likeliest tokens, sorted, at least one, and the log-sum-exp over all.
+    Candidates(std::vector<Candidate> top, double log_sum_exp, int32_t n_vocab)
+        : logits_(nullptr),
+          n_vocab_(n_vocab),
+          sorted_(true),
+          list_(std::move(top)),
+          log_sum_(log_sum_exp),
+          summed_(true) {}
 
     int32_t n_vocab() const { return n_vocab_; }
     size_t size() const { return whole_ ? size_t(n_vocab_) : list_.size(); }
@@ -44,6 +78,7 @@ class Candidates {
     void update(int32_t id, Change change) {
         if (float* logit = find(id)) *logit = change(*logit);
     }
+    void edit(const Edits& edits);
     void scale(float factor);
     void mask(const uint32_t* bits);  // token i stays iff bit i % 32 of word i / 32 is set
     void keep_top(size_t k);
@@ -56,6 +91,8 @@ class Candidates {
     // The likeliest, and the largest logit and log(sum(exp(logit))) over all candidates.
     Candidate best() const;
     double log_sum_exp() const;
+    // Those with at least this logit: of a whole row by rising id, else in the list's order.
+    std::vector<Candidate> at_least(float logit) const;
     // The logits of a whole row, (n_vocab,).
     const float* row() const { return copy_.empty() ? logits_ : copy_.data(); }
 
@@ -70,12 +107,16 @@ class Candidates {
   private:
     float* find(int32_t id);
     float* writable();
+    bool elsewhere() const { return whole_ && logits_ == nullptr; }
+    bool complete() const { return list_.size() >= size_t(n_vocab_); }  // of a row elsewhere: all of it is known
 
     const float* logits_;
     int32_t n_vocab_;
     bool whole_ = true, sorted_ = false, again_ = false;
     std::vector<float> copy_;      // of a whole row that was changed
-    std::vector<Candidate> list_;  // when not whole
+    std::vector<Candidate> list_;  // when not whole; of a row elsewhere what is known of it
+    double log_sum_ = 0;           // of a row elsewhere, if `summed_`
+    bool summed_ = false;
     int32_t chosen_ = -1;
 };
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <unordered_map>
 
 #include "sampling/random.h"
 
@@ -30,19 +29,38 @@ void LogitBias::apply(Candidates& c) {
     for (const auto& [id, value] : bias_) c.add(id, value);
 }
 
+bool LogitBias::edit(Edits& edits) {
+    // What is masked stays so whatever is added, but for infinity.
+    const auto infinite = [](const auto& each) { return !(each.second < INFINITY); };
+    if (edits.scale != 1 || std::any_of(bias_.begin(), bias_.end(), infinite)) return false;
+    for (const auto& [id, value] : bias_) edits.add(id, 1, value);
+    return true;
+}
+
 // Repetition: Keskar et al. 2019 (arXiv:1909.05858), with the sign rule of the field. Frequency and presence: OpenAI's
 // API.
 void Penalties::apply(Candidates& c) {
-    const size_t n = window_ < 0 ? history_.size() : std::min(history_.size(), size_t(window_));
-    std::unordered_map<int32_t, int> counts;
-    for (size_t i = history_.size() - n; i < history_.size(); ++i) ++counts[history_[i]];
-    for (const auto& [id, count] : counts) {
+    for (const auto& [id, count] : counts()) {
         if (id == spared_) continue;
         c.update(id, [this, count = count](float logit) {
             logit = logit <= 0 ? logit * repeat_ : logit / repeat_;
             return logit - (float(count) * frequency_ + presence_);
         });
     }
+}
+
+bool Penalties::edit(Edits& edits) {
+    if (edits.scale != 1) return false;
+    for (const auto& [id, count] : counts())
+        if (id != spared_) edits.add(id, repeat_, -(float(count) * frequency_ + presence_));
+    return true;
+}
+
+std::unordered_map<int32_t, int> Penalties::counts() const {
+    const size_t n = window_ < 0 ? history_.size() : std::min(history_.size(), size_t(window_));
+    std::unordered_map<int32_t, int> counts;
+    for (size_t i = history_.size() - n; i < history_.size(); ++i) ++counts[history_[i]];
+    return counts;
 }
 
 void TopK::apply(Candidates& c) {
@@ -73,15 +91,7 @@ void MinP::apply(Candidates& c) {
     if (p_ <= 0) return;
     const Candidate best = c.best();
     const float least = best.logit + std::log(p_);
-    std::vector<Candidate> kept;
-    if (c.whole()) {
-        const float* x = c.row();
-        for (int32_t i = 0; i < c.n_vocab(); ++i)
-            if (x[i] >= least) kept.push_back({i, x[i]});
-    } else {
-        for (const Candidate& each : c.list(false))
-            if (each.logit >= least) kept.push_back(each);
-    }
+    std::vector<Candidate> kept = c.at_least(least);
     if (kept.empty()) kept.push_back(best);  // p above 1
     if (kept.size() < min_keep_) {
         c.keep_top(min_keep_);
@@ -145,6 +155,12 @@ void Temperature::apply(Candidates& c) {
         return;
     }
     c.replace({c.best()}, true);
+}
+
+bool Temperature::edit(Edits& edits) {
+    if (!(temperature_ > 0) || edits.scale != 1) return false;
+    edits.scale = 1.0f / temperature_;
+    return true;
 }
 
 void Dist::apply(Candidates& c) {

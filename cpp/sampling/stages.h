@@ -1,8 +1,10 @@
 // The built-in samplers. A stage changes candidates in `apply` and its own state in `accept` only.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -14,6 +16,11 @@ class Stage {
   public:
     virtual ~Stage() = default;
     virtual void apply(Candidates& c) = 0;
+    // Add what `apply` does to changes that are made where the row lies; false, and nothing added, if it is no such
+    // change, or would have to be made before one that is there.
+    virtual bool edit(Edits& edits) { return false; }
+    // How many of a row's likeliest tokens settle what `apply` does, at least most of the time; 0: it takes them all.
+    virtual size_t enough() const { return 0; }
     // Whether `apply` does nothing but mask, so that asking `permits` of what the others chose may do instead.
     virtual bool masks() const { return false; }
     virtual bool permits(int32_t id) { return true; }
@@ -33,6 +40,7 @@ class LogitBias : public StageOf<LogitBias> {
   public:
     explicit LogitBias(std::vector<std::pair<int32_t, float>> bias) : bias_(std::move(bias)) {}
     void apply(Candidates& c) override;
+    bool edit(Edits& edits) override;
 
   private:
     std::vector<std::pair<int32_t, float>> bias_;
@@ -44,20 +52,26 @@ class Penalties : public StageOf<Penalties> {
     Penalties(int64_t window, float repeat, float frequency, float presence, int32_t spared)
         : window_(window), repeat_(repeat), frequency_(frequency), presence_(presence), spared_(spared) {}
     void apply(Candidates& c) override;
+    bool edit(Edits& edits) override;
     void accept(int32_t id) override { history_.push_back(id); }
     void reset() override { history_.clear(); }
 
   private:
+    std::unordered_map<int32_t, int> counts() const;
+
     int64_t window_;
     float repeat_, frequency_, presence_;
     int32_t spared_;  // a token that is never penalised (newline), or -1
     std::vector<int32_t> history_;
 };
 
+constexpr size_t kMostlyEnough = 256;  // likeliest tokens that hold a nucleus, or all within a share of the best
+
 class TopK : public StageOf<TopK> {
   public:
     TopK(int64_t k, int64_t min_keep) : k_(k), min_keep_(min_keep) {}
     void apply(Candidates& c) override;
+    size_t enough() const override { return size_t(std::max(k_, min_keep_)); }
 
   private:
     int64_t k_, min_keep_;
@@ -77,12 +91,14 @@ class TopP : public StageOf<TopP>, Truncation {
   public:
     using Truncation::Truncation;
     void apply(Candidates& c) override;
+    size_t enough() const override { return std::max(kMostlyEnough, min_keep_); }
 };
 
 class MinP : public StageOf<MinP>, Truncation {
   public:
     using Truncation::Truncation;
     void apply(Candidates& c) override;
+    size_t enough() const override { return std::max(kMostlyEnough, min_keep_); }
 };
 
 class TfsZ : public StageOf<TfsZ>, Truncation {
@@ -101,6 +117,8 @@ class Temperature : public StageOf<Temperature> {
   public:
     explicit Temperature(float temperature) : temperature_(temperature) {}
     void apply(Candidates& c) override;
+    bool edit(Edits& edits) override;
+    size_t enough() const override { return temperature_ > 0 ? 0 : 1; }
 
   private:
     float temperature_;
@@ -109,6 +127,7 @@ class Temperature : public StageOf<Temperature> {
 class Greedy : public StageOf<Greedy> {
   public:
     void apply(Candidates& c) override { c.choose(c.best().id); }
+    size_t enough() const override { return 1; }
 };
 
 // Draws from the candidates by (seed, choice, number of tokens accepted).

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llamakit.engine.kv_cache import BlockTable
-    from llamakit.engine.sampling import SamplerChain
+    from llamakit.engine.sampling import Rows, SamplerChain
 
 
 class Beam(Track):
@@ -79,7 +79,7 @@ class BeamGroup(Group):
         else:
             self.finish(FinishReason.CONTEXT)
 
-    def advance(self, rows: dict[Track, int], logits: npt.NDArray[np.float32]) -> None:
+    def advance(self, rows: dict[Track, int], logits: Rows) -> None:
         """Select the next beams."""
         if not self.forked:
             self.forked = True
@@ -94,7 +94,7 @@ class BeamGroup(Group):
         if len(self.complete) >= width or not self.beams:
             self._answer()
 
-    def _offers(self, rows: dict[Track, int], logits: npt.NDArray[np.float32]) -> list[Step]:
+    def _offers(self, rows: dict[Track, int], logits: Rows) -> list[Step]:
         """Twice as many continuations of each beam as there are beams: enough even if half of them end."""
         from llamakit import _sampling
 

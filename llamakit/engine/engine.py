@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamakit.engine.admission import in_turn, who_yields
 from llamakit.engine.batch import Batch
+from llamakit.engine.device_rows import rows_of
 from llamakit.engine.job import PromptProgress, Queued
 from llamakit.engine.kv_cache import BlockPool, BlockTable
 from llamakit.engine.prefix_tree import PrefixTree
@@ -28,9 +29,6 @@ from llamakit.errors import OutOfMemoryError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy as np
-    import numpy.typing as npt
-
     from llamakit.backend import KVCache
     from llamakit.engine.adapters import AdapterStore
     from llamakit.engine.embedder import Embedder
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from llamakit.engine.job import Job
     from llamakit.engine.request import Request
     from llamakit.engine.runner import Runner
+    from llamakit.engine.sampling import Rows
     from llamakit.engine.sequence import Track
     from llamakit.engine.speculation import Drafter
     from llamakit.sampler import Sampler
@@ -477,14 +476,14 @@ class Engine:
             if chunk.group.request.progress and chunk.group.in_prefill:
                 self._tell_progress(chunk.group, min(chunk.track.table.length, len(chunk.group.prepared.tokens)))
         if batch.outputs:
-            self._sample(chunks, outputs["logits"].numpy())
+            self._sample(chunks, rows_of(outputs["logits"]))
         for chunk in chunks:
             track = chunk.track
             if track.draft:
                 self._keep_right_guesses(chunk)
             self._remember(chunk.group, track)
 
-    def _sample(self, chunks: list[Chunk], logits: npt.NDArray[np.float32]) -> None:
+    def _sample(self, chunks: list[Chunk], logits: Rows) -> None:
         """Choose the next tokens; sequences whose guessed token was chosen go on with the row after it."""
         turns: list[tuple[Sequence, int, int]] = []  # sequence, row, guessed tokens found right
         locked: dict[Group, dict[Track, int]] = {}
@@ -504,9 +503,7 @@ class Engine:
         while turns:
             turns = self._choose(turns, logits)
 
-    def _choose(
-        self, turns: list[tuple[Sequence, int, int]], logits: npt.NDArray[np.float32]
-    ) -> list[tuple[Sequence, int, int]]:
+    def _choose(self, turns: list[tuple[Sequence, int, int]], logits: Rows) -> list[tuple[Sequence, int, int]]:
         """One token for each turn; returns those that may go on with the next row."""
         choices = sample_rows(logits, [row for _, row, _ in turns], [sequence.chain for sequence, _, _ in turns])
         further = []
@@ -516,7 +513,7 @@ class Engine:
                 continue
             token_id, draft = choice.token_id, sequence.draft
             try:
-                found = details(logits[row], token_id, sequence.group.request, sequence)
+                found = details(logits, row, token_id, sequence.group.request, sequence)
                 sequence.chain.accept(token_id)
                 sequence.accept(token_id, found)
             except BaseException as error:
@@ -564,9 +561,7 @@ class Engine:
             group.job.emit(PromptProgress(total, group.timings.n_cached, done, now - group.began))
 
 
-def _turns(
-    chunk: Chunk, logits: npt.NDArray[np.float32], locked: dict[Group, dict[Track, int]]
-) -> list[tuple[Sequence, int, int]]:
+def _turns(chunk: Chunk, logits: Rows, locked: dict[Group, dict[Track, int]]) -> list[tuple[Sequence, int, int]]:
     """The sequences that choose a token from a chunk's last row; rows of lockstep groups go into `locked`."""
     group, track = chunk.group, chunk.track
     if group.request.prompt_logprobs is not None and group.in_prefill and isinstance(track, Sequence):
@@ -596,7 +591,7 @@ def _units(planned: list[Chunk]) -> list[list[Chunk]]:
     return units
 
 
-def _score_prompt(sequence: Sequence, chunk: Chunk, logits: npt.NDArray[np.float32]) -> None:
+def _score_prompt(sequence: Sequence, chunk: Chunk, logits: Rows) -> None:
     """Log-probabilities of the prompt's tokens that follow a chunk's rows."""
     tokens, n = sequence.tokens, sequence.group.request.prompt_logprobs or 0
     start = sequence.table.length - chunk.n

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from llamakit.engine.sampling import Rows
+
 
 class GuidedGroup(Group):
     """Answers, each with its guide; they advance together."""
@@ -62,7 +64,7 @@ class GuidedGroup(Group):
             guide.release()
         super().sequence_finished(sequence)
 
-    def advance(self, rows: dict[Track, int], logits: npt.NDArray[np.float32]) -> None:
+    def advance(self, rows: dict[Track, int], logits: Rows) -> None:
         """Mix, then choose as ever."""
         import numpy as np
 
@@ -79,7 +81,7 @@ class GuidedGroup(Group):
                 sequence.finish(FinishReason.GRAMMAR if choice.ends else FinishReason.ERROR, error=choice.error)
                 continue
             try:
-                found = details(mixed[row], choice.token_id, request, sequence)
+                found = details(mixed, row, choice.token_id, request, sequence)
                 sequence.chain.accept(choice.token_id)
                 self.guides[sequence].tokens.append(choice.token_id)
                 sequence.accept(choice.token_id, found)

@@ -7,7 +7,7 @@ one with a Python sampler runs stage by stage, and only pays for a copy of its r
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from llamakit.engine.device_rows import DeviceRows
     from llamakit.engine.request import Request
     from llamakit.engine.sequence import Details
     from llamakit.engine.sequence import Sequence as Sequence_
+
+    Rows: TypeAlias = npt.NDArray[np.float32] | DeviceRows
 
 FIRST = ("logit_bias", "grammar", "penalties")  # run before all others unless the order names them
 TRUNCATION = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
@@ -180,18 +183,28 @@ def _options(classes: Mapping[str, type[Sampler]], values: Mapping[str, object])
     return {name: build_options(cls.Options, parts[name]) for name, cls in classes.items()}
 
 
-def sample_rows(logits: npt.NDArray[np.float32], rows: Sequence[int], chains: Sequence[SamplerChain]) -> list[Choice]:
+def sample_rows(logits: Rows, rows: Sequence[int], chains: Sequence[SamplerChain]) -> list[Choice]:
     """Choose a token for `rows` of `logits` (n_rows, n_vocab), each with its chain."""
     from llamakit import _sampling
+    from llamakit.engine.device_rows import DeviceRows, sample_on_device
 
     choices: dict[int, Choice] = {}
-    native = [i for i, chain in enumerate(chains) if chain.stages is not None]
-    results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
+    if isinstance(logits, DeviceRows):
+        choices = {i: Choice(token) for i, token in sample_on_device(logits, rows, chains).items()}
+    left = [i for i in range(len(chains)) if i not in choices]
+    native = [i for i in left if chains[i].stages is not None]
+    if isinstance(logits, DeviceRows):
+        logits.fetch([rows[i] for i in left])
+        results = []
+        for i in native:
+            results += _sampling.sample_rows(logits[rows[i]].reshape(1, -1), [0], [chains[i].stages])
+    else:
+        results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
     for i, (token, message) in zip(native, results, strict=True):
         choices[i] = _choice(token, message, logits[rows[i]])
-    for i, chain in enumerate(chains):
-        if chain.stages is None:
-            choices[i] = _sample_row(logits[rows[i]], chain)
+    for i in left:
+        if chains[i].stages is None:
+            choices[i] = _sample_row(logits[rows[i]], chains[i])
     return [choices[i] for i in range(len(chains))]
 
 
@@ -290,11 +303,12 @@ def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n:
     return tuple((int(i), math.exp(v - top.log_sum_exp)) for i, v in zip(top.ids, top.logits.tolist(), strict=True))
 
 
-def details(logits: npt.NDArray[np.float32], token_id: int, request: Request, sequence: Sequence_) -> Details | None:
-    """What the request wants to know of a chosen token, before the chain accepts it; adds to the sequence's score."""
+def details(rows: Rows, row: int, token_id: int, request: Request, sequence: Sequence_) -> Details | None:
+    """What the request wants to know of a token chosen from a row, before the chain accepts it; adds to the score."""
     scored = sequence.group.scored
     if request.logprobs is None and not scored and not request.probs_after:
         return None
+    logits = rows[row]
     logprob: float = 0.0
     top: tuple[TokenLogprob, ...] = ()
     if request.logprobs is not None or scored:
@@ -305,12 +319,12 @@ def details(logits: npt.NDArray[np.float32], token_id: int, request: Request, se
 
 
 class NativeCandidates:
-    """`sampler.Candidates` over a row on the host, for samplers written in Python."""
+    """`sampler.Candidates` for samplers written in Python, over a row on the host or another native handle."""
 
-    def __init__(self, row: npt.NDArray[np.float32]) -> None:
+    def __init__(self, row: Any) -> None:
         from llamakit import _sampling
 
-        self.handle = _sampling.Candidates(row)
+        self.handle = row if isinstance(row, _sampling.Candidates) else _sampling.Candidates(row)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.handle, name)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 
-from llamakit.backend import Device, DeviceInfo, Executable, Footprint, InputLayout, Memory, Precision
+from llamakit.backend import Buffer, Device, DeviceInfo, Executable, Footprint, InputLayout, Memory, Precision
 from llamakit.gguf import native
 from llamakit.graph.graph import Dim
 from llamakit.graph.ops import Op
@@ -59,8 +59,10 @@ class OpenCLWeight:
         self.buffer = cl.Buffer(device.context, cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR, hostbuf=data)
 
 
-class OpenCLBuffer:
+class OpenCLBuffer(Buffer):
     """An output: copied to the host when it is asked for."""
+
+    on_host = False
 
     def __init__(self, queue: Any, buffer: Any, shape: tuple[int, ...]) -> None:
         self._queue, self._buffer, self.shape = queue, buffer, shape

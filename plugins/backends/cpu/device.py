@@ -15,6 +15,7 @@ from llamakit.plugins.backends.cpu.lower import PANEL_ROWS, UNITS, Lowering
 from llamakit import system
 from llamakit.backend import (
     AdapterTable,
+    Buffer,
     Ceilings,
     Device,
     DeviceInfo,
@@ -186,7 +187,7 @@ class CPUAdapters(AdapterTable):
             raise UsageError(f"adapter for {name!r} makes {tuple(found)}, the tensor is {tuple(shape)}")
 
 
-class CPUBuffer:
+class CPUBuffer(Buffer):
     """An output, where the program left it."""
 
     def __init__(self, data: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamakit.backend import Adapter, AdapterTable, KVCache, KVSpec, State
+from llamakit.backend import Adapter, AdapterTable, Buffer, KVCache, KVSpec, State
 from llamakit.errors import UsageError
 from llamakit.gguf import GGMLType, quants
 from llamakit.graph.graph import DType
@@ -29,16 +29,11 @@ class ReferenceWeight:
     n_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReferenceBuffer:
+class ReferenceBuffer(Buffer):
     """An output of a run."""
 
-    data: Any
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        return tuple(self.data.shape)
+    def __init__(self, data: Any) -> None:
+        self.data, self.shape = data, tuple(data.shape)
 
     def numpy(self) -> Any:
         """The array itself."""

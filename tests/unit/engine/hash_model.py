@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from llamakit.backend import CacheLayer, KVSpec
+from llamakit.backend import Buffer, CacheLayer, KVSpec
 from llamakit.engine.embedder import Embedder
 from llamakit.engine.engine import Engine
 from llamakit.engine.runner import Runner
@@ -41,7 +41,7 @@ class HashCache:
         self.cells[list(cells)] = data.reshape(len(cells), 8).view(np.int64)[:, 0]
 
 
-class _Buffer:
+class _Buffer(Buffer):
     def __init__(self, data):
         self.data, self.shape = data, data.shape
 
