@@ -347,7 +347,7 @@ class Session:
         """Save the evaluated beginning of `tokens` to a file; returns how many tokens it has."""
         from llamakit.engine import session_file
 
-        key = session_file.model_key(self.file, self.engine.kv.spec)
+        key = session_file.model_key(self.file, self.engine.space.kv.spec)
         n: int = self._on_engine(lambda: session_file.save(Path(path), self.engine, tokens, key))
         return n
 
@@ -355,7 +355,7 @@ class Session:
         """Load what `save_prefix` wrote into the cache, where requests that begin so find it; returns its tokens."""
         from llamakit.engine import session_file
 
-        key = session_file.model_key(self.file, self.engine.kv.spec)
+        key = session_file.model_key(self.file, self.engine.space.kv.spec)
         tokens: list[int] = self._on_engine(lambda: session_file.load(Path(path), self.engine, key))
         return tokens
 

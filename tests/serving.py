@@ -61,8 +61,8 @@ class Server:
         try:
             data = None if body is None else json.dumps(body).encode()
             connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
-            response = connection.getresponse()
-            raw = response.read()
+            with connection.getresponse() as response:
+                raw = response.read()
             is_json = "json" in (response.getheader("Content-Type") or "")
             return response.status, json.loads(raw) if is_json else raw.decode()
         finally:

@@ -1,4 +1,4 @@
-"""Who of those that wait is let in next, and who of those that run makes room for them.
+"""Who runs, who waits, and who makes room for whom.
 
 Priority comes first. Among equals, the client that has least running goes first, then who came first; a client that
 holds more than its share for longer than `QUANTUM` seconds gives a place to one that has waited for `PATIENCE` seconds.
@@ -7,16 +7,207 @@ Who makes room goes back into the queue, and loses nothing but time.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from llamakit.engine.job import Queued
+from llamakit.engine.request import FinishReason
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from llamakit.engine.adapters import AdapterStore
     from llamakit.engine.group import Group
+    from llamakit.engine.kv_space import KVSpace
+    from llamakit.engine.sequence import Sequence as Answer
+    from llamakit.engine.stats import Counters
 
 PATIENCE = 1.0
 QUANTUM = 1.0
+
+
+class Admission:
+    """The queue and the running requests, both by priority and arrival.
+
+    `places`: sequences that may run at once. A request that runs holds places, an adapter slot and blocks of `space`.
+    """
+
+    def __init__(self, space: KVSpace, adapters: AdapterStore | None, counters: Counters, places: int) -> None:
+        self.space, self.adapters, self.counters, self.places = space, adapters, counters, places
+        self.waiting: list[Group] = []
+        self.running: list[Group] = []
+        self.mean_seconds = 1.0  # that requests took, lately
+
+    def add(self, group: Group) -> None:
+        """Queue a request."""
+        insort(self.waiting, group, key=lambda each: each.order)
+        if group.request.progress:
+            self._tell_places()
+
+    def end_unwanted(self, now: float) -> None:
+        """End requests whose client left, that were cancelled, or whose time is up."""
+        for group in [*self.waiting, *self.running]:
+            if _unwanted(group):
+                group.finish(FinishReason.CANCELLED)
+            elif group.request.deadline is not None and now - group.submitted > group.request.deadline:
+                group.finish(FinishReason.DEADLINE)
+        if any(group.done for group in self.waiting):
+            for group in self.waiting:
+                if group.done:
+                    self._count_finished(group)
+            self.waiting = [group for group in self.waiting if not group.done]
+            self._tell_places()
+
+    def admit(self, now: float) -> None:
+        """Let waiting requests in while there are places, adapter slots and blocks for them."""
+        admitted: list[Group] = []
+        for group in in_turn(self.waiting, self.running):
+            if self._follows(group):
+                continue
+            if not self._finds_place(group, now):
+                break  # no one overtakes, so nobody waits for ever
+            admitted.append(group)
+            if group.done:
+                self._count_finished(group)
+            else:
+                group.entered = now
+                insort(self.running, group, key=lambda each: each.order)
+        if admitted:
+            self.waiting = [group for group in self.waiting if group not in admitted]
+            self._tell_places()
+
+    def preempt(self, group: Group) -> None:
+        """Back into the queue: its tokens stay, its blocks are evaluated again later."""
+        self._leave(group)
+        self.running.remove(group)
+        insort(self.waiting, group, key=lambda each: each.order)
+        self.counters.n_preempted += 1
+
+    def preempt_last(self, keeps: Callable[[Group], bool]) -> bool:
+        """Preempt the last of those that run, except who `keeps` its place; whether there was one."""
+        victim = next((group for group in reversed(self.running) if not keeps(group)), None)
+        if victim is not None:
+            self.preempt(victim)
+        return victim is not None
+
+    def retire(self, ended: Callable[[Answer], None]) -> None:
+        """Finished sequences leave their blocks to the prefix tree and are told to `ended`; finished groups go."""
+        for group in self.running:
+            for sequence in group.sequences:
+                if sequence.result is not None and sequence.table.blocks:
+                    self.space.remember(sequence, whole=False)
+                    sequence.release()
+                    ended(sequence)
+        if any(group.done for group in self.running):
+            for group in self.running:
+                if group.done:
+                    self._leave(group)
+                    self._count_finished(group)
+            self.running = [group for group in self.running if not group.done]
+
+    def abandon(self, error: BaseException) -> None:
+        """End every request with an error; those that run keep what they hold until `clear`."""
+        for group in [*self.waiting, *self.running]:
+            group.finish(FinishReason.ERROR, error)
+        for group in self.waiting:
+            group.forget()
+        self.waiting.clear()
+
+    def clear(self) -> None:
+        """Nothing runs and nothing waits."""
+        for group in self.running:
+            self._leave(group)
+            group.forget()
+        self.running, self.waiting = [], []
+
+    def forget(self) -> None:
+        """The same after the device was lost, and with it all that the running ones held."""
+        self.running, self.waiting = [], []
+
+    # -- who gets in --------------------------------------------------------------------------------------------
+
+    def _follows(self, group: Group) -> bool:
+        """Whether a running prompt begins like this one and is further than what is known: then that is waited for."""
+        if not group.request.cache or group.request.prompt_logprobs is not None:
+            return False
+        if group.leader is not None:
+            if group.leader.in_prefill and not group.leader.done:
+                return True
+            group.leader = None
+        tokens, size = group.sequences[0].tokens, self.space.size
+        leaders = [g for g in self.running if g.in_prefill and g.key == group.key and g.request.cache]
+        if leaders and len(tokens) > size:
+            known = self.space.n_known(group.key, tokens[:-1])
+            begin = tokens[: known + size]
+            group.leader = next((g for g in leaders if g.sequences[0].tokens[: known + size] == begin), None)
+            if len(begin) == len(tokens):  # its last token must be evaluated anyway
+                group.leader = None
+        return group.leader is not None
+
+    def _finds_place(self, group: Group, now: float) -> bool:
+        """Whether a group gets in, if need be at the cost of others of less priority, or with more than their share."""
+        while True:
+            places = self.places - sum(each.width for each in self.running)
+            if group.width <= places and self._tries_to_enter(group, now):
+                return True
+            victim = who_yields(group, self.running, now)
+            if victim is None:
+                return False
+            self.preempt(victim)
+
+    def _tries_to_enter(self, group: Group, now: float) -> bool:
+        """Let a group in if there is room; one whose adapters cannot be put to work ends, and makes no one wait."""
+        try:
+            return self._enter(group, now)
+        except BaseException as error:
+            self._leave(group)
+            group.fail(error, "an adapter")
+            return True
+
+    def _enter(self, group: Group, now: float) -> bool:
+        """Take what a group needs to run: an adapter slot, the known part of its prompt, room for the rest."""
+        if self.adapters is not None:
+            slot = self.adapters.acquire(group.selection)
+            if slot is None:
+                return False
+            group.slot = slot
+        scored = group.request.prompt_logprobs is not None and group.in_prefill
+        for track in group.tracks:
+            self.space.recall(group.key, track, known=not scored)
+        need = sum(track.table.missing(track.n_pending) for track in group.tracks)
+        need += sum(group.width for group in self.running)  # they will grow
+        if not self.space.find_room(min(need, self.space.pool.n_block)) and self.running:
+            self._leave(group)
+            return False
+        if not group.admitted:
+            group.admitted, group.began = True, now
+            group.timings.queue_seconds = now - group.submitted
+            group.timings.n_cached = group.tracks[0].table.length
+            self.counters.n_cached += group.timings.n_cached
+        return True
+
+    def _leave(self, group: Group) -> None:
+        """Give back what a group holds."""
+        for track in {*group.tracks, *group.sequences}:
+            track.release()
+        if self.adapters is not None and group.slot >= 0:
+            self.adapters.release(group.slot)
+            group.slot = -1
+
+    def _count_finished(self, group: Group) -> None:
+        if not group.request.cache:
+            self.space.tree.forget(group.key)
+        self.counters.finished(group)
+        group.forget()
+        self.mean_seconds += 0.1 * (group.now() - group.submitted - self.mean_seconds)
+
+    def _tell_places(self) -> None:
+        """Tell those who asked how many are before them."""
+        for ahead, group in enumerate(self.waiting):
+            if group.request.progress and group.place != ahead:
+                group.place = ahead
+                group.job.emit(Queued(ahead))
 
 
 def shares(running: Sequence[Group]) -> Counter[str]:
@@ -65,3 +256,12 @@ def who_yields(group: Group, running: Sequence[Group], now: float) -> Group | No
         and now - each.entered >= QUANTUM
     ]
     return max(more, key=lambda each: (counts[each.owner], each.order)) if more else None
+
+
+def _unwanted(group: Group) -> bool:
+    """Whether nobody waits for a group; what cannot tell is taken for a client that left."""
+    try:
+        return group.job.unwanted
+    except BaseException as error:
+        group.fail(error, "asking whether the client is there")
+        return True

@@ -45,7 +45,7 @@ class Bench:
 
     def __init__(self, engine: Engine, work: Work | None = None) -> None:
         self.engine, self.work = engine, work
-        self._pool = BlockPool(engine.kv.spec.n_block)
+        self._pool = BlockPool(engine.space.kv.spec.n_block)
         self._tables: list[BlockTable] = []  # of sequences that are `_depth` tokens long
         self._depth = 0
 
@@ -93,7 +93,7 @@ class Bench:
                 table.truncate(0)
             self._tables, self._depth = [], depth
         while len(self._tables) < batch:
-            table = BlockTable(self._pool, self.engine.kv)
+            table = BlockTable(self._pool, self.engine.space.kv)
             self._prompt(table, depth)
             self._tables.append(table)
         return self._tables[:batch]

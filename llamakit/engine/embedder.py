@@ -167,10 +167,10 @@ class Embedder:
             if not left or len(batch.tables) == runner.n_seq:
                 break
             if text.table is None:
-                text.table = engine.new_table()
+                text.table = engine.space.new_table()
             start = text.table.length
             n = min(left, len(text.tokens) - start)
-            if not engine.find_room(text.table.missing(n)):
+            if not engine.space.find_room(text.table.missing(n)):
                 break
             row = batch.add(text.tokens[start : start + n], text.table, n_output=n, adapter=work.slot)
             parts.append((text, row, start, n))

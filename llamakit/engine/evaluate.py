@@ -30,12 +30,12 @@ class Evaluator:
             raise ContextLengthError(
                 f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: give less text, or a larger -c"
             )
-        table = self.engine.new_table()
+        table = self.engine.space.new_table()
         try:
             for start in range(0, len(tokens), self.runner.n_row):
                 part = tokens[start : start + self.runner.n_row]
                 batch = Batch()
-                self.engine.find_room(table.missing(len(part)))
+                self.engine.space.find_room(table.missing(len(part)))
                 batch.add(part, table, n_output=len(part))
                 yield self.runner.run(batch)[self.output].numpy()
         finally:

@@ -48,14 +48,14 @@ def model_key(file: GGUFFile, spec: KVSpec) -> str:
 
 def save(path: Path, engine: Engine, tokens: Sequence[int], key: str) -> int:
     """Write the evaluated beginning of `tokens`; the file appears whole or not at all. Returns how many they are."""
-    nodes, n = engine.tree.match(DEFAULT_KEY, list(tokens))
-    size = engine.tree.size
+    nodes, n = engine.space.tree.match(DEFAULT_KEY, list(tokens))
+    size = engine.space.tree.size
     cells = [nodes[p // size].block * size + p % size for p in range(n)]
-    data = engine.kv.export(cells)
+    data = engine.space.kv.export(cells)
     with GGUFWriter(path) as writer:
         writer.add("general.architecture", "llamakit-session")
         writer.add("llamakit.session.key", key)
-        writer.add("llamakit.session.kv_type", engine.kv.spec.type)
+        writer.add("llamakit.session.kv_type", engine.space.kv.spec.type)
         writer.add("llamakit.session.tokens", np.asarray(tokens[:n], np.int32))
         writer.add_tensor("kv", np.ascontiguousarray(data).view(np.int8), GGMLType.I8, data.shape)
     return n
@@ -74,17 +74,17 @@ def load(path: Path, engine: Engine, key: str) -> list[int]:
             )
         tokens, data = _content(file, path, engine)
         file.check()
-    table = engine.new_table()
-    if len(tokens) > engine.n_ctx or not engine.find_room(table.missing(len(tokens))):
+    table = engine.space.new_table()
+    if len(tokens) > engine.n_ctx or not engine.space.find_room(table.missing(len(tokens))):
         raise ModelFileError(
             f"{path} holds {len(tokens)} tokens, the context {engine.n_ctx}: use a larger context (-c)"
         )
     if tokens:
         try:
-            engine.kv.restore(table.extend(len(tokens)), data)
-            node, size = engine.tree.root(DEFAULT_KEY), engine.tree.size
+            engine.space.kv.restore(table.extend(len(tokens)), data)
+            node, size = engine.space.tree.root(DEFAULT_KEY), engine.space.tree.size
             for i, block in enumerate(table.blocks):
-                node = engine.tree.insert(node, tokens[i * size : (i + 1) * size], block)
+                node = engine.space.tree.insert(node, tokens[i * size : (i + 1) * size], block)
         except (ValueError, TypeError, IndexError) as error:
             raise ModelFileError(f"{path} is a damaged session: {error}") from None
         finally:
@@ -97,7 +97,7 @@ def _content(file: GGUFFile, path: Path, engine: Engine) -> tuple[list[int], npt
     try:
         tokens = np.asarray(file.metadata["llamakit.session.tokens"]).astype(np.int64, casting="same_kind").reshape(-1)
         data = np.array(file.raw("kv")).reshape(file.tensors["kv"].shape)
-        like = engine.kv.export([0])
+        like = engine.space.kv.export([0])
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is a damaged session: {error}") from None
     if len(tokens) and data.nbytes != len(tokens) * like.nbytes:

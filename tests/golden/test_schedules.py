@@ -74,7 +74,7 @@ def test_random_schedules(stories260k, kv_type):
         roomy.engine.submit(job)
         while not job.finished:
             roomy.engine.step()
-        roomy.engine.tree.clear()
+        roomy.engine.space.tree.clear()
         alone.append(answers(job))
     roomy.close()
     settings = {"n_seq": 6, "adapter_slots": 2, "ctx_size": 160, "draft": 4, "batch_size": 24, "threads": 2}

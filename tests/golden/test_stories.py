@@ -66,7 +66,7 @@ def test_many_at_once_give_what_each_gives_alone(stories260k):
         while engine.step():
             pass
         together = [job.results()[0].tokens for job in jobs]
-        assert engine.pool.n_free + len(engine.tree) == engine.pool.n_block
+        assert engine.space.pool.n_free + len(engine.space.tree) == engine.space.pool.n_block
     assert together == alone
 
 

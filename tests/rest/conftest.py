@@ -18,7 +18,7 @@ from llamakit.gguf import GGUFWriter, open_gguf
 from llamakit.options import build_options
 from llamakit.registry import Registry
 
-TIMEOUT = 30
+TIMEOUT = 60
 
 
 class Client:
@@ -35,8 +35,8 @@ class Client:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
-            response = connection.getresponse()
-            return response.status, response.headers, response.read()
+            with connection.getresponse() as response:
+                return response.status, response.headers, response.read()
         finally:
             connection.close()
 

@@ -86,12 +86,12 @@ def test_a_waiting_request_ends_when_its_client_leaves(slow, stream):
 
 def test_many_clients_that_leave_at_random(slow):
     service = slow.state.pool.loaded().service
-    free = service.call(lambda: service.engine.pool.n_free + len(service.engine.tree))
+    free = service.call(lambda: service.engine.space.pool.n_free + len(service.engine.space.tree))
     for n in range(12):
         with closing(send(slow, prompt=[1, 400 + n], stream=n % 2 == 0)):
             time.sleep(STEP * (n % 5))
     assert until(lambda: not service.busy) < SOON
-    assert service.call(lambda: service.engine.pool.n_free + len(service.engine.tree)) == free
+    assert service.call(lambda: service.engine.space.pool.n_free + len(service.engine.space.tree)) == free
     assert slow.post("/completion", {"prompt": "a", "n_predict": 1})[0] == 200
 
 

@@ -78,8 +78,8 @@ def use(service, **samplers):
 def unharmed(service, bad, **kwargs):
     """Run good requests beside a bad one; these answer as alone, and what was remembered stays. The bad one's error."""
     alone = [service.submit(request(seed)).results()[0].tokens for seed in range(3)]
-    known = len(service.engine.tree)
-    held = service.engine.pool.n_block - service.engine.pool.n_free
+    known = len(service.engine.space.tree)
+    held = service.engine.space.pool.n_block - service.engine.space.pool.n_free
     good = [service.submit(request(seed, max_tokens=40)) for seed in range(3)]
     errors = []
     try:
@@ -88,9 +88,9 @@ def unharmed(service, bad, **kwargs):
     except LlamaKitError as error:
         errors.append(error)
     assert [job.results()[0].tokens[:20] for job in good] == alone
-    assert service.call(lambda: len(service.engine.tree)) >= known, "the cache was given up"
-    service.call(service.engine.tree.clear)
-    assert service.engine.pool.n_free == service.engine.pool.n_block, f"blocks are lost ({held} were held)"
+    assert service.call(lambda: len(service.engine.space.tree)) >= known, "the cache was given up"
+    service.call(service.engine.space.tree.clear)
+    assert service.engine.space.pool.n_free == service.engine.space.pool.n_block, f"blocks are lost ({held} were held)"
     assert not service.engine.running
     assert not service.trouble
     return errors[0] if errors else None

@@ -87,15 +87,15 @@ def test_a_body_that_trickles_is_not_waited_for(sockets, monkeypatch):
 def test_a_slow_but_steady_body_is_waited_for(server, monkeypatch):
     monkeypatch.setattr(connections, "PACE_SECONDS", 0.5)
     body = json.dumps({"prompt": "Once", "n_predict": 1, "user": "x" * 20_000}).encode()
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=20)
-    connection.putrequest("POST", "/completion")
-    connection.putheader("Content-Length", str(len(body)))
-    connection.endheaders()
-    for start in range(0, len(body), 1000):
-        connection.send(body[start : start + 1000])
-        time.sleep(0.1)
-    assert connection.getresponse().status == 200
-    connection.close()
+    with contextlib.closing(http.client.HTTPConnection(server.host, server.port, timeout=20)) as connection:
+        connection.putrequest("POST", "/completion")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders()
+        for start in range(0, len(body), 1000):
+            connection.send(body[start : start + 1000])
+            time.sleep(0.1)
+        with connection.getresponse() as response:
+            assert response.status == 200
 
 
 def test_an_answer_that_nobody_reads_is_given_up(server, sockets, monkeypatch):
@@ -212,7 +212,8 @@ def ask(client, path):
     connection = http.client.HTTPConnection(client.host, client.port, timeout=20)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == 200
+        with connection.getresponse() as response:
+            return response.status == 200
     except OSError:
         return False
     finally:

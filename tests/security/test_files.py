@@ -127,33 +127,33 @@ def rewritten(file, **changes):
 )  # fmt: skip
 def test_damaged_sessions_are_typed_errors_and_take_no_blocks(saved, changes):
     session, file = saved
-    free = session.engine.pool.n_free
+    free = session.engine.space.pool.n_free
     with pytest.raises(LlamaKitError):
         session.load_prefix(rewritten(file, **changes))
-    assert session.engine.pool.n_free == free
+    assert session.engine.space.pool.n_free == free
     assert session.load_prefix(file)
 
 
 def test_sessions_that_are_cut_off_anywhere(saved):
     session, file = saved
-    data, free = file.read_bytes(), session.engine.pool.n_free
+    data, free = file.read_bytes(), session.engine.space.pool.n_free
     part = file.with_name("part.gguf")
     for length in range(0, len(data), max(1, len(data) // 60)):
         part.write_bytes(data[:length])
         with pytest.raises(LlamaKitError):
             session.load_prefix(part)
-        assert session.engine.pool.n_free == free
+        assert session.engine.space.pool.n_free == free
 
 
 def test_a_cache_that_cannot_take_a_session_keeps_its_blocks(saved, monkeypatch):
     session, file = saved
-    free = session.engine.pool.n_free
+    free = session.engine.space.pool.n_free
 
     def refuse(cells, data):
         raise ValueError("shapes do not fit")
 
-    monkeypatch.setattr(type(session.engine.kv), "restore", lambda self, cells, data: refuse(cells, data))
+    monkeypatch.setattr(type(session.engine.space.kv), "restore", lambda self, cells, data: refuse(cells, data))
     with pytest.raises(ModelFileError, match="damaged session: shapes do not fit"):
         session.load_prefix(file)
-    assert session.engine.pool.n_free == free
+    assert session.engine.space.pool.n_free == free
     assert session_file.DEFAULT_KEY

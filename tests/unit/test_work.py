@@ -17,7 +17,7 @@ HEAD = HIDDEN * VOCABULARY
 def work(stories260k):
     with Session(stories260k, backend="cpu", threads=1) as session:
         ceilings = Ceilings(read_bandwidth=1e6, multiply_adds={"f32": 1e6})
-        spec = session.engine.kv.spec
+        spec = session.engine.space.kv.spec
         yield Work(session.model, session.file, session.device, session.weights, spec, ceilings)
 
 

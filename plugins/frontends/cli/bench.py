@@ -68,7 +68,7 @@ def bench(ctx: click.Context, as_json: bool, plot: Path | None, **options: Any) 
         ceilings = session.device.ceilings() if session.weights else None
         work = None
         if ceilings is not None:
-            spec = session.engine.kv.spec
+            spec = session.engine.space.kv.spec
             work = Work(session.model, session.file, session.device, session.weights, spec, ceilings)
         if not as_json:
             _show_ceilings(ceilings)

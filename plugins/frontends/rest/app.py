@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 import msgspec
-from llamakit.plugins.frontends.rest.errors import MethodError, body_of, from_falcon, retry_after, status_of
+from llamakit.plugins.frontends.rest.errors import (
+    MethodError,
+    body_of,
+    forget_frames,
+    from_falcon,
+    retry_after,
+    status_of,
+)
 
 from llamakit.errors import LlamaKitError, NotFoundError, UnavailableError
 
@@ -106,6 +113,7 @@ def _on_error(req: falcon.Request, resp: falcon.Response, error: LlamaKitError, 
     resp.stream = None
     resp.content_type = falcon.MEDIA_JSON
     resp.data = msgspec.json.encode(make_body(error))
+    forget_frames(error)
 
 
 def _on_falcon_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: Any) -> None:
@@ -117,6 +125,7 @@ def _on_falcon_error(req: falcon.Request, resp: falcon.Response, error: falcon.H
     elif isinstance(ours, NotFoundError):
         ours.message = f"there is nothing at {req.path[:200]}"
     _on_error(req, resp, ours, params)
+    forget_frames(error)
     resp.status = error.status
     if error.headers:
         resp.set_headers(error.headers)
@@ -129,3 +138,4 @@ def _on_exception(req: falcon.Request, resp: falcon.Response, error: Exception, 
     shown = LlamaKitError("the server made a mistake", found=f"the server's log tells more at request {id}")
     shown.code = "internal"
     _on_error(req, resp, shown, params)
+    forget_frames(error)

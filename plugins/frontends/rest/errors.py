@@ -102,6 +102,21 @@ def body_of(error: LlamaKitError) -> dict[str, Any]:
     return {"error": record | {"type": type_of(error)}}
 
 
+def forget_frames(error: BaseException) -> None:
+    """Let go of what an error was raised through, once it is answered.
+
+    The frames hold the request's texts, and often the error itself (`error = ...; raise error`): a cycle that would
+    keep them until the garbage collector runs.
+    """
+    left, seen = [error], set()
+    while left:
+        at = left.pop()
+        if id(at) not in seen:
+            seen.add(id(at))
+            at.__traceback__ = None
+            left += [each for each in (at.__context__, at.__cause__) if each is not None]
+
+
 def without_folders(text: str) -> str:
     """A text in which every absolute path is cut to its last part."""
     return FOLDERS.sub("", text)

@@ -111,9 +111,9 @@ def _n_adapter(session: Session) -> int:
 GAUGES: tuple[tuple[str, str, Any], ...] = (
     ("requests_running", "Requests that are being worked on.", lambda s: s.service.n_running),
     ("requests_waiting", "Requests in the queue.", lambda s: s.service.n_waiting),
-    ("kv_blocks", "Blocks of the KV cache.", lambda s: s.engine.pool.n_block),
-    ("kv_blocks_free", "Blocks that nobody holds.", lambda s: s.engine.pool.n_free),
-    ("prefix_cache_blocks", "Blocks that the prefix cache holds.", lambda s: len(s.engine.tree)),
+    ("kv_blocks", "Blocks of the KV cache.", lambda s: s.engine.space.pool.n_block),
+    ("kv_blocks_free", "Blocks that nobody holds.", lambda s: s.engine.space.pool.n_free),
+    ("prefix_cache_blocks", "Blocks that the prefix cache holds.", lambda s: len(s.engine.space.tree)),
     ("prefix_cache_hit_ratio", "Share of all prompt tokens that were found evaluated.", _hits),
     ("kv_cache_bytes", "Size of the KV cache.", lambda s: s.kv_bytes),
     ("adapters_loaded", "LoRA adapters that requests may choose.", _n_adapter),

@@ -173,7 +173,7 @@ def lines_of(session: Session, state: ServerState, url: str, seconds: float) -> 
     name = one_line(str(session.file.metadata.get("general.name") or session.path.stem))
     model = f"{name}, {count(session.model.n_parameter)}, {h.architecture}, context {session.n_ctx:,}"
     weights = sum(weight.n_bytes for weight in session.weights.values())
-    kv = session.device.kv_size(session.engine.kv.spec)
+    kv = session.device.kv_size(session.engine.space.kv.spec)
     store = session.adapters
     adapters = one_line(", ".join(info.name for info in store.infos())) if store is not None else ""
     samplers = state.registry.samplers()

@@ -111,9 +111,9 @@ def test_any_schedule_gives_each_request_the_answer_it_gets_alone(asked, n_block
         if job not in cancelled:
             assert outcome(job.events) == answer(job.request)
             _check_stream(job)
-    assert engine.pool.n_free + len(engine.tree) == n_block
-    engine.tree.clear()
-    assert engine.pool.n_free == n_block
+    assert engine.space.pool.n_free + len(engine.space.tree) == n_block
+    engine.space.tree.clear()
+    assert engine.space.pool.n_free == n_block
 
 
 def _check_stream(job):
@@ -202,7 +202,7 @@ def test_one_request_that_needs_more_than_there_is_ends_with_an_error():
     list(engine.run(job))
     assert isinstance(job.events[-1].result.error, OutOfMemoryError)
     assert len(job.events[-1].result.tokens) >= 15
-    assert engine.pool.n_free + len(engine.tree) == 5
+    assert engine.space.pool.n_free + len(engine.space.tree) == 5
 
 
 def test_guesses_are_counted_and_change_nothing():
@@ -233,8 +233,8 @@ def test_many_shift_while_the_prefix_tree_holds_their_blocks(n_spare):
         assert job.events[-1].result.reason is FinishReason.LENGTH
         assert len(job.events[-1].result.tokens) == 90
     assert n_spare == 0 or engine.counters.n_preempted == 0
-    engine.tree.clear()
-    assert engine.pool.n_free == engine.pool.n_block
+    engine.space.tree.clear()
+    assert engine.space.pool.n_free == engine.space.pool.n_block
 
 
 def test_a_context_that_is_full_ends_or_shifts():
@@ -306,7 +306,7 @@ def test_nothing_is_generated_where_only_the_prompt_was_wanted():
     job = Job(request(SHARED, max_tokens=0, n=2, best_of=2))
     list(engine.run(job))
     assert [e.result.tokens for e in job.events if isinstance(e, Finished)] == [[], []]
-    assert engine.tree.match(((), ""), SHARED)[1] == len(SHARED)
+    assert engine.space.tree.match(((), ""), SHARED)[1] == len(SHARED)
 
 
 def test_log_probabilities_before_and_after_the_chain():

@@ -100,7 +100,7 @@ def test_a_backend_that_fails_ends_its_requests_and_the_next_one_works(service):
         with pytest.raises(BackendError, match="the device fell over"):
             job.results()
     assert service.submit(request(7)).results()[0].tokens == expected
-    assert service.engine.pool.n_free + len(service.engine.tree) == 200
+    assert service.engine.space.pool.n_free + len(service.engine.space.tree) == 200
 
 
 def test_a_backend_that_hangs_becomes_an_error_not_a_hang():

@@ -1,0 +1,119 @@
+"""The room of the KV cache: who holds which blocks, which beginnings of texts are known, how a full context moves on.
+
+`KVSpace` joins the pool of blocks and the prefix tree: what one evaluates is found again by the next, and goes when
+room is needed. Not thread-safe: the engine's thread owns it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamakit.engine.kv_cache import BlockPool, BlockTable
+from llamakit.engine.prefix_tree import PrefixTree
+from llamakit.errors import OutOfMemoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from llamakit.backend import KVCache
+    from llamakit.engine.sequence import Track
+
+
+class KVSpace:
+    """The blocks of one KV cache. `pool`: who holds them; `tree`: the beginnings that are known, by key."""
+
+    def __init__(self, kv: KVCache) -> None:
+        self.kv = kv
+        self.size = kv.spec.block_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing is held, nothing known."""
+        self.pool = BlockPool(self.kv.spec.n_block)
+        self.tree = PrefixTree(self.pool, self.size)
+
+    def new_table(self) -> BlockTable:
+        """A table without blocks."""
+        return BlockTable(self.pool, self.kv)
+
+    def find_room(self, n_block: int) -> bool:
+        """Whether so many blocks are free, after forgetting old prefixes if need be."""
+        if self.pool.n_free < n_block:
+            self.tree.evict(n_block)
+        return self.pool.n_free >= n_block
+
+    def no_room(self) -> OutOfMemoryError:
+        """What a request is told that is alone and still finds no room."""
+        n = self.kv.spec.n_block * self.size
+        return OutOfMemoryError(
+            f"the KV cache is full: one request needs more than the {n:,} positions that there are",
+            hint="more memory for it (--kv-memory), or a shorter context (-c)",
+        )
+
+    # -- beginnings that are known ------------------------------------------------------------------------------
+
+    def n_known(self, key: Hashable, tokens: Sequence[int]) -> int:
+        """How many tokens at the start are known, in whole blocks."""
+        return self.tree.match(key, tokens)[1] // self.size * self.size
+
+    def recall(self, key: Hashable, track: Track, *, known: bool = True) -> None:
+        """Give a track the blocks of the longest beginning that is known; at least one token stays to be evaluated.
+
+        `known=False`: none, since logits are wanted for all of it.
+        """
+        track.table.release()
+        track.node, track.n_known = self.tree.root(key), 0
+        if not known:
+            return
+        path, length = self.tree.match(key, track.tokens[:-1])
+        track.table.share([node.block for node in path], length)
+        whole = [node for node in path if len(node.tokens) == self.size]
+        n_whole = min(len(whole), length // self.size)
+        if n_whole:
+            track.node, track.n_known = path[n_whole - 1], n_whole
+
+    def remember(self, track: Track, *, whole: bool = True) -> None:
+        """Put the blocks that are complete into the prefix tree; with `whole=False` also the part of the last one."""
+        if track.node is None:
+            return
+        size, table = self.size, track.table
+        while (track.n_known + 1) * size <= table.length:
+            start = track.n_known * size
+            node = self.tree.insert(track.node, track.tokens[start : start + size], table.blocks[track.n_known])
+            table.adopt(track.n_known, node.block)
+            track.node, track.n_known = node, track.n_known + 1
+        rest = track.tokens[track.n_known * size : table.length]
+        if not whole and rest:
+            self.tree.insert(track.node, rest, table.blocks[track.n_known])
+
+    # -- a context that is full ---------------------------------------------------------------------------------
+
+    def shift(self, track: Track, keep: int, n: int, free_more: Callable[[], bool]) -> bool:
+        """Drop the `n` tokens after the first `keep`; False if blocks are missing on the way, and nothing was done.
+
+        `free_more` takes blocks from somebody else, and says whether there was anybody.
+        """
+        table = track.table
+        if table.length < len(track.tokens) - 1:  # it lost its blocks to others just when they were full
+            table.truncate(min(table.length, keep))
+        elif self._room_to_shift(track, keep, n, free_more):
+            table.discard(keep, n)
+        else:
+            return False
+        del track.tokens[keep : keep + n]
+        track.node = None
+        return True
+
+    def _room_to_shift(self, track: Track, keep: int, n: int, free_more: Callable[[], bool]) -> bool:
+        """Find the blocks that a shift takes on its way, at the cost of the known prefix, then of others.
+
+        Blocks that the prefix tree holds too do not get free as the text moves out of them.
+        """
+        pruned = track.node is None
+        while not self.find_room(track.table.spare_for_discard(keep, n)):
+            if not pruned and track.node is not None:
+                self.tree.prune(track.node, track.n_known - keep // self.size)
+                pruned = True
+            elif not free_more():
+                return False
+        return True
