@@ -90,8 +90,12 @@ def running(models, settings=None, wait=True, tls=None, **options):
     sock = listen("127.0.0.1", 0)
     merged = {"backend": "cpu", "threads": 2, "n_seq": made.parallel, "max_queue": made.queue}
     merged |= {"max_predict": made.max_predict} | (settings or {})
-    state = make_state(made, Registry.discover(), models, merged, keys)
-    server = Server(state, sock, keys, tls)
+    try:
+        state = make_state(made, Registry.discover(), models, merged, keys)
+        server = Server(state, sock, keys, tls)
+    except BaseException:
+        sock.close()
+        raise
     server.start()
     try:
         if wait:

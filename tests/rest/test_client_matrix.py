@@ -115,17 +115,20 @@ def test_anthropic(server):
 
 
 def test_ollama(server):
-    client = pytest.importorskip("ollama").Client(host=server.url)
-    assert client.chat(model="words", messages=ASK).message.content == ANSWER
-    assert (
-        "".join(part.message.content for part in client.chat(model="words:latest", messages=ASK, stream=True)) == ANSWER
-    )
-    made = client.chat(model="both", messages=ASK, tools=TOOLS)
-    assert [call.function.arguments["city"] for call in made.message.tool_calls] == ["Rome", "Oslo"]
-    talk = [*ASK, made.message, {"role": "tool", "tool_name": "get_weather", "content": "12"}]
-    assert client.chat(model="both", messages=talk, tools=TOOLS).message.content == ANSWER
-    assert json.loads(client.chat(model="form", messages=ASK, format=PARAMETERS).message.content) == {"city": "Rome"}
-    assert len(client.embed(model="words", input=["a", "b"]).embeddings) == 2
+    with pytest.importorskip("ollama").Client(host=server.url) as client:
+        assert client.chat(model="words", messages=ASK).message.content == ANSWER
+        assert (
+            "".join(part.message.content for part in client.chat(model="words:latest", messages=ASK, stream=True))
+            == ANSWER
+        )
+        made = client.chat(model="both", messages=ASK, tools=TOOLS)
+        assert [call.function.arguments["city"] for call in made.message.tool_calls] == ["Rome", "Oslo"]
+        talk = [*ASK, made.message, {"role": "tool", "tool_name": "get_weather", "content": "12"}]
+        assert client.chat(model="both", messages=talk, tools=TOOLS).message.content == ANSWER
+        assert json.loads(client.chat(model="form", messages=ASK, format=PARAMETERS).message.content) == {
+            "city": "Rome"
+        }
+        assert len(client.embed(model="words", input=["a", "b"]).embeddings) == 2
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -126,22 +126,22 @@ def test_anthropic(secured):
 
 def test_ollama(secured):
     module = need("ollama")
-    client = module.Client(host=secured.url, headers={"Authorization": "Bearer sesame"})
-    options = {"num_predict": 8, "temperature": 0, "seed": 1}
-    whole = client.generate(model="stories", prompt="Once upon a time", options=options)
-    pieces = list(client.generate(model="stories", prompt="Once upon a time", options=options, stream=True))
-    assert "".join(p.response for p in pieces) == whole.response
-    assert pieces[-1].done
-    assert pieces[-1].eval_count == whole.eval_count == 8
-    chat = client.chat(model="stories", messages=TALK, options=options)
-    parts = list(client.chat(model="stories", messages=TALK, options=options, stream=True))
-    assert "".join(p.message.content for p in parts) == chat.message.content
-    assert [m.model for m in client.list().models] == ["stories:latest", "other:latest"]
-    assert client.show("stories").modelinfo["general.architecture"] == "llama"
-    assert len(client.embed(model="stories", input=["a", "b"]).embeddings) == 2
-    assert client.ps().models
-    with pytest.raises(module.ResponseError):
-        client.generate(model="nope", prompt="x")
+    with module.Client(host=secured.url, headers={"Authorization": "Bearer sesame"}) as client:
+        options = {"num_predict": 8, "temperature": 0, "seed": 1}
+        whole = client.generate(model="stories", prompt="Once upon a time", options=options)
+        pieces = list(client.generate(model="stories", prompt="Once upon a time", options=options, stream=True))
+        assert "".join(p.response for p in pieces) == whole.response
+        assert pieces[-1].done
+        assert pieces[-1].eval_count == whole.eval_count == 8
+        chat = client.chat(model="stories", messages=TALK, options=options)
+        parts = list(client.chat(model="stories", messages=TALK, options=options, stream=True))
+        assert "".join(p.message.content for p in parts) == chat.message.content
+        assert [m.model for m in client.list().models] == ["stories:latest", "other:latest"]
+        assert client.show("stories").modelinfo["general.architecture"] == "llama"
+        assert len(client.embed(model="stories", input=["a", "b"]).embeddings) == 2
+        assert client.ps().models
+        with pytest.raises(module.ResponseError):
+            client.generate(model="nope", prompt="x")
 
 
 def test_litellm(secured):

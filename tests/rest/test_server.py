@@ -102,12 +102,12 @@ def test_start_answer_and_stop(stories260k):
 
 
 def test_streams_in_flight_are_finished_when_it_is_told_to_stop(stories260k):
-    with Process("-m", stories260k, "--port", "0", "--grace", "20") as server:
+    with Process("-m", stories260k, "--port", "0", "--grace", "60") as server:
         server.wait_for("ready")
         port, ends = server.port, []
 
         def read():
-            body = {"prompt": "Once", "n_predict": 1200, "stream": True, "ignore_eos": True}
+            body = {"prompt": "Once", "n_predict": 600, "stream": True, "ignore_eos": True}
             connection, response = ask(port, "POST", "/completion", body)
             started.release()
             data = response.read()
@@ -121,7 +121,7 @@ def test_streams_in_flight_are_finished_when_it_is_told_to_stop(stories260k):
         for _ in threads:
             assert started.acquire(timeout=SECONDS)
         server.process.send_signal(signal.SIGTERM)
-        server.wait_for("answers running, 20 s left; Ctrl-C again cuts them")
+        server.wait_for("answers running, 60 s left; Ctrl-C again cuts them")
         connection, response = ask(port, "POST", "/completion", {"prompt": "late"})
         late = json.load(response)
         connection.close()
@@ -149,7 +149,8 @@ def test_a_second_signal_cuts_the_answers(stories260k):
         connection.close()
         code, text = server.end()
     assert json.loads(last)["error"]["code"] == "unavailable"
-    assert (code, time.monotonic() - began < 10) == (0, True)
+    assert code == 0
+    assert time.monotonic() - began < 60  # long before the 600 seconds that it was given
     assert "Traceback" not in text
 
 
@@ -162,7 +163,7 @@ def test_it_stops_at_once_with_idle_and_half_sent_connections(stories260k):
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.end()[0] == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15  # headers may take that long, an idle connection ten minutes
         for sock in (idle, half):
             assert sock.recv(10) == b""
             sock.close()

@@ -125,10 +125,12 @@ class TLSFront:
         try:
             await self._loop.sock_connect(inner, self._address)
             inner_reader, inner_writer = await asyncio.open_connection(sock=inner, limit=PIECE)
-        except OSError:
+        except BaseException as error:  # the end of the server among them
             inner.close()
             writer.close()
-            return
+            if isinstance(error, OSError):
+                return
+            raise
         copies = [
             asyncio.ensure_future(_copy(reader, inner_writer)),
             asyncio.ensure_future(_copy(inner_reader, writer)),
