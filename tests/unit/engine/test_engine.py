@@ -83,7 +83,7 @@ def requests(draw):
     return request(prompt, **fields)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(requests(), st.integers(0, 12)), min_size=1, max_size=7),
     st.integers(26, 90),
