@@ -401,6 +401,21 @@ class Device(ABC):
         """Give everything back."""
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The graph of one device of several, and what it needs there.
+
+    `received`: those of its inputs that earlier parts make, which are outputs of theirs by the same names.
+    """
+
+    device: Device
+    graph: Graph
+    weights: Mapping[str, Weight]
+    kv: KVCache | None
+    adapters: AdapterTable | None
+    received: tuple[str, ...]
+
+
 class Backend(ABC):
     """A plugin's backend. Making one opens nothing."""
 
@@ -419,3 +434,12 @@ class Backend(ABC):
     @abstractmethod
     def open(self, index: int = 0) -> Device:
         """Open device number `index` of those that `probe` listed."""
+
+    def compile(self, parts: Sequence[Part]) -> Executable:
+        """One program of the graphs of several devices of this backend, in order. Its outputs are those of all parts.
+
+        Unless a backend knows better, they run one after the other, and what they hand on passes through the host.
+        """
+        from llamakit.devices.relay import compile_parts
+
+        return compile_parts(parts)

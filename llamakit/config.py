@@ -32,6 +32,12 @@ class CoreOptions(Options, frozen=True):
 
     model: Annotated[str, Meta(description="The model: a GGUF file.")] = ""
     backend: Annotated[str, Meta(description="Backends in order of preference, such as cuda,cpu; or auto.")] = "auto"
+    device: Annotated[
+        str, Meta(description="Devices that share the model's layers, such as cuda:0,cuda:1; empty = one of `backend`.")
+    ] = ""
+    split: Annotated[
+        str, Meta(description="In what proportions several devices share them, such as 3,1; empty = by free memory.")
+    ] = ""
     threads: Annotated[int, Meta(ge=0, le=1024, description="Threads; 0 = as many as there are cores.")] = 0
     ctx_size: Annotated[
         int, Meta(ge=0, le=1 << 24, description="Context in tokens; 0 = the model's, as memory allows.")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from llamakit.backend import Memory
+    from llamakit.devices.split import Member
     from llamakit.registry import Registry
     from llamakit.session import Session
 
@@ -334,14 +335,28 @@ def _no_room(model: _Model, free: int, loaded: list[_Model]) -> LlamaKitError:
 
 def device_memory(registry: Registry, settings: Mapping[str, Any]) -> Memory:
     """How much memory the device has, now, that sessions with these settings use."""
+    from llamakit.devices import open_members
     from llamakit.session import make_backend
 
     options, threads = settings.get("backend_options"), settings.get("threads")
+    if settings.get("device"):
+        return _members_memory(open_members(registry, settings["device"], options, threads))
     device = make_backend(registry, settings.get("backend", "auto"), options, threads)[0].open()
     try:
         return device.memory()
     finally:
         device.close()
+
+
+def _members_memory(members: list[Member]) -> Memory:
+    """Of several devices together; they are closed again."""
+    from llamakit.devices.split import memory_of
+
+    try:
+        return memory_of(members)
+    finally:
+        for member in members:
+            member.device.close()
 
 
 def opener(registry: Registry, settings: Mapping[str, Any]) -> OpenSession:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from llamakit.backend import AdapterTable, Backend, Device, Footprint, KVCache, TensorSource, Weight
     from llamakit.chat.template import ChatTemplate
+    from llamakit.devices.split import Member
     from llamakit.engine.adapters import AdapterStore
     from llamakit.engine.engine import Engine
     from llamakit.engine.kv_plan import KVPlan
@@ -51,6 +52,8 @@ POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # of the key pooling_type; 0 is non
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a session is made from. Sizes count tokens; 0 means: decide from the model or the machine.
 
+    `device`: the devices to use, such as "cpu" or "cuda:0,cuda:1" ("": the first of `backend`); several share the
+    model's layers, in the proportions of `split`, such as "3,1" ("": by the memory that they have free);
     `n_seq`: sequences in a step; `kv_memory`: bytes for keys and values (0: n_seq contexts, as far as memory goes);
     `max_predict`: most tokens of any answer (0: 8 contexts); `lora`: (file, scale) of adapters loaded at the start,
     `adapter_slots`: different selections of adapters in a step (0: 4 if `lora` names any); `lora_base`: a file with
@@ -62,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     backend: str = "auto"
     backend_options: dict[str, object] = {}
+    device: str = ""
+    split: str = ""
     ctx_size: int = 0
     batch_size: int = 512
     kv_type: str = "f16"
@@ -160,13 +165,29 @@ class Session:
 
     @cached_property
     def backend(self) -> tuple[Backend, str]:
-        """The chosen backend, and why it was chosen."""
+        """The chosen backend, and why it was chosen; of several devices that of the first."""
+        if self.settings.device:
+            return self._members[0].backend, f"device {self.settings.device} was asked for"
         return make_backend(self.registry, self.settings.backend, self.settings.backend_options, self._threads)
 
     @cached_property
     def device(self) -> Device:
-        """The backend's first device."""
-        return self.backend[0].open()
+        """The backend's first device, or those that were named."""
+        if not self.settings.device:
+            return self.backend[0].open()
+        if len(self._members) == 1:
+            return self._members[0].device
+        from llamakit.devices import share_model
+
+        return share_model(self._members, self.settings.split, self.model, self.file)
+
+    @cached_property
+    def _members(self) -> list[Member]:
+        """The devices that were named, opened."""
+        from llamakit.devices import open_members
+
+        settings = self.settings
+        return open_members(self.registry, settings.device, settings.backend_options, self._threads)
 
     @cached_property
     def weights(self) -> dict[str, Weight]:
@@ -238,10 +259,15 @@ class Session:
 
     def trainer(self, options: TrainOptions | None = None, **values: Any) -> Trainer:
         """A training run of this model: a `train.options.TrainOptions`, or its fields, `data` and `out` at least."""
+        from llamakit.devices import parse_devices
         from llamakit.options import build_options
         from llamakit.train.options import TrainOptions
         from llamakit.training import Trainer
 
+        if self.settings.device and len(parse_devices(self.settings.device)) > 1:
+            from llamakit.devices.split import refuse_training
+
+            refuse_training(self.settings.device)
         return Trainer(self, options or build_options(TrainOptions, values, where="finetune"))
 
     # -- what a person does with it -----------------------------------------------------------------------------
@@ -401,6 +427,10 @@ class Session:
             device = self.__dict__.pop("device")
             if self._owns_device:
                 device.close()
+        elif "_members" in self.__dict__:  # the model that they were to share could not be read
+            for member in self._members:
+                member.device.close()
+        self.__dict__.pop("_members", None)
         if "file" in self.__dict__:
             self.__dict__.pop("file").close()
 
@@ -515,13 +545,15 @@ class Session:
         return ModelDrafter(draft._runner(LEAST_OUTPUTS, ("logits",)), draft._kv, draft.n_ctx, most)
 
     def _draft_session(self) -> Session:
-        """The draft model, on this session's device."""
+        """The draft model, on this session's device, or the first of several."""
         settings = self.settings
         draft = Session(
             settings.draft_model, registry=self.registry, ctx_size=self.n_ctx, batch_size=settings.batch_size,
             kv_type=settings.kv_type, n_seq=settings.n_seq, kv_memory=settings.kv_memory, draft=0,
         )  # fmt: skip
-        draft.__dict__["backend"], draft.__dict__["device"] = self.backend, self.device
+        several = "_members" in self.__dict__ and len(self._members) > 1
+        draft.__dict__["backend"] = self.backend
+        draft.__dict__["device"] = self._members[0].device if several else self.device
         draft._owns_device = False
         return draft
 

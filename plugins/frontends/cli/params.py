@@ -62,7 +62,7 @@ class Context:
             raise UsageError("no model: name a GGUF file with -m FILE")
         threads = config["threads"] or None
         backend = {k.split(".", 1)[1]: v for k, v in config.changed("backend").items() if "." in k}
-        names = ("backend", "ctx_size", "batch_size", "kv_type")
+        names = ("backend", "device", "split", "ctx_size", "batch_size", "kv_type")
         path = Path(config["model"])
         label = f"loaded {path.name} in " + "{seconds:.1f} s"
         with self.console.progress("loading", label if show else "") as progress:
@@ -132,6 +132,30 @@ def complete_samplers(ctx: click.Context, param: click.Parameter, incomplete: st
     return [before + semicolon + name for name in names if name.startswith(last)]
 
 
+DEVICE_OPTIONS = (
+    click.option("--split", metavar="SHARES", help="In what proportions they do, such as 3,1. [by free memory]"),
+    click.option(
+        "--device",
+        metavar="LIST",
+        shell_complete=lambda ctx, param, incomplete: complete_devices(incomplete),
+        help="Devices that share the layers, such as cpu,cuda:1. [one of the backend]",
+    ),
+)
+
+
+def complete_devices(incomplete: str) -> list[str]:
+    """The last name of a list "a,b"."""
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in _backends()[1:] if name.startswith(last)]
+
+
+def device_options(command: Command) -> Command:
+    """--device and --split, for commands that have not all of `run_options`."""
+    for decorate in DEVICE_OPTIONS:
+        command = decorate(command)
+    return command
+
+
 def run_options(command: Command) -> Command:
     """Where and how a model runs."""
     for decorate in (
@@ -152,6 +176,7 @@ def run_options(command: Command) -> Command:
             shell_complete=_completes(_backends),
             help="Backends in order of preference, or auto. [auto]",
         ),
+        *DEVICE_OPTIONS,
     ):
         command = decorate(command)
     return command

@@ -58,6 +58,8 @@ def serve(ctx: click.Context, **values: Any) -> None:
 
 def _config(ctx: click.Context, registry: Registry, values: dict[str, Any]) -> tuple[Config, list[str]]:
     """The settings, the command line over all others; and what of it has no effect."""
+    from llamakit.devices import parse_devices
+
     file = (ctx.find_root().obj or {}).get("config_file")
     config = load_config(registry, file=Path(file) if file else None, environ=os.environ)
     for key, value in settings_from(values).items():
@@ -65,7 +67,8 @@ def _config(ctx: click.Context, registry: Registry, values: dict[str, Any]) -> t
     translated: Translated = ctx.meta["llamakit.translated"]
     for key, value in translated.settings.items():
         config.set(key, value, "command line")
-    backend, _ = registry.choose_backend(config["backend"])
+    device = parse_devices(config["device"])[0][0] if config["device"] else config["backend"]
+    backend, _ = registry.choose_backend(device)
     used, unused = device_options(values, backend.Options.__struct_fields__)
     for name, value in used.items():
         config.set(f"backend.{backend.name}.{name}", value, "command line")

@@ -115,7 +115,6 @@ ONE = {
     "-sm",
     "--split-mode",
     "-dev",
-    "--device",
     "-fit",
     "--fit",
     "-fitt",

@@ -1,0 +1,106 @@
+"""The devices that a session uses: one, or several that share the layers of its model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamakit.errors import BackendError, UsageError
+from llamakit.options import build_options, near
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamakit.backend import Backend
+    from llamakit.devices.split import Member, SplitDevice
+    from llamakit.gguf import GGUFFile
+    from llamakit.models import LoadedModel
+    from llamakit.registry import Registry
+
+MOST_DEVICES = 64
+
+
+def parse_devices(text: str) -> list[tuple[str, int]]:
+    """(backend, number) of "cpu:0, reference"; the number is 0 where it is not given."""
+    found = []
+    for each in text.split(","):
+        name, colon, number = each.strip().partition(":")
+        if not name or (colon and not number.isdecimal()):
+            raise UsageError(
+                f"device {each.strip()!r} is not the name of a backend, with or without a number",
+                hint="such as --device cpu, or cuda:0,cuda:1", param="device",
+            )  # fmt: skip
+        found.append((name, int(number or 0)))
+    if len(found) > MOST_DEVICES:
+        raise UsageError(f"{len(found)} devices are named; at most {MOST_DEVICES} can share a model", param="device")
+    return found
+
+
+def parse_shares(text: str, n: int) -> list[float] | None:
+    """A share for each of `n` devices, of "3,1"; None if there are none."""
+    if not text.strip():
+        return None
+    try:
+        shares = [float(each) for each in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != n or not all(0 < share < float("inf") for share in shares):
+        raise UsageError(
+            f"split {text!r} does not say how {n} devices share the model", found=f"{n} numbers above 0 are needed",
+            hint="such as --split 3,1", param="split",
+        )  # fmt: skip
+    return shares
+
+
+def open_members(
+    registry: Registry, text: str, options: Mapping[str, object] | None = None, threads: int | None = None
+) -> list[Member]:
+    """Open the devices that `text` names, in order. Options go to those backends that know them."""
+    from llamakit.devices.split import Member
+
+    made: dict[str, Backend] = {}
+    members: list[Member] = []
+    try:
+        for name, number in parse_devices(text):
+            if name not in made:
+                made[name] = _backend(registry, name, options or {}, threads)
+            _check_number(made[name], number)
+            members.append(Member(f"{name}:{number}", made[name], made[name].open(number)))
+    except BaseException:
+        for member in members:
+            member.device.close()
+        raise
+    return members
+
+
+def share_model(members: list[Member], split: str, model: LoadedModel, file: GGUFFile) -> SplitDevice:
+    """The devices as one, with a placement for the model's layers."""
+    from llamakit.devices.split import SplitDevice
+    from llamakit.graph.errors import GraphError
+    from llamakit.models import GraphSizes
+    from llamakit.passes.placement import place
+
+    shares = parse_shares(split, len(members)) or [max(each.device.memory().free, 1) for each in members]
+    sizes = GraphSizes(rows=1, out_rows=1, seqs=1, blocks_per_seq=1)
+    graph = model.build(sizes, outputs=("logits", "embeddings"))
+    try:
+        placement = place(graph, shares, {name: info.n_bytes for name, info in file.tensors.items()})
+    except GraphError as error:
+        raise UsageError(f"{file.path}: {error}", param="device") from None
+    return SplitDevice(members, placement)
+
+
+def _backend(registry: Registry, name: str, options: Mapping[str, object], threads: int | None) -> Backend:
+    known = registry.entry_names("backend")
+    if name not in known:
+        raise UsageError(f"no backend named {name!r} for a device", found=near(name, known), param="device")
+    cls, _ = registry.choose_backend(name)
+    values = {key: value for key, value in options.items() if key in cls.Options.__struct_fields__}
+    if threads is not None and "threads" in cls.Options.__struct_fields__:
+        values.setdefault("threads", threads)
+    return cls(build_options(cls.Options, values, where=f"backend.{cls.name}"))
+
+
+def _check_number(backend: Backend, number: int) -> None:
+    n = max(len(type(backend).probe().devices), 1)
+    if number >= n:
+        raise BackendError(f"backend {backend.name} has no device {number}", found=f"it has {n}, counted from 0")

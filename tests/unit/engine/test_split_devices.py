@@ -1,0 +1,183 @@
+"""A model over several devices: the same answers as on one, with all that an engine does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from llamakit.plugins.frontends.rest.flags import settings_from
+
+from llamakit import Session
+from llamakit.cli import llamakit
+from llamakit.errors import BackendError, LlamaKitError, UsageError
+from llamakit.graph.errors import GraphError
+from llamakit.models import GraphSizes
+from llamakit.passes.placement import place, split
+from llamakit.testing.lora import gguf_pair, write_gguf_adapter
+
+PROMPT = "Once upon a time there was a little girl who"
+SETTINGS = {"threads": 1, "ctx_size": 64, "batch_size": 16, "kv_type": "f32", "n_seq": 2}
+SPLITS = [{"device": "cpu,cpu"}, {"device": "cpu:0,cpu:0,cpu", "split": "1,3,1"}, {"device": "cpu,reference"}]
+
+
+def opened(path, **more) -> Session:
+    return Session(path, **(SETTINGS | more))
+
+
+@pytest.fixture(scope="module")
+def adapter(stories260k, tmp_path_factory):
+    path = tmp_path_factory.mktemp("lora") / "adapter.gguf"
+    with Session(stories260k) as session:
+        shapes = {name: info.shape for name, info in session.file.tensors.items()}
+    tensors = {}
+    for seed, name in enumerate(("token_embd.weight", "blk.0.attn_q.weight", "blk.4.ffn_down.weight")):
+        tensors |= gguf_pair(name, 2, seed, shapes)
+    write_gguf_adapter(path, tensors)
+    return path
+
+
+def answers(session: Session) -> list[list[int]]:
+    """Sampled and searched, several at once, past the end of the context, with and without an adapter."""
+    requests = [
+        {"temperature": 0.0, "max_tokens": 24}, {"n": 2, "seed": 3, "max_tokens": 12}, {"beams": 2, "max_tokens": 8},
+        {"temperature": 0.0, "max_tokens": 60, "shift": True}, {"temperature": 0.0, "adapters": (("adapter", 1.0),)},
+    ]  # fmt: skip
+    return [each.tokens for request in requests for each in session.answers(PROMPT, **({"max_tokens": 12} | request))]
+
+
+@pytest.fixture(scope="module")
+def expected(stories260k, adapter):
+    with opened(stories260k, lora=[(str(adapter), 0.0)]) as session:
+        found = answers(session)
+        assert found[-1] != found[0][:12]  # the adapter does something
+        yield found, session.logits(session.tokenize(PROMPT)), session.embed(PROMPT)
+
+
+@pytest.mark.parametrize("how", SPLITS, ids=lambda how: how["device"])
+def test_answers_are_those_of_one_device(stories260k, adapter, expected, how):
+    tokens, logits, vector = expected
+    with opened(stories260k, lora=[(str(adapter), 0.0)], **how) as session:
+        assert answers(session) == tokens
+        found, embedded = session.logits(session.tokenize(PROMPT)), session.embed(PROMPT)
+        if "reference" in how["device"]:
+            assert np.allclose(found, logits, atol=2e-3)
+            assert np.allclose(embedded, vector, atol=1e-4)
+        else:
+            assert np.array_equal(found, logits)
+            assert np.array_equal(embedded, vector)
+
+
+def test_drafts_sessions_and_reopening(stories260k, expected, tmp_path):
+    whole = expected[0][0]
+    with opened(stories260k, device="cpu,reference", draft_model=str(stories260k)) as session:
+        tokens = session.tokenize(PROMPT)
+        first = session.generate(tokens, temperature=0.0, max_tokens=24)
+        assert first.tokens == whole
+        assert first.timings.n_accepted > 0
+        n = session.save_prefix(tmp_path / "saved", tokens + whole)
+        assert n >= len(tokens)
+        session.reopen()
+        assert session.generate(tokens, temperature=0.0, max_tokens=24).tokens == whole
+    for how in ({}, {"device": "cpu,cpu"}):  # what several devices saved, one reads, and the other way round
+        with opened(stories260k, **how) as session:
+            assert len(session.load_prefix(tmp_path / "saved")) == n
+            again = session.generate(tokens, temperature=0.0, max_tokens=24)
+            assert again.tokens == whole
+            assert again.timings.n_cached == len(tokens) - 1
+            session.save_prefix(tmp_path / "again", tokens + whole)
+        with opened(stories260k) as session:
+            assert len(session.load_prefix(tmp_path / "again")) == n
+
+
+def test_the_service_runs_on_several_devices(stories260k, expected):
+    with opened(stories260k, device="cpu,cpu", split="1,4") as session:
+        jobs = [session.service.submit(session.request(PROMPT, temperature=0.0, max_tokens=24)) for _ in range(4)]
+        for job in jobs:
+            found = [event.result.tokens for event in job if hasattr(event, "result")]
+            assert found == [expected[0][0]]
+        assert session.device.kernels()["device 0"].startswith("cpu:0 (layers 0-0")
+
+
+def test_each_device_has_its_share_of_everything(stories260k):
+    with opened(stories260k) as one, opened(stories260k, device="cpu,cpu") as two:
+        assert two.kv_bytes == one.kv_bytes
+        held = [sum(w.parts[i].n_bytes for w in two.weights.values() if i in w.parts) for i in (0, 1)]
+        assert min(held) > 0.3 * sum(held)
+        assert two.footprint.weights == sum(held)
+        assert two.device.memory().free <= one.device.memory().free * 1.2
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"device": "cpu,"}, "not the name of a backend"),
+        ({"device": "cpu:x"}, "not the name of a backend"),
+        ({"device": "cpu,gpu"}, "no backend named 'gpu'"),
+        ({"device": "cpu,cpu:7"}, "no device 7"),
+        ({"device": "cpu,cpu", "split": "1"}, "how 2 devices share"),
+        ({"device": "cpu,cpu", "split": "1,0"}, "how 2 devices share"),
+        ({"device": "cpu,cpu", "split": "1,x"}, "how 2 devices share"),
+        ({"device": ",".join(["cpu"] * 6)}, "6 devices cannot share 5 layers"),
+        ({"device": ",".join(["cpu"] * 65)}, "at most 64"),
+    ],
+)
+def test_what_cannot_be_is_said(stories260k, settings, text):
+    with pytest.raises(LlamaKitError, match=text), opened(stories260k, **settings) as session:
+        session.device  # noqa: B018
+
+
+def test_the_command_line_names_devices(stories260k):
+    """--device and --split of the commands, and of `serve`."""
+    asked = ["generate", "-m", stories260k, "-p", PROMPT, "-n", "8", "--temperature", "0", "-t", "1", "-v"]
+    one, two = (
+        CliRunner().invoke(llamakit, [*map(str, asked), *more])
+        for more in ([], ["--device", "cpu,cpu", "--split", "2,1"])
+    )
+    assert one.exit_code == two.exit_code == 0
+    assert one.stdout == two.stdout
+    assert "device 1 cpu:0 (layers" in two.stderr
+    values = {"device": "cpu,reference", "split": "1,2", "model": "m.gguf"}
+    assert settings_from(values) == values
+
+
+def test_training_is_refused(stories260k):
+    with opened(stories260k, device="cpu,cpu") as session:
+        with pytest.raises(UsageError, match="training runs on one device"):
+            session.trainer(data="x.txt", out="y.gguf")
+        with pytest.raises(UsageError, match="training runs on one device"):
+            session.device.state((2,))
+
+
+def test_a_node_that_a_device_does_not_know_is_named(stories260k):
+    with opened(stories260k, device="cpu,cpu") as session:
+        member = session.device.members[1].device
+        member.supports = lambda node: node.name != "output"
+        with pytest.raises(BackendError, match="cpu:0 cannot run node output"):
+            session.engine  # noqa: B018
+
+
+def test_stages_are_graphs_of_their_own(stories260k):
+    """Layers of the cache count from 0 in each; what crosses is a float input; nothing is lost or done twice."""
+    with Session(stories260k) as session:
+        graph = session.model.build(GraphSizes(rows=4, out_rows=2, seqs=2, blocks_per_seq=3), adapters=True)
+        n_bytes = {name: info.n_bytes for name, info in session.file.tensors.items()}
+    placement = place(graph, [1, 2], n_bytes)
+    assert placement.layers == tuple(sorted(placement.layers))
+    assert set(placement.layers) == {0, 1}
+    first, second = split(graph, placement)
+    assert [n.name for stage in (first, second) for n in stage.graph.nodes] == [n.name for n in graph.nodes]
+    assert len(second.received) == 1
+    [crossing] = [second.graph.inputs[name] for name in second.received]
+    assert crossing in first.graph.outputs.values()
+    for stage in (first, second):
+        layers = [n.attrs.layer for n in stage.graph.nodes if n.op == "attention"]
+        assert layers == list(range(len(layers)))
+        assert all(node.device == stage.device for node in stage.graph.nodes)
+    assert set(first.graph.inputs) | set(second.graph.inputs) - set(second.received) == set(graph.inputs)
+    with pytest.raises(GraphError, match="none of the model's"):
+        split(graph, place(session_less(graph), [1.0], n_bytes))
+
+
+def session_less(graph):
+    """The graph without its last node."""
+    return graph.with_nodes(graph.nodes[:-1])
