@@ -16,9 +16,9 @@ from llamakit.graph.graph import Dim
 from llamakit.graph.ops import Op
 
 SOURCE = """
-kernel void embedding(global const int *tokens, int at, global const float *w, global float *y, int n) {
+kernel void embedding(global const int *tokens, global const float *w, global float *y, int n) {
     int r = get_global_id(0), i = get_global_id(1);
-    y[r * n + i] = w[(long)tokens[at + r] * n + i];
+    y[r * n + i] = w[(long)tokens[r] * n + i];
 }
 kernel void linear(global const float *x, global const float *w, global float *y, int n_in, int n_out) {
     int r = get_global_id(0), o = get_global_id(1);
@@ -79,16 +79,17 @@ class OpenCLExecutable(Executable):
     def __init__(self, device: OpenCLDevice, graph: Any, weights: Any) -> None:
         self.device, self.graph, self.weights = device, graph, weights
         layout = InputLayout(graph.inputs)
-        self.layout, self._block = layout, np.zeros(layout.n_values, np.int32)
+        self._block = np.zeros(layout.n_values, np.int32)
         self.inputs = layout.views(self._block)
         flags = cl.mem_flags.READ_WRITE
-        self._inputs = cl.Buffer(device.context, flags, self._block.nbytes)
         sizes = {n.output.id: 4 * int(np.prod([int(s) for s in n.output.shape])) for n in graph.nodes}
+        sizes |= {graph.inputs[name].id: view.nbytes for name, view in self.inputs.items()}
         self._values = {i: cl.Buffer(device.context, flags, size) for i, size in sizes.items()}
 
     def run(self, sizes: Any, *, longest: int = 0) -> Any:
         queue = self.device.queue
-        cl.enqueue_copy(queue, self._inputs, self._block)
+        for name, view in self.inputs.items():
+            cl.enqueue_copy(queue, self._values[self.graph.inputs[name].id], view)
         for node in self.graph.nodes:
             self._launch(node, sizes["rows"])
         queue.finish()
@@ -100,8 +101,8 @@ class OpenCLExecutable(Executable):
         weight = self.weights[node.tensors[0].name].buffer
         width = np.int32(int(node.output.shape[-1]))
         if node.op is Op.EMBEDDING:
-            at = np.int32(self.layout.offsets[node.inputs[0].name][0])
-            k["embedding"](queue, (rows, int(width)), None, self._inputs, at, weight, out, width)
+            tokens = self._values[node.inputs[0].id]
+            k["embedding"](queue, (rows, int(width)), None, tokens, weight, out, width)
             return
         x, n_in = self._values[node.inputs[0].id], np.int32(int(node.inputs[0].shape[-1]))
         if node.op is Op.RMS_NORM:
