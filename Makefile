@@ -26,9 +26,8 @@ $(STAMP): $(VENV)/.tools $(NATIVE)
 
 install: $(STAMP)  ## Build and install into .venv
 
-serve: install  ## Answer clients with a model: MODEL=path, ARGS="--port 8081"
-	@test -n "$(MODEL)" || { echo 'name a GGUF file: make serve MODEL=path/to/model.gguf' >&2; exit 2; }
-	$(BIN)/llamakit serve -m "$(MODEL)" $(ARGS)
+serve: install  ## Answer clients: MODEL=path for a bigger model, ARGS="--port 8081"
+	$(BIN)/llamakit serve $(if $(MODEL),-m "$(MODEL)") $(ARGS)
 
 test: install  ## Build and run the tests
 	$(BIN)/python -m pytest -n auto -m "not soak" $(ARGS)

@@ -10,7 +10,7 @@ from llamakit.plugins.frontends.cli.console import safe
 from llamakit.plugins.frontends.cli.params import Context, json_option, model_option, output_options
 from llamakit.plugins.frontends.cli.train_flags import DATA, train_flags, train_options
 
-from llamakit.errors import UsageError
+from llamakit.embedded import named_or_embedded
 
 if TYPE_CHECKING:
     from llamakit.train.data.check import Bin, DataCheck, Run, Shown
@@ -71,9 +71,7 @@ def _model(path: str) -> tuple[Any, Any, int]:
     from llamakit.gguf import open_gguf
     from llamakit.tokenizer import load_tokenizer
 
-    if not path:
-        raise UsageError("no model: name a GGUF file with -m FILE", param="model")
-    metadata = open_gguf(path).metadata
+    metadata = open_gguf(named_or_embedded(path)[0]).metadata
     tokenizer = load_tokenizer(metadata)
     n_ctx = metadata.get(f"{metadata.get('general.architecture')}.context_length")
     return tokenizer, ChatTemplate.from_metadata(metadata, tokenizer), n_ctx if isinstance(n_ctx, int) else 0

@@ -8,6 +8,7 @@ import click
 from llamakit.plugins.frontends.cli.console import gib
 from llamakit.plugins.frontends.cli.params import json_option, settings_model
 
+from llamakit.embedded import named_or_embedded
 from llamakit.terminal import one_line
 
 if TYPE_CHECKING:
@@ -35,12 +36,9 @@ def inspect(
     """
     import msgspec
 
-    from llamakit.errors import UsageError
     from llamakit.gguf import open_gguf
 
-    path = file or model or settings_model(ctx)
-    if not path:
-        raise UsageError("no file: llamakit inspect FILE")
+    path, _ = named_or_embedded(file or model or settings_model(ctx))
     with open_gguf(path) as gguf:
         if check:
             ctx.exit(1 if _check(gguf, as_json) else 0)

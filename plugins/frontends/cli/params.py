@@ -15,6 +15,7 @@ import click
 from llamakit.plugins.frontends.cli.console import Console, gib
 
 from llamakit.config import Config, load_config
+from llamakit.embedded import named_or_embedded
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, fields_of, near
 from llamakit.terminal import one_line
@@ -58,12 +59,12 @@ class Context:
         from llamakit import Session
 
         config = self.config
-        if not config["model"]:
-            raise UsageError("no model: name a GGUF file with -m FILE")
+        path, notice = named_or_embedded(config["model"])
+        if notice and show:
+            self.console.note(notice)
         threads = config["threads"] or None
         backend = {k.split(".", 1)[1]: v for k, v in config.changed("backend").items() if "." in k}
         names = ("backend", "device", "split", "ctx_size", "batch_size", "kv_type")
-        path = Path(config["model"])
         label = f"loaded {path.name} in " + "{seconds:.1f} s"
         with self.console.progress("loading", label if show else "") as progress:
             session = Session(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from llamakit.plugins.frontends.cli.params import json_option, model_option, settings_model
 
-from llamakit.errors import UsageError
+from llamakit.embedded import named_or_embedded
 
 if TYPE_CHECKING:
     from llamakit.tokenizer import Tokenizer
@@ -18,10 +18,8 @@ def _tokenizer(ctx: click.Context, model: str | None) -> Tokenizer:
     from llamakit.gguf import open_gguf
     from llamakit.tokenizer import load_tokenizer
 
-    model = model or settings_model(ctx)
-    if not model:
-        raise UsageError("no model: name a GGUF file with -m FILE")
-    return load_tokenizer(open_gguf(model).metadata)
+    path, _ = named_or_embedded(model or settings_model(ctx))
+    return load_tokenizer(open_gguf(path).metadata)
 
 
 @click.command()

@@ -13,6 +13,7 @@ from llamakit.plugins.frontends.rest.options import size_in_bytes
 from llamakit.plugins.frontends.rest.security import is_loopback
 from llamakit.plugins.frontends.rest.state import ServerState
 
+from llamakit.embedded import named_or_embedded
 from llamakit.errors import UsageError
 from llamakit.pool import ModelPool, device_memory, opener
 from llamakit.terminal import one_line, safe
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from llamakit.session import Session
 
 log = logging.getLogger("llamakit.rest")
-NO_MODEL = "no model: name a GGUF file"
+EMBEDDED = "llamakit-small"  # what requests call the embedded model
 ADAPTER_SLOTS = 4  # different selections of adapters in a step, where adapters may come later
 SECURITY = (  # settings of which it is told where they came from
     "host", "path", "api_key", "api_key_file", "insecure_no_key", "cors", "allowed_host", "lora_dir", "ssl_cert_file",
@@ -46,7 +47,9 @@ def models_of(config: Config, options: ServeOptions) -> dict[str, Path]:
         for path in _models_in(Path(options.models_dir)):
             models.setdefault(path.stem, path)
     if not models:
-        raise UsageError(NO_MODEL, hint="llamakit serve -m FILE, or make serve MODEL=FILE", param="model")
+        path, notice = named_or_embedded("")
+        say(notice, options)
+        models[options.alias or EMBEDDED] = path
     for name, path in models.items():
         check_model(name, path)
     return models
@@ -217,6 +220,14 @@ def lock_memory() -> str:
         return os.strerror(ctypes.get_errno())
     except (OSError, AttributeError, TypeError):
         return "this system has no mlockall"
+
+
+def say(text: str, options: ServeOptions) -> None:
+    """A line for people on standard error; an entry of a log that is JSON."""
+    if options.log_format == "json":
+        log.info("%s", text)
+        return
+    click.echo(text, err=True)
 
 
 def warn(text: str, options: ServeOptions) -> None:
