@@ -25,6 +25,7 @@ class HeadChunk {
         if (t_.rank > 0) gather(t_.h, t_.rank, h_);
         forward();
         pool_.run(n, [&](int64_t i, int) { row(i); });
+        if (!t_.dx) return;
         if (t_.weight_grad) add_outer(x_, t_.n_embd, t_.weight_grad);
         if (t_.b_grad) add_outer(h_, t_.rank, t_.b_grad);
         back();
@@ -43,12 +44,16 @@ class HeadChunk {
     }
 
     void forward() {
-        multiply_to(product(n_, t_.n_vocab, t_.n_embd, rows_of(x_, t_.n_embd), {{}, t_.weight, false}, logits_, false));
+        if (t_.native)
+            t_.native(x_, n_, logits_);
+        else
+            multiply_to(
+                product(n_, t_.n_vocab, t_.n_embd, rows_of(x_, t_.n_embd), {{}, t_.weight, false}, logits_, false));
         if (t_.rank > 0)
             multiply_to(product(n_, t_.n_vocab, t_.rank, rows_of(h_, t_.rank), {{}, t_.b, false}, logits_, true));
     }
 
-    // The loss of a row, and the gradient of its logits.
+    // The loss of a row, and in place of its logits their gradient.
     void row(int64_t i) {
         float* logits = logits_ + i * t_.n_vocab;
         const int32_t r = rows_[i], target = t_.targets[r];
@@ -57,6 +62,7 @@ class HeadChunk {
         for (int64_t at = 0; at < t_.n_vocab; at += kSummed)
             total += double(kernels_.exp_sum(logits + at, top, std::min(kSummed, t_.n_vocab - at)));
         t_.loss[r] = float(double(top) + std::log(total) - double(logits[target]));
+        if (!t_.dx) return;
         kernels_.exp_scale(logits, top, float(double(t_.weights[r]) / total), t_.n_vocab, logits);
         logits[target] -= t_.weights[r];
     }
@@ -117,7 +123,7 @@ void head_loss(const KernelTable& kernels, Pool& pool, Workspace& memory, const 
     HeadChunk chunk(kernels, pool, memory, t, memory.held(HeadChunk::floats(t)));
     std::fill_n(t.loss, t.n_row, 0.0f);
     for (int64_t at = 0; at < n; at += t.chunk) chunk(rows.data() + at, std::min(t.chunk, n - at));
-    for (int64_t r = 0, next = 0; r < t.n_row; ++r) {
+    for (int64_t r = 0, next = 0; t.dx && r < t.n_row; ++r) {
         if (next < n && rows[size_t(next)] == r) {
             ++next;
             continue;

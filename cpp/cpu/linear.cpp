@@ -20,6 +20,17 @@ struct Chunk {
 
 }  // namespace
 
+// Room for n rows in a form, not yet filled.
+void Program::Prepared::hold(ActForm form, int64_t n, int64_t width, bool integer) {
+    values.resize(size_t(integer ? n * width : n * (width + 1) * 4));
+    if (integer) {
+        scales.resize(size_t(n * width / 32));
+        sums.resize(size_t(n * width / 16));
+    }
+    view = {form, n, width, values.data(), scales.data(), sums.data()};
+    of = nullptr, started = {};
+}
+
 // The forms in which the parts take the input, after the norm if there is one.
 void Program::prepare(const Step& step) {
     const Value& x = step.norm ? step.norm->out() : step.in[0];
@@ -38,14 +49,8 @@ void Program::prepare(const Step& step) {
         const auto same = [&](const ActView& view) { return view.form == weight.form; };
         const bool made = std::any_of(views.begin(), views.end(), same);
         if (!made && (to.of != at(x) || step.norm)) {
+            to.hold(weight.form, n, width, integer);
             to.of = at(x);
-            to.values.resize(size_t(integer ? n * width : n * (width + 1) * 4));
-            if (integer) {
-                to.scales.resize(size_t(n * width / 32));
-                to.sums.resize(size_t(n * width / 16));
-            }
-            to.view = {weight.form, n, width, to.values.data(), to.scales.data(), to.sums.data()};
-            to.started = {};
             views.push_back(to.view);
         }
         bool& started = to.started[size_t(weight.packing)];
@@ -105,6 +110,32 @@ void Program::multiply(const LinearTask& task, int64_t from, int64_t to, int64_t
     if (task.bias != nullptr) part.bias += at;
     if (task.residual != nullptr) part.residual += at;
     kernels_.linear(part, from, to, 0, end - begin);
+}
+
+// y (n, n_out) = x (n, n_in) times a weight in the form in which it is served, as in a step of its own.
+void Program::multiply_native(const WeightView& weight, const float* x, int64_t n, float* y) {
+    const int64_t width = weight.n_in, n_panel = panels_of(weight);
+    const bool integer = weight.kind == WeightKind::quantised;
+    const int64_t tile = integer ? kernels_.int_tile : kernels_.float_tile;
+    Prepared& to = prepared_[size_t(weight.form)];
+    to.hold(weight.form, n, width, integer);
+    auto& starts = to.starts[size_t(weight.packing)];
+    if (integer) starts.resize(size_t(n * width / 16));
+    for_rows((n + kRowsPerTask - 1) / kRowsPerTask, kRowsPerTask * width * 2, [&](int64_t i) {
+        const int64_t end = std::min(n, (i + 1) * kRowsPerTask);
+        for (int64_t r = i * kRowsPerTask; r < end; r += tile) {
+            const int rows = int(std::min(tile, end - r));
+            kernels_.prepare(x, width, r, rows, to.view);
+            if (integer) kernels_.start_sums(weight.packing, to.view, r, rows, starts.data());
+        }
+    });
+    LinearTask task{};
+    task.weight = weight, task.x = to.view, task.starts = starts.data(), task.y = y, task.ldy = weight.n_out;
+    pool_->run((n_panel + kPanelsPerChunk - 1) / kPanelsPerChunk, [&](int64_t i, int thread) {
+        const int64_t begin = i * kPanelsPerChunk, end = std::min(n_panel, begin + kPanelsPerChunk);
+        for (int64_t from = 0; from < n; from += kRowsPerChunk)
+            multiply(task, from, std::min(n, from + kRowsPerChunk), begin, end, thread);
+    });
 }
 
 void Program::linears(const Step& step) {

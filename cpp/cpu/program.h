@@ -108,6 +108,12 @@ constexpr int64_t kAttendRows = 96;  // query heads times positions that share o
 constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kMostParts = 16 << 20;  // floats of partials that are kept apart: 64 MiB
 
+// Whether a head's logits are products of rounded activations, as those of a linear.
+inline bool has_rounded_inputs(const Step& step) {
+    const WeightKind kind = step.weight->view.kind;
+    return !step.plain && (kind == WeightKind::quantised || kind == WeightKind::bf16);
+}
+
 // Throws std::invalid_argument with the step's name.
 [[noreturn]] void fail(const Step& step, const std::string& message);
 // Throws unless all n values are in [begin, end).
@@ -152,6 +158,7 @@ class Program {
     void linears(const Step& step);
     void prepare(const Step& step);
     void multiply(const LinearTask& task, int64_t from, int64_t to, int64_t begin, int64_t end, int thread);
+    void multiply_native(const WeightView& weight, const float* x, int64_t n, float* y);
     LinearTask linear_task(const Step& step, const LinearPart& part) const;
     void gate(const Step& step);
     void experts(const Step& step);
@@ -209,6 +216,7 @@ class Program {
         std::vector<int32_t> sums;
         std::array<std::vector<int32_t>, kPackings> starts;
         std::array<bool, kPackings> started{};
+        void hold(ActForm form, int64_t n, int64_t width, bool integer);
     };
     std::array<Prepared, kActForms> prepared_;
 

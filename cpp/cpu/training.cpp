@@ -123,11 +123,15 @@ void Program::head_loss(const Step& step) {
     t.pairs = pairs_;
     t.n_row = n_rows(x), t.n_embd = x.width, t.n_vocab = step.weight->view.n_out, t.chunk = step.chunk;
     t.x = at(x), t.targets = ints(step, 0), t.weights = at(step.in[1]), t.weight = &step.weight->view;
-    t.loss = at(step.outs[0]), t.dx = at(step.outs[1]);
+    t.loss = at(step.outs[0]);
+    const bool back = step.outs.size() > 1;
+    if (back) t.dx = at(step.outs[1]);
     if (step.other) {
         t.h = at(step.in[2]), t.rank = step.in[2].width, t.b = &step.other->view;
-        t.dh = at(step.outs[2]);
+        if (back) t.dh = at(step.outs[2]);
     }
+    if (has_rounded_inputs(step))
+        t.native = [&](const float* x_rows, int64_t n, float* y) { multiply_native(*t.weight, x_rows, n, y); };
     t.weight_grad = step.states[0] ? step.states[0]->floats() : nullptr;
     t.b_grad = step.states[1] ? step.states[1]->floats() : nullptr;
     lk::cpu::head_loss(kernels_, *pool_, memory_, t);

@@ -47,13 +47,16 @@ class Buffers {
     void linears(const Step& step) {
         const Value& x = step.norm ? step.norm->out() : step.in[0];
         const int64_t n = n_rows(x);
-        for (size_t i = 0; i < step.parts.size(); ++i) {
-            const WeightView& w = step.parts[i].weight->view;
-            grow(activations_[size_t(w.form)],
-                 is_integer(w) ? n * x.width + n * x.width / 32 * 4 + n * x.width / 16 * 4 : n * (x.width + 1) * 4);
-            if (is_integer(w)) grow(starts_[size_t(w.form)][size_t(w.packing)], n * x.width / 16 * 4);
-            if (w.data == nullptr) grow(panels_[step.gated ? i % 2 : 0], kPanelsPerChunk * w.panel_bytes + 64);
-        }
+        for (size_t i = 0; i < step.parts.size(); ++i)
+            linear(step.parts[i].weight->view, n, panels_[step.gated ? i % 2 : 0]);
+    }
+
+    void linear(const WeightView& w, int64_t n, int64_t& panels) {
+        const int64_t width = w.n_in;
+        grow(activations_[size_t(w.form)],
+             is_integer(w) ? n * width + n * width / 32 * 4 + n * width / 16 * 4 : n * (width + 1) * 4);
+        if (is_integer(w)) grow(starts_[size_t(w.form)][size_t(w.packing)], n * width / 16 * 4);
+        if (w.data == nullptr) grow(panels, kPanelsPerChunk * w.panel_bytes + 64);
     }
 
     // As `Program::attention`: partials are kept apart where there are fewer tasks than threads want.
@@ -99,6 +102,7 @@ class Buffers {
             t.n_row = n, t.n_embd = step.in[0].width, t.n_vocab = step.weight->view.n_out, t.chunk = step.chunk;
             t.rank = step.other ? step.other->view.n_in : 0;
             grow(head_loss_floats(t));
+            if (has_rounded_inputs(step)) linear(step.weight->view, std::min(n, step.chunk), panels_[0]);
         }
         const bool back = step.kind == StepKind::attention_back;
         if (!back && (step.kind != StepKind::attention || step.layer >= 0)) return;

@@ -105,9 +105,15 @@ class MatmulAttrs:
 
 @dataclass(frozen=True, slots=True)
 class HeadLossAttrs:
-    """`chunk`: of how many rows logits exist at a time; the result does not depend on it but for rounding."""
+    """`chunk`: of how many rows logits exist at a time; the result does not depend on it but for rounding.
+
+    `activations`: of the product x W^T, as in `LinearAttrs`. Without `gradients` the loss is all that is made;
+    `passes.autodiff` asks for them.
+    """
 
     chunk: int = 128
+    activations: str = "native"
+    gradients: bool = False
 
 
 @dataclass(frozen=True, slots=True)

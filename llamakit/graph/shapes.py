@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llamakit.graph.attrs import (
         AttentionAttrs,
         ExpertsAttrs,
+        HeadLossAttrs,
         LinearAttrs,
         MapAttrs,
         MatmulAttrs,
@@ -45,9 +46,13 @@ def linear(inputs: Shapes, tensors: Shapes, attrs: LinearAttrs) -> tuple[Shape, 
     x, weight, bias = inputs[0], tensors[0], tensors[1]
     _need(x[-1] == weight[1], f"input {x} does not fit weight {weight} (n_out, n_in)")
     _need(bias in (None, (weight[0],)), f"bias {bias} does not fit weight {weight}")
+    _known_activations(attrs)
+    return ((*x[:-1], weight[0]),)
+
+
+def _known_activations(attrs: LinearAttrs | HeadLossAttrs) -> None:
     known = ("native", "f32")
     _need(attrs.activations in known, f"activations must be one of {known}, is {attrs.activations!r}")
-    return ((*x[:-1], weight[0]),)
 
 
 def linear_back(inputs: Shapes, tensors: Shapes, attrs: Any) -> tuple[Shape, ...]:
@@ -194,8 +199,9 @@ def per_row(inputs: Shapes, tensors: Shapes, attrs: Any) -> tuple[Shape, ...]:
     return (inputs[0][:1],)
 
 
-def head_loss(inputs: Shapes, tensors: Shapes, attrs: Any) -> tuple[Shape, ...]:
-    """(rows,), as x, and as h where there is one."""
+def head_loss(inputs: Shapes, tensors: Shapes, attrs: HeadLossAttrs) -> tuple[Shape, ...]:
+    """(rows,); with gradients also as x, and as h where there is one."""
+    _known_activations(attrs)
     x, targets, weights, h = inputs
     weight, b, weight_grad, b_grad = tensors
     _need(x[-1] == weight[1], f"input {x} does not fit weight {weight} (n_vocab, n_embd)")
@@ -203,7 +209,9 @@ def head_loss(inputs: Shapes, tensors: Shapes, attrs: Any) -> tuple[Shape, ...]:
     _need((h is None) == (b is None), "h and b come together")
     _need(h is None or b == (weight[0], h[-1]), f"b {b} does not fit weight {weight} and h {h}")
     _need(weight_grad in (None, weight) and b_grad in (None, b), "a gradient state must have its weight's shape")
-    return (x[:1], x) if h is None else (x[:1], x, h)
+    _need(attrs.gradients or weight_grad is b_grad is None, "states for gradients, but attrs.gradients is false")
+    gradients = (x,) if h is None else (x, h)
+    return (x[:1], *gradients) if attrs.gradients else (x[:1],)
 
 
 def map_states(inputs: Shapes, tensors: Shapes, attrs: MapAttrs) -> tuple[Shape, ...]:

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, ClassVar
 from llamakit.errors import ModelFileError
 from llamakit.graph.cache import CacheLayer
 from llamakit.graph.graph import Dim, DType, GraphBuilder, Value
-from llamakit.graph.ops import AttentionAttrs, ExpertsAttrs, GatedAttrs, LinearAttrs, Op, ReshapeAttrs, RMSNormAttrs
+from llamakit.graph.ops import (
+    AttentionAttrs,
+    ExpertsAttrs,
+    GatedAttrs,
+    HeadLossAttrs,
+    LinearAttrs,
+    Op,
+    ReshapeAttrs,
+    RMSNormAttrs,
+)
 from llamakit.models.architecture import Architecture
 from llamakit.models.hparams import HParams, read_hparams
 from llamakit.models.rope import override, rope_attrs
@@ -103,8 +112,10 @@ class LlamaGraph:
         x = self.norm(self.layers(), "output_norm", self.h.n_embd)
         if "output.bias" in self.tensors:
             raise ModelFileError("the model's head has a bias (output.bias), which training does not know")
-        loss, *_ = g.add_all(Op.HEAD_LOSS, "loss", (x, targets, weights), tensors=(self._head_weight(),))
-        return g.build(loss=loss)
+        attrs = HeadLossAttrs(activations=self.linear_attrs.activations)
+        return g.build(
+            loss=g.add(Op.HEAD_LOSS, "loss", (x, targets, weights), tensors=(self._head_weight(),), attrs=attrs)
+        )
 
     def _inputs(self, rows: Dim) -> None:
         self.tokens, self.positions, self.sequences = (

@@ -34,7 +34,7 @@ def differentiate(graph: Graph, trainable: Set[str], seeds: Mapping[int, Value] 
         if name not in graph.states:
             raise GraphError(f"graph {graph.name}: {name!r} cannot be trained, it is no state of the graph")
     back = Backward(graph, trainable, dict(seeds or {}))
-    for node in reversed(graph.nodes):
+    for node in reversed(list(back.builder.nodes)):
         back.visit(node)
     unreached = sorted(trainable - back.reached)
     if unreached:
@@ -50,7 +50,7 @@ class Backward:
         self.reached: set[str] = set()
         self.needed = _depending(graph, trainable)
         self.builder = GraphBuilder.of(graph)
-        self.builder.nodes = [self._with_gradients(node) for node in graph.nodes]
+        self.builder.nodes = [self._with_gradients(self._root(node)) for node in graph.nodes]
 
     def visit(self, node: Node) -> None:
         """Pass the gradients of a node's results on to its inputs and trainable tensors."""
@@ -79,6 +79,14 @@ class Backward:
             return None
         self.reached.add(tensor.name)
         return self.builder.state(tensor.name + GRADIENT, tensor.shape)
+
+    def _root(self, node: Node) -> Node:
+        """A loss also makes the gradients of its inputs x and h."""
+        if node.op is not Op.HEAD_LOSS or node.attrs.gradients:
+            return node
+        inputs = [node.inputs[i] for i in (0, 3)]
+        made = [self.builder.value(f"d_{value.name}", value.shape) for value in inputs if value is not None]
+        return replace(node, attrs=replace(node.attrs, gradients=True), outputs=(*node.outputs, *made))
 
     def _with_gradients(self, node: Node) -> Node:
         """A node that adds to its tensors' gradients itself gets the states for it."""

@@ -99,9 +99,8 @@ def _head_loss(builder: GraphBuilder, node: Node, shape: AdapterShape) -> None:
     a, b = _states(builder, node, shape)
     down = builder.add(Op.LINEAR, f"{node.name}.lora_a", (node.inputs[0],), tensors=(a,))
     h = _scaled(builder, node, down, shape)
-    outputs = (*node.outputs[:2], builder.value(f"{node.name}.2", h.shape))
     inputs, tensors = (*node.inputs[:3], h), (node.tensors[0], b, *node.tensors[2:])
-    builder.nodes.append(replace(node, inputs=inputs, tensors=tensors, outputs=outputs))
+    builder.nodes.append(replace(node, inputs=inputs, tensors=tensors))
 
 
 def _norm(builder: GraphBuilder, node: Node, shape: AdapterShape) -> None:

@@ -245,7 +245,9 @@ def _head(s: Setup, type: GGMLType | None = None, low_rank: bool = False) -> Non
     if low_rank:
         inputs.append(s.rows("h", 4))
         tensors.append(s.state("b", N_VOCAB, 4))
-    s.g.add_all(Op.HEAD_LOSS, "node", tuple(inputs), tensors=tuple(tensors), attrs=HeadLossAttrs(chunk=4))
+    s.g.add_all(
+        Op.HEAD_LOSS, "node", tuple(inputs), tensors=tuple(tensors), attrs=HeadLossAttrs(4, "f32", gradients=True)
+    )
 
 
 def _adapted(s: Setup) -> Value:

@@ -177,7 +177,13 @@ def _head_loss(s: Setup, type: GGMLType | None, low_rank: bool, trained: bool, c
     b = s.state("b", n_vocab, rank) if low_rank else None
     grads = (s.state("dw", n_vocab, n_embd), s.state("db", n_vocab, rank) if low_rank else None)
     tensors = (weight, b, *(grads if trained else (None, None)))
-    s.g.add_all(Op.HEAD_LOSS, "node", (x, targets, weights, h), tensors=tensors, attrs=HeadLossAttrs(chunk))
+    s.g.add_all(
+        Op.HEAD_LOSS,
+        "node",
+        (x, targets, weights, h),
+        tensors=tensors,
+        attrs=HeadLossAttrs(chunk, "f32", gradients=True),
+    )
 
 
 def _map(s: Setup, dtype: DType) -> None:
@@ -233,6 +239,32 @@ _CASES: dict[str, Callable[[Setup], object]] = {
         for dtype in (DType.F32, DType.I8)
     },
 }
+
+
+def _served(s: Setup, type: GGMLType) -> None:
+    """The loss of a head, and the logits that a linear makes of the same rows."""
+    x, weight = s.floats("x", 256), s.weight("w", type, 75, 256)
+    targets = s.integers("targets", np.arange(MAX_ROWS) * 7 % 75)
+    s.inputs["weights"] = np.ones(MAX_ROWS, np.float32)
+    inputs = (x, targets, s.g.input("weights", (ROWS,), DType.F32))
+    s.g.add_all(Op.HEAD_LOSS, "loss", inputs, tensors=(weight,), attrs=HeadLossAttrs(32))
+    s.g.add(Op.LINEAR, "logits", (x, None), tensors=(weight, None))
+
+
+def served_case(type: GGMLType, rows: int) -> TrainingCase:
+    """A head with native activations beside a linear with the same weight."""
+    return TrainingCase(f"served-{type.name}", partial(_served, type=type), rows)
+
+
+def check_served_loss(device: Device, type: GGMLType, rows: int = 70) -> None:
+    """With native activations the loss is that of the logits which `linear` makes; AssertionError tells how far not."""
+    found = run_training(served_case(type, rows), device)
+    logits = found["logits.0"].astype(np.float64)
+    top = logits.max(axis=-1, keepdims=True)
+    log_p = logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+    error = np.abs(found["loss.0"] + log_p[np.arange(rows), np.arange(rows) * 7 % 75]).max()
+    if not error <= 1e-6 * np.abs(logits).max():
+        raise AssertionError(f"{type.name}: the loss is {error:.3g} from that of the served logits")
 
 
 def run_training(case: TrainingCase, device: Device) -> dict[str, Array]:

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from llamakit.errors import LlamaKitError
+from llamakit.gguf import GGMLType, quants
 from llamakit.registry import Registry
 from llamakit.testing.gradients import check_equal, gradient_cases
-from llamakit.testing.training import Setup, check_training, run_training, training_cases
+from llamakit.testing.training import (
+    Setup,
+    check_served_loss,
+    check_training,
+    run_training,
+    served_case,
+    training_cases,
+)
 
 REGISTRY = Registry.discover()
 CPU = REGISTRY.backend("cpu")
@@ -32,6 +40,19 @@ def device(request):
 @pytest.mark.parametrize("case", training_cases(), ids=str)
 def test_training_ops(case, device, reference):
     check_training(case, device, reference)
+
+
+@pytest.mark.parametrize("type_", quants.readable(), ids=lambda type_: type_.name)
+def test_the_loss_is_that_of_the_logits_which_are_served(type_, device):
+    check_served_loss(device, type_)
+
+
+def test_the_served_loss_is_the_same_however_it_is_made():
+    made = [
+        run_training(served_case(GGMLType.Q4_K, rows=70), CPU(CPU.Options(threads=n, no_repack=n == 2)).open())
+        for n in (1, 2, 3)
+    ]
+    assert all(np.array_equal(made[0][name], other[name]) for other in made[1:] for name in made[0])
 
 
 @pytest.mark.parametrize("case", gradient_cases(), ids=str)

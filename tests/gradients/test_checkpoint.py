@@ -37,9 +37,8 @@ def network(n_layer: int, width: int = 24):
         down = g.add(Op.LINEAR, f"{i}.down", (hidden,), tensors=(g.state(f"{i}.down", (N_EMBD, width)),))
         x = g.add(Op.ADD, f"{i}.sum", (x, down))
     weights = g.input("weights", (ROWS,), DType.F32)
-    loss, _ = g.add_all(
-        Op.HEAD_LOSS, "loss", (x, g.input("targets", (ROWS,)), weights), tensors=(g.state("e", (11, 8)),)
-    )
+    inputs = (x, g.input("targets", (ROWS,)), weights)
+    loss = g.add(Op.HEAD_LOSS, "loss", inputs, tensors=(g.state("e", (11, 8)),))
     graph = prepare(g.build(loss=loss))
     return graph, len(graph.nodes)
 

@@ -280,8 +280,8 @@ class CPUDevice(Device):
     def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
         """Activations are rounded to the form that meets the weight; all else is float32."""
         operand = 0.0
-        plain = node.op is Op.LINEAR and node.attrs.activations == "f32"
-        if node.op in (Op.LINEAR, Op.EXPERTS) and weight_type is not None and not plain:
+        plain = node.op in (Op.LINEAR, Op.HEAD_LOSS) and node.attrs.activations == "f32"
+        if node.op in (Op.LINEAR, Op.EXPERTS, Op.HEAD_LOSS) and weight_type is not None and not plain:
             operand = ROUNDING[_cpu.activations(int(weight_type))]
             if node.op is Op.EXPERTS:
                 operand *= 2  # inputs are rounded twice, before the gate and behind it

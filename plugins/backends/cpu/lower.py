@@ -68,7 +68,7 @@ class Lowering:
         return _cpu.LinearPart(weight, bias, self.target(node), self.value(node.output))
 
     def is_plain(self, node: Node) -> bool:
-        """Whether a linear's weight is multiplied as its float32 values: where that is asked for, and states."""
+        """Whether a weight is multiplied as its float32 values: where that is asked for, and states."""
         weight = node.tensors[0]
         if weight is None or weight.source is not Source.FILE:
             return True
@@ -131,7 +131,7 @@ class Lowering:
             step.rope = _cpu.Rope(list(a.inv_freq), a.pairs == "adjacent", a.magnitude, a.inverse)
             step.table = self._tables.setdefault((a, step.ints[0]), len(self._tables))
         elif node.op is Op.HEAD_LOSS:
-            step.chunk, step.other = a.chunk, self.tensor(node.tensors[1])
+            step.chunk, step.other, step.plain = a.chunk, self.tensor(node.tensors[1]), self.is_plain(node)
         elif node.op is Op.MAP:
             step.map = self.map(node)
         elif node.op is Op.REDUCE:

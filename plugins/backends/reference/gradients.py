@@ -86,7 +86,7 @@ def cross_entropy_grad(step: Step, node: Node, logits: Any, targets: Any) -> Any
 
 
 def head_loss(step: Step, node: Node, x: Any, targets: Any, weights: Any, h: Any) -> Any:
-    """Loss of each row, and gradients of weight * loss."""
+    """Loss of each row, and gradients of weight * loss where they are wanted."""
     weight, b, weight_grad, b_grad = node.tensors
     W, B = step.wide(weight), step.wide(b)
     counts = (targets >= 0) & (weights != 0)
@@ -96,6 +96,8 @@ def head_loss(step: Step, node: Node, x: Any, targets: Any, weights: Any, h: Any
     log_p = logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
     rows, chosen = np.arange(len(targets)), np.maximum(targets, 0)
     loss = np.where(counts, -log_p[rows, chosen], 0.0)
+    if not node.attrs.gradients:
+        return loss
     d_logits = np.exp(log_p)
     d_logits[rows, chosen] -= 1
     d_logits *= np.where(counts, wide(weights), 0.0)[:, None]
