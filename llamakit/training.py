@@ -10,6 +10,7 @@ What was trained is `run/adapter.gguf` (with `full`: `run/model.gguf`), which `l
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -188,6 +189,7 @@ class Trainer:
         return RunPlan(
             rows=self._rows, weights=device.footprint(graphs.gradients, sources).weights, states=graphs.state_bytes,
             values=values_of(device, kept, sources), values_again=values_of(device, again, sources),
+            saving=max(4 * math.prod(tensor.shape) for tensor in graphs.trained.values()),
             recomputes=again is graphs, micro_step=micro, update=update, steps=self.total_steps,
             micro_steps=o.grad_accumulation,
         )  # fmt: skip
@@ -226,7 +228,8 @@ class Trainer:
 
         try:
             if self.options.full:
-                write_model(self.folder / MODEL, self.session.file, self.stepper.trained())
+                trained = {name: self.stepper.states[name] for name in self.graphs.trained}
+                write_model(self.folder / MODEL, self.session.file, trained)
             else:
                 write_trained_adapter(self.folder / ADAPTER, self.session.file, self.adapters, self.stepper.trained())
         except OSError as error:
@@ -270,6 +273,8 @@ class Trainer:
         stepper = Stepper(device, graphs, load_weights(device, self._sources(graphs), graphs.uses()), self.optimizer)
         for name, tensor in graphs.loss.states.items():
             stepper.states[name].write(self._first(name, tensor))
+            if self.options.full:  # the file's pages are read once
+                self.session.file.release(name, 0, self.session.file.tensors[name].n_bytes)
         return stepper
 
     @cached_property

@@ -117,15 +117,18 @@ class GGUFWriter:
 
     def _write_tensors(self, file: Any) -> None:
         for name, (_, _, n_bytes, make) in self._tensors.items():
-            written, made = 0, make()
-            for part in made if isinstance(made, Iterator) else (made,):
-                data = np.ascontiguousarray(part)
-                written += data.nbytes
-                if written <= n_bytes:
-                    file.write(data.data)
-            if written != n_bytes:
-                raise UsageError(f"tensor {name!r}: {written} bytes were made, {n_bytes} announced")
+            self._write_tensor(file, name, n_bytes, make)  # of its own, so that one tensor is held at a time
             file.write(bytes(self._aligned(n_bytes) - n_bytes))
+
+    def _write_tensor(self, file: Any, name: str, n_bytes: int, make: Callable[[], Any]) -> None:
+        written, made = 0, make()
+        for part in made if isinstance(made, Iterator) else (made,):
+            data = np.ascontiguousarray(part)
+            written += data.nbytes
+            if written <= n_bytes:
+                file.write(data.data)
+        if written != n_bytes:
+            raise UsageError(f"tensor {name!r}: {written} bytes were made, {n_bytes} announced")
 
     def _aligned(self, n: int) -> int:
         return -(-n // self.alignment) * self.alignment

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,12 +16,15 @@ import numpy as np
 
 from llamakit.errors import LlamaKitError, ModelFileError
 from llamakit.gguf import open_gguf
+from llamakit.gguf.constants import GGMLType
 from llamakit.gguf.writer import GGUFWriter
 from llamakit.train.cursor import CursorState
 from llamakit.train.options import TrainOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy.typing as npt
 
     from llamakit.backend import State
 
@@ -63,9 +67,14 @@ def save(path: Path, head: Checkpoint, states: dict[str, State]) -> None:
             writer.add("general.type", "checkpoint")
             writer.add(KEY, msgspec.json.encode(head).decode())
             for name, state in states.items():
-                writer.add_tensor(name, np.ascontiguousarray(state.read(), np.float32))
+                writer.add_tensor(name, partial(_values, state), GGMLType.F32, tuple(state.shape))
     except OSError as error:
         raise write_error(path, error) from None
+
+
+def _values(state: State) -> npt.NDArray[np.float32]:
+    """Read when its turn to be written comes: all states at once would double what training takes."""
+    return np.ascontiguousarray(state.read(), np.float32)
 
 
 def write_error(path: Path, error: OSError) -> LlamaKitError:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy.typing as npt
+
+    from llamakit.backend import State
     from llamakit.gguf import GGUFFile
     from llamakit.passes.lora import AdapterShape
 
@@ -37,14 +40,16 @@ def _is_norm(name: str) -> bool:
     return name.endswith("_norm.weight")
 
 
-def write_model(path: Path, base: GGUFFile, trained: Mapping[str, Any]) -> None:
+def write_model(path: Path, base: GGUFFile, trained: Mapping[str, State]) -> None:
     """The base with its trained tensors in the place of its own, in the types that they have there."""
     with GGUFWriter(path) as writer:
         copy_metadata(base, writer)
         for name, info in base.tensors.items():
-            if name in trained:
-                values = np.ascontiguousarray(trained[name], np.float32)
-                data = values if info.type is GGMLType.F32 else quantize(info.type, values)
-                writer.add_tensor(name, data, info.type, tuple(info.shape))
-            else:
-                writer.add_tensor(name, partial(base.raw, name), info.type, tuple(info.shape))
+            data = partial(_encoded, trained[name], info.type) if name in trained else partial(base.raw, name)
+            writer.add_tensor(name, data, info.type, tuple(info.shape))
+
+
+def _encoded(state: State, type_: GGMLType) -> npt.NDArray[Any]:
+    """A state's values in a type, made when its turn to be written comes."""
+    values = np.ascontiguousarray(state.read(), np.float32)
+    return values if type_ is GGMLType.F32 else quantize(type_, values)

@@ -24,8 +24,9 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes and seconds.
 
     `weights`: of the base on the device; `states`: what is trained, its gradients and the optimizer's; `values`: of a
-    micro-step, kept as they are made, `values_again`: if they are computed again. `micro_step`: seconds of one,
-    `update`: of applying gradients. `recomputes`: whether the run computes values again.
+    micro-step, kept as they are made, `values_again`: if they are computed again; `saving`: what a checkpoint takes
+    while it is written. `micro_step`: seconds of one, `update`: of applying gradients. `recomputes`: whether the run
+    computes values again.
     """
 
     rows: int
@@ -33,6 +34,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     states: int
     values: int
     values_again: int
+    saving: int
     recomputes: bool
     micro_step: float
     update: float
@@ -42,7 +44,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def memory(self) -> int:
         """The peak, without the program itself."""
-        return self.weights + self.states + (self.values_again if self.recomputes else self.values)
+        return self.weights + self.states + (self.values_again if self.recomputes else self.values) + self.saving
 
     @property
     def step_seconds(self) -> float:
