@@ -297,6 +297,7 @@ PYBIND11_MODULE(_cpu, m) {
         .value("gated_back", StepKind::gated_back)
         .value("scatter_rows", StepKind::scatter_rows)
         .value("sum_rows", StepKind::sum_rows)
+        .value("experts_back", StepKind::experts_back)
         .value("head_loss", StepKind::head_loss)
         .value("map", StepKind::map)
         .value("reduce", StepKind::reduce);

@@ -11,7 +11,9 @@ bool is_integer(const WeightView& w) {
     return w.kind == WeightKind::quantised;
 }
 
-// The weight of one expert: outputs are whole panels, so its own lie together.
+}  // namespace
+
+// Outputs are whole panels, so those of one lie together.
 WeightView expert_of(const WeightView& all, int64_t expert, int64_t n_expert) {
     WeightView one = all;
     one.n_out = all.n_out / n_expert;
@@ -19,8 +21,6 @@ WeightView expert_of(const WeightView& all, int64_t expert, int64_t n_expert) {
     if (all.rows != nullptr) one.rows = all.rows + expert * one.n_out * all.row_bytes;
     return one;
 }
-
-}  // namespace
 
 // The experts of each row, the likeliest first and of equals the one with the lower number, and their shares.
 void Program::route(const Step& step) {

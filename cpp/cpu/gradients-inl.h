@@ -39,15 +39,16 @@ void add_columns(const float* x, const float* other, const float* factors, int64
 }
 
 // Of y = g s(u) up: with silu u = g, with the tanh form of gelu u = c (g + k g^3); s is the logistic function.
+// dgate and dup may lie where gate and up do.
 void gated_back(const float* gate, const float* up, const float* dy, bool gelu, int64_t n, float* dgate, float* dup) {
     const Floats one = splat(1.0f), c = splat(1.59576912f), k = splat(0.044715f);
     each(n, [&](int64_t i, int64_t m) LK_LAMBDA {
-        const Floats g = take(gate + i, m), d = take(dy + i, m);
+        const Floats g = take(gate + i, m), linear = take(up + i, m), d = take(dy + i, m);
         Floats u = g, slope = one;
         if (gelu) u = c * fma(g * g * g, k, g), slope = c * fma(g * g, splat(3.0f) * k, one);
         const Floats s = one / (one + exp(splat(0.0f) - u));
         put(dup + i, d * g * s, m);
-        put(dgate + i, d * take(up + i, m) * (s + g * s * (one - s) * slope), m);
+        put(dgate + i, d * linear * (s + g * s * (one - s) * slope), m);
     });
 }
 

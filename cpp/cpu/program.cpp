@@ -114,6 +114,8 @@ void Program::run_step(const Step& step) {
             return scatter_rows(step);
         case StepKind::sum_rows:
             return sum_rows(step);
+        case StepKind::experts_back:
+            return experts_back(step);
         case StepKind::head_loss:
             return head_loss(step);
         case StepKind::map:

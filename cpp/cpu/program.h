@@ -60,6 +60,7 @@ enum class StepKind : int {
     gated_back,
     scatter_rows,
     sum_rows,
+    experts_back,
     head_loss,
     map,
     reduce
@@ -107,6 +108,12 @@ constexpr int64_t kSerialCost = 1 << 15;  // multiplications below which waking 
 constexpr int64_t kAttendRows = 96;  // query heads times positions that share one reading of the keys
 constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kMostParts = 16 << 20;  // floats of partials that are kept apart: 64 MiB
+
+// The weight of one of the experts that lie in `all`.
+WeightView expert_of(const WeightView& all, int64_t expert, int64_t n_expert);
+
+// What the way back through experts holds for n rows.
+int64_t expert_back_floats(const Step& step, int64_t n);
 
 // Whether a head's logits are products of rounded activations, as those of a linear.
 inline bool has_rounded_inputs(const Step& step) {
@@ -181,6 +188,10 @@ class Program {
     void attend_rows(const Step& step);
     void attention_back(const Step& step);
     void gated_back(const Step& step);
+    void experts_back(const Step& step);
+    void expert_back(const Step& step, int64_t expert, const std::vector<int64_t>& pairs, float* memory,
+                     double* d_share);
+    void scores_back(const Step& step, const double* d_share);
     void scatter_rows(const Step& step);
     void sum_rows(const Step& step);
     void head_loss(const Step& step);

@@ -28,6 +28,7 @@ class Buffers {
             grow(cos_sin_, n_rows(step.in[0]) * int64_t(step.rope.inv_freq.size()) * 2 * 4);
         if (step.kind == StepKind::attention && step.layer >= 0) attention(step);
         if (step.kind == StepKind::experts) experts(step);
+        if (step.kind == StepKind::experts_back) experts_back(step);
     }
 
     int64_t total() const {
@@ -126,6 +127,17 @@ class Buffers {
             if (w->data == nullptr) grow(panels_[w == &up && !mixed], kPanelsPerChunk * w->panel_bytes + 64);
         }
         grow(experts_, n_pair * (width + n_ff * (mixed ? 2 : 1) + step.out().width + 4) * 4 + values + sums);
+    }
+
+    // As `Program::expert_back`, where all rows choose the same expert.
+    void experts_back(const Step& step) {
+        const int64_t n = n_rows(step.in[0]);
+        grow(WorkspaceFloats{0, expert_back_floats(step, n), 0});
+        for (const LinearPart& part : step.parts) {
+            product(*part.weight, n, false);
+            product(*part.weight, n, true);
+        }
+        grow(experts_, n * step.n_used * 32);
     }
 
     const KernelTable& kernels_;

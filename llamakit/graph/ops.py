@@ -81,6 +81,7 @@ class Op(StrEnum):
     SCATTER_ROWS = "scatter_rows"
     SUM_ROWS = "sum_rows"
     CROSS_ENTROPY_GRAD = "cross_entropy_grad"
+    EXPERTS_BACK = "experts_back"
     HEAD_LOSS = "head_loss"
     # states
     READ_STATE = "read_state"
@@ -185,6 +186,10 @@ SPECS: dict[Op, OpSpec] = {
     Op.CROSS_ENTROPY_GRAD: OpSpec(
         "softmax(logits) - onehot(target); 0 for target -1",
         NoAttrs, shapes.first, ("logits", "targets"), (), _set("targets"),
+    ),
+    Op.EXPERTS_BACK: OpSpec(
+        "from x, scores and the gradient of the result, the gradients of x and of the scores",
+        ExpertsAttrs, shapes.experts_back, ("x", "scores", "dy"), ("gate", "up", "down"),
     ),
     Op.HEAD_LOSS: OpSpec(
         "cross-entropy of the logits x W^T (+ h B^T), 0 where the target is -1 or the weight 0, and the gradients of"

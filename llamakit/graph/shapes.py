@@ -142,6 +142,14 @@ def experts(inputs: Shapes, tensors: Shapes, attrs: ExpertsAttrs) -> tuple[Shape
     return ((*x[:-1], down[1]),)
 
 
+def experts_back(inputs: Shapes, tensors: Shapes, attrs: ExpertsAttrs) -> tuple[Shape, ...]:
+    """As x, and as scores."""
+    x, scores, dy = inputs
+    (out,) = experts((x, scores), tensors, attrs)
+    _need(dy == out, f"gradient {dy} does not fit the result {out}")
+    return (x, scores)
+
+
 def reshape(inputs: Shapes, tensors: Shapes, attrs: ReshapeAttrs) -> tuple[Shape, ...]:
     """(rows, *sizes)."""
     x = inputs[0]

@@ -126,6 +126,18 @@ def matmul(back: Backward, node: Node, dc: Value) -> Pairs:
             yield value, back.builder.add(Op.MATMUL, f"{_name(node)}.{i}", operands, attrs=attrs)
 
 
+def experts(back: Backward, node: Node, dy: Value) -> Pairs:
+    """Through all that a row chose; which experts it chooses has no gradient."""
+    x, scores = node.inputs
+    trained = [tensor.name for tensor in node.tensors if back.gradient_of(tensor) is not None]
+    if trained:
+        raise GraphError(f"node {node.name}: experts cannot be trained themselves yet ({', '.join(trained)})")
+    inputs = (x, scores, dy)
+    dx, d_scores = back.builder.add_all(Op.EXPERTS_BACK, _name(node), inputs, tensors=node.tensors, attrs=node.attrs)
+    yield x, dx
+    yield scores, d_scores
+
+
 def read_state(back: Backward, node: Node, dy: Value) -> Pairs:
     """Into the state's gradient."""
     into = back.gradient_of(node.tensors[0])
@@ -151,6 +163,7 @@ RULES: dict[Op, Rule] = {
     Op.MUL: mul,
     Op.SCALE: scale,
     Op.GATED: gated,
+    Op.EXPERTS: experts,
     Op.RESHAPE: reshape,
     Op.SELECT_ROWS: select_rows,
     Op.MATMUL: matmul,

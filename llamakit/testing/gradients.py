@@ -17,6 +17,7 @@ from llamakit.gguf import GGMLType
 from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import (
     AttentionAttrs,
+    ExpertsAttrs,
     GatedAttrs,
     HeadLossAttrs,
     LinearAttrs,
@@ -231,6 +232,17 @@ def _matmul(transposed: str) -> Callable[[Setup], Value]:
     return build
 
 
+def _experts(normalise: bool, activation: str, n_used: int = 3) -> Callable[[Setup], Value]:
+    def build(s: Setup) -> Value:
+        x, scores = s.rows("x", 32), s.rows("scores", 6)
+        sizes = (("gate", 48, 32), ("up", 48, 32), ("down", 16, 48))
+        tensors = tuple(s.weight(name, GGMLType.F32, 6, *shape) for name, *shape in sizes)
+        attrs = ExpertsAttrs(n_used, normalise, activation)
+        return s.g.add(Op.EXPERTS, "node", (x, scores), tensors=tensors, attrs=attrs)
+
+    return build
+
+
 def _norm(s: Setup) -> Value:
     x, weight = s.rows("x", 3, 10), s.state("w", 10)
     return s.g.add(Op.RMS_NORM, "node", (x,), tensors=(weight,), attrs=RMSNormAttrs(1e-5))
@@ -305,6 +317,9 @@ def gradient_cases() -> list[GradientCase]:
         GradientCase("attention-segments", _attention(4, 2, segments=3), rows=13),
         GradientCase("attention-long", _attention(2, 1, segments=2), rows=101),
         GradientCase("attention-one", _attention(2, 1), rows=1),
+        GradientCase("experts", _experts(True, "silu")),
+        GradientCase("experts-all", _experts(False, "silu")),
+        GradientCase("experts-gelu", _experts(True, "gelu", n_used=1)),
         *(GradientCase(f"rope-{pairs}", _rope(pairs)) for pairs in ("adjacent", "halves")),
         *(GradientCase(f"matmul-{t}", _matmul(t)) for t in ("", "a", "b", "ab")),
         *(GradientCase(f"rms_norm-{n}", _norm, rows=n) for n in (1, 7, 101)),

@@ -21,6 +21,7 @@ from llamakit.graph import expression
 from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import (
     AttentionAttrs,
+    ExpertsAttrs,
     GatedAttrs,
     HeadLossAttrs,
     LinearAttrs,
@@ -160,6 +161,16 @@ def _gated_back(s: Setup, activation: str) -> None:
     s.g.add_all(Op.GATED_BACK, "node", inputs, attrs=GatedAttrs(activation))
 
 
+def _experts_back(s: Setup, type: GGMLType, normalise: bool = True, activation: str = "silu") -> None:
+    n_expert, n_in, n_ff, n_out = 5, 256, 256, 32
+    sizes = (("gate", n_ff, n_in), ("up", n_ff, n_in), ("down", n_out, n_ff))
+    tensors = tuple(s.weight(name, type, n_expert, *shape) for name, *shape in sizes)
+    for name in ("gate", "up"):  # so that hidden values are about 1, and activations not on their flat parts
+        s.weights[name] = Source(name, type, s.normal(n_expert, n_ff, n_in) / 16)
+    inputs = (s.floats("x", n_in), s.floats("scores", n_expert), s.floats("dy", n_out))
+    s.g.add_all(Op.EXPERTS_BACK, "node", inputs, tensors=tensors, attrs=ExpertsAttrs(2, normalise, activation))
+
+
 def _scatter_rows(s: Setup, into: bool) -> None:
     dy, indices = s.floats("dy", 19), s.integers("indices", np.arange(MAX_ROWS) * 5 % (11 if into else 1))
     like = None if into else s.floats("like", 19)
@@ -226,6 +237,9 @@ _CASES: dict[str, Callable[[Setup], object]] = {
     "attention_back-window": partial(_attention, heads=(4, 4), dim=16, window=9, back=True),
     "silu_back": partial(_gated_back, activation="silu"),
     "gelu_back": partial(_gated_back, activation="gelu"),
+    "experts_back": partial(_experts_back, type=GGMLType.F32),
+    "experts_back-gelu": partial(_experts_back, type=GGMLType.Q8_0, activation="gelu"),
+    "experts_back-all": partial(_experts_back, type=GGMLType.Q4_K, normalise=False),
     "scatter_rows": partial(_scatter_rows, into=False),
     "scatter_rows-into": partial(_scatter_rows, into=True),
     "sum_rows": lambda s: s.g.add_all(Op.SUM_ROWS, "node", (s.floats("x", 70),), tensors=(s.state("into", 70),)),

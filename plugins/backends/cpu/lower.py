@@ -104,7 +104,7 @@ class Lowering:
         changed = {"state"} if node.op is Op.REDUCE else SPECS[node.op].writes
         named = list(node.named_tensors())
         step.states = [tensor and self.states[tensor.name].native for name, tensor in named if name in changed]
-        if node.op is Op.EXPERTS:
+        if node.op in (Op.EXPERTS, Op.EXPERTS_BACK):
             self.check_experts(node)
             step.parts = [_cpu.LinearPart(self.tensor(tensor), None, name, step.outs[0]) for name, tensor in named]
         elif named and named[0][0] == "weight":
@@ -121,7 +121,7 @@ class Lowering:
             step.factor, step.layer, step.window = a.scale, -1 if a.layer is None else a.layer, a.window or 0
         elif node.op is Op.SCALE:
             step.factor = a.factor
-        elif node.op is Op.EXPERTS:
+        elif node.op in (Op.EXPERTS, Op.EXPERTS_BACK):
             step.n_used, step.normalise, step.gelu = a.n_used, a.normalise, a.activation == "gelu"
         elif node.op in (Op.GATED, Op.GATED_BACK):
             step.gelu = a.activation == "gelu"

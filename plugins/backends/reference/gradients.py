@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from llamakit.plugins.backends.reference.ops import OPS, check_positions, probabilities, softmax, wide
+from llamakit.plugins.backends.reference.ops import OPS, check_positions, gated, probabilities, softmax, wide
 
 from llamakit.graph.expression import instructions
 from llamakit.graph.ops import Op
@@ -68,6 +68,26 @@ def gated_back(step: Step, node: Node, gate: Any, up: Any, dy: Any) -> Any:
         value = 0.5 * gate * (1 + tanh)
         slope = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * gate**2)
     return dy * up * slope, dy * value
+
+
+def experts_back(step: Step, node: Node, x: Any, scores: Any, dy: Any) -> Any:
+    """Gradients of x and scores. The choice of experts is constant, shares are a softmax of the chosen, or of all."""
+    gate_weights, up_weights, down_weights = (step.wide(tensor) for tensor in node.tensors)
+    x, dy, shares = wide(x), wide(dy), softmax(wide(scores))
+    chosen = np.argsort(-scores, axis=-1, kind="stable")[:, : node.attrs.n_used]
+    dx, d_scores = np.zeros(x.shape), np.zeros(shares.shape)
+    for row, used in enumerate(chosen):
+        p = shares[row] if not node.attrs.normalise else shares[row] / shares[row, used].sum()
+        d_share = np.zeros(len(p))
+        for expert in used:
+            gate, up = gate_weights[expert] @ x[row], up_weights[expert] @ x[row]
+            d_hidden = dy[row] @ down_weights[expert]
+            d_share[expert] = d_hidden @ gated(step, node, gate, up)
+            d_gate, d_up = gated_back(step, node, gate, up, p[expert] * d_hidden)
+            dx[row] += d_gate @ gate_weights[expert] + d_up @ up_weights[expert]
+        among = np.isin(np.arange(len(p)), used) if node.attrs.normalise else np.full(len(p), True)
+        d_scores[row] = np.where(among, p * (d_share - p[used] @ d_share[used]), 0.0)
+    return dx, d_scores
 
 
 def scatter_rows(step: Step, node: Node, dy: Any, indices: Any, like: Any) -> Any:
@@ -153,6 +173,7 @@ ALL: dict[Op, Callable[..., Any]] = {
     Op.SCATTER_ROWS: scatter_rows,
     Op.SUM_ROWS: lambda step, node, x: _state(step, node).add(wide(x).sum(axis=0)),
     Op.CROSS_ENTROPY_GRAD: cross_entropy_grad,
+    Op.EXPERTS_BACK: experts_back,
     Op.HEAD_LOSS: head_loss,
     Op.READ_STATE: lambda step, node: _state(step, node).data,
     Op.WRITE_STATE: lambda step, node, x: _state(step, node).write(x),
