@@ -129,7 +129,7 @@ def matmul(back: Backward, node: Node, dc: Value) -> Pairs:
 def experts(back: Backward, node: Node, dy: Value) -> Pairs:
     """Through all that a row chose; which experts it chooses has no gradient."""
     x, scores = node.inputs
-    trained = [tensor.name for tensor in node.tensors if back.gradient_of(tensor) is not None]
+    trained = [tensor.name for tensor in node.tensors if tensor and back.gradient_of(tensor)]
     if trained:
         raise GraphError(f"node {node.name}: experts cannot be trained themselves yet ({', '.join(trained)})")
     inputs = (x, scores, dy)
