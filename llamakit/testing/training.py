@@ -166,7 +166,7 @@ def _experts_back(s: Setup, type: GGMLType, normalise: bool = True, activation: 
     sizes = (("gate", n_ff, n_in), ("up", n_ff, n_in), ("down", n_out, n_ff))
     tensors = tuple(s.weight(name, type, n_expert, *shape) for name, *shape in sizes)
     for name in ("gate", "up"):  # so that hidden values are about 1, and activations not on their flat parts
-        s.weights[name] = Source(name, type, s.normal(n_expert, n_ff, n_in) / np.float32(16))
+        s.weights[name] = Source(name, type, (s.normal(n_expert, n_ff, n_in) / 16).astype(np.float32))
     inputs = (s.floats("x", n_in), s.floats("scores", n_expert), s.floats("dy", n_out))
     s.g.add_all(Op.EXPERTS_BACK, "node", inputs, tensors=tensors, attrs=ExpertsAttrs(2, normalise, activation))
 
