@@ -19,6 +19,7 @@ constexpr int kGroups = kSplit / kLanes;
 constexpr int kWeighed = 64;     // keys, and dimensions, whose values are converted at a time: 16 KiB
 constexpr int kDirectRows = 12;  // up to so many rows, float16 is converted where it is used
 constexpr float kNothing = -1e30f;
+constexpr float kLog2E = 1.44269504f;
 
 constexpr int columns_for(int n_row) {
     return n_row * 4 <= kAccumulators ? 4 : n_row * 2 <= kAccumulators ? 2 : 1;
@@ -89,7 +90,7 @@ LK_INLINE int64_t cell_of(const Keys& keys, int64_t position) {
 
 // Whether groups of 16 neighbouring keys lie in the cache as they are wanted.
 LK_INLINE bool grouped(const AttendTask& t) {
-    return t.keys.layer && t.keys.block_size % kLanes == 0;
+    return t.keys.block_size % kLanes == 0;
 }
 
 // Keys [at, at + m), m <= 16, at a multiple of 16, to float32: y is [dim_k][16].
@@ -99,9 +100,7 @@ LK_INLINE void convert_k(const AttendTask& t, int64_t at, int64_t m, float* y) {
     for (int64_t lane = 0; lane < kLanes; ++lane) {
         const int64_t key = at + (lane < m ? lane : 0);
         for (int64_t d = 0; d < t.dim_k; ++d)
-            y[d * kLanes + lane] = keys.layer
-                                       ? k_value(*keys.layer, cell_of(keys, key), t.head_kv, d)
-                                       : keys.k[(int64_t(keys.rows[key]) * t.n_head_kv + t.head_kv) * t.dim_k + d];
+            y[d * kLanes + lane] = k_value(*keys.layer, cell_of(keys, key), t.head_kv, d);
     }
 }
 
@@ -114,14 +113,8 @@ LK_INLINE void convert_v(const AttendTask& t, int64_t at, int64_t m, int64_t fro
                          kWeighed);
         return;
     }
-    for (int64_t key = at; key < at + m; ++key, y += kWeighed) {
-        if (keys.layer) {
-            read_v_row(*keys.layer, cell_of(keys, key), t.head_kv, from, n, y);
-            continue;
-        }
-        const float* v = keys.v + (int64_t(keys.rows[key]) * t.n_head_kv + t.head_kv) * t.dim_v + from;
-        for (int64_t d = 0; d < whole(n); ++d) y[d] = d < n ? v[d] : 0.0f;
-    }
+    for (int64_t key = at; key < at + m; ++key, y += kWeighed)
+        read_v_row(*keys.layer, cell_of(keys, key), t.head_kv, from, n, y);
 }
 
 // Adds to sums[row][column] the products of n steps: vectors x[column] + i * x_step, scalars y[row * kRow + i * kStep].
@@ -245,7 +238,7 @@ LK_INLINE void seen(const Attention& a, const Partial& p, int begin, int end, in
 template <class From>
 LK_INLINE void pack_queries(const Attention& a) {
     const AttendTask& t = a.t;
-    const float factor = t.scale * 1.44269504f;
+    const float factor = t.scale * kLog2E;
     for (int tile = 0; tile < a.n_tile; ++tile) {
         const int begin = a.tile_begin(tile), n = a.tile_begin(tile + 1) - begin;
         for (int j = 0; j < n; ++j) {
@@ -327,6 +320,21 @@ LK_INLINE void soften(float* s, int from, int to, int first, int last, float* to
     top_and_total[0] = top, top_and_total[1] = sum(sums);
 }
 
+// The score of a row with each key [from, to) of the partial, which is in units of log2, capped and with its bias.
+LK_INLINE void adjust(const Attention& a, const Partial& p, int row, int from, int to, float* s) {
+    const AttendTask& t = a.t;
+    constexpr float kCount[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const Floats cap = splat(t.cap * kLog2E), lanes = load(kCount);
+    const float slope = t.slopes ? t.slopes[t.head_kv * t.group + row % t.group] * kLog2E : 0.0f;
+    const int32_t position = t.last[row / t.group] - 1;
+    for (int i = from / kLanes * kLanes; i < to; i += kLanes) {
+        Floats x = load(s + i);
+        if (t.cap > 0.0f) x = cap * tanh(x / cap);
+        if (t.slopes) x = fma(splat(slope), lanes + splat(float(p.begin + i - position)), x);
+        store(s + i, x);
+    }
+}
+
 template <class From>
 LK_INLINE void soften_all(const Attention& a, const Partial& p, float* parts) {
     for (int tile = 0; tile < a.n_tile; ++tile) {
@@ -339,6 +347,7 @@ LK_INLINE void soften_all(const Attention& a, const Partial& p, float* parts) {
             const int f = a.from(p, row), l = a.to(p, row);
             float* s = a.s + int64_t(row) * kSplit;
             if (f < l) {
+                if (a.t.cap > 0.0f || a.t.slopes) adjust(a, p, row, f, l, s);
                 soften<From>(s, f, l, first, last, result);
                 continue;
             }
@@ -412,10 +421,22 @@ LK_INLINE void start(float* runs, int n_rows, int64_t n) {
     }
 }
 
+// What a row's values are multiplied by in the end: 1 / the sum of its weights, and of the sink's.
+LK_INLINE float share(const AttendTask& t, int64_t head, float top, float total) {
+    if (!t.sinks) return 1.0f / total;
+    const float sink = t.sinks[head] * kLog2E, highest = top > sink ? top : sink;
+    float before[kLanes], now[kLanes];
+    store(before, exp2_below<false>(splat(top - highest)));
+    store(now, exp2_below<false>(splat(sink - highest)));
+    return before[0] / (total * before[0] + now[0]);
+}
+
 LK_INLINE void finish(const AttendTask& t, const float* runs, int64_t n) {
-    for (int row = 0; row < t.n_rows * t.group; ++row, runs += n)
-        scale(runs, 1.0f / runs[n - kLanes + 1], t.dim_v,
-              t.out[row / t.group] + int64_t(t.head_kv * t.group + row % t.group) * t.dim_v);
+    for (int row = 0; row < t.n_rows * t.group; ++row, runs += n) {
+        const int64_t head = t.head_kv * t.group + row % t.group;
+        scale(runs, share(t, head, runs[n - kLanes], runs[n - kLanes + 1]), t.dim_v,
+              t.out[row / t.group] + head * t.dim_v);
+    }
 }
 
 LK_INLINE Partial partial(const AttendTask& t, int32_t split, int32_t last) {
@@ -455,7 +476,7 @@ LK_INLINE void attend_as(const AttendTask& t, bool direct, float* scratch) {
 
 void attend(const AttendTask& t, float* scratch) {
     const bool lies = grouped(t) && t.dim_v % kLanes == 0;
-    const KVType type = t.keys.layer ? t.keys.layer->type : KVType::f32;
+    const KVType type = t.keys.layer->type;
     if (kPairs && lies && type == KVType::bf16 && t.dim_k % 2 == 0) return attend_as<FromPairs>(t, true, scratch);
 #if defined(__F16C__) || defined(__AVX512F__)
     if (lies && type == KVType::f16 && t.n_rows * t.group <= kDirectRows) return attend_as<FromHalf>(t, true, scratch);

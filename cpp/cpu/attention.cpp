@@ -94,12 +94,9 @@ void Program::attention(const Step& step) {
             first[j] = begin_of(last[j]);
         }
         AttendTask a{};
-        a.keys = {&kv_->layers[size_t(layer)],
-                  tables + tile.sequence * blocks_per_seq_,
-                  int32_t(kv_->block_size),
-                  nullptr,
-                  nullptr,
-                  nullptr};
+        a.keys = {&kv_->layers[size_t(layer)], tables + tile.sequence * blocks_per_seq_, int32_t(kv_->block_size)};
+        a.cap = step.cap, a.slopes = step.slopes.empty() ? nullptr : step.slopes.data();
+        a.sinks = step.weight ? step.weight->vector : nullptr;
         a.n_rows = int(tile.count), a.group = int(group), a.n_head = int(q.n_head), a.n_head_kv = int(n_head_kv),
         a.head_kv = int(i % n_head_kv);
         a.dim_k = int(dim_k), a.dim_v = int(dim_v), a.scale = step.factor;

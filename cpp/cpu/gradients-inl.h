@@ -19,7 +19,29 @@ void norm_back(const float* x, const float* dy, const float* weight, float epsil
     });
 }
 
-// y[i] += the sum over rows of x[i] * other[i] * factor of the row, of x[i] alone without `other`, of columns
+// With the normal values z = (x - mean) * f and g = dy * weight: dx = f (g - mean(g) - z mean(g z)).
+void layer_norm_back(const float* x, const float* dy, const float* weight, float epsilon, int64_t n, float* dx) {
+    Floats total = splat(0.0f), squares = splat(0.0f), slopes = splat(0.0f), along = splat(0.0f);
+    each(n, [&](int64_t i, int64_t m) LK_LAMBDA { total = total + take(x + i, m); });
+    const Floats center = splat(sum(total) / float(n));
+    each(n, [&](int64_t i, int64_t m) LK_LAMBDA {
+        float lanes[kLanes];
+        store(lanes, take(x + i, m) - center);
+        const Floats apart = load_some(lanes, m), slope = take(dy + i, m) * take(weight + i, m);
+        squares = fma(apart, apart, squares);
+        slopes = slopes + slope;
+        along = fma(slope, apart, along);
+    });
+    const float factor = 1.0f / __builtin_sqrtf(sum(squares) / float(n) + epsilon);
+    const Floats all = splat(factor), mean = splat(sum(slopes) / float(n)),
+                 slant = splat(sum(along) / float(n) * factor * factor);
+    each(n, [&](int64_t i, int64_t m) LK_LAMBDA {
+        const Floats slope = take(dy + i, m) * take(weight + i, m);
+        put(dx + i, (slope - mean - (take(x + i, m) - center) * slant) * all, m);
+    });
+}
+
+// y[i] += the sum over rows of x[i], times other[i] and the factor of the row where there are such, of columns
 // [begin, end). Sums of kDepth rows are added to each other.
 void add_columns(const float* x, const float* other, const float* factors, int64_t n_row, int64_t width, int64_t begin,
                  int64_t end, float* y) {
@@ -30,7 +52,8 @@ void add_columns(const float* x, const float* other, const float* factors, int64
             Floats total = splat(0.0f);
             for (int64_t r = first; r < last; ++r) {
                 Floats value = take(x + r * width + column, m);
-                if (other) value = value * take(other + r * width + column, m) * splat(factors[r]);
+                if (other) value = value * take(other + r * width + column, m);
+                if (factors) value = value * splat(factors[r]);
                 total = total + value;
             }
             put(y + column, take(y + column, m) + total, m);

@@ -1,6 +1,7 @@
 #include "cpu/gradients.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 namespace lk::cpu {
@@ -41,6 +42,21 @@ void rms_norm_back(const KernelTable& kernels, Pool& pool, Workspace& memory, co
         add_columns(kernels, pool, x, dy, factors, n_row, n, grad);
     }
     rows(false);
+}
+
+void layer_norm_back(const KernelTable& kernels, Pool& pool, Workspace& memory, const float* x, const float* dy,
+                     const float* weight, float epsilon, int64_t n_row, int64_t n, float* dx, float* grad) {
+    const auto rows = [&](const std::function<void(int64_t)>& body) {
+        run_on(pool, n_row * n < kSerialValues, pieces_of(n_row, kRows), [&](int64_t i, int) {
+            for (int64_t r = i * kRows; r < std::min(n_row, (i + 1) * kRows); ++r) body(r * n);
+        });
+    };
+    if (grad) {  // first, as dx may lie where x or dy does
+        float* normal = memory.held(n_row * n);
+        rows([&](int64_t at) { kernels.layer_norm(x + at, nullptr, nullptr, epsilon, n, normal + at); });
+        add_columns(kernels, pool, normal, dy, nullptr, n_row, n, grad);
+    }
+    rows([&](int64_t at) { kernels.training->layer_norm_back(x + at, dy + at, weight, epsilon, n, dx + at); });
 }
 
 void sum_rows(const KernelTable& kernels, Pool& pool, const float* x, int64_t n_row, int64_t width, float* into) {

@@ -13,6 +13,7 @@ void LK_FILL(gradients)(TrainingKernels& table);
 void LK_FILL(gradients)(TrainingKernels& table) {
     table.norm_factor = norm_factor;
     table.norm_back = norm_back;
+    table.layer_norm_back = layer_norm_back;
     table.add_columns = add_columns;
     table.gated_back = gated_back;
     table.reduce = reduce;

@@ -9,6 +9,8 @@ namespace {
 void LK_FILL(rows)(KernelTable& table);
 void LK_FILL(rows)(KernelTable& table) {
     table.rms_norm = rms_norm;
+    table.layer_norm = layer_norm;
+    table.activate = activate;
     table.rope = rope;
     table.add = add;
     table.mul = mul;

@@ -81,6 +81,8 @@ void Program::run_step(const Step& step) {
             return embedding(step);
         case StepKind::rms_norm:
             return rms_norm(step);
+        case StepKind::layer_norm:
+            return layer_norm(step);
         case StepKind::rope:
             return rope(step);
         case StepKind::attention:
@@ -91,6 +93,8 @@ void Program::run_step(const Step& step) {
         case StepKind::mul:
         case StepKind::scale:
         case StepKind::gated:
+        case StepKind::activation:
+        case StepKind::soft_cap:
             return elementwise(step);
         case StepKind::select_rows:
             return select_rows(step);
@@ -106,6 +110,8 @@ void Program::run_step(const Step& step) {
             return linear_back(step);
         case StepKind::rms_norm_back:
             return rms_norm_back(step);
+        case StepKind::layer_norm_back:
+            return layer_norm_back(step);
         case StepKind::attention_back:
             return attention_back(step);
         case StepKind::gated_back:
@@ -207,6 +213,16 @@ void Program::rms_norm(const Step& step) {
     for_rows(n_rows(step.in[0]), step.in[0].width, [&](int64_t r) { norm_row(step, adapters, r); });
 }
 
+void Program::layer_norm(const Step& step) {
+    const Value& in = step.in[0];
+    const int64_t dim = in.width / in.n_head;
+    const float* bias = step.other ? step.other->vector : nullptr;
+    for_rows(n_rows(in), in.width, [&](int64_t r) {
+        for (int64_t from = r * in.width; from < (r + 1) * in.width; from += dim)
+            kernels_.layer_norm(at(in) + from, step.weight->vector, bias, step.epsilon, dim, at(step.out()) + from);
+    });
+}
+
 void Program::rope(const Step& step) {
     const Value& in = step.in[0];
     const int32_t* positions = ints(step, 0);
@@ -236,6 +252,8 @@ void Program::elementwise(const Step& step) {
             kernels_.mul(a + from, b + from, width, y + from);
         else if (step.kind == StepKind::scale)
             kernels_.scale(a + from, step.factor, width, y + from);
+        else if (step.kind == StepKind::activation || step.kind == StepKind::soft_cap)
+            kernels_.activate(a + from, step.activation, step.cap, width, y + from);
         else
             kernels_.gated(a + from, b + from, step.gelu, width, y + from);
     });

@@ -41,6 +41,7 @@ enum class StepKind : int {
     linears,  // one or several that share their input
     embedding,
     rms_norm,
+    layer_norm,
     rope,
     attention,
     experts,
@@ -48,6 +49,8 @@ enum class StepKind : int {
     mul,
     scale,
     gated,
+    activation,
+    soft_cap,
     select_rows,
     matmul,
     cross_entropy,
@@ -56,6 +59,7 @@ enum class StepKind : int {
     add_state,
     linear_back,
     rms_norm_back,
+    layer_norm_back,
     attention_back,
     gated_back,
     scatter_rows,
@@ -75,11 +79,13 @@ struct Step {
     std::vector<Value> outs;
     std::vector<Value> in;
     std::vector<int64_t> ints;                   // offsets of integer inputs in the packed block, -1 for missing ones
-    std::shared_ptr<Weight> weight, other;       // other: b of head_loss
+    std::shared_ptr<Weight> weight, other;       // other: b of head_loss, the bias of layer_norm
     std::string target;                          // name of the weight, for adapters
     std::vector<std::shared_ptr<State>> states;  // that it changes, null for missing ones; of map and reduce, all
     // Attributes, of those kinds that have them.
-    float epsilon = 0, factor = 1;
+    float epsilon = 0, factor = 1, cap = 0;
+    std::vector<float> slopes;  // of the heads of attention
+    Activation activation{};
     int64_t layer = -1, window = 0, n_used = 0, chunk = 0;
     ReduceKind reduction{};
     std::shared_ptr<Map> map;
@@ -173,6 +179,7 @@ class Program {
     void norm_row(const Step& step, const std::vector<const Adapter*>& adapters, int64_t row);
     std::vector<const Adapter*> norm_adapters(const Step& step);
     void rms_norm(const Step& step);
+    void layer_norm(const Step& step);
     void rope(const Step& step);
     struct AttendTile;
     void attention(const Step& step);
@@ -185,6 +192,7 @@ class Program {
     void plain_linears(const Step& step);
     void linear_back(const Step& step);
     void rms_norm_back(const Step& step);
+    void layer_norm_back(const Step& step);
     void attend_rows(const Step& step);
     void attention_back(const Step& step);
     void gated_back(const Step& step);

@@ -68,6 +68,14 @@ void Program::rms_norm_back(const Step& step) {
                            step.states[0] ? step.states[0]->floats() : nullptr);
 }
 
+void Program::layer_norm_back(const Step& step) {
+    const Value& x = step.in[0];
+    const int64_t dim = x.width / x.n_head;
+    lk::cpu::layer_norm_back(kernels_, *pool_, memory_, at(x), at(step.in[1]), step.weight->vector, step.epsilon,
+                             n_rows(x) * x.n_head, dim, at(step.out()),
+                             step.states[0] ? step.states[0]->floats() : nullptr);
+}
+
 namespace {
 
 RowsAttention rows_attention(const Step& step, int64_t n_row, const int32_t* sequences) {

@@ -99,6 +99,8 @@ struct TrainingKernels {
     RowsKernels rows;
     float (*norm_factor)(const float* x, float epsilon, int64_t n);
     void (*norm_back)(const float* x, const float* dy, const float* weight, float epsilon, int64_t n, float* dx);
+    // Of y = (x - mean) / deviation * weight; dx may lie where x or dy does.
+    void (*layer_norm_back)(const float* x, const float* dy, const float* weight, float epsilon, int64_t n, float* dx);
     void (*add_columns)(const float* x, const float* other, const float* factors, int64_t n_row, int64_t width,
                         int64_t begin, int64_t end, float* y);
     void (*gated_back)(const float* gate, const float* up, const float* dy, bool gelu, int64_t n, float* dgate,

@@ -150,14 +150,11 @@ struct KVLayer {
     uint16_t* v_scales;
 };
 
-// The keys that rows of one sequence see: cells of a paged cache, or rows of the step itself.
+// The keys that rows of one sequence see: cells of a paged cache.
 struct Keys {
-    const KVLayer* layer;   // null: keys and values are rows of the step
+    const KVLayer* layer;
     const int32_t* blocks;  // block table of the sequence
     int32_t block_size;
-    const int32_t* rows;  // step rows of the sequence, in order (without a cache)
-    const float* k;       // (rows, n_head_kv, dim_k)
-    const float* v;       // (rows, n_head_kv, dim_v)
 };
 
 // Attention of a few query rows of one sequence with one KV head.
@@ -167,6 +164,9 @@ struct AttendTask {
     int n_head, n_head_kv, head_kv;  // head_kv: which KV head
     int dim_k, dim_v;
     float scale;
+    float cap;              // scores become cap * tanh(score / cap); 0: they stay
+    const float* slopes;    // of each head, times (position of the key - of the row) is added to scores; or null
+    const float* sinks;     // of each head, a score that takes its share and gives nothing; or null
     const float* const* q;  // n_rows rows of (n_head, dim_k)
     float* const* out;      // n_rows rows of (n_head, dim_v)
     const int32_t* first;   // first key that each row sees
@@ -176,6 +176,9 @@ struct AttendTask {
     float* parts;            // null: write `out`; else one result a partial and row, for `attend_merge`,
     int32_t first_part = 0;  // from this partial on
 };
+
+// What is done to each value alone. gelu is the tanh form, gelu_erf the exact one; soft_cap: cap * tanh(x / cap).
+enum class Activation : int { silu, gelu, gelu_erf, relu, relu_squared, soft_cap };
 
 struct TrainingKernels;  // training_types.h
 
@@ -202,6 +205,9 @@ struct KernelTable {
 
     void (*rms_norm)(const float* x, const float* weight, const float* delta, float delta_scale, float epsilon,
                      int64_t n, float* y);
+    // (x - mean) / sqrt(variance + epsilon) * weight + bias, either of which may be null.
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int64_t n, float* y);
+    void (*activate)(const float* x, Activation kind, float cap, int64_t n, float* y);
     void (*rope)(const float* x, const float* cos_sin, int64_t n_head, int64_t head_dim, int64_t n_rot, bool adjacent,
                  float* y);
     void (*add)(const float* a, const float* b, int64_t n, float* y);

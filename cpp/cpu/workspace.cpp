@@ -97,6 +97,7 @@ class Buffers {
             grow(step.transpose_a ? product_floats(a.width, width, n) : product_floats(n, width, a.width));
         }
         if (step.kind == StepKind::rms_norm_back) grow(WorkspaceFloats{0, n * step.in[0].n_head, 0});
+        if (step.kind == StepKind::layer_norm_back && step.states[0]) grow(WorkspaceFloats{0, n * step.in[0].width, 0});
         if (step.kind == StepKind::map) grow(WorkspaceFloats{0, 0, step.map->own_floats()});
         if (step.kind == StepKind::head_loss) {
             HeadLoss t{};

@@ -33,6 +33,13 @@ class RMSNormAttrs:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerNormAttrs:
+    """`epsilon` is added to the variance."""
+
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
 class RopeAttrs:
     """Rotary embedding of the first `2 * len(inv_freq)` dimensions of each head by position * inv_freq[i].
 
@@ -53,13 +60,16 @@ class AttentionAttrs:
     """Causal grouped-query attention. `layer` is the layer of the KV cache; None: attend within the step only.
 
     `window`: a row at position p sees positions q with p - window < q <= p. `log_sum_exp`: a second result, for
-    `attention_back`.
+    `attention_back`. `soft_cap`: scores become cap * tanh(score / cap) (Gemma 2, arXiv:2408.00118); 0: they stay.
+    `slopes`, one a head: slope * (q - p) is then added to them (ALiBi, arXiv:2108.12409); (): nothing is.
     """
 
     scale: float
     layer: int | None = None
     window: int | None = None
     log_sum_exp: bool = False
+    soft_cap: float = 0.0
+    slopes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,20 @@ class ScaleAttrs:
     """A constant factor."""
 
     factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class SoftCapAttrs:
+    """What values cannot go beyond, on either side; above 0."""
+
+    cap: float
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationAttrs:
+    """ "silu", "gelu" (tanh form), "gelu_erf" (exact), "relu" or "relu_squared"."""
+
+    kind: str = "gelu"
 
 
 @dataclass(frozen=True, slots=True)

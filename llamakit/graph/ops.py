@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 from llamakit.graph import shapes
 from llamakit.graph.attrs import (
+    ActivationAttrs,
     AttentionAttrs,
     ExpertsAttrs,
     GatedAttrs,
     HeadLossAttrs,
+    LayerNormAttrs,
     LinearAttrs,
     MapAttrs,
     MatmulAttrs,
@@ -29,6 +31,7 @@ from llamakit.graph.attrs import (
     RMSNormAttrs,
     RopeAttrs,
     ScaleAttrs,
+    SoftCapAttrs,
 )
 from llamakit.graph.errors import GraphError
 
@@ -37,11 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPECS",
+    "ActivationAttrs",
     "AttentionAttrs",
     "ExpertsAttrs",
     "GatedAttrs",
     "GraphError",
     "HeadLossAttrs",
+    "LayerNormAttrs",
     "LinearAttrs",
     "MapAttrs",
     "MatmulAttrs",
@@ -53,6 +58,7 @@ __all__ = [
     "ReshapeAttrs",
     "RopeAttrs",
     "ScaleAttrs",
+    "SoftCapAttrs",
 ]
 
 
@@ -62,12 +68,15 @@ class Op(StrEnum):
     EMBEDDING = "embedding"
     LINEAR = "linear"
     RMS_NORM = "rms_norm"
+    LAYER_NORM = "layer_norm"
     ROPE = "rope"
     ATTENTION = "attention"
     ADD = "add"
     MUL = "mul"
     SCALE = "scale"
     GATED = "gated"
+    ACTIVATION = "activation"
+    SOFT_CAP = "soft_cap"
     EXPERTS = "experts"
     RESHAPE = "reshape"
     SELECT_ROWS = "select_rows"
@@ -76,6 +85,7 @@ class Op(StrEnum):
     # gradients
     LINEAR_BACK = "linear_back"
     RMS_NORM_BACK = "rms_norm_back"
+    LAYER_NORM_BACK = "layer_norm_back"
     ATTENTION_BACK = "attention_back"
     GATED_BACK = "gated_back"
     SCATTER_ROWS = "scatter_rows"
@@ -131,21 +141,28 @@ SPECS: dict[Op, OpSpec] = {
         "x / sqrt(mean(x^2) + epsilon) * weight, over the last size",
         RMSNormAttrs, shapes.rms_norm, ("x", "adapter?"), ("weight",), _set("adapter"),
     ),
+    Op.LAYER_NORM: OpSpec(
+        "(x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias, over the last size",
+        LayerNormAttrs, shapes.layer_norm, ("x",), ("weight", "bias?"),
+    ),
     Op.ROPE: OpSpec(
         "rotate pairs of dimensions of each head by position * inv_freq",
         RopeAttrs, shapes.rope, ("x", "positions"), (), _set("positions"),
     ),
     Op.ATTENTION: OpSpec(
-        "softmax(scale q k^T) v over positions 0..p of the row's sequence. With a cache, k and v are first written at"
+        "softmax(scale q k^T) v over positions 0..p of the row's sequence; a head's `sinks` is one more score, whose"
+        " value is 0. With a cache, k and v are first written at"
         " `cells`, and all are read from there. Without, the rows of a sequence have ascending positions, one apart,"
         " and see the rows before them",
-        AttentionAttrs, shapes.attention, ("q", "k", "v", *_WHERE, "cells?", "block_tables?"), (),
+        AttentionAttrs, shapes.attention, ("q", "k", "v", *_WHERE, "cells?", "block_tables?"), ("sinks?",),
         _set("positions sequences cells block_tables"), cached=True,
     ),
     Op.ADD: OpSpec("a + b", NoAttrs, shapes.same, ("a", "b")),
     Op.MUL: OpSpec("a * b", NoAttrs, shapes.same, ("a", "b")),
     Op.SCALE: OpSpec("x * factor", ScaleAttrs, shapes.first),
     Op.GATED: OpSpec("activation(gate) * up", GatedAttrs, shapes.same, ("gate", "up")),
+    Op.ACTIVATION: OpSpec("activation(x)", ActivationAttrs, shapes.activation),
+    Op.SOFT_CAP: OpSpec("cap * tanh(x / cap)", SoftCapAttrs, shapes.soft_cap),
     Op.EXPERTS: OpSpec(
         "sum of share * down(activation(gate x) * up x) over the experts that the row chooses by its scores",
         ExpertsAttrs, shapes.experts, ("x", "scores"), ("gate", "up", "down"),
@@ -167,6 +184,10 @@ SPECS: dict[Op, OpSpec] = {
     Op.RMS_NORM_BACK: OpSpec(
         "the gradient of x in rms_norm; that of the weight is added to `grad`",
         RMSNormAttrs, shapes.rms_norm_back, ("x", "dy"), ("weight", "grad?"), writes=_set("grad"),
+    ),
+    Op.LAYER_NORM_BACK: OpSpec(
+        "the gradient of x in layer_norm; that of the weight is added to `grad`, that of the bias is a sum of rows",
+        LayerNormAttrs, shapes.rms_norm_back, ("x", "dy"), ("weight", "grad?"), writes=_set("grad"),
     ),
     Op.ATTENTION_BACK: OpSpec(
         "the gradients of q, k and v in attention without a cache, from its results and the gradient of `out`",

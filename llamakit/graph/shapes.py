@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llamakit.graph.attrs import (
+        ActivationAttrs,
         AttentionAttrs,
         ExpertsAttrs,
         HeadLossAttrs,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         ReduceAttrs,
         ReshapeAttrs,
         RopeAttrs,
+        SoftCapAttrs,
     )
     from llamakit.graph.graph import Shape
 
@@ -69,6 +71,26 @@ def rms_norm(inputs: Shapes, tensors: Shapes, attrs: Any) -> tuple[Shape, ...]:
     return (x,)
 
 
+def layer_norm(inputs: Shapes, tensors: Shapes, attrs: Any) -> tuple[Shape, ...]:
+    """As x."""
+    bias = tensors[1]
+    _need(bias in (None, tensors[0]), f"bias {bias} does not fit weight {tensors[0]}")
+    return rms_norm(inputs, tensors, attrs)
+
+
+def activation(inputs: Shapes, tensors: Shapes, attrs: ActivationAttrs) -> tuple[Shape, ...]:
+    """As x."""
+    known = ("silu", "gelu", "gelu_erf", "relu", "relu_squared")
+    _need(attrs.kind in known, f"kind must be one of {known}, is {attrs.kind!r}")
+    return (inputs[0],)
+
+
+def soft_cap(inputs: Shapes, tensors: Shapes, attrs: SoftCapAttrs) -> tuple[Shape, ...]:
+    """As x."""
+    _need(attrs.cap > 0, f"the cap must be above 0, is {attrs.cap}")
+    return (inputs[0],)
+
+
 def rms_norm_back(inputs: Shapes, tensors: Shapes, attrs: Any) -> tuple[Shape, ...]:
     """As x."""
     x, dy = inputs
@@ -99,7 +121,12 @@ def attention(inputs: Shapes, tensors: Shapes, attrs: AttentionAttrs) -> tuple[S
     """(rows, n_head, head_dim_v), and (rows, n_head) if the log-sum-exp is asked for."""
     q, k, v = inputs[:3]
     _check_heads(q, k, v)
+    sinks, n_head = tensors[0], q[1]
     _need(attrs.layer is None or not attrs.log_sum_exp, "the log-sum-exp is given only without a cache")
+    _need(sinks is None or not attrs.log_sum_exp, "the log-sum-exp is given only without sinks")
+    _need(sinks in (None, (n_head,)), f"sinks {sinks} do not fit {n_head} heads")
+    _need(len(attrs.slopes) in (0, n_head), f"{len(attrs.slopes)} slopes do not fit {n_head} heads")
+    _need(attrs.soft_cap >= 0, f"the soft cap must not be below 0, is {attrs.soft_cap}")
     out = (q[0], q[1], v[2])
     return (out, q[:2]) if attrs.log_sum_exp else (out,)
 
@@ -109,6 +136,7 @@ def attention_back(inputs: Shapes, tensors: Shapes, attrs: AttentionAttrs) -> tu
     q, k, v, out, lse, d_out = inputs[:6]
     _check_heads(q, k, v)
     _need(attrs.layer is None, "gradients go through attention without a cache only")
+    _need(not attrs.soft_cap and not attrs.slopes, "attention with a soft cap or slopes has no gradient")
     _need(out == d_out == (q[0], q[1], v[2]), f"out {out} and its gradient {d_out} do not fit q {q} and v {v}")
     _need(lse == q[:2], f"log-sum-exp {lse} does not fit q {q}")
     return (q, k, v)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llamakit.graph.graph import Value
-from llamakit.graph.ops import GraphError, MatmulAttrs, Op, ReshapeAttrs
+from llamakit.graph.ops import GraphError, MatmulAttrs, Op, ReshapeAttrs, ScaleAttrs
 
 if TYPE_CHECKING:
     from llamakit.graph.graph import Node
@@ -61,6 +61,18 @@ def rms_norm(back: Backward, node: Node, dy: Value) -> Pairs:
     yield x, back.builder.add(Op.RMS_NORM_BACK, _name(node), (x, dy), tensors=tensors, attrs=node.attrs)
 
 
+def layer_norm(back: Backward, node: Node, dy: Value) -> Pairs:
+    """dx by layer_norm_back, which adds to the weight's gradient; that of the bias is a sum."""
+    x, (weight, bias) = node.inputs[0], node.tensors
+    bias_into = back.gradient_of(bias)
+    if bias_into is not None:
+        if len(dy.shape) > 2:
+            raise GraphError(f"node {node.name}: a bias over heads has no gradient")
+        back.builder.add_all(Op.SUM_ROWS, f"{node.name}.bias.back", (dy,), tensors=(bias_into,))
+    tensors = (weight, back.gradient_of(weight))
+    yield x, back.builder.add(Op.LAYER_NORM_BACK, _name(node), (x, dy), tensors=tensors, attrs=node.attrs)
+
+
 def rope(back: Backward, node: Node, dy: Value) -> Pairs:
     """Rotation is orthogonal but for its magnitude: its transpose turns the other way."""
     attrs = replace(node.attrs, inverse=not node.attrs.inverse)
@@ -69,6 +81,8 @@ def rope(back: Backward, node: Node, dy: Value) -> Pairs:
 
 def attention(back: Backward, node: Node, d_out: Value, d_log_sum: Value | None) -> Pairs:
     """dq, dk and dv by attention_back."""
+    if node.tensors[0] is not None:
+        raise GraphError(f"node {node.name}: attention with sinks has no gradient")
     q, k, v, positions, sequences = node.inputs[:5]
     inputs = (q, k, v, *node.outputs, d_out, positions, sequences)
     gradients = back.builder.add_all(Op.ATTENTION_BACK, _name(node), inputs, attrs=node.attrs)
@@ -91,6 +105,14 @@ def mul(back: Backward, node: Node, dy: Value) -> Pairs:
 def scale(back: Backward, node: Node, dy: Value) -> Pairs:
     """dx = factor dy."""
     yield node.inputs[0], back.builder.add(Op.SCALE, _name(node), (dy,), attrs=node.attrs)
+
+
+def soft_cap(back: Backward, node: Node, dy: Value) -> Pairs:
+    """dx = dy - dy y^2 / cap^2."""
+    name, y = _name(node), node.output
+    product = back.builder.add(Op.MUL, f"{name}.1", (back.builder.add(Op.MUL, f"{name}.0", (dy, y)), y))
+    lost = back.builder.add(Op.SCALE, f"{name}.2", (product,), attrs=ScaleAttrs(-1 / node.attrs.cap**2))
+    yield node.inputs[0], back.builder.add(Op.ADD, name, (dy, lost))
 
 
 def gated(back: Backward, node: Node, dy: Value) -> Pairs:
@@ -157,11 +179,13 @@ RULES: dict[Op, Rule] = {
     Op.LINEAR: linear,
     Op.EMBEDDING: embedding,
     Op.RMS_NORM: rms_norm,
+    Op.LAYER_NORM: layer_norm,
     Op.ROPE: rope,
     Op.ATTENTION: attention,
     Op.ADD: add,
     Op.MUL: mul,
     Op.SCALE: scale,
+    Op.SOFT_CAP: soft_cap,
     Op.GATED: gated,
     Op.EXPERTS: experts,
     Op.RESHAPE: reshape,

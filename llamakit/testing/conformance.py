@@ -21,15 +21,18 @@ from llamakit.backend import Adapter, CacheLayer, KVSpec
 from llamakit.gguf import GGMLType, native, quants
 from llamakit.graph.graph import Dim, DType, Graph, GraphBuilder, Tensor
 from llamakit.graph.ops import (
+    ActivationAttrs,
     AttentionAttrs,
     ExpertsAttrs,
     GatedAttrs,
+    LayerNormAttrs,
     MatmulAttrs,
     Op,
     ReshapeAttrs,
     RMSNormAttrs,
     RopeAttrs,
     ScaleAttrs,
+    SoftCapAttrs,
 )
 from llamakit.testing.blocks import random_blocks
 
@@ -69,6 +72,10 @@ class Case:
     normalise: bool = True
     activation: str = "silu"
     mixed: bool = False  # whether gate and up are of different types
+    n_rot: int = 0  # dimensions that rope turns; 0: all of a head
+    soft_cap: float = 0.0  # of attention's scores
+    slopes: bool = False  # whether attention's scores have a bias by distance
+    sinks: bool = False  # whether attention's heads have sinks
     ties: bool = False  # whether all scores of a row are the same
 
     def __str__(self) -> str:
@@ -101,19 +108,29 @@ def cases() -> list[Case]:
         Case("experts", rows=4, ties=True),
     ]
     found += [Case("rms_norm", n_in=n, adapters=a) for n in (1, 7, 64, 129) for a in (False, True)]
+    found += [Case("layer_norm", n_in=n, bias=b) for n in (1, 7, 64, 129) for b in (False, True)]
     found += [Case("embedding", adapters=True)]
     found += [Case("rope", head_dim=d, pairs=p) for d in (2, 16, 18) for p in ("adjacent", "halves")]
+    found += [Case("rope", head_dim=16, n_rot=6, pairs=p) for p in ("adjacent", "halves")]
     for kv_type in ("f32", "f16", "bf16", "q8_0"):
+        found.append(
+            Case("attention", rows=5, head_dim=32, kv_type=kv_type, past=300, soft_cap=1.5, slopes=True, sinks=True)
+        )
         for heads, kv in ((4, 4), (4, 2), (8, 1)):
             found.append(Case("attention", rows=5, n_head=heads, n_head_kv=kv, head_dim=32, kv_type=kv_type, past=11))
     found += [Case("attention", rows=r, past=p) for r in (1, 20) for p in (0, 40, 300)]
     found += [Case("attention", rows=9, past=30, window=w) for w in (1, 8, 100)]
+    for cap, slopes, sinks in ((0.7, False, False), (0.0, True, False), (0.0, False, True)):
+        for rows, past in ((1, 0), (20, 290)):
+            found.append(Case("attention", rows=rows, past=past, soft_cap=cap, slopes=slopes, sinks=sinks))
+    found.append(Case("attention", rows=9, past=30, window=8, slopes=True, sinks=True))
     found += [Case("step_attention", rows=12), Case("select_rows"), Case("reshape")]
     found += [
         Case(op, n_in=n)
-        for op in ("add", "mul", "scale", "silu", "gelu", "cross_entropy", "cross_entropy_grad")
+        for op in ("add", "mul", "scale", "silu", "gelu", "cross_entropy", "cross_entropy_grad", "soft_cap")
         for n in (1, 16, 47)
     ]
+    found += [Case("activation", n_in=47, activation=a) for a in ("silu", "gelu", "gelu_erf", "relu", "relu_squared")]
     found += [Case(f"matmul{t}", n_in=13) for t in ("", "_a", "_b", "_ab")]
     return found
 
@@ -189,6 +206,7 @@ class Setup:
             "experts": self._experts,
             "embedding": self._embedding,
             "rms_norm": self._rms_norm,
+            "layer_norm": self._layer_norm,
             "rope": self._rope,
             "attention": self._attention,
             "step_attention": self._step_attention,
@@ -226,10 +244,18 @@ class Setup:
         inputs = (self.floats("x", c.n_in), self.slots("w", (c.n_in,)))
         return self.g.add(Op.RMS_NORM, "node", inputs, tensors=(weight,), attrs=RMSNormAttrs(1e-5))
 
+    def _layer_norm(self) -> Any:
+        c = self.case
+        names = ("w", "b") if c.bias else ("w",)
+        tensors = tuple(self.weight(name, GGMLType.F32, (c.n_in,)) for name in names)
+        x = self.floats("x", c.n_in)
+        return self.g.add(Op.LAYER_NORM, "node", (x,), tensors=tensors, attrs=LayerNormAttrs(1e-5))
+
     def _rope(self) -> Any:
         c = self.case
+        n_rot = c.n_rot or c.head_dim
         positions = self.integers("positions", np.arange(MAX_ROWS) * 1001)
-        attrs = RopeAttrs(tuple(10000.0 ** -np.linspace(0, 1, c.head_dim // 2)), c.pairs, 1.25)
+        attrs = RopeAttrs(tuple(10000.0 ** -np.linspace(0, 1, n_rot // 2)), c.pairs, 1.25)
         return self.g.add(Op.ROPE, "node", (self.floats("x", c.n_head, c.head_dim), positions), attrs=attrs)
 
     def _attention(self) -> Any:
@@ -243,7 +269,9 @@ class Setup:
             self.integers("cells", table[positions // BLOCK] * BLOCK + positions % BLOCK),
             self.integers("block_tables", table[None], Dim("seqs", 1), n_block),
         )
-        return self._attend(AttentionAttrs(c.head_dim**-0.5, 0, c.window), positions, np.zeros(MAX_ROWS), paged)
+        slopes = tuple(2.0 ** -(i + 1) for i in range(c.n_head)) if c.slopes else ()
+        attrs = AttentionAttrs(c.head_dim**-0.5, 0, c.window, soft_cap=c.soft_cap, slopes=slopes)
+        return self._attend(attrs, positions, np.zeros(MAX_ROWS), paged)
 
     def _step_attention(self) -> Any:
         c = self.case
@@ -255,7 +283,8 @@ class Setup:
         c = self.case
         q, k, v = (self.floats(n, h, c.head_dim) for n, h in (("q", c.n_head), ("k", c.n_head_kv), ("v", c.n_head_kv)))
         where = (self.integers("positions", positions), self.integers("sequences", sequences))
-        return self.g.add(Op.ATTENTION, "node", (q, k, v, *where, *paged), attrs=attrs)
+        sinks = (self.weight("sinks", GGMLType.F32, (c.n_head,)),) if c.sinks else ()
+        return self.g.add(Op.ATTENTION, "node", (q, k, v, *where, *paged), tensors=sinks, attrs=attrs)
 
     def _other(self) -> Any:
         c, x = self.case, self.floats("x", self.case.n_in)
@@ -266,6 +295,10 @@ class Setup:
             return self.g.add(Op.RESHAPE, "node", (x,), attrs=ReshapeAttrs((8, 8)))
         if c.op == "scale":
             return self.g.add(Op.SCALE, "node", (x,), attrs=ScaleAttrs(-0.3))
+        if c.op == "soft_cap":
+            return self.g.add(Op.SOFT_CAP, "node", (x,), attrs=SoftCapAttrs(1.3))
+        if c.op == "activation":
+            return self.g.add(Op.ACTIVATION, "node", (x,), attrs=ActivationAttrs(c.activation))
         if c.op.startswith("cross_entropy"):
             targets = self.integers("targets", np.arange(MAX_ROWS) % c.n_in)
             return self.g.add(Op(c.op), "node", (x, targets))

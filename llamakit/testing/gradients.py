@@ -20,6 +20,7 @@ from llamakit.graph.ops import (
     ExpertsAttrs,
     GatedAttrs,
     HeadLossAttrs,
+    LayerNormAttrs,
     LinearAttrs,
     MatmulAttrs,
     Op,
@@ -27,6 +28,7 @@ from llamakit.graph.ops import (
     RMSNormAttrs,
     RopeAttrs,
     ScaleAttrs,
+    SoftCapAttrs,
 )
 from llamakit.passes.autodiff import GRADIENT, differentiate
 from llamakit.passes.lora import AdapterShape, add_adapters
@@ -248,6 +250,16 @@ def _norm(s: Setup) -> Value:
     return s.g.add(Op.RMS_NORM, "node", (x,), tensors=(weight,), attrs=RMSNormAttrs(1e-5))
 
 
+def _layer_norm(s: Setup) -> Value:
+    x, weight, bias = s.rows("x", 10), s.state("w", 10), s.state("b", 10)
+    return s.g.add(Op.LAYER_NORM, "node", (x,), tensors=(weight, bias), attrs=LayerNormAttrs(1e-5))
+
+
+def _layer_norm_of_heads(s: Setup) -> Value:
+    x, weight = s.rows("x", 3, 10), s.state("w", 10)
+    return s.g.add(Op.LAYER_NORM, "node", (x,), tensors=(weight,), attrs=LayerNormAttrs(1e-5))
+
+
 def _head(s: Setup, type: GGMLType | None = None, low_rank: bool = False) -> None:
     targets = np.arange(MAX_ROWS) * 7 % (N_VOCAB + 1) - 1  # some are -1
     inputs = [s.rows("x", 32), s.integers("targets", targets), s.g.input("weights", (ROWS,), DType.F32)]
@@ -323,6 +335,9 @@ def gradient_cases() -> list[GradientCase]:
         *(GradientCase(f"rope-{pairs}", _rope(pairs)) for pairs in ("adjacent", "halves")),
         *(GradientCase(f"matmul-{t}", _matmul(t)) for t in ("", "a", "b", "ab")),
         *(GradientCase(f"rms_norm-{n}", _norm, rows=n) for n in (1, 7, 101)),
+        *(GradientCase(f"layer_norm-{n}", _layer_norm, rows=n) for n in (1, 7, 101)),
+        GradientCase("layer_norm-heads", _layer_norm_of_heads, rows=7),
+        GradientCase("soft_cap", lambda s: s.g.add(Op.SOFT_CAP, "node", (s.rows("x", 9),), attrs=SoftCapAttrs(1.3))),
         GradientCase("head", _head, rows=13),
         GradientCase("head-many", _head, rows=101),
         GradientCase("head-low-rank", lambda s: _head(s, low_rank=True), rows=13),

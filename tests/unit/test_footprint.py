@@ -42,6 +42,7 @@ with open_gguf(path) as file:
     sources, spec = tensor_sources(model.uses(), file), kv_spec(model, blocks, "f16")
     made = device.footprint(graph, sources, spec)
     np.ones((512, 512)) @ np.ones((512, 512))  # the library of products takes its own
+    device.load(sources["blk.0.attn_k.weight"], model.uses()["blk.0.attn_k.weight"])  # and so does what is imported
     before = status("VmRSS:")
     program = device.compile(graph, load_weights(device, sources, model.uses()), kv=device.kv_cache(spec))
     for name, value in program.inputs.items():
@@ -86,7 +87,7 @@ def test_the_reference_tells_about_it_too(n_vocab, rows, tmp_path):
     shape = {"n_layer": 2, "n_embd": 1024, "n_head": 8, "n_head_kv": 8, "n_ff": 2816, "n_vocab": n_vocab}
     told, peak = measure(write_hollow_llama(tmp_path / "hollow.gguf", **shape), "reference", rows)
     print(f"{told / 2**20:.1f} MiB told, {peak / 2**20:.1f} MiB at the peak")
-    assert told == pytest.approx(peak, rel=0.2)  # numpy keeps some of what it made on the way
+    assert told == pytest.approx(peak, rel=0.05)
 
 
 def test_a_model_of_34b_is_planned_at_once_and_unread(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 from llamakit.plugins.backends.cpu import _cpu
 from llamakit.plugins.backends.cpu.cores import over_nodes, parse_cores
 from llamakit.plugins.backends.cpu.footprint import footprint, matrix_shape
-from llamakit.plugins.backends.cpu.lower import PANEL_ROWS, UNITS, Lowering
+from llamakit.plugins.backends.cpu.lower import PANEL_ROWS, Lowering, supported
 
 from llamakit import system
 from llamakit.backend import (
@@ -275,7 +275,7 @@ class CPUDevice(Device):
 
     def supports(self, node: Node) -> bool:
         """Whether there is a kernel."""
-        return node.op in UNITS
+        return supported(node)
 
     def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
         """Activations are rounded to the form that meets the weight; all else is float32."""

@@ -26,6 +26,12 @@ EXACT = (GGMLType.F32, GGMLType.F16)  # weights whose products are of float32 an
 UNITS = {op for op in Op if str(op) in _cpu.StepKind.__members__} | {Op.LINEAR, Op.RESHAPE, Op.READ_STATE}
 
 
+def supported(node: Node) -> bool:
+    """Whether there is a kernel. Attention without a cache is what training runs: it has no soft caps and the like."""
+    plain = node.op is not Op.ATTENTION or node.attrs.layer is not None
+    return node.op in UNITS and (plain or not (node.attrs.soft_cap or node.attrs.slopes or node.tensors[0]))
+
+
 class Lowering:
     """Makes the steps of one graph."""
 
@@ -96,7 +102,7 @@ class Lowering:
 
     def step(self, node: Node) -> Any:
         """One node."""
-        if node.op not in UNITS:
+        if not supported(node):
             raise BackendError(f"cpu: node {node.name}: there is no kernel for {node.op}", hint="--backend reference")
         step = _cpu.Step(_cpu.StepKind.__members__[str(node.op)], node.name)
         step.outs = [self.value(value) for value in node.outputs]
@@ -115,10 +121,17 @@ class Lowering:
     def set_attributes(self, step: Any, node: Node) -> None:
         """Those that the executor reads; the others have said already what they mean."""
         a = node.attrs
-        if node.op in (Op.RMS_NORM, Op.RMS_NORM_BACK):
+        if node.op in (Op.RMS_NORM, Op.RMS_NORM_BACK, Op.LAYER_NORM, Op.LAYER_NORM_BACK):
             step.epsilon = a.epsilon
+            step.other = self.tensor(node.tensor("bias")) if node.op is Op.LAYER_NORM else None
         elif node.op in (Op.ATTENTION, Op.ATTENTION_BACK):
             step.factor, step.layer, step.window = a.scale, -1 if a.layer is None else a.layer, a.window or 0
+            step.cap, step.slopes = a.soft_cap, list(a.slopes)
+            step.weight = self.tensor(node.tensor("sinks")) if node.op is Op.ATTENTION else None
+        elif node.op is Op.ACTIVATION:
+            step.activation = _cpu.Activation.__members__[a.kind]
+        elif node.op is Op.SOFT_CAP:
+            step.activation, step.cap = _cpu.Activation.soft_cap, a.cap
         elif node.op is Op.SCALE:
             step.factor = a.factor
         elif node.op in (Op.EXPERTS, Op.EXPERTS_BACK):

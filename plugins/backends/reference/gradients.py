@@ -34,6 +34,19 @@ def rms_norm_back(step: Step, node: Node, x: Any, dy: Any) -> Any:
     return (dn - n * np.mean(dn * n, axis=-1, keepdims=True)) / root
 
 
+def layer_norm_back(step: Step, node: Node, x: Any, dy: Any) -> Any:
+    """As x. With z = (x - mean) / deviation and g = dy w: dx = (g - mean(g) - z mean(g z)) / deviation."""
+    x, dy = wide(x), wide(dy)
+    apart = x - x.mean(axis=-1, keepdims=True)
+    root = np.sqrt(np.mean(apart * apart, axis=-1, keepdims=True) + node.attrs.epsilon)
+    z = apart / root
+    grad = step.state(node.tensors[1])
+    if grad is not None:
+        grad.add((dy * z).reshape(-1, x.shape[-1]).sum(axis=0))
+    g = dy * step.wide(node.tensors[0])
+    return (g - g.mean(axis=-1, keepdims=True) - z * np.mean(g * z, axis=-1, keepdims=True)) / root
+
+
 def attention_back(
     step: Step, node: Node, q: Any, k: Any, v: Any, out: Any, log_sum: Any, d_out: Any, positions: Any, sequences: Any
 ) -> Any:
@@ -168,6 +181,7 @@ ALL: dict[Op, Callable[..., Any]] = {
     **OPS,
     Op.LINEAR_BACK: linear_back,
     Op.RMS_NORM_BACK: rms_norm_back,
+    Op.LAYER_NORM_BACK: layer_norm_back,
     Op.ATTENTION_BACK: attention_back,
     Op.GATED_BACK: gated_back,
     Op.SCATTER_ROWS: scatter_rows,

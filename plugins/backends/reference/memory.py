@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from llamakit.backend import TensorSource
 
+PIECE = 1 << 13  # blocks that are dequantised at once
 KV_TYPES = {name.lower(): GGMLType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
 
 
@@ -41,9 +42,15 @@ class ReferenceBuffer(Buffer):
 
 
 def load_weight(source: TensorSource) -> ReferenceWeight:
-    """Read a tensor whole and dequantise it."""
-    raw = np.concatenate([piece for _, piece in source.pieces()])
-    data = quants.dequantize(source.type, raw, source.shape)
+    """Read a tensor and dequantise it, a little at a time: large arrays in between would leave holes in memory."""
+    data, done, left = np.empty(source.shape, np.float32), 0, np.empty(0, np.uint8)
+    values, type_ = data.reshape(-1), source.type
+    for _, piece in source.pieces(PIECE * type_.type_size):
+        raw = np.concatenate([left, piece])
+        n = len(raw) // type_.type_size
+        part = values[done : done + n * type_.block_size]
+        part[:] = quants.dequantize(type_, raw[: n * type_.type_size], part.shape)
+        done, left = done + len(part), raw[n * type_.type_size :]
     return ReferenceWeight(source.name, data, data.nbytes)
 
 

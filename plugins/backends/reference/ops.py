@@ -5,6 +5,7 @@ An op returns its result, or a tuple of them; those that change states return no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,15 @@ class Step:
         """The values of a tensor, float64; of a file or a state. None if there is none."""
         if tensor is None:
             return None
-        return wide(self.weights[tensor.name] if tensor.name in self.weights else self.states[tensor.name].data)
+        return wide(self._data(tensor))
+
+    def rows(self, tensor: Tensor | None, rows: Any) -> Any:
+        """Some rows of a tensor, float64."""
+        assert tensor is not None
+        return wide(self._data(tensor)[rows])
+
+    def _data(self, tensor: Tensor) -> Any:
+        return self.weights[tensor.name] if tensor.name in self.weights else self.states[tensor.name].data
 
 
 def wide(x: Any) -> Any:
@@ -62,7 +71,7 @@ def _adapted(step: Step, node: Node, slots: Any) -> list[tuple[Any, Adapter]]:
 
 def embedding(step: Step, node: Node, tokens: Any, slots: Any) -> Any:
     """Row `tokens[r]` of the weight, (rows, n_embd)."""
-    out = step.wide(node.tensors[0])[tokens]
+    out = step.rows(node.tensors[0], tokens)
     for rows, adapter in _adapted(step, node, slots):
         out[rows] += adapter.scale * (wide(adapter.B)[tokens[rows]] @ wide(adapter.A))
     return out
@@ -86,6 +95,14 @@ def rms_norm(step: Step, node: Node, x: Any, slots: Any) -> Any:
     for rows, adapter in _adapted(step, node, slots):
         weight[rows] += adapter.scale * wide(adapter.B)
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + node.attrs.epsilon) * weight
+
+
+def layer_norm(step: Step, node: Node, x: Any) -> Any:
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias. Ba et al. 2016, arXiv:1607.06450."""
+    x, (weight, bias) = wide(x), (step.wide(tensor) for tensor in node.tensors)
+    apart = x - x.mean(axis=-1, keepdims=True)
+    out = apart / np.sqrt(np.mean(apart * apart, axis=-1, keepdims=True) + node.attrs.epsilon) * weight
+    return out if bias is None else out + bias
 
 
 def rotate(x: Any, positions: Any, rope: RopeAttrs, magnitude: float) -> Any:
@@ -116,16 +133,25 @@ def softmax(x: Any) -> Any:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def probabilities(q: Any, k: Any, q_positions: Any, k_positions: Any, attrs: Any) -> tuple[Any, Any]:
-    """Of q (n, n_head, d) over k (m, n_head_kv, d), causal: (n_head, n, m), and the log-sum-exp (n_head, n)."""
+def probabilities(q: Any, k: Any, q_positions: Any, k_positions: Any, attrs: Any, sinks: Any = None) -> tuple[Any, Any]:
+    """Of q (n, n_head, d) over k (m, n_head_kv, d), causal: (n_head, n, m), and the log-sum-exp (n_head, n).
+
+    `sinks`: (n_head,), a score more for each head, which is no key's.
+    """
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)  # (m, n_head, d)
     scores = np.einsum("nhd,mhd->hnm", wide(q), wide(k)) * attrs.scale
+    if attrs.soft_cap:
+        scores = attrs.soft_cap * np.tanh(scores / attrs.soft_cap)
+    if attrs.slopes:
+        scores += wide(attrs.slopes)[:, None, None] * (wide(k_positions)[None, :] - wide(q_positions)[:, None])
     seen = k_positions[None, :] <= q_positions[:, None]  # (n, m)
     if attrs.window is not None:
         seen &= k_positions[None, :] > q_positions[:, None] - attrs.window
     scores = np.where(seen, scores, -np.inf)
     top = scores.max(axis=-1)
     log_sum = top + np.log(np.exp(scores - top[..., None]).sum(axis=-1))
+    if sinks is not None:
+        log_sum = np.logaddexp(log_sum, sinks[:, None])
     return np.exp(scores - log_sum[..., None]), log_sum
 
 
@@ -142,7 +168,7 @@ def attention(
 
     All rows write to the cache before any reads.
     """
-    attrs = node.attrs
+    attrs, sinks = node.attrs, step.wide(node.tensors[0])
     out, log_sums = np.zeros((*q.shape[:2], v.shape[2])), np.zeros(q.shape[:2])
     cached = attrs.layer is not None and step.kv is not None
     if cached:
@@ -158,7 +184,7 @@ def attention(
         else:
             check_positions(node, positions[rows])
             k_positions, keys, values = positions[rows], wide(k[rows]), wide(v[rows])
-        p, log_sum = probabilities(q[rows], keys, positions[rows], k_positions, attrs)
+        p, log_sum = probabilities(q[rows], keys, positions[rows], k_positions, attrs, sinks)
         out[rows] = np.einsum("hnm,mhd->nhd", p, np.repeat(values, q.shape[1] // k.shape[1], axis=1))
         log_sums[rows] = log_sum.T
     return (out, log_sums) if attrs.log_sum_exp else out
@@ -171,6 +197,20 @@ def gated(step: Step, node: Node, gate: Any, up: Any) -> Any:
         with np.errstate(over="ignore"):  # exp(-gate) may reach inf, and then silu is its limit, 0
             return gate / (1 + np.exp(-gate)) * up
     return 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) * up
+
+
+def activation(step: Step, node: Node, x: Any) -> Any:
+    """Of each value. Hendrycks and Gimpel 2016, arXiv:1606.08415 (gelu); So et al. 2021, arXiv:2109.08668 (relu^2)."""
+    x, kind = wide(x), node.attrs.kind
+    if kind == "silu":
+        with np.errstate(over="ignore"):
+            return x / (1 + np.exp(-x))
+    if kind == "gelu":
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    if kind == "gelu_erf":
+        return 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / np.sqrt(2)))
+    positive = np.maximum(x, 0)
+    return positive * positive if kind == "relu_squared" else positive
 
 
 def matmul(step: Step, node: Node, a: Any, b: Any) -> Any:
@@ -212,12 +252,15 @@ OPS: dict[Op, Callable[..., Any]] = {
     Op.EMBEDDING: embedding,
     Op.LINEAR: linear,
     Op.RMS_NORM: rms_norm,
+    Op.LAYER_NORM: layer_norm,
     Op.ROPE: rope,
     Op.ATTENTION: attention,
     Op.ADD: lambda step, node, a, b: wide(a) + b,
     Op.MUL: lambda step, node, a, b: wide(a) * b,
     Op.SCALE: lambda step, node, x: wide(x) * node.attrs.factor,
     Op.GATED: gated,
+    Op.ACTIVATION: activation,
+    Op.SOFT_CAP: lambda step, node, x: node.attrs.cap * np.tanh(wide(x) / node.attrs.cap),
     Op.EXPERTS: experts,
     Op.RESHAPE: lambda step, node, x: x.reshape(x.shape[0], *node.attrs.sizes),
     Op.SELECT_ROWS: lambda step, node, x, indices: x[indices],
