@@ -1,5 +1,7 @@
 #include "cpu/pool.h"
 
+#include <utility>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -85,6 +87,10 @@ void Pool::run(int64_t n, const std::function<void(int64_t, int)>& body) {
     start(uint32_t(n_active_));
     take(0);
     for (int i = 0; busy_.load(std::memory_order_acquire) > 0; ++i) pause_briefly(i);
+    if (failed_) {
+        failed_ = false;
+        std::rethrow_exception(std::exchange(error_, nullptr));
+    }
 }
 
 // A thread learns from the epoch itself whether it takes part, or one that slept would believe a later word.
@@ -94,7 +100,12 @@ void Pool::start(uint32_t n_thread) {
 }
 
 void Pool::take(int thread) {
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) (*body_)(i, thread);
+    try {
+        for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) (*body_)(i, thread);
+    } catch (...) {  // such as memory that is not to be had: the caller's affair, once nobody works on it any more
+        if (!failed_.exchange(true)) error_ = std::current_exception();
+        next_ = n_;
+    }
 }
 
 void Pool::work(int thread) {

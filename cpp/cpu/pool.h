@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -32,6 +33,7 @@ class Pool {
     };
 
     // Call body(chunk, thread) for every chunk below n; chunks are taken by whoever is free. Returns when all are done.
+    // The first exception that one of them ends with is thrown here; the chunks that nobody has begun are left out.
     void run(int64_t n, const std::function<void(int64_t, int)>& body);
 
   private:
@@ -49,7 +51,8 @@ class Pool {
     int64_t n_ = 0;
     std::atomic<uint32_t> epoch_{0};
     std::atomic<int> busy_{0};
-    std::atomic<bool> stop_{false};
+    std::atomic<bool> stop_{false}, failed_{false};
+    std::exception_ptr error_;  // of the one that failed first
 };
 
 }  // namespace lk::cpu

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from llamakit.gguf import GGMLType
 from llamakit.registry import Registry
-from llamakit.testing.conformance import Case, cases, check, run
+from llamakit.testing.conformance import Case, Setup, cases, check, run
 
 REGISTRY = Registry.discover()
 MIXING = ("linear", "attention", "experts")  # ops that take rows together
@@ -65,3 +67,21 @@ def test_the_number_of_threads_changes_nothing(threads):
     experts = Case("experts", rows=20, n_in=256, n_out=512, type=GGMLType.Q4_0)
     for case in (Case("linear", rows=9, n_in=512, n_out=700), Case("attention", rows=20, past=300), experts):
         assert np.array_equal(run(case, few), run(case, two))
+
+
+def test_what_a_device_does_not_know_is_said(device, reference):
+    """Attention without a cache has no soft caps and the like on the cpu."""
+    for extra in ({"soft_cap": 1.0}, {"slopes": (1.0,) * 4}):
+        setup = Setup(Case("step_attention"))
+        node = setup.build().nodes[-1]
+        assert device.supports(node)
+        changed = replace(node, attrs=replace(node.attrs, **extra))
+        assert not device.supports(changed)
+        assert reference.supports(changed)
+
+
+def test_a_step_without_rows_does_nothing(device):
+    setup = Setup(Case("attention"))
+    program = device.compile(setup.build(), {}, kv=device.kv_cache(setup.kv))
+    for longest in (0, 40):
+        assert program.run({"rows": 0, "seqs": 0}, longest=longest)["out"].shape[0] == 0

@@ -234,7 +234,7 @@ void check_attention(const KernelTable& table, const Attended& c) {
     float* memory = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) / 4;
     for (int head = 0; head < c.n_head_kv; ++head) {
         AttendTask a{};
-        a.keys = {&kv.layers[0], table_of_blocks.data(), int32_t(block), nullptr, nullptr, nullptr};
+        a.keys = {&kv.layers[0], table_of_blocks.data(), int32_t(block)};
         a.n_rows = c.n_row, a.group = group, a.n_head = c.n_head, a.n_head_kv = c.n_head_kv, a.head_kv = head;
         a.dim_k = a.dim_v = c.dim, a.scale = 0.3f;
         a.q = queries.data(), a.out = outputs.data(), a.first = first.data(), a.last = last.data();
