@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from llamakit.engine.device_rows import DeviceRows, sample_on_device
 from llamakit.engine.failure import blame, check_forced, no_token, own_failure
 from llamakit.engine.request import TokenLogprob
 from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from llamakit.engine.device_rows import DeviceRows
     from llamakit.engine.request import Request
     from llamakit.engine.sequence import Details
     from llamakit.engine.sequence import Sequence as Sequence_
@@ -185,26 +185,31 @@ def _options(classes: Mapping[str, type[Sampler]], values: Mapping[str, object])
 
 def sample_rows(logits: Rows, rows: Sequence[int], chains: Sequence[SamplerChain]) -> list[Choice]:
     """Choose a token for `rows` of `logits` (n_rows, n_vocab), each with its chain."""
+    if isinstance(logits, DeviceRows):
+        return _sample_device_rows(logits, rows, chains)
     from llamakit import _sampling
-    from llamakit.engine.device_rows import DeviceRows, sample_on_device
 
     choices: dict[int, Choice] = {}
-    if isinstance(logits, DeviceRows):
-        choices = {i: Choice(token) for i, token in sample_on_device(logits, rows, chains).items()}
-    left = [i for i in range(len(chains)) if i not in choices]
-    native = [i for i in left if chains[i].stages is not None]
-    if isinstance(logits, DeviceRows):
-        logits.fetch([rows[i] for i in left])
-        results = []
-        for i in native:
-            results += _sampling.sample_rows(logits[rows[i]].reshape(1, -1), [0], [chains[i].stages])
-    else:
-        results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
+    native = [i for i, chain in enumerate(chains) if chain.stages is not None]
+    results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
     for i, (token, message) in zip(native, results, strict=True):
         choices[i] = _choice(token, message, logits[rows[i]])
-    for i in left:
-        if chains[i].stages is None:
-            choices[i] = _sample_row(logits[rows[i]], chains[i])
+    for i, chain in enumerate(chains):
+        if chain.stages is None:
+            choices[i] = _sample_row(logits[rows[i]], chain)
+    return [choices[i] for i in range(len(chains))]
+
+
+def _sample_device_rows(logits: DeviceRows, rows: Sequence[int], chains: Sequence[SamplerChain]) -> list[Choice]:
+    """From the likeliest tokens where these settle it; from fetched rows where not."""
+    import numpy as np
+
+    choices = {i: Choice(token) for i, token in sample_on_device(logits, rows, chains).items()}
+    left = [i for i in range(len(chains)) if i not in choices]
+    if left:
+        logits.fetch([rows[i] for i in left])
+        fetched = np.stack([logits[rows[i]] for i in left])
+        choices |= zip(left, sample_rows(fetched, range(len(left)), [chains[i] for i in left]), strict=True)
     return [choices[i] for i in range(len(chains))]
 
 

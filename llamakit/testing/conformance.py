@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamakit.backend import Adapter, CacheLayer, KVSpec
+from llamakit.backend import Adapter, CacheLayer, KVSpec, LogitEdits
 from llamakit.gguf import GGMLType, native, quants
 from llamakit.graph.graph import Dim, DType, Graph, GraphBuilder, Tensor
 from llamakit.graph.ops import (
@@ -371,3 +371,45 @@ def check(case: Case, device: Device, reference: Device) -> None:
             f"{case}: cell {tuple(map(int, worst))} is {found[worst]!r}, the reference has {expected[worst]!r};"
             f" the error {error[worst]:.3g} is above {tolerance:.3g}"
         )
+
+
+def check_top(device: Device) -> None:
+    """AssertionError unless `Buffer.top` and `Buffer.rows` of the device are what sorting the same values gives.
+
+    Values with ties, edits of every kind in some rows, more asked for than there are, and a row that is no numbers.
+    """
+    n_row, n_vocab, rng = 5, 301, np.random.default_rng(3)
+    g = GraphBuilder("top")
+    x = g.input("x", (Dim("rows", 8), n_vocab), DType.F32)
+    program = device.compile(g.build(out=g.add(Op.SCALE, "node", (x,), attrs=ScaleAttrs(1.0))), {})
+    values = np.round(rng.normal(size=(n_row, n_vocab)) * 3).astype(np.float32)
+    values[4, 7] = np.nan
+    program.inputs["x"][:n_row] = values
+    found = program.run({"rows": n_row})["out"]
+    mask = rng.integers(0, 1 << 32, -(-n_vocab // 32), dtype=np.uint32)
+    ids, repeats = np.array([4, 9, 4, 11], np.int32), np.array([1.5, 1, 1, 0.5], np.float32)
+    edits = LogitEdits(ids, repeats, np.array([0.25, -np.inf, 2, 0], np.float32), 0.3, mask)
+    if not np.array_equal(found.rows([2, 0]), values[[2, 0]]):
+        raise AssertionError("rows are not those of the output")
+    for k in (1, 40, n_vocab + 1):
+        top = found.top([3, 0, 1], k, [None, edits, edits])
+        for i, row in enumerate((values[3], _edited(values[0], edits), _edited(values[1], edits))):
+            order = np.lexsort((np.arange(n_vocab), -row))[:k]
+            if not (np.array_equal(top.ids[i], order) and np.array_equal(top.values[i], row[order])):
+                raise AssertionError(f"the {k} likeliest of row {i} are others: {top.ids[i]}, expected {order}")
+            total = float(np.log(np.exp(row, dtype=np.float64).sum()))
+            if not abs(top.log_sum_exp[i] - total) < 1e-5 * max(1.0, abs(total)):
+                raise AssertionError(f"the log-sum-exp of row {i} is {top.log_sum_exp[i]}, expected {total}")
+    if not np.isnan(found.top([4], 3).log_sum_exp[0]):
+        raise AssertionError("the log-sum-exp of a row with NaN must be NaN")
+
+
+def _edited(row: npt.NDArray[np.float32], edits: LogitEdits) -> npt.NDArray[np.float32]:
+    """A row after edits, in float32 as they are defined."""
+    row = row.copy()
+    for token, repeat, value in zip(edits.ids, edits.repeats, edits.values, strict=True):
+        row[token] = (row[token] / repeat if row[token] > 0 else row[token] * repeat) + value
+    row *= np.float32(edits.scale)
+    assert edits.mask is not None
+    row[np.unpackbits(edits.mask.view(np.uint8), bitorder="little")[: len(row)] == 0] = -np.inf
+    return row

@@ -9,7 +9,7 @@ import pytest
 
 from llamakit.gguf import GGMLType
 from llamakit.registry import Registry
-from llamakit.testing.conformance import Case, Setup, cases, check, run
+from llamakit.testing.conformance import Case, Setup, cases, check, check_top, run
 
 REGISTRY = Registry.discover()
 MIXING = ("linear", "attention", "experts")  # ops that take rows together
@@ -85,3 +85,8 @@ def test_a_step_without_rows_does_nothing(device):
     program = device.compile(setup.build(), {}, kv=device.kv_cache(setup.kv))
     for longest in (0, 40):
         assert program.run({"rows": 0, "seqs": 0}, longest=longest)["out"].shape[0] == 0
+
+
+def test_the_likeliest_tokens_are_found(device, reference):
+    check_top(device)
+    check_top(reference)

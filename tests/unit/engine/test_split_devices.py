@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -9,6 +11,7 @@ from llamakit.plugins.frontends.rest.flags import settings_from
 
 from llamakit import Session
 from llamakit.cli import llamakit
+from llamakit.engine.job import Finished, Job
 from llamakit.errors import BackendError, LlamaKitError, UsageError
 from llamakit.graph.errors import GraphError
 from llamakit.models import GraphSizes
@@ -96,6 +99,33 @@ def test_the_service_runs_on_several_devices(stories260k, expected):
             found = [event.result.tokens for event in job if hasattr(event, "result")]
             assert found == [expected[0][0]]
         assert session.device.kernels()["device 0"].startswith("cpu:0 (layers 0-0")
+
+
+def test_random_requests_that_lack_room_are_answered_as_on_one_device(stories260k):
+    """Shared beginnings, several answers, priorities, preemption, shifts: blocks for about two of eight requests."""
+    r = random.Random(2)
+    requests = []
+    for _ in range(8):
+        prompt = [1, *(r.choice([5, 9, 260]) for _ in range(r.randint(1, 30)))]
+        requests.append({
+            "prompt": prompt, "max_tokens": r.randint(1, 40), "n": r.choice([1, 1, 2]), "seed": r.randint(0, 9),
+            "temperature": r.choice([0.0, 0.9]), "priority": r.randint(0, 2), "shift": r.random() < 0.5,
+        })  # fmt: skip
+
+    def answers(**how):
+        with opened(stories260k, ctx_size=48, n_seq=4, kv_memory=205_000, **how) as session:
+            jobs = [Job(session.request(**each)) for each in requests]
+            for job in jobs:
+                session.engine.submit(job)
+            while session.engine.step():
+                pass
+            finished = [sorted((e.choice, e.result.tokens) for e in j.drain() if isinstance(e, Finished)) for j in jobs]
+            return finished, session.engine.counters.n_preempted
+
+    one, two = answers(), answers(device="cpu,cpu", split="3,2")
+    assert one == two
+    assert all(len(found) == each["n"] for found, each in zip(one[0], requests, strict=True))
+    assert one[1] > 0  # some were preempted
 
 
 def test_each_device_has_its_share_of_everything(stories260k):
