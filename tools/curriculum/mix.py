@@ -27,12 +27,17 @@ KINDS: Mapping[str, Maker] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: examples of each kind in a hundred, and after how many there is a piece of a tale."""
+    """A part of the training: examples of each kind in a hundred, and after how many there is a piece of a tale.
+
+    `turns`: from how many to how many examples follow one another in a conversation; at most one of them gives a text,
+    so that no two texts contradict each other.
+    """
 
     name: str
     level: Level
     mix: Mapping[str, int]
     tales: int = 0
+    turns: tuple[int, int] | None = None
 
 
 STAGES = (
@@ -45,7 +50,9 @@ STAGES = (
         "lookup": 3, "copy": 8, "question": 38, "tool": 14, "no-tool": 2, "json": 12, "count": 6, "talk": 8, "story": 7,
         "text": 2,
     }, tales=24),
+    Stage("long", HARD, {"copy": 15, "count": 8, "talk": 35, "story": 42}, turns=(4, 9)),
 )  # fmt: skip
+TEXTS = {"question": 60, "json": 25, "lookup": 15}  # of the example with a text in a conversation of several
 
 
 def examples(stage: Stage, seed: int, count: int) -> Iterator[Example]:
@@ -53,7 +60,18 @@ def examples(stage: Stage, seed: int, count: int) -> Iterator[Example]:
     kinds, weights = list(stage.mix), list(stage.mix.values())
     for number in range(count):
         draw = Draw(f"{seed}/{stage.name}/{number}", TRAIN)
-        yield KINDS[draw.rng.choices(kinds, weights)[0]](draw, stage.level)
+        if stage.turns is None:
+            yield KINDS[draw.rng.choices(kinds, weights)[0]](draw, stage.level)
+            continue
+        chosen = draw.rng.choices(kinds, weights, k=draw.number(*stage.turns))
+        chosen[draw.number(0, len(chosen) - 1)] = draw.rng.choices(list(TEXTS), list(TEXTS.values()))[0]
+        yield conversation([KINDS[kind](draw, stage.level) for kind in chosen])
+
+
+def conversation(parts: list[Example]) -> Example:
+    """One after the other; system messages, of which a conversation has one at most, at the beginning."""
+    messages = [message for part in parts for message in part.messages]
+    return Example("conversation", sorted(messages, key=lambda message: message["role"] != "system"))
 
 
 def held_out(seed: int, each: int, level: Level = HARD) -> Iterator[Example]:

@@ -56,12 +56,14 @@ RECIPE = Recipe(
         Phase("easy", 6_000, {"lr": 1e-3, "warmup": 20.0, "min_lr": 0.8}),
         Phase("middle", 10_000, {"lr": 1e-3, "warmup": 20.0, "min_lr": 0.8}),
         Phase("hard", 60_000, {"lr": 1e-3, "warmup": 20.0, "min_lr": 0.02}),
+        Phase("long", 2_000, {"ctx": 1024, "batch": 2, "lr": 2e-4, "warmup": 10.0, "min_lr": 0.05}),
     ),
 )  # fmt: skip
 LIGHT = replace(RECIPE, shape=Shape(n_embd=192, n_layer=5, n_head=6, n_ff=512))
+IN_A_MINUTE = (400, 200, 200, 20)
 SHORT = replace(
     RECIPE, shape=Shape(n_embd=128, n_layer=3, n_head=4, n_ff=256), vocabulary=3000, shown=300, tests=5,
-    phases=tuple(replace(phase, examples=count) for phase, count in zip(RECIPE.phases, (400, 200, 200), strict=True)),
+    phases=tuple(replace(phase, examples=count) for phase, count in zip(RECIPE.phases, IN_A_MINUTE, strict=True)),
 )  # fmt: skip
 RECIPES = {"full": RECIPE, "light": LIGHT, "short": SHORT}
 
