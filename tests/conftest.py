@@ -8,6 +8,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from llamakit import embedded
+
 # How long an example takes says how busy the machine is, nothing of the code.
 hypothesis.settings.register_profile("llamakit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("llamakit")
@@ -24,5 +26,12 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def stories260k(test_data: Path) -> Path:
-    """A real llama model of 260K parameters in F32."""
+    """A real llama model of 260K parameters in F32, for tests that know what it says."""
     return test_data / "models" / "stories260K.gguf"
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """A real llama model for tests of what any does: that of `stories260k`, which is quicker, else the embedded one."""
+    folder = os.environ.get("LLAMAKIT_TEST_DATA")
+    return Path(folder) / "models" / "stories260K.gguf" if folder else embedded.FILE

@@ -13,6 +13,7 @@ from llamakit.graph.verify import verify
 from llamakit.optimizer import CLIP, GRADIENT, LR, WEIGHT, Update
 from llamakit.passes import autodiff
 from llamakit.passes.checkpoint import checkpointed
+from llamakit.passes.order import best_order
 from llamakit.passes.pipeline import prepare
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def build_graphs(
     loss = prepare(loss)
     gradients = prepare(autodiff.differentiate(loss, trained.keys()))
     if checkpointing is not None and checkpointing(gradients):
-        gradients = verify(checkpointed(gradients, len(loss.nodes)))
+        gradients = checkpointed(gradients, len(loss.nodes))
+    gradients = verify(best_order(gradients))
     update, names = build_update(trained, optimizer)
     return Graphs(loss, gradients, prepare(build_norms(trained)), prepare(update), names, dict(trained))
 

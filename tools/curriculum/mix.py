@@ -29,15 +29,15 @@ KINDS: Mapping[str, Maker] = {
 class Stage:
     """A part of the training: examples of each kind in a hundred, and after how many there is a piece of a tale.
 
-    `turns`: from how many to how many examples follow one another in a conversation; at most one of them gives a text,
-    so that no two texts contradict each other.
+    `conversations`: the share of examples that are several of different kinds, one after the other; one of them gives a
+    text, so that no two texts contradict each other.
     """
 
     name: str
     level: Level
     mix: Mapping[str, int]
     tales: int = 0
-    turns: tuple[int, int] | None = None
+    conversations: float = 0.0
 
 
 STAGES = (
@@ -50,9 +50,13 @@ STAGES = (
         "lookup": 3, "copy": 8, "question": 38, "tool": 14, "no-tool": 2, "json": 12, "count": 6, "talk": 8, "story": 7,
         "text": 2,
     }, tales=24),
-    Stage("long", HARD, {"copy": 15, "count": 8, "talk": 35, "story": 42}, turns=(4, 9)),
+    Stage("long", HARD, {
+        "lookup": 3, "copy": 8, "question": 42, "tool": 16, "no-tool": 3, "json": 10, "count": 8, "talk": 5, "story": 5,
+    }, conversations=0.12),
 )  # fmt: skip
-TEXTS = {"question": 60, "json": 25, "lookup": 15}  # of the example with a text in a conversation of several
+TURNS = (4, 9)
+SAID = {"copy": 15, "count": 8, "talk": 35, "story": 42}  # in a conversation, beside the example with a text
+TEXTS = {"question": 60, "json": 25, "lookup": 15}
 
 
 def examples(stage: Stage, seed: int, count: int) -> Iterator[Example]:
@@ -60,12 +64,12 @@ def examples(stage: Stage, seed: int, count: int) -> Iterator[Example]:
     kinds, weights = list(stage.mix), list(stage.mix.values())
     for number in range(count):
         draw = Draw(f"{seed}/{stage.name}/{number}", TRAIN)
-        if stage.turns is None:
+        if stage.conversations and draw.chance(stage.conversations):
+            chosen = draw.rng.choices(list(SAID), list(SAID.values()), k=draw.number(*TURNS))
+            chosen[draw.number(0, len(chosen) - 1)] = draw.rng.choices(list(TEXTS), list(TEXTS.values()))[0]
+            yield conversation([KINDS[kind](draw, stage.level) for kind in chosen])
+        else:
             yield KINDS[draw.rng.choices(kinds, weights)[0]](draw, stage.level)
-            continue
-        chosen = draw.rng.choices(kinds, weights, k=draw.number(*stage.turns))
-        chosen[draw.number(0, len(chosen) - 1)] = draw.rng.choices(list(TEXTS), list(TEXTS.values()))[0]
-        yield conversation([KINDS[kind](draw, stage.level) for kind in chosen])
 
 
 def conversation(parts: list[Example]) -> Example:

@@ -56,7 +56,7 @@ RECIPE = Recipe(
         Phase("easy", 6_000, {"lr": 1e-3, "warmup": 20.0, "min_lr": 0.8}),
         Phase("middle", 10_000, {"lr": 1e-3, "warmup": 20.0, "min_lr": 0.8}),
         Phase("hard", 60_000, {"lr": 1e-3, "warmup": 20.0, "min_lr": 0.02}),
-        Phase("long", 2_000, {"ctx": 1024, "batch": 2, "lr": 2e-4, "warmup": 10.0, "min_lr": 0.05}),
+        Phase("long", 10_000, {"ctx": 1024, "batch": 2, "lr": 4e-4, "warmup": 20.0, "min_lr": 0.02}),
     ),
 )  # fmt: skip
 LIGHT = replace(RECIPE, shape=Shape(n_embd=192, n_layer=5, n_head=6, n_ff=512))

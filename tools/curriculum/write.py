@@ -62,7 +62,7 @@ def make_vocabulary(size: int, seed: int, texts: Iterable[str] = (), shown: int 
     template = ChatTemplate(own_template(), bos="<s>", eos="</s>")
     made = (
         example.text or template.render(example.messages, tools=example.tools, add_generation_prompt=False)
-        for stage in STAGES if stage.turns is None for example in examples(stage, seed, shown)
+        for stage in STAGES if not stage.conversations for example in examples(stage, seed, shown)
     )  # fmt: skip
     words = [word for words in (*BY_KIND.values(), MORE) for word in words]
     often = ["\n".join(words) + "\n " + " ".join(words)] * WORDS_OFTEN
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--examples", type=int, nargs=4, default=[60000, 60000, 90000, 3000], help="of each stage")
+    parser.add_argument("--examples", type=int, nargs=4, default=[60000, 60000, 90000, 10000], help="of each stage")
     parser.add_argument("--each", type=int, default=100, help="tests of each kind")
     parser.add_argument("--vocabulary", type=int, default=4096, help="size")
     parser.add_argument("--tales", type=Path, help="a file of tales, two blank lines between them")
