@@ -146,9 +146,21 @@ def _normalize(name: str) -> str:
 @click.pass_context
 def llamakit(ctx: click.Context, config_file: str | None, color: str, no_color: bool) -> None:
     """Entry point; the text above is shown."""
-    ctx.obj = {"config_file": config_file, "color": "never" if no_color else color}
+    mode = "never" if no_color else color
+    ctx.obj = {"config_file": config_file, "color": mode}
+    ctx.color = _asked["color"] = colour(mode)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+def colour(mode: str) -> bool | None:
+    """Whether output is coloured: `mode` is auto, always or never; None leaves it to the terminal."""
+    if mode != "auto":
+        return mode == "always"
+    return False if os.environ.get("NO_COLOR") else True if os.environ.get("FORCE_COLOR") else None
+
+
+_asked: dict[str, bool | None] = {}  # what the command line says, for errors that end it
 
 
 def main(args: list[str] | None = None) -> None:
@@ -160,6 +172,7 @@ def run(args: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     from llamakit.errors import LlamaKitError, ReaderGone
 
+    _asked["color"] = colour("auto")
     try:
         code = llamakit.main(args, prog_name="llamakit", standalone_mode=False)
         sys.stdout.flush()
@@ -190,7 +203,8 @@ def _show(error: Any, args: list[str] | None) -> int:
 
         click.echo(json.dumps({"error": error.record()}), err=True)
     else:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {safe(str(error))}", err=True)
+        text = f"{click.style('error:', fg='red', bold=True)} {safe(str(error))}"
+        click.echo(text, err=True, color=_asked.get("color"))
         if "-v" in given or "--verbose" in given:
             import traceback
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from llamakit.cli import llamakit
+from llamakit.cli import run as run_line
 
 BIN = Path(sys.executable).parent
 
@@ -31,13 +32,23 @@ compopt() {{ [ "$2" = default ] && compgen -f -- "${{COMP_WORDS[$COMP_CWORD]}}";
 COMP_WORDS=({line}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); _llamakit_completion llamakit 2>/dev/null
 printf '%s\\n' "${{COMPREPLY[@]}}\""""
         )
+    elif shell == "zsh":
+        script = (
+            path
+            + f"""compdef() {{ }}
+compadd() {{ shift; while [ "$1" != -a ]; do shift; done; print -rl -- "${{(@P)2}}"; }}
+_describe() {{ print -rl -- ${{(P)4}}; }}
+_path_files() {{ print -rl -- ${{words[$CURRENT]}}*(N); }}
+words=({line}); CURRENT=${{#words[@]}}
+eval "$(llamakit completion zsh)"; _llamakit_completion"""
+        )
     else:
         script = path + f"llamakit completion fish | source; complete -C '{line}'"
     found = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     return [text.split("\t")[0].rsplit(",", 1)[-1].strip() for text in found.stdout.split("\n") if text.strip()]
 
 
-@pytest.mark.parametrize("shell", ["bash", "fish"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(
     ("line", "word"),
     [("llamakit generate -m mo", "model.gguf"), ("llamakit generate --kv-type q", "q8_0"),
@@ -94,6 +105,38 @@ def test_spellings_of_2023(stories260k):
 
 
 def test_numbers_for_people():
-    from llamakit.plugins.frontends.cli.generate import rate_of
+    from llamakit.plugins.frontends.cli.console import rate_of, tokens
 
     assert [rate_of(n, 1) for n in (1760, 17, 1)] == ["1,760 tok/s", "17 tok/s", "1 tok/s"]
+    assert [tokens(n) for n in (0, 1, 1760)] == ["0 tokens", "1 token", "1,760 tokens"]
+
+
+def test_options_of_samplers_outside_the_chain_are_told(stories260k):
+    how = ["generate", "-m", str(stories260k), "-p", "Once", "-n", "2", "--seed", "1"]
+    told = run(*how, "--samplers", "top_p;temperature", "--top-k", "3", "--top-p", "0.5").stderr
+    assert "note: --top-k has no effect: top_k is not in the chain (--samplers 'top_p;top_k;temperature')" in told
+    assert "--top-p has" not in told
+    assert "has no effect" not in run(*how, "--top-k", "3", "--mirostat", "2").stderr
+
+
+def test_a_lenient_schema_is_looked_at_as_such(stories260k):
+    how = ["generate", "-m", str(stories260k), "-p", "Once", "-n", "2", "--json-schema", '{"uniqueItems": true}']
+    assert "uniqueItems" in str(run(*how).exception)
+    assert run(*how, "--lenient").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "coloured"),
+    [([], {}, False), (["--color", "always"], {}, True), (["--color", "always"], {"NO_COLOR": "1"}, True),
+     (["--no-color"], {"FORCE_COLOR": "1"}, False), ([], {"FORCE_COLOR": "1"}, True),
+     ([], {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("line", ["grammar --regex a --check a", "generate -m nothing.gguf -p x"])
+def test_colour_is_as_asked_for_on_every_command(monkeypatch, capfd, options, env, coloured, line):
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    run_line([*options, *line.split()])
+    found = capfd.readouterr()
+    assert ("\x1b[" in found.out + found.err) is coloured

@@ -170,3 +170,59 @@ def test_structured_outputs_that_are_none(server):
     status, found = server.post("/v1/chat/completions", {"messages": TALK, "structured_outputs": [1]})
     assert status == 400
     assert found["error"]["param"] == "structured_outputs"
+
+
+LOOSE = {  # as zod and pydantic write them: of each property something that no grammar can keep to
+    "type": "object",
+    "properties": {
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 3}, "uniqueItems": True, "maxItems": 2},
+        "home": {"type": "string", "format": "of-a-later-day", "maxLength": 4},
+        "code": {"type": "string", "pattern": "a(?=b)b", "maxLength": 4},
+    },
+    "required": ["tags", "home", "code"],
+}
+LEFT_OUT = "schema#/properties/tags/uniqueItems, schema#/properties/home/format, schema#/properties/code/pattern"
+
+
+def asks(schema, **more):
+    """A schema in the words of each API: route and body."""
+    limit = {"max_tokens": 60}
+    return {
+        "openai": ("/v1/chat/completions", limit | {"messages": TALK, "response_format": {
+            "type": "json_schema", "json_schema": {"name": "x", "schema": schema, **more}}}),
+        "responses": ("/v1/responses", {"max_output_tokens": 60, "input": "Who?", "text": {
+            "format": {"type": "json_schema", "name": "x", "schema": schema, **more}}}),
+        "anthropic": ("/v1/messages", limit | {"messages": TALK, "output_config": {
+            "format": {"type": "json_schema", "schema": schema, **more}}}),
+        "ollama": ("/api/chat", {"messages": TALK, "stream": False, "format": schema, "options": {"num_predict": 60}}),
+        "json_object": ("/v1/chat/completions", limit | {"messages": TALK, "response_format": {
+            "type": "json_object", "schema": schema}}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("api", ["openai", "responses", "anthropic", "ollama", "json_object"])
+def test_schemas_are_lenient_and_what_is_left_out_is_named(server, api):
+    path, body = asks(LOOSE)[api]
+    status, headers, data = server.request("POST", path, body)
+    assert status == 200, data
+    assert headers["X-Ignored-Fields"] == LEFT_OUT
+    path, body = asks({"type": "object", "properties": {"n": {"const": 7}}, "required": ["n"]})[api]
+    _, headers, data = server.request("POST", path, body)
+    assert re.search(rb'"n\\":\s*7', data.replace(b"\\n", b"")), data
+    assert "X-Ignored-Fields" not in headers
+
+
+@pytest.mark.parametrize("api", ["openai", "responses", "anthropic"])
+def test_strict_schemas_are_kept_to_or_refused(server, api):
+    path, body = asks(LOOSE, strict=True)[api]
+    status, found = server.post(path, body)
+    assert status == 400
+    assert "uniqueItems" in found["error"]["message"]
+
+
+def test_a_form_of_texts_has_nothing_to_say_where_a_tool_must_be_called(server):
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"const": 1}}}}
+    path, body = asks(LOOSE)["responses"]
+    status, found = server.post(path, body | {"tools": [tool], "tool_choice": "required"})
+    assert status == 200
+    assert [item["type"] for item in found["output"]] == ["function_call"]

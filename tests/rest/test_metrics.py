@@ -157,3 +157,9 @@ def test_many_threads_lose_no_count():
     for thread in threads:
         thread.join()
     assert value(samples(metrics.text()), "tokens_total", kind="generated") == 1600
+
+
+def test_ours_come_first_and_nothing_tells_when_it_was_made():
+    text = Metrics().text().decode()
+    assert "_created" not in text
+    assert text.index("llamakit_") < text.index("process_") if "process_" in text else "llamakit_" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 
 import pytest
@@ -140,3 +141,18 @@ def test_a_file_that_cannot_be_read_is_not_there(tmp_path, monkeypatch):
     assert files.find("/a.txt") == tmp_path.resolve() / "a.txt"
     assert files.find("a.txt") is None
     assert files.find("/" + "\udc80") is None
+
+
+def test_texts_are_packed_for_who_reads_it(client):
+    _, plain, data = client.request("GET", "/ui/app.js")
+    assert "Content-Encoding" not in plain
+    status, headers, packed = client.request("GET", "/ui/app.js", headers={"Accept-Encoding": "br, gzip;q=0.5"})
+    assert (status, headers["Content-Encoding"], headers["Vary"]) == (200, "gzip", "Accept-Encoding")
+    assert gzip.decompress(packed) == data
+    assert len(packed) < len(data) / 2
+    assert headers["ETag"] != plain["ETag"]
+    again = {"Accept-Encoding": "gzip", "If-None-Match": headers["ETag"]}
+    assert client.request("GET", "/ui/app.js", headers=again)[0] == 304
+    refused = client.request("GET", "/ui/app.js", headers={"Accept-Encoding": "gzip;q=0"})
+    assert "Content-Encoding" not in refused[1]
+    assert "Content-Encoding" not in client.request("GET", "/large.bin", headers={"Accept-Encoding": "gzip"})[1]

@@ -137,6 +137,7 @@ class Script:
     loading_health: bool = False
     ignored: str = ""
     stop_reason: str = "stop"
+    ended_by: str = ""  # in our own words, where that is another one
     props: dict[str, Any] = field(default_factory=lambda: dict(PROPS))
     samplers: dict[str, Any] = field(default_factory=samplers)
     log: list[dict[str, Any]] = field(default_factory=list)
@@ -307,7 +308,7 @@ class Handler(BaseHTTPRequestHandler):
             "prompt_n": prompt, "cache_n": 0, "prompt_ms": 80.0, "predicted_n": n, "predicted_ms": 1000.0,
             "predicted_per_second": float(n), "queue_ms": 1.0, "draft_n": 10, "draft_n_accepted": 7,
         }  # fmt: skip
-        details = {"seed": body.get("seed", 42), "stop_reason": s.stop_reason, "samplers": s.samplers["chain"],
+        details = {"seed": body.get("seed", 42), "stop_reason": s.ended_by or s.stop_reason, "samplers": s.samplers["chain"],
                    "adapters": body.get("lora", []), "ignored": []}  # fmt: skip
         if not chat:
             self._event({"content": "", "stop": True, "stopped_limit": s.stop_reason == "length", "timings": timings,

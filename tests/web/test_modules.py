@@ -162,3 +162,31 @@ def test_highlighter_keeps_every_character(node: Any) -> None:
     assert lost == []
     assert kinds == ["tok-k def", "tok-f f", "tok-c # c", "tok-k return", 'tok-s "a\\"b"', "tok-n 1.5e3"]
     assert ms < 13 * 5 * 50 * 5  # five milliseconds a kilobyte
+
+
+def test_texts_that_nothing_ends_have_a_limit(node: Any) -> None:
+    """Notebooks, and conversations with a model that has no chat template; what the reader set holds."""
+    code = """
+    import { server } from "./state.js";
+    import { answerRequest, defaultLimit, notebookRequest } from "./wire.js";
+    const conv = (kind, params = {}) => ({ kind, params, system: "" });
+    const found = [];
+    for (const props of [{ chat: true }, { chat: false }, { chat: true, limits: { max_predict: 100 } }]) {
+      server.set({ props });
+      found.push(notebookRequest(conv("notebook"), "a").body.n_predict, answerRequest(conv("chat"), []).body.max_tokens ?? null,
+        answerRequest(conv("chat"), []).body.n_predict ?? null, notebookRequest(conv("notebook", { max_tokens: -1 }), "a").body.n_predict,
+        defaultLimit(conv("chat")));
+    }
+    console.log(JSON.stringify(found));
+    """
+    assert node(code) == [512, None, None, -1, None, 512, None, 512, -1, 512, 100, None, None, -1, None]
+
+
+def test_what_ran_out_is_told_apart(node: Any) -> None:
+    code = """
+    globalThis.addEventListener = () => {};
+    const { describe } = await import("./status.js");
+    const run = (stop) => ({ state: { value: { phase: "done" } }, tokens: 9, message: { stop } });
+    console.log(JSON.stringify(["end", "limit", "context"].map((stop) => describe(run(stop))[1])));
+    """
+    assert node(code) == ["ready · 9 tokens", "limit reached · 9 tokens", "context full · 9 tokens"]

@@ -189,3 +189,42 @@ def test_the_answer_streams_is_kept_and_can_be_made_again(page: Any, ask: Any) -
     page.locator(".message.last [data-tool=regenerate], .message.last [data-tool=redo]").first.click()
     page.wait_for_selector("#send[data-does=send]")
     until(lambda: "2" in page.inner_text(".message.last"))
+
+
+def test_a_wrong_key_is_asked_for_again_in_place(mock: Any, tabs: Tabs) -> None:
+    mock.script.key = "right"
+    page = tabs.open(viewport={"width": 1280, "height": 800})
+    page.wait_for_selector("dialog input[type=password]")
+    page.fill("dialog input[type=password]", "wrong")
+    page.click("dialog >> text=Use this key")
+    page.wait_for_selector("dialog >> text=The server did not accept this key.")
+    page.click("dialog >> text=Cancel")
+    page.click("#settings")
+    page.click("#drawer-server")
+    page.wait_for_selector("#drawer-panel >> text=The server wants an API key.")
+    assert "does not answer" not in page.inner_text("body")
+    page.click("#banners >> text=Give the key")
+    page.fill("dialog input[type=password]", "right")
+    page.click("dialog >> text=Use this key")
+    page.wait_for_selector("#drawer-panel >> text=Chat template")
+    assert page.locator("#banners .banner").count() == 0
+    mock.script.key = "another"  # as after a restart
+    page.click("#drawer >> [aria-label='Close the settings']")
+    page.fill("#message", "Hello")
+    page.press("#message", "Enter")
+    page.wait_for_selector("dialog >> text=The server did not accept this key.")
+
+
+def test_a_full_context_is_told_with_what_makes_room(mock: Any, page: Any, ask: Any) -> None:
+    ask("First question")
+    ask("Second question")
+    mock.script.stop_reason, mock.script.ended_by = "length", "context"
+    ask("Tell the fox story")
+    card = page.locator(".message.last .card")
+    card.wait_for()
+    assert "The context is full" in card.inner_text()
+    assert page.locator(".message.last [data-tool=limit], .message.last [data-tool=continue]").count() == 0
+    mock.script.stop_reason, mock.script.ended_by = "stop", ""
+    page.locator(".message.last .card >> text=Allow context shift").click()
+    until(lambda: mock.script.bodies("v1/chat/completions")[-1].get("context_shift") is True)
+    page.wait_for_selector(".message.last .card", state="detached")

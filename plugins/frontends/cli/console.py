@@ -68,13 +68,20 @@ class Console:
             if plain and not self.quiet:
                 self.note(plain.format(seconds=progress.seconds))
             return
-        from rich.console import Console as RichConsole
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
         columns = (TextColumn("{task.description:9}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with RichProgress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+        with RichProgress(*columns, console=rich_console(), transient=True) as bar:
             yield Progress(label, bar, bar.add_task(label, total=None, visible=False))
+
+
+def rich_console() -> Any:
+    """Standard error for what moves on a terminal; without colour where that was asked for."""
+    from rich.console import Console as RichConsole
+
+    context = click.get_current_context(silent=True)
+    return RichConsole(stderr=True, no_color=True if context is not None and context.color is False else None)
 
 
 def write(text: str, raw: bool = False) -> None:
@@ -86,6 +93,17 @@ def write(text: str, raw: bool = False) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         raise ReaderGone from None  # click would turn the original into exit code 1
+
+
+def rate_of(n: float, seconds: float = 1) -> str:
+    """Tokens per second for people: 0.52, 17.3, 1,760."""
+    rate = n / seconds
+    return f"{rate:,.0f} tok/s" if rate >= 100 else f"{rate:.3g} tok/s"
+
+
+def tokens(n: int) -> str:
+    """So many tokens."""
+    return f"{n:,} {'token' if n == 1 else 'tokens'}"
 
 
 def gib(n_bytes: float) -> str:

@@ -140,7 +140,8 @@ def _write_sample(shown: Shown) -> None:
     """One sample, marked."""
     title = f"{safe(shown.place)}: {shown.tokens:,} tokens, {shown.loss_tokens:,} count"
     click.echo("\n" + click.style(title, bold=True))
-    colour = sys.stdout.isatty()
+    asked = click.get_current_context().color
+    colour = sys.stdout.isatty() if asked is None else asked
     click.echo("".join(_marked(run, colour) for run in shown.runs))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from llamakit.plugins.frontends.cli.console import Console, write
+from llamakit.plugins.frontends.cli.console import Console, rate_of, tokens, write
 from llamakit.plugins.frontends.cli.params import (
     Context,
     SamplingCommand,
@@ -16,6 +16,7 @@ from llamakit.plugins.frontends.cli.params import (
 )
 
 from llamakit.errors import UsageError
+from llamakit.options import fields_of
 
 if TYPE_CHECKING:
     from llamakit import Session
@@ -73,6 +74,7 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
     context = Context(ctx, options["quiet"], options["verbose"])
     context.apply(options)
     samplers = sampler_names(options["samplers"], list(context.registry.samplers()))
+    _tell_unused(sampling, samplers, context)
     prompt = _prompt(options)
     values = context.sampling(_with_files(sampling, options))
     check_constraints(values)
@@ -88,6 +90,21 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
         _finish(session, prompt, request, result, seed, options, context.console)
     if interrupted:
         ctx.exit(130)
+
+
+def _tell_unused(sampling: dict[str, Any], samplers: tuple[str, ...] | None, context: Context) -> None:
+    """Say which options belong to samplers that are not in the chain."""
+    from llamakit.engine.sampling import CHOOSERS, FIRST, TRUNCATION
+
+    chain = {*(TRUNCATION if samplers is None else samplers), *FIRST, *CHOOSERS}
+    owners = {field.name: name for name, cls in context.registry.samplers().items() for field in fields_of(cls.Options)}
+    for key, value in sampling.items():
+        owner, dot, _ = key.partition(".")
+        owner = owner if dot else owners.get(key, "")
+        if value is not None and owner not in chain:
+            order = ";".join([*(TRUNCATION if samplers is None else samplers)[:-1], owner, "temperature"])
+            flag = "--" + key.replace("_", "-")
+            context.console.note(f"note: {flag} has no effect: {owner} is not in the chain (--samplers {order!r})")
 
 
 def _with_files(sampling: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +127,7 @@ def check_constraints(values: dict[str, Any]) -> None:
     kinds = {"grammar": "gbnf", "lark": "lark", "json_schema": "json_schema", "regex": "regex"}
     for name, kind in kinds.items():
         if values.get(name):
-            study(kind, values[name])
+            study(kind, values[name], lenient=bool(values.get("lenient")))
 
 
 def _prompt(options: dict[str, Any]) -> str:
@@ -193,12 +210,6 @@ def _one_place() -> bool:
         return False
 
 
-def rate_of(n: int, seconds: float) -> str:
-    """Tokens per second for people: 0.52, 17.3, 1,760."""
-    rate = n / seconds
-    return f"{rate:,.0f} tok/s" if rate >= 100 else f"{rate:.3g} tok/s"
-
-
 def timing_line(result: Result, seed: int) -> str:
     """One line of counts and rates."""
     t = result.timings
@@ -208,6 +219,6 @@ def timing_line(result: Result, seed: int) -> str:
     cached = f" ({t.n_cached} cached)" if t.n_cached else ""
     stopped = f"{result.reason}" + (f" {result.stopped_by!r}" if result.stopped_by else "")
     return (
-        f"{t.n_generated} {'token' if t.n_generated == 1 else 'tokens'}, {rate}, first after {t.first_seconds:.2f} s;"
+        f"{tokens(t.n_generated)}, {rate}, first after {t.first_seconds:.2f} s;"
         f" prompt {t.n_prompt}{cached}{speed}; seed {seed}; stopped: {stopped}"
     )

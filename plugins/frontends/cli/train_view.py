@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from llamakit.plugins.frontends.cli.console import Console, gib
+from llamakit.plugins.frontends.cli.console import Console, gib, rich_console
 
 from llamakit.train.report import History, duration, memory_used
 
@@ -33,10 +33,9 @@ class TrainView:
 
     def __enter__(self) -> Self:
         if self.console.is_terminal and not self.console.quiet:
-            from rich.console import Console as RichConsole
             from rich.live import Live
 
-            how = {"console": RichConsole(stderr=True), "refresh_per_second": REFRESH}
+            how = {"console": rich_console(), "refresh_per_second": REFRESH}
             self._live = Live(get_renderable=self._rendered, **how)
             self._live.start()
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,13 +11,15 @@ from llamakit.plugins.frontends.rest.fields import skip_samplers
 
 from llamakit.chat.tools.structure import Function, Structure
 from llamakit.errors import UsageError
+from llamakit.sampler import SequenceContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from llamakit.plugins.frontends.rest.chat import Conversation, Prompt
     from llamakit.plugins.frontends.rest.state import ServerState
 
+    from llamakit.engine.request import Request
     from llamakit.session import Session
 
 
@@ -45,11 +48,13 @@ def constrained(state: ServerState, session: Session, prompt: Prompt, sampling: 
     asked = next(((option, sampling[key]) for key, option in given.items()), None)
     if len(given) > 1 or (asked is None and not prompt.tool_names):
         return dict(sampling)  # of several, the sampler says which cannot both be asked for
-    if talk.must_call is not None and asked is not None:
+    if talk.must_call is not None and asked is not None and asked[0] != "json_schema":
         raise UsageError(
             f"the answer must call a tool, so {asked[0]} cannot be asked for", hint="tool_choice auto",
             param="tool_choice",
         )  # fmt: skip
+    if talk.must_call is not None:
+        asked = None  # the answer is a call, so the form that texts should have says nothing
     if "structural_tag" not in keys.values():
         if talk.must_call is not None:
             constraint_key(state, "structural_tag", "tool_choice")
@@ -74,10 +79,10 @@ def constrained(state: ServerState, session: Session, prompt: Prompt, sampling: 
     return rest | {constraint_key(state, "structural_tag", "tools"): tag}
 
 
-def _keys(state: ServerState) -> dict[str, str]:
+def _keys(state: ServerState, *more: str) -> dict[str, str]:
     """The options that constrain, by flat name."""
     options = sampler_options(state)
-    return {key: option for option in CONSTRAINTS for key in (option, f"grammar.{option}") if key in options}
+    return {key: option for option in (*CONSTRAINTS, *more) for key in (option, f"grammar.{option}") if key in options}
 
 
 def _lenient(state: ServerState, sampling: Mapping[str, Any]) -> bool:
@@ -163,6 +168,30 @@ def _rename_constraints(values: dict[str, Any]) -> None:
             values[ours] = value
 
 
+def left_out(state: ServerState, session: Session, requests: Sequence[Request]) -> tuple[str, ...]:
+    """What of the schemas of requests with the same options is not enforced: "schema#/properties/a/uniqueItems"."""
+    sampler = state.registry.samplers().get("grammar")
+    noted: Any = getattr(sampler, "left_out", None)
+    given = requests[0].options if requests else {}
+    options = {option: given[key] for key, option in _keys(state, "lenient").items() if key in given}
+    if sampler is None or noted is None or not {"json_schema", "structural_tag"} & set(options):
+        return ()
+    context = SequenceContext(n_vocab=session.tokenizer.n_vocab, n_ctx=session.n_ctx, tokenizer=session.tokenizer)
+    return tuple(_place(note) for note in noted(sampler.Options(**options), context))
+
+
+def _place(note: str) -> str:
+    """A note of the sampler, "about: pointer: keyword: why", in short."""
+    found = re.match(r"(?:(.*?): )?(#[^:]*): ([^:]+): ", note)
+    return note if found is None else f"{(found[1] or 'schema').replace(' ', '-')}{found[2]}/{found[3]}"
+
+
+def schema_options(state: ServerState, schema: Any, param: str, *, strict: bool = False) -> dict[str, Any]:
+    """Sampler options for a schema; what cannot be enforced is left out, and named, unless it is strict."""
+    options = {constraint_key(state, "json_schema", param): schema}
+    return options if strict else options | {constraint_key(state, "lenient", param): True}
+
+
 def format_options(state: ServerState, asked: Any, param: str = "response_format") -> dict[str, Any]:
     """Sampler options for a `response_format`; nothing for text."""
     if asked is None:
@@ -171,13 +200,15 @@ def format_options(state: ServerState, asked: Any, param: str = "response_format
     if kind == "text":
         return {}
     if kind == "json_object":
-        return {constraint_key(state, "json_schema", param): ANY_OBJECT}
+        schema = asked.get("schema") if isinstance(asked, dict) else None
+        return schema_options(state, schema if isinstance(schema, dict) else ANY_OBJECT, param)
     if kind == "json_schema" and isinstance(asked, dict):
         part = asked.get("json_schema", asked)
         schema = part.get("schema") if isinstance(part, dict) else None
         if not isinstance(schema, dict):
             raise UsageError(f"{param} has no schema", hint='{"json_schema": {"schema": {...}}}', param=param)
-        return {constraint_key(state, "json_schema", param): schema}
+        strict = isinstance(part, dict) and part.get("strict") is True
+        return schema_options(state, schema, param, strict=strict)
     if kind == "structural_tag" and isinstance(asked, dict):
         return {constraint_key(state, "structural_tag", param): asked}
     raise wrong(param, kind, "text, json_object, json_schema or structural_tag")

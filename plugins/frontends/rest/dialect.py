@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from llamakit.plugins.frontends.rest.body import tell_ignored
+from llamakit.plugins.frontends.rest.constrain import left_out
 from llamakit.plugins.frontends.rest.errors import body_of
 from llamakit.plugins.frontends.rest.generation import Exchange
 from llamakit.plugins.frontends.rest.loading import load
@@ -158,7 +159,7 @@ class Dialect(ABC):
 
     def _start(self, exchange: Exchange, session: Session, asked: Asked, name: str) -> tuple[Writer, list[Job]]:
         writer = self.begin(session, asked, name)
-        writer.ignored = writer.ignored or asked.ignored
+        writer.ignored = (*(writer.ignored or asked.ignored), *left_out(self.state, session, writer.requests))
         return writer, [exchange.start(session, request, self.api) for request in writer.requests]
 
     def _after_loading(self, exchange: Exchange, asked: Asked, name: str) -> Iterator[bytes]:

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
@@ -28,8 +35,10 @@ class Metrics:
     """The measurements of one server. Every method may be called from any thread."""
 
     def __init__(self) -> None:
+        disable_created_metrics()
         self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)  # memory, processor time, open files
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)  # memory, processor time, open files
 
         def histogram(name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
             return Histogram(f"llamakit_{name}", text, labels, buckets=buckets, registry=registry)
@@ -76,8 +85,8 @@ class Metrics:
         self._http.labels(api, f"{status[:1]}xx").observe(seconds)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Everything, in Prometheus' text format; that of the process last."""
+        return generate_latest(self.registry) + generate_latest(self._process)
 
     def _answer(self, result: Result) -> Timings:
         self._reasons.labels(result.reason.value.replace(" ", "_")).inc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import falcon
 
 WEB = Path(__file__).parent / "web"
+PACKED = ("text/", "application/json", "image/svg+xml")  # types that gzip makes smaller
+WORTH = 1000  # bytes from which on a file is packed
 WHOLE = 1 << 20  # larger files are sent in pieces
 ROOT_FILES = ("index.html", "completion.js", "json-schema-to-grammar.mjs")  # the others of the page are under /ui/
 TYPES = {
@@ -84,17 +87,42 @@ def _send(req: falcon.Request, resp: falcon.Response, file: Path) -> None:
     tag = _tag(file, status.st_mtime_ns, status.st_size)
     resp.content_type = TYPES.get(file.suffix.lower(), "application/octet-stream")
     resp.cache_control = ["no-cache"]
+    packed = _packed(file, tag) if _takes_gzip(req) and resp.content_type.startswith(PACKED) else None
+    if resp.content_type.startswith(PACKED):
+        resp.append_header("Vary", "Accept-Encoding")
+    if packed is not None:
+        tag += "-gzip"
+        resp.set_header("Content-Encoding", "gzip")
     resp.etag = tag
     asked = req.if_none_match or []
     if any(each in ("*", tag) for each in asked):
         resp.status = "304 Not Modified"
         return
     if req.method == "HEAD":
-        resp.content_length = status.st_size
+        resp.content_length = status.st_size if packed is None else len(packed)
+    elif packed is not None:
+        resp.data = packed
     elif status.st_size <= WHOLE:
         resp.data = file.read_bytes()
     else:
         resp.set_stream(file.open("rb"), status.st_size)
+
+
+def _takes_gzip(req: falcon.Request) -> bool:
+    """Whether the client reads gzip; one with a weight of 0 does not."""
+    for part in (req.get_header("Accept-Encoding") or "").split(","):
+        name, _, weight = part.replace(" ", "").partition(";q=")
+        if name.lower() == "gzip":
+            return weight.strip("0.") != "" or not weight
+    return False
+
+
+@lru_cache(maxsize=128)
+def _packed(file: Path, tag: str) -> bytes | None:
+    """A file's bytes packed, kept by its tag; None where that is not worth it."""
+    data = file.read_bytes() if file.stat().st_size <= WHOLE else b""
+    packed = gzip.compress(data, 6, mtime=0) if len(data) > WORTH else data
+    return packed if len(packed) < len(data) else None
 
 
 @lru_cache(maxsize=1024)

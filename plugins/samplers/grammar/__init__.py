@@ -90,17 +90,14 @@ class GrammarSampler(NativeSampler):
         """The native stage; programs are shared between requests."""
         from llamakit import _sampling
 
-        chosen = self.options.chosen()
-        if chosen is None:
-            return None
-        if self.context.tokenizer is None:
-            raise UsageError("a grammar needs the vocabulary of a model", param="grammar")
-        kind, source = chosen
-        try:
-            return _sampling.GrammarStage(program(kind, source, self.context, lenient=self.options.lenient))
-        except UsageError as error:
-            error.param = error.param or FIELDS.get(kind, kind)
-            raise
+        made = made_of(self.options, self.context)
+        return None if made is None else _sampling.GrammarStage(made[0])
+
+    @staticmethod
+    def left_out(options: GrammarOptions, context: SequenceContext) -> list[str]:
+        """What of the schemas in the options is not enforced; the grammar is made, and kept for `make_native`."""
+        made = made_of(options, context)
+        return [] if made is None else made[1]
 
     def start(self) -> None:
         """The prompt is over: the grammar begins."""
@@ -143,8 +140,22 @@ class Notes:
         self.left_out: list[str] = []
 
 
-def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool = False) -> Any:
-    """The native program of a grammar for the vocabulary of a sequence."""
+def made_of(options: GrammarOptions, context: SequenceContext) -> tuple[Any, list[str]] | None:
+    """The program that options ask for, and what was left out of it; None where they ask for none."""
+    chosen = options.chosen()
+    if chosen is None:
+        return None
+    if context.tokenizer is None:
+        raise UsageError("a grammar needs the vocabulary of a model", param="grammar")
+    try:
+        return program(*chosen, context, lenient=options.lenient)
+    except UsageError as error:
+        error.param = error.param or FIELDS.get(chosen[0], chosen[0])
+        raise
+
+
+def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool = False) -> tuple[Any, list[str]]:
+    """The native program of a grammar for the vocabulary of a sequence, and what was left out of it."""
     from llamakit.plugins.samplers.grammar.compile import shared
 
     tokenizer = context.tokenizer
@@ -155,7 +166,13 @@ def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool =
         found: list[int] = tokenizer.encode(text, parse_special=True)
         return found
 
-    return shared.program(key, tokenizer, lambda: parse(kind, source, lenient=lenient, token_ids=token_ids))
+    def make(left_out: list[str]) -> Grammar:
+        notes = Notes()
+        grammar = parse(kind, source, lenient=lenient, token_ids=token_ids, notes=notes)
+        left_out += notes.left_out
+        return grammar
+
+    return shared.program(key, tokenizer, make)
 
 
 def parse(

@@ -55,6 +55,11 @@ class DFA:
 
 def determinize(node: Node) -> DFA:
     """The automaton of a node without references and tokens; GrammarError if it takes too much."""
+    if isinstance(node, Automaton):  # one that was made here
+        made = DFA()
+        made.edges = [list(state.edges) for state in node.states]
+        made.accepting = [state.accepting for state in node.states]
+        return made
     return _native("determinize", _tree(node), LIMITS)
 
 

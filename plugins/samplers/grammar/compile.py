@@ -101,7 +101,7 @@ class Shared:
 
     def __init__(self) -> None:
         self._tries: WeakKeyDictionary[Tokenizer, Any] = WeakKeyDictionary()
-        self._programs: OrderedDict[Hashable, Any] = OrderedDict()
+        self._programs: OrderedDict[Hashable, tuple[Any, list[str]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def trie(self, tokenizer: Tokenizer) -> Any:
@@ -116,8 +116,13 @@ class Shared:
                 self._tries[tokenizer] = _sampling.TokenTrie(pieces, hidden, sorted(tokenizer.eog_ids))
             return self._tries[tokenizer]
 
-    def program(self, key: Hashable, tokenizer: Tokenizer, make: Callable[[], Grammar]) -> Any:
-        """The program for a key, made of `make()` and warmed if it is new. GrammarError for what is too large."""
+    def program(
+        self, key: Hashable, tokenizer: Tokenizer, make: Callable[[list[str]], Grammar]
+    ) -> tuple[Any, list[str]]:
+        """The program for a key and what was left out of it; GrammarError for what is too large.
+
+        It is made of `make(left_out)`, and warmed, if it is new.
+        """
         from llamakit import _sampling
 
         trie = self.trie(tokenizer)
@@ -128,16 +133,17 @@ class Shared:
                 return self._programs[whole]
         try:
             with limited():
-                program = _sampling.GrammarProgram(network(make()), trie)
+                left_out: list[str] = []
+                program = _sampling.GrammarProgram(network(make(left_out)), trie)
                 program.warm(WARM_MASKS)
         except _sampling.GrammarLimitError as error:
             raise GrammarError(str(error)) from None
         with self._lock:
-            self._programs[whole] = program
-            size = sum(each.n_byte for each in self._programs.values())
+            self._programs[whole] = program, left_out
+            size = sum(each.n_byte for each, _ in self._programs.values())
             while len(self._programs) > MOST_PROGRAMS or (size > MOST_BYTES and len(self._programs) > 1):
-                size -= self._programs.popitem(last=False)[1].n_byte
-        return program
+                size -= self._programs.popitem(last=False)[1][0].n_byte
+        return program, left_out
 
 
 shared = Shared()

@@ -161,7 +161,7 @@ def test_tokens_by_name_and_number():
     "start: " + "| " * 50_000, "start: A\n" + 'A: "a" ' * 2 + "// " * 50_000, 'start: "a"' + "~2" * 5000,
 ])  # fmt: skip
 def test_hostile_grammars_end_soon(text):
-    begin = time.monotonic()
+    begin = time.thread_time()
     with contextlib.suppress(GrammarError):
         parse_lark(text)
-    assert time.monotonic() - begin < 4
+    assert time.thread_time() - begin < 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from llamakit.plugins.frontends.cli.console import rate_of, tokens
 from llamakit.plugins.frontends.cli.talk.command import Command, number
 
 from llamakit.errors import UsageError
@@ -33,8 +34,9 @@ def context(talk: Talk, text: str) -> None:
     if source.n_ctx is None:
         say(f"      {'used':<10}{total:>9,}")
         return
-    say(f"      {'used':<10}{total:>9,} of {source.n_ctx:,} ({100 * total / source.n_ctx:.0f}%)")
-    say(talk.terminal.dim(f"      {source.n_ctx - talk.reserve() - total:,} left before "
+    say(f"      {'used':<10}{total:>9,} of {source.n_ctx:,} ({min(100, 100 * total // source.n_ctx)}%)")
+    left = source.n_ctx - talk.reserve() - total
+    say(talk.terminal.dim((f"      {left:,} left before " if left > 0 else "      full: with the next message ")
         + (f"turn {talk.n_left_out + 1} is left out" if turn > 1 else "the oldest turn is left out")))  # fmt: skip
     if talk.n_left_out:
         say(talk.terminal.dim(f"      left out already: turns 1 to {talk.n_left_out}"))
@@ -84,10 +86,10 @@ def stats(talk: Talk, text: str) -> None:
         raise UsageError("nothing was answered yet")
     total = talk.totals
     talk.terminal.say(f"last   {talk.timing_line()}")
-    rate = f", {total.generated / total.seconds:.3g} tok/s" if total.seconds else ""
+    rate = f", {rate_of(total.generated, total.seconds)}" if total.seconds else ""
     talk.terminal.say(
-        f"all    {total.answers} answer{'s' if total.answers > 1 else ''}, {total.generated:,} tokens written{rate};"
-        f" {total.prompt:,} tokens read, {total.cached:,} of them known already"
+        f"all    {total.answers} answer{'s' if total.answers > 1 else ''}, {tokens(total.generated)} written{rate};"
+        f" {tokens(total.prompt)} read, {total.cached:,} of them known already"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from llamakit.plugins.frontends.cli.console import rate_of, tokens
 from llamakit.plugins.frontends.cli.talk import answering, commands
 from llamakit.plugins.frontends.cli.talk.conversation import Conversation, Message
 from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Waiting
@@ -243,7 +244,7 @@ class Talk:
         elif not written:
             parts += ["the answer is empty"]
         else:
-            parts += [f"{answer.n_generated:,} tokens"] + ([f"{answer.rate:.3g} tok/s"] if answer.rate else [])
+            parts += [tokens(answer.n_generated)] + ([rate_of(answer.rate)] if answer.rate else [])
             parts += self._share(answer)
             if answer.reason not in (END, "context full"):
                 parts += ["/continue goes on"]
@@ -265,13 +266,13 @@ class Talk:
         a = self.last
         if a is None:
             return ""
-        parts = [f"{a.n_generated:,} tokens", f"{a.rate:.3g} tok/s" if a.rate else "-"]
+        parts = [tokens(a.n_generated), rate_of(a.rate) if a.rate else "-"]
         if a.first_seconds is not None:
             parts.append(f"first after {a.first_seconds:.2f} s")
         line = ", ".join(parts)
         if a.n_prompt is not None:
             line += f"; prompt {a.n_prompt:,}" + (f" ({a.n_cached:,} cached)" if a.n_cached else "")
-            line += f", {a.prompt_rate:.3g} tok/s" if a.prompt_rate else ""
+            line += f", {rate_of(a.prompt_rate)}" if a.prompt_rate else ""
         return line + (f"; seed {a.seed}" if a.seed is not None else "") + f"; stopped: {a.reason}"
 
 

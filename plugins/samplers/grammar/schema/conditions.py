@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llamakit.plugins.samplers.grammar.schema.merge import Both
+from llamakit.plugins.samplers.grammar.schema.merge import UNSEEN, Both
 from llamakit.plugins.samplers.grammar.schema.valid import dependent
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def rewritten(converter: Converter, schema: Schema, pointer: str) -> Schema:
         if not isinstance(schema.get(key, {}), dict):
             raise converter.error(pointer, key, "it is an object by the names of properties")
     for name, part in dependent(schema):
-        parts.append({"anyOf": [{"properties": {name: False}}, {"allOf": [{"required": [name]}, part]}]})
+        parts.append({"anyOf": [{UNSEEN: {name: False}}, {"allOf": [{"type": "object", "required": [name]}, part]}]})
     return rest | {"allOf": [*schema.get("allOf", ()), *parts]} if parts else rest
 
 

@@ -9,7 +9,7 @@ from llamakit.plugins.samplers.grammar.automata import DFA, determinize, product
 from llamakit.plugins.samplers.grammar.build import EMPTY, NOTHING, alt, repeat, seq, text
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.schema import texts
-from llamakit.plugins.samplers.grammar.schema.merge import BY_KEYWORD, normal
+from llamakit.plugins.samplers.grammar.schema.merge import UNSEEN, normal
 from llamakit.plugins.samplers.grammar.schema.scalars import count, excluded_texts, text_conditions, without
 from llamakit.plugins.samplers.grammar.schema.valid import all_of, identity, value_schemas
 
@@ -43,7 +43,7 @@ def object_node(converter: Converter, schema: Schema, pointer: str) -> Node:
     if len(known) < len(patterns):
         schema = schema | {"patternProperties": {name: patterns[name] for name in known}}
     pairs = []
-    names = list(dict.fromkeys([*properties, *required]))
+    names = list(dict.fromkeys([*properties, *required, *schema.get(UNSEEN, ())]))
     for name in names:
         value = _value(converter, schema, name, pointer)
         if value == NOTHING:
@@ -192,7 +192,7 @@ def _name_condition(converter: Converter, condition: Any, pointer: str) -> DFA |
     if condition is False or "string" not in condition.get("type", "string"):
         return DFA.empty()
     for key in condition:
-        if key in ("anyOf", "oneOf") or (key in BY_KEYWORD and BY_KEYWORD[key] != "string"):
+        if key in ("anyOf", "oneOf"):
             converter.cannot(pointer, key, "it is not possible for names")
     least, most = (count(converter, condition, pointer, key) for key in ("minLength", "maxLength"))
     nodes = text_conditions(converter, condition, pointer)

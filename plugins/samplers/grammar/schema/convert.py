@@ -13,9 +13,18 @@ from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.schema import numbers, texts
 from llamakit.plugins.samplers.grammar.schema.apart import all_apart, apart
 from llamakit.plugins.samplers.grammar.schema.conditions import rewritten
-from llamakit.plugins.samplers.grammar.schema.merge import ANNOTATIONS, BY_KEYWORD, CannotMergeError, merge, normal
-from llamakit.plugins.samplers.grammar.schema.negate import CannotNegateError, negate
-from llamakit.plugins.samplers.grammar.schema.references import localised
+from llamakit.plugins.samplers.grammar.schema.merge import (
+    ANNOTATIONS,
+    APPLIED,
+    BY_KEYWORD,
+    UNEVALUATED,
+    CannotMergeError,
+    merge,
+    normal,
+    own,
+)
+from llamakit.plugins.samplers.grammar.schema.negate import CannotNegateError, negate, unseen
+from llamakit.plugins.samplers.grammar.schema.references import localised, mentions
 from llamakit.plugins.samplers.grammar.schema.scalars import number_node, string_node
 from llamakit.plugins.samplers.grammar.schema.shape import wrong_keyword
 from llamakit.plugins.samplers.grammar.schema.valid import Validator
@@ -27,18 +36,17 @@ if TYPE_CHECKING:
 
 Schema = dict[str, Any]
 MOST_SCHEMAS = 20_000  # places visited
-MOST_SECONDS = 2.0
+MOST_SECONDS = 2.0  # of the processor
 MOST_CASES = 700  # schemas made by merging alternatives with what stands beside them
 MOST_ALTERNATIVES = 500  # of one `oneOf`
 MOST_CONSTANT = 1 << 18  # characters of all constants
 DEEPEST = 60  # schemas within one another, references not counted
 MOST_PAIRED = 40  # alternatives each of which is compared with each
 MOST_COMPARED = 16  # alternatives of which one excludes the others by their opposites
-TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+ANY = ("object", "array", "string", "number", "boolean", "null")
+TYPES = (*ANY, "integer")
 BESIDE = {"type", "enum", "not", "additionalItems", "minContains", "maxContains"}  # say nothing about the type
-APPLIED = {"$ref", "allOf", "anyOf", "oneOf", "if"}  # further schemas for the same value
 CANNOT = {"$dynamicRef", "$recursiveRef"}
-UNEVALUATED = {"unevaluatedProperties": "additionalProperties", "unevaluatedItems": "items"}
 
 
 class Converter:
@@ -51,7 +59,8 @@ class Converter:
         self._rules: dict[str, Ref] = {}  # by pointer
         self._shared: dict[str, Ref] = {}
         self._visited = self._depth = self._cases = self._constant = self._followed = 0
-        self._end = time.monotonic() + MOST_SECONDS
+        self._end = time.thread_time() + MOST_SECONDS
+        self.unevaluated = mentions(self.root, set(UNEVALUATED))  # whether what counts as evaluated matters
         self._at = "#"
         self.validator = Validator(self.resolve)
 
@@ -71,7 +80,7 @@ class Converter:
         self._at = pointer
         if self._visited > MOST_SCHEMAS:
             raise self.error(pointer, "", f"the schema has more than {MOST_SCHEMAS:,} parts")
-        if time.monotonic() > self._end:
+        if time.thread_time() > self._end:
             raise self.error(pointer, "", f"it takes longer than {MOST_SECONDS:g} seconds to work out")
         if isinstance(schema, bool):
             return self.value() if schema else NOTHING
@@ -113,7 +122,7 @@ class Converter:
         if not isinstance(target, str) or not target.startswith("#"):
             raise self.error(pointer, "$ref", f"{str(target)[:80]!r} is not in this document")
         if others:
-            return self.visit(self.merged(self.resolve(target, pointer), others, pointer), pointer)
+            return self.visit(self.merged(self._expanded({"$ref": target}, pointer), others, pointer), pointer)
         if target not in self._rules:
             self._rules[target] = self.builder.new_rule(target.rpartition("/")[2] or "root", target)
             depth, self._depth = self._depth, 0
@@ -129,7 +138,7 @@ class Converter:
                 raise self.error(pointer, "$ref", f"{target!r} leads back to itself")
             seen.add(target)
             found: Any = self.root
-            for part in target[1:].strip("/").split("/") if target not in ("#", "#/") else []:
+            for part in target[2:].split("/") if target not in ("#", "#/") else []:
                 name = unquote(part).replace("~1", "/").replace("~0", "~")
                 inside = isinstance(found, dict) and name in found
                 listed = isinstance(found, list) and name.isdigit() and int(name) < len(found)
@@ -189,12 +198,15 @@ class Converter:
 
         def resolve(target: str) -> Any:
             self._followed += 1
-            if self._followed > MOST_SCHEMAS or time.monotonic() > self._end:
+            if self._followed > MOST_SCHEMAS or time.thread_time() > self._end:
                 raise self.error(pointer, keyword, "it takes too long to work out its opposite")
             return self.resolve(target, pointer)
 
         try:
-            return negate(schema, resolve)
+            found, seen = unseen(negate(schema, resolve))
+            if seen and self.unevaluated:
+                self.cannot(pointer, keyword, f"the opposite needs {min(seen)}, beside which nothing is unevaluated")
+            return found
         except CannotNegateError as error:
             why = (
                 "its alternatives may hold at once, and" if keyword == "oneOf" else "it needs the opposite of a schema:"
@@ -210,12 +222,24 @@ class Converter:
             others = {key: value for key, value in schema.items() if key != "$ref" and key not in ANNOTATIONS}
             target = self._expanded(self.resolve(schema["$ref"], pointer), pointer)
             return self.merged(target, self._expanded(others, pointer), pointer) if others else target
-        for key, closed in UNEVALUATED.items():
-            if key in schema and set(schema) & APPLIED:
-                self.cannot(pointer, key, "it stands within alternatives and beside others")
-            elif key in schema:
-                schema = {closed: schema[key]} | {name: value for name, value in schema.items() if name != key}
+        if set(UNEVALUATED) & set(schema):
+            return self._closed(schema, pointer) if set(schema) & APPLIED else own(schema)
         return rewritten(self, normal(schema), pointer)
+
+    def _closed(self, schema: Schema, pointer: str) -> Any:
+        """A schema whose unevaluated properties or items are those that none of its parts knows: by alternative."""
+        words = {key: schema[key] for key in UNEVALUATED if key in schema}
+        found = self.flat({key: value for key, value in schema.items() if key not in UNEVALUATED}, pointer)
+        if not isinstance(found, dict):
+            return found
+        for key in ("oneOf", "anyOf"):
+            if key in found:
+                base = {name: value for name, value in found.items() if name != key}
+                parts = [self.merged(base, self._expanded(part, pointer), pointer) for part in found[key]]
+                if key == "oneOf":
+                    parts = self._exclusive([self.flat(part, pointer) for part in parts], found[key], pointer)
+                return {"anyOf": [{"allOf": [part]} | words for part in parts]}
+        return own(found | words)
 
     def flat(self, schema: Any, pointer: str) -> Any:
         """A schema with its references and `allOf` put together."""
@@ -230,7 +254,7 @@ class Converter:
     def merged(self, a: Any, b: Any, pointer: str) -> Any:
         """A schema for what both describe."""
         self._cases += 1
-        if self._cases > MOST_CASES or time.monotonic() > self._end:
+        if self._cases > MOST_CASES or time.thread_time() > self._end:
             raise self.error(pointer, "", f"more than {MOST_CASES:,} ways to put its parts together")
         try:
             return merge(a, b)
@@ -243,9 +267,7 @@ class Converter:
     # -- values ---------------------------------------------------------------------------------------------------
 
     def _types(self, schema: Schema, pointer: str) -> list[str]:
-        kinds = schema.get("type")
-        if kinds is None:
-            kinds = list(dict.fromkeys(BY_KEYWORD[key] for key in schema if key in BY_KEYWORD)) or list(TYPES)
+        kinds = schema.get("type", ANY)
         kinds = [kinds] if isinstance(kinds, str) else list(kinds)
         for kind in kinds:
             if kind not in TYPES:
@@ -258,6 +280,9 @@ class Converter:
         if kind in ("boolean", "null"):
             words = (True, False) if kind == "boolean" else (None,)
             return alt([self.constant(word) for word in words if self.validator.holds(word, schema)])
+        if kind in ("object", "array") and "not" not in schema and kind not in map(BY_KEYWORD.get, schema):
+            self.value()
+            return self.shared(kind, self._any_object if kind == "object" else self._any_array)
         makers: dict[str, Callable[[Converter, Schema, str], Node]] = {
             "object": object_node, "array": array_node, "string": string_node, "number": number_node,
             "integer": number_node,
@@ -295,7 +320,8 @@ class Converter:
         if isinstance(value, dict):
             pairs = [self.pair(texts.literal(name), self.constant(item)) for name, item in value.items()]
             return self.listed("{", pairs, "}")
-        return text(json.dumps(value))
+        whole = isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53
+        return alt([text(json.dumps(value)), text(str(int(value)))]) if whole else text(json.dumps(value))
 
     def listed(self, begin: str, items: Sequence[Node], end: str) -> Node:
         """Items between brackets."""
@@ -331,15 +357,19 @@ class Converter:
         return self.shared("value", self._any_value)
 
     def _any_value(self) -> Node:
-        value, space = self.value(), self.space()
-        comma = seq([text(","), space])
-        items = repeat(seq([value, repeat(seq([comma, value]), 0, None)]), 0, 1)
-        pair = self.pair(self.string(), value)
-        pairs = repeat(seq([pair, repeat(seq([comma, pair]), 0, None)]), 0, 1)
-        array = self.shared("array", lambda: seq([text("["), space, items, space, text("]")]))
-        object_ = self.shared("object", lambda: seq([text("{"), space, pairs, space, text("}")]))
         words = [text("true"), text("false"), text("null")]
+        array, object_ = self.shared("array", self._any_array), self.shared("object", self._any_object)
         return alt([object_, array, self.string(), self.shared("number", lambda: numbers.NUMBER), *words])
+
+    def _any_array(self) -> Node:
+        value, space = self.value(), self.space()
+        items = repeat(seq([value, repeat(seq([text(","), space, value]), 0, None)]), 0, 1)
+        return seq([text("["), space, items, space, text("]")])
+
+    def _any_object(self) -> Node:
+        pair, space = self.pair(self.string(), self.value()), self.space()
+        pairs = repeat(seq([pair, repeat(seq([text(","), space, pair]), 0, None)]), 0, 1)
+        return seq([text("{"), space, pairs, space, text("}")])
 
     # -- what cannot be done --------------------------------------------------------------------------------------
 
@@ -350,7 +380,7 @@ class Converter:
         known = ANNOTATIONS | CANNOT | set(BY_KEYWORD) | BESIDE
         for key in schema:
             if key not in known and not key.startswith("x-"):
-                self.cannot(pointer, key, "there is no such keyword")
+                self.relaxed.append(f"{pointer}: {key[:60]}: there is no such keyword, so it has no effect")
 
     def cannot(self, pointer: str, keyword: str, why: str) -> None:
         """Report what is left out, or refuse it."""

@@ -13,6 +13,7 @@ ANNOTATIONS = {
     "contentSchema", "$dynamicAnchor", "$recursiveAnchor", "discriminator", "xml", "externalDocs", "$async",
     "errorMessage", "markdownDescription", "enumNames", "tsType", "defaultSnippets", "propertyOrder",
     "deprecationMessage", "doNotSuggest", "enumDescriptions", "markdownEnumDescriptions", "links",
+    "propertyOrdering",
 }  # fmt: skip
 BY_KEYWORD = {  # the type that a keyword is about, where no type is given
     "properties": "object", "required": "object", "additionalProperties": "object", "patternProperties": "object",
@@ -22,12 +23,21 @@ BY_KEYWORD = {  # the type that a keyword is about, where no type is given
     "pattern": "string", "format": "string", "minimum": "number", "maximum": "number", "exclusiveMinimum": "number",
     "exclusiveMaximum": "number", "multipleOf": "number",
 }  # fmt: skip
+# Says what a property must be without being what `unevaluatedProperties` calls evaluated: of opposites, which have
+# no annotations.
+UNSEEN = "\0properties"
+BY_KEYWORD[UNSEEN] = "object"
+APPLIED = {  # further schemas for the same value
+    "$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentRequired", "dependentSchemas", "dependencies",
+}  # fmt: skip
+UNEVALUATED = {"unevaluatedProperties": "additionalProperties", "unevaluatedItems": "items"}
 BOUNDS_UP = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")  # the larger one counts
 BOUNDS_DOWN = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")  # the smaller one
 SCHEMAS = ("additionalItems", "propertyNames")  # both have to hold
-COMPARED = {"enum", "properties", "patternProperties", "items", "prefixItems", "additionalProperties"}  # 1 is not true
+# Of those Python calls values the same that are not: 1 and true.
+COMPARED = {"enum", "properties", "patternProperties", "items", "prefixItems", "additionalProperties", UNSEEN}
 SEVERAL = ("pattern", "format", "not")  # any number of them can hold together
-TABLES = ("properties", "patternProperties")
+TABLES = ("properties", "patternProperties", UNSEEN)
 DEFERRED = ("not", "$ref", "if", "dependentRequired", "dependentSchemas", "dependencies")  # worked out later
 MOST_PAIRS = 400
 
@@ -84,6 +94,19 @@ def merge(a: Schema | bool, b: Schema | bool) -> Schema | bool:
     return found
 
 
+def own(schema: Any) -> Any:
+    """A whole schema before it is put together with another one, whose properties and items are not its own."""
+    if not isinstance(schema, dict) or not set(UNEVALUATED) & set(schema):
+        return schema
+    if set(schema) & APPLIED:
+        return {"allOf": [schema]}
+    for key, closed in UNEVALUATED.items():
+        if key in schema:
+            word = "additionalItems" if isinstance(schema.get(closed), list) else closed
+            schema = {word: schema[key]} | {name: value for name, value in schema.items() if name != key}
+    return schema
+
+
 def _deferred(a: Schema, b: Schema) -> tuple[Schema, Schema]:
     """With the words of `b` that cannot stand beside the same ones of `a` moved to its `allOf`."""
     for key in DEFERRED:
@@ -110,7 +133,9 @@ def _closed(a: Schema, b: Schema) -> Schema:
         raise CannotMergeError("patternProperties")
     known, patterns = b.get("properties", {}), b.get("patternProperties", {})
     table = {
-        name: schema if name in known or any(matches(pattern, name) for pattern in patterns) else merge(schema, further)
+        name: schema
+        if name in known or any(matches(pattern, name) for pattern in patterns)
+        else merge(own(schema), own(further))
         for name, schema in a.get("properties", {}).items()
     }
     return a | {"properties": table} if table else a
@@ -138,9 +163,9 @@ def _both(key: str, a: Any, b: Any) -> Any:
     if key in BOUNDS_UP or key in BOUNDS_DOWN:
         return max(a, b) if key in BOUNDS_UP else min(a, b)
     if key in (*SCHEMAS, "items", "additionalProperties"):
-        return merge(a, b)
+        return merge(own(a), own(b))
     if key in TABLES:
-        return a | {name: merge(a[name], schema) if name in a else schema for name, schema in b.items()}
+        return a | {name: merge(own(a[name]), own(schema)) if name in a else schema for name, schema in b.items()}
     if key == "required":
         return list(dict.fromkeys([*a, *b]))
     if key == "type":
@@ -152,7 +177,7 @@ def _both(key: str, a: Any, b: Any) -> Any:
         both = Fraction(lcm(one.numerator, two.numerator), gcd(one.denominator, two.denominator))
         return both.numerator if both.denominator == 1 else float(both)
     if key == "prefixItems":
-        return [merge(x, y) for x, y in zip(a, b, strict=True)]
+        return [merge(own(x), own(y)) for x, y in zip(a, b, strict=True)]
     if key == "allOf":
         return [*a, *b]
     if key in SEVERAL:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llamakit.plugins.samplers.grammar.schema.merge import ANNOTATIONS, Both, normal
+from llamakit.plugins.samplers.grammar.schema.merge import ANNOTATIONS, UNSEEN, Both, normal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Schema = dict[str, Any]
 KINDS = ("object", "array", "string", "number", "boolean", "null")
+EVALUATING = {"items", "prefixItems", "contains", "additionalProperties", "patternProperties", "$ref", "if"}
 DEEPEST = 12  # schemas within one another
 OPPOSITE = {  # keyword: the type that it is about, the opposite keyword, and how far that is away
     "minLength": ("string", "maxLength", -1), "maxLength": ("string", "minLength", 1),
@@ -82,3 +83,18 @@ def _opposites(key: str, value: Any, schema: Schema, opposite: Callable[[Any], A
     if key == "not":
         return list(value) if isinstance(value, Both) else [value]
     raise CannotNegateError(key)
+
+
+def unseen(schema: Any) -> tuple[Any, set[str]]:
+    """An opposite whose properties do not count as evaluated; and what in it would count nevertheless."""
+    if not isinstance(schema, dict):
+        return schema, set()
+    found, seen = dict(schema), set(schema) & EVALUATING
+    if "properties" in found:
+        found[UNSEEN] = found.pop("properties")
+    for key in ("allOf", "anyOf", "oneOf"):
+        if key in found:
+            parts = [unseen(part) for part in found[key]]
+            found[key] = [part for part, _ in parts]
+            seen |= set().union(*(each for _, each in parts))
+    return found, seen

@@ -66,7 +66,8 @@ def _same_length(lo: str, hi: str) -> Node:
 
 def integer(lo: int | None, hi: int | None, multiple: int = 1) -> Node:
     """The integers within bounds (None: as far as `MOST_DIGITS` digits go) that are multiples of a number."""
-    low, high = -LARGEST if lo is None else lo, LARGEST if hi is None else hi
+    low = min(-LARGEST, int(_beyond(None if hi is None else Decimal(hi), -1))) if lo is None else lo
+    high = max(LARGEST, int(_beyond(None if lo is None else Decimal(lo), 1))) if hi is None else hi
     if low > high:
         return NOTHING
     if (lo, hi) == (None, None):
@@ -127,7 +128,7 @@ def number(
     if lo is None and hi is None and places < 0:
         return NUMBER
     limit = Decimal(LARGEST)
-    low, high = (-limit if lo is None else lo), (limit if hi is None else hi)
+    low, high = (min(-limit, _beyond(hi, -1)) if lo is None else lo), (max(limit, _beyond(lo, 1)) if hi is None else hi)
     most = min(_places(low, opened=open_lo), _places(high, opened=open_hi)) if places < 0 else places
     if low > high or (low == high and (open_lo or open_hi)):
         return NOTHING
@@ -140,6 +141,13 @@ def number(
         end, opened = (-high, open_hi) if high < 0 else (Decimal(0), True)
         ways.append(seq([text("-"), from_zero(end, -low, opened, open_lo)]))
     return alt(ways)
+
+
+def _beyond(bound: Decimal | None, sign: int) -> Decimal:
+    """How far numbers go on the open side of a bound that is itself beyond `LARGEST`: to a digit more."""
+    if bound is None or bound * sign <= 0:
+        return Decimal(0)
+    return Decimal(sign * (10 ** (len(str(int(abs(bound)))) + 1) - 1))
 
 
 def _places(bound: Decimal, *, opened: bool) -> int:

@@ -10,6 +10,7 @@ DYNAMIC = ("$dynamicRef", "$recursiveRef")  # a document by itself has nothing t
 NAMES = {"$id", "id", *ANCHORS, *DYNAMIC}
 TABLES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 DATA = ("enum", "const", "default", "examples", "example")
+DYNAMIC_PLACE, DYNAMIC_ROOT, AMBIGUOUS = "\0dynamic#", "\0root#", ""  # in the table of places
 DEEPEST = 150  # objects and lists within one another; what is below is left as it is
 
 
@@ -19,6 +20,20 @@ def localised(schema: Any) -> Any:
     if not isinstance(schema, dict) or _plain(schema) or not _index(schema, places):
         return schema
     return _changed(schema, "", places, 0)
+
+
+def mentions(schema: Any, words: set[str]) -> bool:
+    """Whether an object anywhere in the document has one of these keywords."""
+    work: list[Any] = [schema]
+    while work:
+        node = work.pop()
+        if isinstance(node, dict):
+            if not words.isdisjoint(node):
+                return True
+            work += node.values()
+        elif isinstance(node, list):
+            work += node
+    return False
 
 
 def _plain(schema: dict[str, Any]) -> bool:
@@ -47,9 +62,13 @@ def _index(schema: dict[str, Any], places: dict[str, str]) -> bool:
         base = _base(node, base)
         if "$id" in node or "id" in node:
             places.setdefault(base, pointer)
-        for key in ANCHORS:
-            if isinstance(node.get(key), str):
-                places.setdefault(f"{base}#{node[key]}", pointer)
+        for name in _anchors(node):
+            places.setdefault(f"{base}#{name}", pointer)
+        if isinstance(node.get("$dynamicAnchor"), str):
+            name = DYNAMIC_PLACE + node["$dynamicAnchor"]
+            places[name] = pointer if places.get(name, pointer) == pointer else AMBIGUOUS
+            if base == root:  # the outermost, which the search for one finds first
+                places.setdefault(DYNAMIC_ROOT + node["$dynamicAnchor"], pointer)
         targets = [node[key] for key in ("$ref", *DYNAMIC) if isinstance(node.get(key), str)]
         needed = needed or any(base != root or not (t == "#" or t.startswith("#/")) for t in targets)
         needed = needed or any(key in node for key in DYNAMIC)
@@ -66,11 +85,26 @@ def _index(schema: dict[str, Any], places: dict[str, str]) -> bool:
     return needed
 
 
+def _anchors(node: dict[str, Any]) -> list[str]:
+    """The names that references to this place use; `$id: "#name"` is how drafts before 2019 wrote them."""
+    found = [node[key] for key in ANCHORS if isinstance(node.get(key), str)]
+    return found + [
+        node[key][1:] for key in ("$id", "id") if isinstance(node.get(key), str) and node[key].startswith("#")
+    ]
+
+
 def _base(node: dict[str, Any], base: str) -> str:
     found = node.get("$id", node.get("id"))
     if not isinstance(found, str) or found.startswith("#"):
         return base
-    return urldefrag(urljoin(base, found))[0]
+    return urldefrag(_joined(base, found))[0]
+
+
+def _joined(base: str, target: str) -> str:
+    """A reference seen from a base; `urljoin` knows no `urn:`."""
+    if target.startswith("#"):
+        return urldefrag(base)[0] + target
+    return urljoin(base, target)
 
 
 def _changed(node: Any, base: str, places: dict[str, str], depth: int) -> Any:
@@ -83,7 +117,10 @@ def _changed(node: Any, base: str, places: dict[str, str], depth: int) -> Any:
     base = _base(node, base)
     made: dict[str, Any] = {}
     for key, value in node.items():
-        if key in ("$ref", *DYNAMIC) and isinstance(value, str):
+        if key == "$dynamicRef" and isinstance(value, str):
+            target = _dynamic(value, base, places)
+            made["$ref" if target else key] = target or value
+        elif key in ("$ref", *DYNAMIC) and isinstance(value, str):
             made["$ref"] = _target(value, base, places)
         elif key in DATA:
             made[key] = value
@@ -94,8 +131,17 @@ def _changed(node: Any, base: str, places: dict[str, str], depth: int) -> Any:
     return made
 
 
+def _dynamic(target: str, base: str, places: dict[str, str]) -> str | None:
+    """Where `$dynamicRef` leads; None where that depends on the way by which it is reached."""
+    found, name = _target(target, base, places), target.rpartition("#")[2]
+    if name.startswith("/") or DYNAMIC_PLACE + name not in places or not places[f"{DYNAMIC_PLACE}{name}"]:
+        known = places.get(DYNAMIC_ROOT + name)
+        return known or (None if DYNAMIC_PLACE + name in places else found)
+    return found
+
+
 def _target(target: str, base: str, places: dict[str, str]) -> str:
-    whole = target if not base and target.startswith("#") else urljoin(base, target)
+    whole = target if not base and target.startswith("#") else _joined(base, target)
     resource, _, fragment = whole.partition("#")
     if whole in places:
         return places[whole]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from llamakit.plugins.samplers.grammar.automata import DFA, determinize, product
 from llamakit.plugins.samplers.grammar.build import NOTHING, alt, text
 from llamakit.plugins.samplers.grammar.errors import GrammarError
-from llamakit.plugins.samplers.grammar.regex import parse_pattern
 from llamakit.plugins.samplers.grammar.schema import numbers, texts
 from llamakit.plugins.samplers.grammar.schema.formats import WITHOUT_EFFECT, format_node
+from llamakit.plugins.samplers.grammar.schema.patterns import pattern_node
 from llamakit.plugins.samplers.grammar.schema.valid import all_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def text_conditions(converter: Converter, schema: Schema, pointer: str) -> list[
         try:
             if not isinstance(pattern, str):
                 raise GrammarError("it is a regular expression")
-            found.append(parse_pattern(pattern, search=True))
+            found.append(pattern_node(pattern))
         except GrammarError as error:
             converter.cannot(pointer, "pattern", str(error.message))
     for name in all_of(schema, "format"):
@@ -95,6 +95,7 @@ def number_node(converter: Converter, schema: Schema, pointer: str) -> Node:
     return alt(ways)
 
 
+MOST_BOUND = 10**310  # more than any number of 64 bits
 Bound = tuple[Decimal | None, bool]  # and whether it is excluded
 LOW = ("minimum", "exclusiveMinimum", max)
 HIGH = ("maximum", "exclusiveMaximum", min)
@@ -137,11 +138,10 @@ def _bound(converter: Converter, schema: Schema, pointer: str, key: str, exclusi
             continue
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise converter.error(pointer, name, "it is a number")
-        if not abs(value) <= 1e17:
-            unbounded = (value < 0) == (choose is max)
-            if not unbounded or math.isnan(value):
-                raise converter.error(pointer, name, "it is a number of at most 17 digits")
-            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise converter.error(pointer, name, "it is a finite number")
+        if abs(value) >= MOST_BOUND:
+            raise converter.error(pointer, name, f"it has more than {len(str(MOST_BOUND)) - 1} digits")
         exact = Decimal(str(value))
         if -int(exact.as_tuple().exponent) > numbers.MOST_DIGITS:
             raise converter.error(pointer, name, f"it has more than {numbers.MOST_DIGITS} places")

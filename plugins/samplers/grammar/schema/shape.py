@@ -6,7 +6,7 @@ from typing import Any
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(
-        ("properties", "patternProperties", "dependentRequired", "dependentSchemas", "dependencies"),
+        ("properties", "patternProperties", "\0properties", "dependentRequired", "dependentSchemas", "dependencies"),
         ((dict,), "an object by the names of properties"),
     ),
     **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), ((list,), "a list of schemas")),

@@ -82,9 +82,7 @@ def encoded(node: Node) -> Node:
 
 def encoded_automaton(node: Automaton) -> Automaton:
     """The same for an automaton: what must be escaped goes through states of its own."""
-    dfa = DFA()
-    dfa.edges, dfa.accepting = [list(state.edges) for state in node.states], [s.accepting for s in node.states]
-    return spelled(dfa, SPELLINGS).node()
+    return spelled(determinize(node), SPELLINGS).node()
 
 
 def conditioned(condition: Node, least: int, most: int | None) -> Node:

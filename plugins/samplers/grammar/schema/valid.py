@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.samplers.grammar.automata import accepts, determinize
 from llamakit.plugins.samplers.grammar.errors import GrammarError
-from llamakit.plugins.samplers.grammar.regex import parse_pattern
 from llamakit.plugins.samplers.grammar.schema.formats import format_node
-from llamakit.plugins.samplers.grammar.schema.merge import Both, normal
+from llamakit.plugins.samplers.grammar.schema.merge import UNSEEN, Both, normal
+from llamakit.plugins.samplers.grammar.schema.patterns import pattern_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -45,7 +45,7 @@ def kinds_of(value: Any) -> tuple[str, ...]:
 @lru_cache(maxsize=256)
 def matches(pattern: str, value: str) -> bool:
     """Whether a pattern is found in a text. GrammarError for patterns beyond the limits."""
-    return accepts(determinize(parse_pattern(pattern, search=True)), value)
+    return accepts(determinize(pattern_node(pattern)), value)
 
 
 class Validator:
@@ -147,7 +147,8 @@ def value_schemas(schema: Schema, name: str) -> list[Any]:
     """What the value of a property has to be: by its name, by patterns that its name matches, or as any other."""
     found = [schema["properties"][name]] if name in schema.get("properties", ()) else []
     found += [part for pattern, part in schema.get("patternProperties", {}).items() if matches(pattern, name)]
-    return found or [schema.get("additionalProperties", schema.get("unevaluatedProperties", True))]
+    found = found or [schema.get("additionalProperties", schema.get("unevaluatedProperties", True))]
+    return [*found, schema[UNSEEN][name]] if name in schema.get(UNSEEN, ()) else found
 
 
 def dependent(schema: Schema) -> list[tuple[str, Any]]:

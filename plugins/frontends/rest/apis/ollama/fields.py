@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from llamakit.plugins.frontends.rest.body import check, fill, sampler_options
 from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, checked_tools
-from llamakit.plugins.frontends.rest.constrain import constrained, constraint_key
+from llamakit.plugins.frontends.rest.constrain import constrained, schema_options
 from llamakit.plugins.frontends.rest.fields import (
     LARGEST,
     Extensions,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llamakit.engine.request import Request
     from llamakit.session import Session
 
-DEFAULTS = {"top_p": 0.9, "repeat_penalty": 1.1}  # where Ollama's differ from the samplers' own
+DEFAULTS = {"top_p": 0.9}  # where Ollama's differ from the samplers' own
 ROLES = ("system", "user", "assistant", "tool")
 Format = str | dict[str, Any]
 Think = bool | str
@@ -121,7 +121,7 @@ def format_options(state: ServerState, asked: Format) -> dict[str, Any]:
         return {}
     if isinstance(asked, str) and asked != "json":
         raise UsageError(f"format is {asked[:40]!r}", hint="json, or a JSON schema", param="format")
-    return {constraint_key(state, "json_schema", "format"): {"type": "object"} if asked == "json" else asked}
+    return schema_options(state, {"type": "object"} if asked == "json" else asked, "format")
 
 
 def variables(think: Think | None) -> dict[str, Any]:

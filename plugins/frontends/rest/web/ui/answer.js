@@ -94,7 +94,7 @@ export class Run {
     for (let tries = 1; ; tries += 1) {
       try {
         await this.#once();
-        return await this.#finish(this.stopping ? "stopped" : this.reason === "length" ? "limit" : "end");
+        return await this.#finish(this.stopping ? "stopped" : this.reason === "length" ? this.#limit() : "end");
       } catch (error) {
         if (this.stopping) return this.#finish("stopped");
         if (!(await this.#again(error, tries))) return this.#fail(error);
@@ -129,6 +129,11 @@ export class Run {
     else if (part.type === "prompt") this.#phase({ phase: "reading", prompt: part });
     else if (part.type === "error") throw new ApiError(Number(part.error.code) || 500, part.error, null, this.requestId);
     else this.#final(part);
+  }
+
+  /** What ran out: the tokens of an answer, or the context. */
+  #limit() {
+    return this.message.details?.stop_reason === "context" ? "context" : "limit";
   }
 
   #phase(state) {

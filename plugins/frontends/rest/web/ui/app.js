@@ -1,7 +1,7 @@
 /** Puts the page together: start, routes, the bar at the top, and the keys. */
 
 import { onRun, runs } from "./answer.js";
-import { ApiError, ServerGone } from "./api.js";
+import { ApiError, ServerGone, apiKey } from "./api.js";
 import { startComposer } from "./composer.js";
 import { button, byId, copyText, h } from "./dom.js";
 import { startKeys } from "./keys.js";
@@ -33,7 +33,7 @@ async function connect() {
     server.set({ state: props.model || props.models ? "ready" : "nomodel", props, samplers: null });
   } catch (error) {
     if (error instanceof ServerGone) server.set({ state: "gone" });
-    else if (error instanceof ApiError && error.status === 401) server.set({ state: "locked" });
+    else if (error instanceof ApiError && error.status === 401) server.set({ state: "locked", wrongKey: Boolean(apiKey.get()) });
     else if (error instanceof ApiError && error.status === 503) server.set({ state: "loading", progress: error.progress });
     else server.set({ state: "ready", problem: error.message });
   }
@@ -41,7 +41,8 @@ async function connect() {
 
 let before = "starting";
 
-function serverChanged({ state, props, wrongKey }) {
+function serverChanged({ state, props, wrongKey }, patch) {
+  if (patch.state === "locked") panel("dialog", ({ askForKey }) => askForKey(wrongKey, connect));
   if (state !== before) {
     const was = before;
     before = state;
@@ -49,9 +50,9 @@ function serverChanged({ state, props, wrongKey }) {
     if (state === "gone") alertReader("The server does not answer. Trying again.");
     if (state === "loading") say("Loading model");
     if (["gone", "loading", "draining"].includes(state)) probe(connect);
-    if (state === "locked") panel("dialog", ({ askForKey }) => askForKey(wrongKey, connect));
     banner("server", state === "gone" && "The server does not answer. What you write is kept.",
       button("Retry now", probeNow, { className: "small" }));
+    banner("key", state === "locked" && "The server wants an API key.", button("Give the key", () => server.set({ state: "locked" }), { className: "small" }));
     banner("model", state === "nomodel" && "The server has no model loaded.", h("code", { text: "llamakit serve -m model.gguf" }),
       button("Choose a model", () => byId("model").click(), { className: "small" }));
     if (state === "nomodel") alertReader("The server has no model loaded.");
@@ -83,8 +84,7 @@ function drawEmpty() {
     h("p", { class: "muted", text: base
       ? "This file has no chat template: it is a base model. The Notebook suits it; a chat here is sent as a plain transcript."
       : "Your conversations stay in this browser. Nothing leaves this machine and the server you see in the address bar." }),
-    h("div", { class: "examples" }, ...examples.map((text) => h("button", { type: "button", class: "example", text: text.trim(), on: { click: () => use(text) } }))),
-    button("Keys", () => byId("keys").click(), { className: "small quiet" }));
+    h("div", { class: "examples" }, ...examples.map((text) => h("button", { type: "button", class: "example", text: text.trim(), on: { click: () => use(text) } }))));
 }
 
 // ---- conversations and routes

@@ -1,6 +1,6 @@
 /** Cards that stand under a message: what went wrong, what was found, what can be done. */
 
-import { button, h } from "./dom.js";
+import { button, count, h } from "./dom.js";
 import { copied } from "./message.js";
 import { panelStyles } from "./dom.js";
 
@@ -26,6 +26,16 @@ export function failureCard(failure, view) {
 function overflowPlace(failure, view) {
   const place = h("div", { class: "card warn", role: "group", "aria-label": "The conversation does not fit" },
     h("strong", { text: failure.message }), h("p", { class: "muted", text: failure.found || "" }));
+  panelStyles();
+  import("./overflow.js").then(({ waysOut }) => waysOut(place, view)).catch(() => {});
+  return place;
+}
+
+/** An answer that filled the context: what makes room for more of it. */
+export function fullCard(view) {
+  const { prompt_tokens: read = 0, completion_tokens: written = 0 } = view.message.usage ?? {};
+  const place = h("div", { class: "card warn", role: "group", "aria-label": "The context is full" }, h("strong", { text: "The context is full" }),
+    h("p", { class: "muted", text: read ? `The conversation has ${count(read + written)} tokens, ${count(written)} of them in this answer.` : "" }));
   panelStyles();
   import("./overflow.js").then(({ waysOut }) => waysOut(place, view)).catch(() => {});
   return place;

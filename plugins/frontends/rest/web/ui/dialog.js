@@ -1,6 +1,6 @@
 /** Dialogs and popovers: the list of keys, the API key, menus. What opens one gets the focus back. */
 
-import { apiKey } from "./api.js";
+import { apiKey, request } from "./api.js";
 import { button, h, iconButton, panelStyles, submits, uniqueId } from "./dom.js";
 import { KEYS, MORE_KEYS, nameOf } from "./keys.js";
 import { saveSettings, settings } from "./state.js";
@@ -84,6 +84,7 @@ export function showKeys() {
     h("p", { class: "check" }, box, h("label", { for: box.id, text: "Use the keys with Ctrl and Alt" }))));
 }
 
+const REFUSED = "The server did not accept this key.";
 let asking = false;
 
 /** Asks for the API key; `done` is called when one was given. */
@@ -94,13 +95,24 @@ export async function askForKey(wrong, done) {
   const box = h("input", { type: "password", id, autocomplete: "off", autofocus: true, "aria-invalid": wrong ? "true" : null,
     "aria-describedby": `${id}-note` });
   const keep = h("input", { type: "checkbox", id: `${id}-keep` });
-  const give = () => {
+  const note = h("p", { id: `${id}-note`, role: "status", text: wrong ? REFUSED : "This server wants an API key with every request." });
+  const give = async () => {
     apiKey.set(box.value.trim(), keep.checked);
-    dialog.close("given");
+    try {
+      await request("props");
+    } catch (error) {
+      if (error.status === 401) return refuse();
+    }
+    return dialog.close("given");
+  };
+  const refuse = () => {
+    note.textContent = REFUSED;
+    box.setAttribute("aria-invalid", "true");
+    box.select();
   };
   box.addEventListener("keydown", (event) => submits(event, true) && (event.preventDefault(), give()));
   const dialog = await openDialog("API key", h("div", { class: "dialog-body" },
-    h("p", { id: `${id}-note`, text: wrong ? "The server did not accept this key." : "This server wants an API key with every request." }),
+    note,
     h("label", { for: id, text: "Key" }), box,
     h("p", { class: "check" }, keep, h("label", { for: keep.id, text: "Remember it in this browser" })),
     h("div", { class: "buttons" }, button("Use this key", give, { className: "primary" }), button("Cancel", () => dialog.close()))),

@@ -85,8 +85,8 @@ function contents(item) {
   const keyed = Boolean((item.security ?? root.security)?.length);
   return h("div", { class: "contents" },
     item.description ? h("p", {}, ...prose(item.description)) : null,
-    parametersNode(item.parameters), bodyNode(media, root), answerNode(answers, root), errorsNode(item.responses, root),
-    exampleNode({ ...item, body, keyed }));
+    exampleNode({ ...item, body, keyed }),
+    parametersNode(item.parameters), bodyNode(media, root), answerNode(answers, root), errorsNode(item.responses, root));
 }
 
 function parametersNode(parameters) {

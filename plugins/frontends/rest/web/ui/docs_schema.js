@@ -60,11 +60,13 @@ export function fieldsOf(given, root, depth = 0) {
   const choices = resolve(given, root).anyOf ?? [given];
   const outer = resolve(choices.find((one) => resolve(one, root).properties) ?? choices[0], root);
   const object = outer.type === "array" ? resolve(outer.items, root) : outer;
-  return Object.entries(object.properties ?? {}).map(([name, property]) => {
+  const needed = new Set(object.required ?? []);
+  const named = Object.entries(object.properties ?? {}).sort(([a], [b]) => needed.has(b) - needed.has(a)); // those first
+  return named.map(([name, property]) => {
     const { schema, optional } = withoutNull(property, root);
     const inner = schema.properties ? schema : schema.type === "array" ? resolve(schema.items, root) : null;
     return {
-      name, required: object.required?.includes(name) ?? false, optional, sampler: schema["x-sampler"] ?? "",
+      name, required: needed.has(name), optional, sampler: schema["x-sampler"] ?? "",
       type: typeText(schema, root), range: rangeText(schema), description: schema.description ?? "",
       default: schema.default === null || schema.default === undefined ? "" : JSON.stringify(schema.default),
       fields: inner?.properties && depth < 2 ? fieldsOf(inner, root, depth + 1) : [],

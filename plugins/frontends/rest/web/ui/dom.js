@@ -103,6 +103,7 @@ export function bytes(size) {
 }
 
 export const count = (value) => Number(value).toLocaleString("en");
+export const tokens = (n) => `${count(n)} ${n === 1 ? "token" : "tokens"}`;
 
 export function seconds(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;

@@ -1,6 +1,6 @@
 /** One message of the transcript: who, what, how it ended, and what can be done with it. */
 
-import { copyText, h, icon, iconButton, seconds } from "./dom.js";
+import { copyText, h, icon, iconButton, seconds, tokens } from "./dom.js";
 import { renderMarkdown, sourceOf } from "./markdown.js";
 import { server, settings } from "./state.js";
 import { StreamView } from "./stream.js";
@@ -137,7 +137,8 @@ export class MessageView {
     const { adapters, stop, edited, usage, sent } = this.message;
     const parts = (adapters ?? []).filter(({ scale }) => scale).map(({ name, scale }) => `${name} ×${scale}`);
     if (stop === "stopped") parts.push("Stopped");
-    if (stop === "limit") parts.push(`Reached the limit${usage?.completion_tokens ? ` of ${usage.completion_tokens} tokens` : ""}`);
+    if (stop === "limit") parts.push(`Reached the limit${usage?.completion_tokens ? ` of ${tokens(usage.completion_tokens)}` : ""}`);
+    if (stop === "context") parts.push("The context is full");
     if (edited) parts.push("Edited");
     if (sent) parts.push(sent);
     return parts.join(" · ");
@@ -153,7 +154,7 @@ export class MessageView {
     if (message.role === "user") return [copy, edit, this.branchSwitch()];
     return [copy, edit,
       tool("regenerate", "Regenerate", "redo", () => actions.regenerate(message)),
-      message.text && tool("continue", "Continue", "more", () => actions.continue(message)),
+      message.text && message.stop !== "context" && tool("continue", "Continue", "more", () => actions.continue(message)),
       message.stop === "limit" && tool("limit", "Raise the limit", "sliders", () => (location.hash = "#/s/output")),
       message.text && tool("probabilities", "Probabilities", "bars", () => actions.probabilities(this)),
       message.timings && h("button", { type: "button", class: "small quiet", data: { tool: "details" }, "aria-label": `Details: ${this.speed()}`,
@@ -184,8 +185,9 @@ export class MessageView {
   }
 
   /** A card for what went wrong, from its own module. */
-  showFailure(failure = this.message.error) {
+  showFailure(failure = this.message.error, full = this.message.stop === "context") {
     this.cards.replaceChildren();
+    if (full && !failure) import("./cards.js").then(({ fullCard }) => this.cards.replaceChildren(fullCard(this))).catch(() => {});
     if (failure) import("./cards.js").then(({ failureCard }) => this.cards.replaceChildren(failureCard(failure, this))).catch(() => {
       this.cards.replaceChildren(h("p", { class: "card error", text: failure.message }));
     });

@@ -2,7 +2,7 @@
 
 import { Run, onRun, runs } from "./answer.js";
 import { postJson } from "./api.js";
-import { button, byId, count, h, panelStyles, submits } from "./dom.js";
+import { button, byId, count, h, panelStyles, submits, tokens as written } from "./dom.js";
 import { fillInspector } from "./probs.js";
 import { current, saveConv, server, settings, titleOf } from "./state.js";
 import { everyFrame } from "./pin.js";
@@ -102,7 +102,7 @@ function countTokens() {
     try {
       const { tokens } = await postJson("tokenize", { content: value });
       if (doc !== here || parts.text.value !== value) return;
-      parts.counter.textContent = `${count(tokens.length)} tokens`;
+      parts.counter.textContent = written(tokens.length);
       here.conv.tokens = tokens.length;
       current.set({ doc: current.value.doc, patch: { tokens: tokens.length } });
     } catch {

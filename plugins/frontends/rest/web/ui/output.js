@@ -5,6 +5,7 @@ import { control } from "./controls.js";
 import { h, uniqueId } from "./dom.js";
 import { readField } from "./schema.js";
 import { path, saveConv, saveSettings, server, settings } from "./state.js";
+import { defaultLimit } from "./wire.js";
 
 /** Options of every request that belong to no sampler. */
 const FIELDS = {
@@ -17,7 +18,8 @@ const FIELDS = {
 export function fill(panel, doc) {
   const limit = server.value.props?.limits?.max_predict;
   for (const [name, schema] of Object.entries(FIELDS)) {
-    const field = readField(name, name === "max_tokens" && limit ? { ...schema, maximum: limit } : schema);
+    const own = { default: defaultLimit(doc.conv) ?? schema.default, ...(limit ? { maximum: limit } : {}) };
+    const field = readField(name, name === "max_tokens" ? { ...schema, ...own } : schema);
     field.lastSeed = () => path(doc).findLast(({ seed }) => Number.isFinite(seed))?.seed;
     if (name === "max_tokens") field.kind = "number";
     panel.append(control(field, doc.conv.params[name], (value) => {

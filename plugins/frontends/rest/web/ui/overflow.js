@@ -11,7 +11,8 @@ export async function waysOut(place, view) {
   const { doc, message, actions } = view;
   const shown = seenBy(doc.conv, path(doc, message.parent));
   const sizes = await Promise.all(shown.map(({ text }) => tokens(text)));
-  const total = sizes.reduce((sum, n) => sum + n, 0);
+  const begun = message.text ? await tokens(message.text) : 0; // an answer that is to go on
+  const total = sizes.reduce((sum, n) => sum + n, begun);
   const nCtx = server.value.props?.n_ctx ?? 0;
   const reserve = Math.min(doc.conv.params.max_tokens > 0 ? doc.conv.params.max_tokens : KEPT_FOR_ANSWER, nCtx / 2);
   const [dropped, left] = toDrop(sizes, total, (nCtx - reserve) * 0.95);
@@ -20,7 +21,7 @@ export async function waysOut(place, view) {
   place.append(h("div", { class: "buttons" },
     dropped > 0 && button(`Drop oldest turns (now ${count(total)} → ${count(left)} tokens)`, () => again({ firstSeen: shown[dropped].id }), { className: "small bordered" }),
     button("Allow context shift", () => again(params({ context_shift: true })), { className: "small bordered" }),
-    reserve > 64 && button(`Shorten the answer reserve (${count(reserve)} → ${count(Math.floor(reserve / 4))})`,
+    reserve > 64 && !begun && button(`Shorten the answer reserve (${count(reserve)} → ${count(Math.floor(reserve / 4))})`,
       () => again(params({ max_tokens: Math.floor(reserve / 4) })), { className: "small bordered" })));
 }
 

@@ -15,7 +15,7 @@ const IN_ORDER = new Set(["top_k", "tfs_z", "typical_p", "top_p", "min_p"]);
 
 export async function fill(panel, doc) {
   const { samplers } = server.value;
-  if (!samplers) return panel.append(h("p", { class: "problem", text: "The server's samplers are not known: it does not answer." }));
+  if (!samplers) return panel.append(h("p", { class: "problem", text: server.value.state === "locked" ? "The server wants an API key." : "The server's samplers are not known: it does not answer." }));
   const rows = new Map();
   const refresh = () => {
     for (const [field, row] of rows) row.update({ inactive: whyInactive(field, doc, samplers) });

@@ -7,6 +7,9 @@ import { toast } from "./status.js";
 
 export function fill(panel) {
   const { props, state } = server.value;
+  if (!props && state === "locked") {
+    return panel.append(h("p", { text: "The server wants an API key." }), button("Give the key", () => server.set({ state: "locked" }), { className: "small bordered" }));
+  }
   if (!props) return panel.append(h("p", { class: "problem", text: "The server does not answer." }));
   const { model, model_path: file, file_type: type, n_ctx: nCtx, n_ctx_train: trained, chat, infill, grammar, build, limits = {} } = props;
   const yes = (value) => (value ? "yes" : "no");

@@ -15,7 +15,7 @@ export function announce(name, run) {
   if (name === "writing") {
     say(`Writing${elsewhere}`);
     if (settings.value.aloud === "sentence" && !elsewhere) bySentence(run);
-  } else if (name === "queued") say(`Queued, ${run.state.value.ahead} ahead`);
+  } else if (name === "queued") say(run.state.value.ahead ? `Queued, ${run.state.value.ahead} ahead` : "Queued, next");
   else if (name === "loading") say("Loading model");
   else if (name === "busy") alertReader(run.state.value.error.message);
   else if (name === "stopped") say(`Stopped${elsewhere}`);
@@ -24,6 +24,7 @@ export function announce(name, run) {
 }
 
 function summary({ message, text, began }, elsewhere) {
+  if (message.stop === "context") return "The context is full";
   if (message.stop === "limit") return "Answer reached its limit";
   const words = text.trim().split(/\s+/).filter(Boolean).length;
   const told = `Answer complete${elsewhere}, ${words} words, ${seconds(Date.now() - began)}`;

@@ -2,7 +2,7 @@
 
 import { onRun, running, runs } from "./answer.js";
 import { ApiError, getJson, request } from "./api.js";
-import { button, byId, count, h, iconButton, seconds } from "./dom.js";
+import { button, byId, h, iconButton, seconds, tokens } from "./dom.js";
 import { current, server } from "./state.js";
 
 const REDRAW_MS = 250;
@@ -65,13 +65,13 @@ export function banner(concern, text, ...buttons) {
 export function describe(run) {
   const { phase, ahead, progress, prompt, until, error } = run.state.value;
   switch (phase) {
-    case "queued": return ["◔", `queued, ${ahead} ahead`, null];
+    case "queued": return ["◔", ahead ? `queued, ${ahead} ahead` : "queued, next", null];
     case "loading": return ["◑", `loading model ${Math.round((progress ?? 0) * 100)} %`, progress ?? 0];
     case "reading": return reading(prompt);
     case "writing": return ["●", writing(run), null];
     case "busy": return ["◔", `${error?.message ?? "the server is busy"}; trying again in ${Math.max(0, Math.ceil((until - Date.now()) / 1000))} s`, null];
     case "stopping": return ["■", "stopping", null];
-    case "stopped": return ["■", `stopped · ${count(run.tokens)} tokens`, null];
+    case "stopped": return ["■", `stopped · ${tokens(run.tokens)}`, null];
     case "failed": return ["▲", error.message, null];
     case "done": return ["●", finished(run), null];
     default: return ["◔", "sending", null];
@@ -86,14 +86,15 @@ function reading({ total, processed, cached = 0, ms }) {
 
 function writing(run) {
   const rate = run.rate === null ? "" : ` · ${run.rate.toFixed(1)} tok/s`;
-  return `writing${rate} · ${count(run.tokens)} tokens · first ${seconds(run.firstAt - run.began)}`;
+  return `writing${rate} · ${tokens(run.tokens)} · first ${seconds(run.firstAt - run.began)}`;
 }
 
-function finished({ message, tokens }) {
+function finished({ message, tokens: written }) {
   const { timings, usage } = message;
-  const n = timings?.predicted_n ?? usage?.completion_tokens ?? tokens;
+  const n = timings?.predicted_n ?? usage?.completion_tokens ?? written;
   const rate = timings?.predicted_per_second ? ` · ${timings.predicted_per_second.toFixed(1)} tok/s` : "";
-  return `ready · ${count(n)} tokens${rate}`;
+  const why = { limit: "limit reached", context: "context full" }[message.stop] ?? "ready";
+  return `${why} · ${tokens(n)}${rate}`;
 }
 
 let lastRun = null;

@@ -143,7 +143,7 @@ function attach(run) {
   unfollow();
   refresh();
   const view = views.get(run.message.id);
-  view.showFailure(null);
+  view.showFailure(null, false);
   view.beginStream();
   let lines = view.message.text.length;
   draw = everyFrame(() => {

@@ -11,6 +11,14 @@ export const PLAIN = { user: "User", bot: "Llama" };
 /** Whether a conversation goes through the model's chat template. */
 export const usesTemplate = (conv) => (conv.template?.plain === undefined ? server.value.props?.chat !== false : !conv.template.plain);
 
+const DEFAULT_LIMIT = 512;
+
+/** Tokens of an answer that nothing ends by itself: texts that are continued, and models without a chat template. */
+export function defaultLimit(conv) {
+  if (conv.kind !== "notebook" && usesTemplate(conv)) return null;
+  return Math.min(DEFAULT_LIMIT, server.value.props?.limits?.max_predict ?? DEFAULT_LIMIT);
+}
+
 /** The path and body of the request for the next answer. `messages`: what the model is to see, oldest first. */
 export function answerRequest(conv, messages, { probabilities = false, seed } = {}) {
   const kind = usesTemplate(conv) ? "chat" : "plain";
@@ -46,9 +54,11 @@ function asCompletion(body, probabilities) {
   if (probabilities) body.n_probs = LIKELIEST;
 }
 
-/** Only what the reader changed is sent: the server owns every default. */
+/** Only what the reader changed is sent, and a limit where nothing else ends the text: the server owns every default. */
 function common(conv, seed) {
   const body = { ...known(conv.params) };
+  const limit = defaultLimit(conv);
+  if (limit !== null) body.max_tokens ??= limit;
   if (conv.chain) body.samplers = conv.chain;
   if (conv.adapters) body.lora = conv.adapters.map(({ name, scale }) => ({ name, scale }));
   if (conv.model) body.model = conv.model;
