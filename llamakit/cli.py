@@ -170,7 +170,7 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    from llamakit.errors import LlamaKitError, ReaderGone
+    from llamakit.errors import NO_ROOM, LlamaKitError, ReaderGone
 
     _asked["color"] = colour("auto")
     try:
@@ -189,6 +189,11 @@ def run(args: list[str] | None = None) -> int:
     except (BrokenPipeError, ReaderGone):
         _silence_stdout()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            return _internal_error()
+        _silence_stdout()
+        return _show(LlamaKitError(f"{error.filename or 'the output'} cannot be written: {error.strerror}"), args)
     except Exception:
         return _internal_error()
 

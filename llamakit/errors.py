@@ -8,6 +8,10 @@ work (`hint`); `param` names the option or field at fault.
 
 from __future__ import annotations
 
+import errno
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # of an OSError: a full disk
+
 
 class LlamaKitError(Exception):
     """Something the user can put right."""
@@ -50,6 +54,12 @@ class ModelFileError(LlamaKitError):
 
     code = "model_file"
     exit_code = 3
+
+
+class FileWriteError(LlamaKitError, OSError):
+    """A file that could not be written, to a full disk for instance. What was there before is as it was."""
+
+    code = "cannot_write"
 
 
 class PluginError(LlamaKitError):

@@ -58,9 +58,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `max_predict`: most tokens of any answer (0: 8 contexts); `lora`: (file, scale) of adapters loaded at the start,
     `adapter_slots`: different selections of adapters in a step (0: 4 if `lora` names any); `lora_base`: a file with
     more exact values of the tensors that adapters change; `draft_model`: a small model that guesses ahead; `draft`:
-    most tokens guessed ahead (-1: as many as pay, 0: none); `max_queue`, `per_client`, `stall_seconds`: see
-    `ServiceOptions`; `chat_template`: in place of the file's, its source, a file of it, or a name (see
-    `ChatTemplate.chosen`).
+    most tokens guessed ahead (-1: as many as pay, 0: none); `max_queue`, `per_client`, `per_client_tokens`,
+    `stall_seconds`: see `ServiceOptions`; `chat_template`: in place of the file's, its source, a file of it, or a name
+    (see `ChatTemplate.chosen`).
     """
 
     backend: str = "auto"
@@ -81,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     draft: int = -1
     max_queue: int = 256
     per_client: int = 0
+    per_client_tokens: int = 0
     stall_seconds: float = 300.0
     chat_template: str = ""
 
@@ -250,7 +251,10 @@ class Session:
 
         settings = self.settings
         options = ServiceOptions(
-            max_queue=settings.max_queue, per_client=settings.per_client, stall_seconds=settings.stall_seconds
+            max_queue=settings.max_queue,
+            per_client=settings.per_client,
+            per_client_tokens=settings.per_client_tokens,
+            stall_seconds=settings.stall_seconds,
         )
         self.tokenizer.context = self.n_ctx  # from now on texts come from many
         in_file = bool(settings.backend_options.get("no_repack"))  # then the weights are read in every step

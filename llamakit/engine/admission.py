@@ -1,7 +1,8 @@
 """Who runs, who waits, and who makes room for whom.
 
-Priority comes first. Among equals, the client that has least running goes first, then who came first; a client that
-holds more than its share for longer than `QUANTUM` seconds gives a place to one that has waited for `PATIENCE` seconds.
+Priority comes first. Among equals, the client that has least running for its weight goes first, then who came first; a
+client that holds more than its share for longer than `QUANTUM` seconds gives a place to one that has waited for
+`PATIENCE` seconds.
 Who makes room goes back into the queue, and loses nothing but time.
 """
 
@@ -230,7 +231,7 @@ def in_turn(waiting: Sequence[Group], running: Sequence[Group]) -> Iterator[Grou
             if group.request.priority == priority:
                 queues.setdefault(group.owner, deque()).append(group)
         while queues:
-            owner = min(queues, key=lambda each: (counts[each], queues[each][0].number))
+            owner = min(queues, key=lambda each: (counts[each] / queues[each][0].weight, queues[each][0].number))
             group = queues[owner].popleft()
             counts[owner] += group.width
             if not queues[owner]:
@@ -247,15 +248,15 @@ def who_yields(group: Group, running: Sequence[Group], now: float) -> Group | No
     if now - group.submitted < PATIENCE:
         return None
     counts = shares(running)
-    fair = counts[group.owner] + group.width
+    fair = (counts[group.owner] + group.width) / group.weight
     more = [
         each
         for each in running
         if each.request.priority == priority
-        and counts[each.owner] - each.width >= fair
+        and (counts[each.owner] - each.width) / each.weight >= fair
         and now - each.entered >= QUANTUM
     ]
-    return max(more, key=lambda each: (counts[each.owner], each.order)) if more else None
+    return max(more, key=lambda each: (counts[each.owner] / each.weight, each.order)) if more else None
 
 
 def _unwanted(group: Group) -> bool:

@@ -16,7 +16,7 @@ from llamakit.engine.batch import Batch
 from llamakit.engine.failure import own_failure
 from llamakit.engine.kv_cache import BlockTable
 from llamakit.engine.request import Embed, Vectors
-from llamakit.errors import ContextLengthError, UsageError
+from llamakit.errors import ContextLengthError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,12 +63,20 @@ class _Text:
 class _Work:
     """One request for vectors."""
 
-    def __init__(self, embed: Embed, selection: Any) -> None:
-        self.embed, self.selection, self.slot = embed, selection, -1
+    def __init__(self, embed: Embed, selection: Any, gone: Callable[[], bool] | None) -> None:
+        self.embed, self.selection, self.slot, self.gone = embed, selection, -1, gone
         self.texts = [_Text(tokens, embed.pooling) for tokens in embed.prompts]
         self.next = 0  # the text that is evaluated now
         self.done = threading.Event()
         self.error: BaseException | None = None
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether whoever asked has left; what cannot tell is taken for a client that left."""
+        try:
+            return self.gone is not None and self.gone()
+        except BaseException:
+            return True
 
 
 class Embedder:
@@ -84,9 +92,18 @@ class Embedder:
         """The program is gone: compile it anew when it is needed."""
         self._runner = None
 
-    def wait(self, engine: Engine, embed: Embed, wait: Callable[[threading.Event], object] | None = None) -> Vectors:
-        """Queue texts and `wait` for the engine's thread to make their vectors; without one the caller steps."""
-        work = _Work(embed, check(engine, embed))
+    def wait(
+        self,
+        engine: Engine,
+        embed: Embed,
+        wait: Callable[[threading.Event], object] | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> Vectors:
+        """Queue texts and `wait` for the engine's thread to make their vectors; without one the caller steps.
+
+        `gone` tells whether whoever asked has left; then the rest is not evaluated (UnavailableError).
+        """
+        work = _Work(embed, check(engine, embed), gone)
         self._queue.append(work)
         if wait is not None:
             wait(work.done)
@@ -107,6 +124,8 @@ class Embedder:
 
     def turn(self, engine: Engine) -> bool:
         """Evaluate one batch of the oldest request; False when there is none, or no room for it yet."""
+        for each in [each for each in self._queue if each.unwanted]:
+            self._end(engine, each, UnavailableError("whoever asked for vectors has left"))
         if not self._queue:
             return False
         work = self._queue[0]
@@ -185,8 +204,8 @@ class Embedder:
         work.done.set()
 
     def _release(self, engine: Engine, work: _Work) -> None:
-        if self._queue and self._queue[0] is work:
-            self._queue.popleft()
+        if work in self._queue:
+            self._queue.remove(work)
         for text in work.texts:
             if text.table is not None:
                 text.table.release()

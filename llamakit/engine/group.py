@@ -49,7 +49,7 @@ class Group:
         request = job.request
         self.job, self.request, self.tokenizer, self.number = job, request, tokenizer, number
         self.prepared, self.max_tokens, self.width = prepared, prepared.max_tokens, prepared.width
-        self.order, self.owner = (-request.priority, number), job.owner
+        self.order, self.owner, self.weight = (-request.priority, number), job.owner, job.weight
         self.selection, self.slot = prepared.selection, -1
         self.adapters: tuple[tuple[str, float], ...] = getattr(prepared.selection, "names", ())
         # Where its blocks are found again: by requests like it, or, if it shares none, only by itself after a break.

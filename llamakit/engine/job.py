@@ -56,13 +56,19 @@ Event = Queued | PromptProgress | Token | Finished
 class Job:
     """One request and its events. `gone` tells whether whoever asked has left; the engine asks it every step.
 
-    `owner`: the client it belongs to, "" for nobody in particular.
+    `owner`: the client it belongs to, "" for nobody in particular; one of `weight` 2 gets twice the share of one of 1.
     """
 
     def __init__(
-        self, request: Request, *, id: str = "", gone: Callable[[], bool] | None = None, owner: str = ""
+        self,
+        request: Request,
+        *,
+        id: str = "",
+        gone: Callable[[], bool] | None = None,
+        owner: str = "",
+        weight: float = 1.0,
     ) -> None:
-        self.request, self.id, self.gone, self.owner = request, id, gone, owner
+        self.request, self.id, self.gone, self.owner, self.weight = request, id, gone, owner, weight
         self.width = max(request.n, request.best_of, request.beams)  # sequences at once, guides not counted
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._open = set(range(request.n))  # answers not finished yet

@@ -43,11 +43,13 @@ STARTS_SECONDS = 60.0
 class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`max_queue`: requests that may wait; `stall_seconds`: a step that takes longer is reported as stuck.
 
-    `per_client`: sequences that one client may have, waiting and running; 0: any.
+    `per_client`: sequences that one client may have, waiting and running; `per_client_tokens`: tokens of the prompts of
+    these; 0: any.
     """
 
     max_queue: int = 256
     per_client: int = 0
+    per_client_tokens: int = 0
     stall_seconds: float = 300.0
 
 
@@ -107,11 +109,19 @@ class Service:
 
     # -- from any thread ----------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, *, id: str = "", gone: Callable[[], bool] | None = None, owner: str = "") -> Job:
+    def submit(
+        self,
+        request: Request,
+        *,
+        id: str = "",
+        gone: Callable[[], bool] | None = None,
+        owner: str = "",
+        weight: float = 1.0,
+    ) -> Job:
         """Queue a request. What is wrong with it is raised here; what happens later comes as an event.
 
         `id` names it for `cancel`; a random one is made if it is empty or in use. `gone` tells whether the client left;
-        `owner` names the client, so that no one gets more than its share.
+        `owner` names the client, so that no one gets more than its share, which `weight` makes larger or smaller.
         """
         self._check_open()
         prepared = self.engine.prepare(request)
@@ -121,7 +131,7 @@ class Service:
                     f"too many requests wait: {self.n_waiting} of at most {self.options.max_queue}",
                     hint="try again later", retry_after=self._retry_after(),
                 )  # fmt: skip
-            job = Job(request, id=self._free_id(id), gone=gone, owner=owner)
+            job = Job(request, id=self._free_id(id), gone=gone, owner=owner, weight=weight)
             self._check_share(job)
             if not self._jobs:
                 self._moved = time.monotonic()
@@ -132,12 +142,15 @@ class Service:
             self._fail_all(self._closed())
         return job
 
-    def embed(self, embed: Embed) -> Vectors:
-        """Vectors for texts; waits for them. Generation goes on meanwhile, a batch in turn."""
+    def embed(self, embed: Embed, *, gone: Callable[[], bool] | None = None) -> Vectors:
+        """Vectors for texts; waits for them. Generation goes on meanwhile, a batch in turn.
+
+        `gone` tells whether the client left; then the rest is not evaluated, and UnavailableError ends it.
+        """
         self._check_open()
         if self.engine.embedder is None:
             raise UnavailableError("this engine makes no embeddings")
-        return self.engine.embedder.wait(self.engine, embed, self._wait)
+        return self.engine.embedder.wait(self.engine, embed, self._wait, gone)
 
     def cancel(self, id: str, owner: str | None = None) -> bool:
         """Cancel a request by its id; False if there is none (any more), or if it is not that `owner`'s."""
@@ -381,13 +394,18 @@ class Service:
 
     def _check_share(self, job: Job) -> None:
         """Raise QueueFullError for a request of a client that has as many as it may."""
-        most = self.options.per_client
-        held = sum(each.width for each in self._jobs.values() if each.owner == job.owner and not each.finished)
-        if most and held + job.width > most:
-            raise QueueFullError(
-                f"too many requests of one client: {held} of at most {most} sequences",
-                hint="try again when one of them is done", retry_after=self._retry_after(),
-            )  # fmt: skip
+        mine = [each for each in self._jobs.values() if each.owner == job.owner and not each.finished]
+        width, tokens = sum(each.width for each in mine), sum(len(each.request.prompt) for each in mine)
+        for held, more, most, what in (
+            (width, job.width, self.options.per_client, "sequences"),
+            (tokens, len(job.request.prompt), self.options.per_client_tokens, "tokens of prompts"),
+        ):
+            if most and held + more > most:
+                raise QueueFullError(
+                    f"too many requests of one client: {held:,} of at most {most:,} {what}, {more:,} more are asked",
+                    hint="try again when one of them is done" if mine else "a smaller request",
+                    retry_after=self._retry_after(),
+                )
 
     def _free_id(self, id: str) -> str:
         while not id or id in self._jobs:

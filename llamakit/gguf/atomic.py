@@ -4,30 +4,61 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from llamakit.errors import NO_ROOM, FileWriteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+def whole_file(path: str | Path, n_bytes: int = 0) -> Iterator[BinaryIO]:
     """A file to write to, beside `path` under another name: flushed to the disk and renamed at the end.
 
-    An exception inside the block leaves no file, and leaves one that was there before as it was.
+    An exception inside the block leaves no file, and leaves one that was there before as it was. What the disk does not
+    take is a FileWriteError, which says what was needed where `n_bytes`, the size of it all, is known.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    written = 0
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Not `tempfile`: its files are for their owner alone, and a model is read by whoever the umask lets.
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
-            yield file
-            file.flush()
+            try:
+                yield file
+                file.flush()
+            finally:
+                with suppress(OSError, ValueError):
+                    written = os.fstat(file.fileno()).st_size
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        ours = ("None", str(path), str(path.parent), str(temporary))
+        if isinstance(error, OSError) and not isinstance(error, FileWriteError) and str(error.filename) in ours:
+            raise write_error(path, error, max(n_bytes, written)) from error
         raise
+
+
+def write_error(path: Path, error: OSError, n_bytes: int = 0) -> FileWriteError:
+    """What to say when a file, of `n_bytes` or more, cannot be written."""
+    reason = error.strerror or str(error)
+    found = hint = ""
+    if error.errno in NO_ROOM:
+        with suppress(OSError):
+            free = shutil.disk_usage(path.parent).free
+            found = f"it takes {_size(n_bytes)} or more; {_size(free)} are free in {path.parent}"
+        hint = "make room there, or name a file on another disk"
+    made = FileWriteError(f"{path} cannot be written: {reason}", found=found, hint=hint)
+    made.errno, made.strerror = error.errno, reason
+    return made
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.1f} MiB"

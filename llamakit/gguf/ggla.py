@@ -6,7 +6,6 @@ Little-endian: u32 magic, version, r, alpha; then, until the file ends, tensors:
 
 from __future__ import annotations
 
-import mmap
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf.atomic import whole_file
 from llamakit.gguf.constants import MAX_NAME_BYTES
+from llamakit.gguf.file_bytes import FileBytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,16 +54,16 @@ def write_ggla(path: str | Path, r: int, alpha: int, tensors: Mapping[str, npt.N
 class _Cursor:
     """Reads from a mapped file; a read past its end is a ModelFileError."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: FileBytes) -> None:
         self.path, self.data, self.at = path, data, 0
 
-    def take(self, n: int, what: str) -> memoryview:
+    def take(self, n: int, what: str) -> bytes:
         """The next `n` bytes."""
         left = len(self.data) - self.at
         if n > left:
             raise self.damaged(f"{what} at byte {self.at} takes {n} bytes, the file has {left} more")
         self.at += n
-        return memoryview(self.data)[self.at - n : self.at]
+        return self.data[self.at - n : self.at]
 
     def integers(self, n: int, what: str) -> tuple[int, ...]:
         """The next `n` unsigned integers of 32 bits."""
@@ -77,7 +77,7 @@ class _Cursor:
 def read_ggla(path: str | Path) -> GGLAFile:
     """Read a whole file. Raises ModelFileError for anything that does not add up."""
     path = Path(path)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with FileBytes(path) as data:
         cursor = _Cursor(path, data)
         magic, version, r, alpha = struct.unpack("<4sIII", cursor.take(16, "the head"))
         if magic != MAGIC:
@@ -103,7 +103,7 @@ def _tensor(cursor: _Cursor) -> tuple[str, npt.NDArray[np.float32]]:
     if not 1 <= n_dims <= 2 or not 1 <= n_name <= MAX_NAME_BYTES:
         raise cursor.damaged(f"a tensor before byte {cursor.at} has {n_dims} dimensions and a name of {n_name} bytes")
     sizes = cursor.integers(n_dims, "a tensor's sizes")
-    name = bytes(cursor.take(n_name, "a tensor's name")).decode("utf-8", "replace")
+    name = cursor.take(n_name, "a tensor's name").decode("utf-8", "replace")
     if kind not in DTYPES:
         raise cursor.damaged(f"tensor {name!r} is of type {kind}; 0 (F32) and 1 (F16) exist in ggla files")
     cursor.take(-cursor.at % ALIGNMENT, f"the padding of tensor {name!r}")
@@ -111,6 +111,4 @@ def _tensor(cursor: _Cursor) -> tuple[str, npt.NDArray[np.float32]]:
     if n_value == 0:
         raise cursor.damaged(f"tensor {name!r} has a size of 0")
     raw = cursor.take(n_value * DTYPES[kind].itemsize, f"tensor {name!r}")
-    values = np.frombuffer(raw, DTYPES[kind]).reshape(sizes[::-1]).astype(np.float32)
-    raw.release()
-    return name, values
+    return name, np.frombuffer(raw, DTYPES[kind]).reshape(sizes[::-1]).astype(np.float32)

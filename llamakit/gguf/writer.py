@@ -100,7 +100,8 @@ class GGUFWriter:
 
     def write(self) -> None:
         """Write to a temporary file beside the target, flush it to the disk, and rename it."""
-        with whole_file(self.path) as file:
+        n_bytes = sum(self._aligned(n_bytes) for _, _, n_bytes, _ in self._tensors.values())
+        with whole_file(self.path, n_bytes + sum(map(len, self._metadata.values()))) as file:
             self._write(file)
 
     def _write(self, file: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import numpy as np
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf.atomic import whole_file
 from llamakit.gguf.constants import GGMLType
+from llamakit.gguf.file_bytes import FileBytes
 from llamakit.gguf.native import dequantize, quantize
 
 if TYPE_CHECKING:
@@ -38,20 +38,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], di
     Raises ModelFileError for anything that does not add up, and for tensors that are not of floats.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with FileBytes(path) as data:
             head, start = _head(path, data)
             metadata = head.pop("__metadata__", {})
             types = {name: _check(path, name, record, len(data) - start) for name, record in head.items()}
             tensors = {name: _values(data, start, record, types[name]) for name, record in head.items()}
     except FileNotFoundError:
         raise ModelFileError(f"no file {path}") from None
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+    except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from None
     texts = {str(key): str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
     return tensors, texts, types
 
 
-def _head(path: Path, data: mmap.mmap) -> tuple[dict[str, Any], int]:
+def _head(path: Path, data: FileBytes) -> tuple[dict[str, Any], int]:
     """The parsed head, and where the tensors begin."""
     size = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
     if not 2 <= size <= min(MAX_HEAD, len(data) - 8):
@@ -81,7 +81,7 @@ def _check(path: Path, name: str, record: Any, left: int) -> GGMLType:
     return DTYPES[dtype]
 
 
-def _values(data: mmap.mmap, start: int, record: Any, type: GGMLType) -> npt.NDArray[np.float32]:
+def _values(data: FileBytes, start: int, record: Any, type: GGMLType) -> npt.NDArray[np.float32]:
     begin, end = record["data_offsets"]
     raw, shape = np.frombuffer(data[start + begin : start + end], np.uint8), tuple(record["shape"])
     if type == GGMLType.F64:

@@ -81,6 +81,7 @@ def write_error(path: Path, error: OSError) -> LlamaKitError:
     """Why a file of a run could not be written."""
     return LlamaKitError(
         f"{path} cannot be written: {error.strerror or error}",
+        found=getattr(error, "found", ""),
         hint="the last checkpoint is as it was; make room and go on with llamakit finetune resume",
     )
 

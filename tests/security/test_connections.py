@@ -36,7 +36,7 @@ def sockets(server):
         yield make
 
 
-def healthy(client, seconds=10.0):
+def healthy(client, seconds=50.0):
     began = time.monotonic()
     assert client.get("/health")[0] == 200
     return time.monotonic() - began < seconds
@@ -96,6 +96,26 @@ def test_a_slow_but_steady_body_is_waited_for(server, monkeypatch):
             time.sleep(0.1)
         with connection.getresponse() as response:
             assert response.status == 200
+
+
+def test_bodies_that_come_slowly_count_before_they_are_whole(serve, sockets):
+    small = serve(request_memory="4M")
+    head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
+    held = [sockets(head + b"x" * 1_500_000, client=small) for _ in range(2)]
+    end = time.monotonic() + 60
+    while small.state.memory.taken < 3_000_000 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert 3_000_000 <= small.state.memory.taken <= 4 << 20
+    with contextlib.suppress(OSError):  # it is refused while it is sent
+        late = sockets(head + b"x" * 1_500_000, client=small)
+    assert b" 429 " in late.recv(1000)
+    assert healthy(small)
+    assert small.post("/completion", {"prompt": "Once", "n_predict": 1})[0] == 200
+    for sock in held:
+        sock.close()
+    while small.state.memory.taken and time.monotonic() < end:
+        time.sleep(0.01)
+    assert small.state.memory.taken == 0
 
 
 def test_an_answer_that_nobody_reads_is_given_up(server, sockets, monkeypatch):

@@ -129,7 +129,15 @@ def test_key_files(tmp_path):
     assert found.find("four").may(Role.ADMIN)
     assert found.find("five") is None
     assert "one" not in repr(found.find("one"))
-    file.write_text("one owner\n")
+    file.write_text("one use weight=2.5\ntwo weight=0.5,observe\nthree\n")
+    keys = read_keys(ServeOptions(api_key_file=str(file)))
+    assert [keys.find(each).weight for each in ("one", "two", "three")] == [2.5, 0.5, 1.0]
+    assert keys.find("two").roles == {Role.OBSERVE}
+    for wrong in ("", "0", "-1", "nan", "1e9", "x"):
+        file.write_text(f"one weight={wrong}")
+        with pytest.raises(UsageError, match=r"line 1: weight cannot be"):
+            read_keys(ServeOptions(api_key_file=str(file)))
+    file.write_text("two owner\n")
     with pytest.raises(UsageError, match="no role 'owner'"):
         read_keys(ServeOptions(api_key_file=str(file)))
     assert not Keys(["x"]).several
@@ -201,10 +209,10 @@ def test_settings_from_elsewhere_are_named_at_the_start(tmp_path, monkeypatch):
 # -- fairness -------------------------------------------------------------------------------------------------------
 
 
-def group(number, owner, priority=0, width=1, waited=0.0, ran=0.0):
+def group(number, owner, priority=0, width=1, waited=0.0, ran=0.0, weight=1.0):
     return SimpleNamespace(
-        number=number, owner=owner, width=width, order=(-priority, number), submitted=-waited, entered=-ran,
-        request=SimpleNamespace(priority=priority),
+        number=number, owner=owner, width=width, weight=weight, order=(-priority, number),
+        submitted=-waited, entered=-ran, request=SimpleNamespace(priority=priority),
     )  # fmt: skip
 
 
@@ -226,6 +234,15 @@ def test_who_makes_room():
     assert who_yields(group(9, "b", waited=2, width=3), running, 0) is None  # it would have more than the other
     assert who_yields(group(9, "c", waited=2), [group(1, "a", ran=0.1), group(2, "a", ran=0.1)], 0) is None
     assert who_yields(group(9, "a", priority=1), running, 0).number == 4
+
+
+def test_shares_go_by_weight():
+    waiting = [group(i, "a", weight=3) for i in range(4)] + [group(i, "b") for i in range(4, 6)]
+    assert [each.number for each in in_turn(waiting, [])] == [0, 4, 1, 2, 3, 5]
+    running = [group(i, "a", ran=5, weight=3) for i in range(4)]
+    assert who_yields(group(9, "b", waited=2), running, 0).number == 3  # four are more than three to one
+    assert who_yields(group(9, "b", waited=2), running[:3], 0) is None
+    assert who_yields(group(9, "c", waited=2, weight=9), running[:3], 0).number == 2
 
 
 @pytest.fixture
@@ -278,8 +295,23 @@ def test_sequences_of_one_client_are_limited(hash_model):
     service.close()
 
 
-def test_a_limit_of_a_server_holds_for_keys(serve):
-    server = serve(api_key=["a", "b"], settings={"per_client": 1}, max_predict=100_000)
+def test_tokens_of_one_client_are_limited(hash_model):
+    service = Service(hash_model.make_engine(n_ctx=2000, n_block=3000), ServiceOptions(per_client_tokens=1000))
+    service.engine.runner.program.hook = lambda: time.sleep(0.002)
+    jobs = [service.submit(request(prompt=[1] * 600), owner="a")]
+    with pytest.raises(QueueFullError, match="600 of at most 1,000 tokens of prompts, 500 more are asked"):
+        service.submit(request(prompt=[1] * 500), owner="a")
+    with pytest.raises(QueueFullError, match="0 of at most 1,000 tokens"):
+        service.submit(request(prompt=[1] * 1001), owner="c")
+    jobs += [service.submit(request(prompt=[1] * 400), owner=owner) for owner in "ab"]
+    for job in jobs:
+        job.cancel()
+    service.close()
+
+
+@pytest.mark.parametrize("limits", [{"per_client": 1}, {"per_client_tokens": 7}])
+def test_a_limit_of_a_server_holds_for_keys(serve, limits):
+    server = serve(api_key=["a", "b"], settings=limits, max_predict=100_000)
     with server.open("/completion", LONG, bearer("a")) as response:
         response.read1()
         assert server.post("/completion", {"prompt": "x", "n_predict": 1}, bearer("a"))[0] == 429

@@ -21,6 +21,7 @@ import numpy as np
 
 from llamakit.errors import ModelFileError
 from llamakit.gguf import ValueType
+from llamakit.gguf.file_bytes import FileBytes
 from llamakit.train.tools_2023.checkpoint import FIRST, PAST, SECOND, Checkpoint2023, OptimizerState, with_optimizer
 
 if TYPE_CHECKING:
@@ -45,9 +46,8 @@ LBFGS = (
 class _Cursor:
     """Reads a file; a read past its end is a ModelFileError."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.at = path, 0
-        self.data = np.memmap(path, np.uint8, mode="r")
+    def __init__(self, data: FileBytes) -> None:
+        self.data, self.path, self.at = data, data.path, 0
 
     @property
     def left(self) -> int:
@@ -63,7 +63,7 @@ class _Cursor:
         if n > self.left:
             raise self.wrong(f"{n} bytes at {self.at} are wanted, {self.left} are left")
         self.at += n
-        return self.data[self.at - n : self.at]
+        return np.frombuffer(self.data[self.at - n : self.at], np.uint8)
 
     def tensor(self, what: str) -> Any:
         """The next tensor in numpy order, or None for one that is not there."""
@@ -85,11 +85,15 @@ class _Cursor:
 
 def read_before_gguf(path: Path, order: Order | None = None) -> Checkpoint2023:
     """Read a whole file. What such files do not say, the norms' epsilon and the context, has the value of then."""
-    c = _Cursor(path)
+    with FileBytes(path) as data:
+        return _read(_Cursor(data), order)
+
+
+def _read(c: _Cursor, order: Order | None) -> Checkpoint2023:
     magic = c.take(4).tobytes()
     version, iterations, samples, tokens = c.unpack("4I")
     if version != 0:
-        raise ModelFileError(f"{path} is a checkpoint of version {version}; version 0 can be read")
+        raise ModelFileError(f"{c.path} is a checkpoint of version {version}; version 0 can be read")
     n_vocab, n_embd, n_mult, n_head, n_layer, n_rot = c.unpack("6I")
     if not (0 < n_layer < 4096 and n_embd and n_head and n_mult):
         raise c.wrong(f"it is for {n_layer} layers of {n_embd} values and {n_head} heads")

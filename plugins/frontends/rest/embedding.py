@@ -7,21 +7,37 @@ from typing import TYPE_CHECKING, Any
 from llamakit.plugins.frontends.rest.body import wrong
 from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens
 
-from llamakit.errors import UsageError
+from llamakit.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import falcon
+
+    from llamakit.engine.request import Embed, Vectors
     from llamakit.session import Session
     from llamakit.tokenizer import Tokenizer
 
 
 MOST_TEXTS = 2048
-
-
 MOST_TOKENS = 1 << 20  # of all texts together
 
 
-def text_tokens(tokenizer: Tokenizer, given: str | list[Any], param: str = "input") -> list[list[int]]:
-    """The tokens of every text; control tokens in texts are text."""
+def client_gone(req: falcon.Request) -> Callable[[], bool] | None:
+    """What tells whether a request's client has left."""
+    gone: Callable[[], bool] | None = req.env.get("waitress.client_disconnected")
+    return gone
+
+
+def embed(req: falcon.Request, session: Session, texts: Embed) -> Vectors:
+    """The vectors of texts, for as long as the client waits for them."""
+    return session.service.embed(texts, gone=client_gone(req))
+
+
+def text_tokens(
+    tokenizer: Tokenizer, given: str | list[Any], param: str = "input", gone: Callable[[], bool] | None = None
+) -> list[list[int]]:
+    """The tokens of every text; control tokens in texts are text. Ends when `gone` says that the client left."""
     single = isinstance(given, str) or (bool(given) and all(type(item) is int for item in given))
     texts: list[Any] = [given] if single else list(given)
     if not 1 <= len(texts) <= MOST_TEXTS:
@@ -29,6 +45,8 @@ def text_tokens(tokenizer: Tokenizer, given: str | list[Any], param: str = "inpu
     found = []
     for number, text in enumerate(texts):
         place = param if single else f"{param}[{number}]"
+        if gone is not None and gone():
+            raise UnavailableError("the client has left")
         if isinstance(text, int):
             raise UsageError(f"{param} mixes token ids with texts", hint="arrays of token ids, or texts", param=param)
         if not text:

@@ -10,6 +10,7 @@ import msgspec
 
 from llamakit.errors import (
     ContextLengthError,
+    FileWriteError,
     LlamaKitError,
     NotFoundError,
     OutOfMemoryError,
@@ -58,6 +59,7 @@ STATUS: tuple[tuple[type[LlamaKitError], str], ...] = (
     (QueueFullError, falcon.HTTP_429),
     (UnavailableError, falcon.HTTP_503),
     (OutOfMemoryError, falcon.HTTP_503),
+    (FileWriteError, falcon.HTTP_507),
 )
 TYPES = {
     "400": "invalid_request_error",

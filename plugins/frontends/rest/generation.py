@@ -53,7 +53,7 @@ class Exchange:
         """
         if self.state.several_keys:  # what one asked must not show in how fast another is answered
             request = msgspec.structs.replace(request, cache_salt=f"{self.key.id} {request.cache_salt}")
-        job = session.service.submit(request, id=self.id, gone=self.gone, owner=self.owner)
+        job = session.service.submit(request, id=self.id, gone=self.gone, owner=self.owner, weight=self.key.weight)
         meter = Meter(self.state.metrics, api)
         job.observer = meter.look
         self._stack.callback(_end, job, meter, self.context)

@@ -1,7 +1,8 @@
 """API keys and what each of them may: `use` the models, `observe` the server, `admin` everything.
 
-A line of a key file is a key, then its roles if it has others than `use`; `#` starts a comment. Keys of the command
-line and of settings are those of who runs the server: they may everything.
+A line of a key file is a key, then its roles if it has others than `use`, and `weight=2` for one whose share is twice
+that of others; `#` starts a comment. Keys of the command line and of settings are those of who runs the server: they
+may everything.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_WRONG = 20  # keys of one address that are not known, within `WRONG_SECONDS`
 WRONG_SECONDS = 60.0
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0  # of a key's share
 MOST_ADDRESSES = 4096  # that wrong keys are counted of
 
 
@@ -38,10 +40,11 @@ class Role(StrEnum):
 
 
 class Key(msgspec.Struct, frozen=True):
-    """A known key, without the key itself. `id` tells keys apart and cannot be turned back."""
+    """A known key, without the key itself. `id` tells keys apart and cannot be turned back; `weight`: of its share."""
 
     id: str
     roles: frozenset[Role]
+    weight: float = 1.0
 
     def may(self, role: Role) -> bool:
         """Whether it has a role."""
@@ -54,12 +57,12 @@ EVERYBODY = Key("", frozenset(Role))  # where no key is needed
 class Keys:
     """The API keys, kept as hashes only."""
 
-    def __init__(self, keys: Iterable[str | tuple[str, frozenset[Role]]]) -> None:
+    def __init__(self, keys: Iterable[str | tuple[str, frozenset[Role]] | tuple[str, frozenset[Role], float]]) -> None:
         self._keys: dict[bytes, Key] = {}
         for each in keys:
-            key, roles = each if isinstance(each, tuple) else (each, frozenset({Role.ADMIN}))
+            key, *granted = each if isinstance(each, tuple) else (each, frozenset({Role.ADMIN}))
             digest = _digest(key)
-            self._keys[digest] = Key(hashlib.sha256(b"llamakit key " + digest).hexdigest()[:16], roles)
+            self._keys[digest] = Key(hashlib.sha256(b"llamakit key " + digest).hexdigest()[:16], *granted)
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -84,16 +87,16 @@ def _digest(key: str) -> bytes:
 
 def read_keys(options: ServeOptions) -> Keys:
     """The keys of the settings and of the key file."""
-    keys: list[tuple[str, frozenset[Role]]] = [(key, frozenset({Role.ADMIN})) for key in options.api_key]
+    keys = [(key, frozenset({Role.ADMIN}), 1.0) for key in options.api_key]
     if options.api_key_file:
         keys += _lines(Path(options.api_key_file))
-    for key, _ in keys:
+    for key, *_ in keys:
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise UsageError("an API key is empty or has spaces or unusual characters", param="api_key")
     return Keys(keys)
 
 
-def _lines(file: Path) -> list[tuple[str, frozenset[Role]]]:
+def _lines(file: Path) -> list[tuple[str, frozenset[Role], float]]:
     """The keys in a file; one that is named but holds none would leave the server open."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -104,20 +107,37 @@ def _lines(file: Path) -> list[tuple[str, frozenset[Role]]]:
     for number, line in enumerate(text.splitlines()):
         words = line.split("#")[0].split()
         if words:
-            found.append((words[0], _roles(words[1:], f"{file}, line {number + 1}")))
+            found.append((words[0], *_granted(words[1:], f"{file}, line {number + 1}")))
     if not found:
         raise UsageError(f"the key file {file} holds no key", param="api_key_file")
     return found
 
 
-def _roles(words: list[str], where: str) -> frozenset[Role]:
-    names = [name for word in words for name in word.split(",") if name]
+def _granted(words: list[str], where: str) -> tuple[frozenset[Role], float]:
+    """The roles and the weight after a key."""
+    names, weight = [name for word in words for name in word.split(",") if name], 1.0
+    for name in [name for name in names if name.startswith("weight=")]:
+        names.remove(name)
+        weight = _weight(name.partition("=")[2], where)
     for name in names:
         if name not in tuple(Role):
             raise UsageError(
                 f"{where}: no role {name[:40]!r}", hint=f"KEY ROLE ..., roles: {', '.join(Role)}", param="api_key_file"
             )
-    return frozenset(map(Role, names)) or frozenset({Role.USE})
+    return frozenset(map(Role, names)) or frozenset({Role.USE}), weight
+
+
+def _weight(text: str, where: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise UsageError(
+            f"{where}: weight cannot be {text[:40]!r}", hint=f"a number from {LEAST_WEIGHT} to {MOST_WEIGHT:g}",
+            param="api_key_file",
+        )  # fmt: skip
+    return weight
 
 
 class WrongKeys:

@@ -36,6 +36,10 @@ class ServeOptions(Options, frozen=True):
     per_client: Annotated[
         int, Meta(ge=0, le=65536, description="Sequences of one key or address, waiting and running; 0 = any number.")
     ] = 0
+    per_client_tokens: Annotated[
+        int,
+        Meta(ge=0, le=1 << 40, description="Tokens of the prompts of one key or address; 0 = any number."),
+    ] = 0
     stall: Annotated[
         float, Meta(gt=0, le=86400, description="Seconds without a step, while there is work, until /health fails.")
     ] = 300.0
@@ -56,7 +60,8 @@ class ServeOptions(Options, frozen=True):
     rope_freq_scale: Annotated[float, Meta(ge=0, le=1e6, description="Linear scale of RoPE; 0 = the model's.")] = 0.0
     api_key: Annotated[list[str], Meta(description="Keys that clients may use; none = no key is needed.")] = []
     api_key_file: Annotated[
-        str, Meta(description="File of keys, one a line, with roles after it: use, observe, admin.")
+        str,
+        Meta(description="File of keys, one a line; after it roles (use, observe, admin), and weight=2 for more."),
     ] = ""
     insecure_no_key: Annotated[
         bool, Meta(description="Listen on other addresses than this machine's without an API key.")

@@ -16,9 +16,15 @@ import waitress.task
 import waitress.utilities
 from llamakit.plugins.frontends.rest.errors import TooLargeError, body_of
 
-from llamakit.errors import LlamaKitError, UsageError
+from llamakit.errors import LlamaKitError, QueueFullError, UsageError
 
 LONGEST_CHUNK_LINE = 1024  # bytes of a chunk's size and extensions, and of the trailer behind the last one
+
+
+class Full(waitress.utilities.Error):  # type: ignore[misc]
+    """Nothing more of a body is taken while others hold the memory there is for them."""
+
+    code, reason = 429, "Too Many Requests"
 
 
 class JSONErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
@@ -39,6 +45,8 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
     """A parser that refuses what another program on the way could read in another way, and framing without end."""
 
     path = ""  # what waitress logs when the client leaves before its refusal, unless `parse_header` gets to set it
+    dropped = False
+    held = 0  # bytes of the body that count in the server's memory for requests, until the request is answered
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the first line and the headers."""
@@ -51,6 +59,12 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
     def received(self, data: bytes) -> int:
         """Take more bytes; how many of them belong to this request."""
         consumed: int = super().received(data)
+        if self.headers_finished and not self.error and self.adj.llamakit_memory.take(consumed) is None:
+            self.held += consumed
+            if self.dropped:  # its connection ended on another thread meanwhile
+                self.let_go()
+        elif self.headers_finished and not self.error:
+            self.error, self.completed = Full("The requests at work hold all the memory there is for them"), True
         body = self.body_rcv
         if not self.chunked or self.completed or body is None:
             return consumed
@@ -58,6 +72,11 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
             self.error = waitress.utilities.BadRequest("A chunk's size line or trailer is too long")
             self.completed = True
         return consumed
+
+    def let_go(self) -> None:
+        """The body counts no more: it is dropped, or whoever answers counts it."""
+        held: int = self.__dict__.pop("held", 0)  # at once: two threads may come here
+        self.adj.llamakit_memory.give(held)
 
 
 def _check_framing(header_plus: bytes) -> None:
@@ -115,8 +134,21 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
 
     def service(self) -> None:
         """Answer a request; the wait for the next one begins after it."""
+        for request in self.requests[:1]:  # from now on `memory.Share` counts it
+            request.let_go()
         super().service()
         self.since = time.monotonic()
+
+    def handle_close(self) -> None:
+        """The end, for whatever reason."""
+        request, left = self.request, [*self.requests]
+        if request is not None:
+            request.dropped = True
+            request.close()  # the file of a body that did not come to its end
+            left.append(request)
+        for each in left:
+            each.let_go()
+        super().handle_close()
 
 
 def as_ours(error: Any) -> LlamaKitError:
@@ -125,5 +157,7 @@ def as_ours(error: Any) -> LlamaKitError:
         shown = LlamaKitError("the server made a mistake", found="the server's log tells more")
         shown.code = "internal"
         return shown
+    if isinstance(error, Full):
+        return QueueFullError(error.body[:1].lower() + error.body[1:], hint="try again later", retry_after=2)
     cls = TooLargeError if error.code in (413, 431) else UsageError
     return cls(f"this is not a request that can be read: {error.body[:1].lower()}{error.body[1:200]}")

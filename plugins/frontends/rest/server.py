@@ -58,7 +58,7 @@ class Server:
             max_request_header_size=HEADER_LIMIT, max_request_body_size=options.body_limit + BODY_SLACK,
             log_socket_errors=False, clear_untrusted_proxy_headers=True, ident="llamakit",
         )  # fmt: skip
-        self._server.channel_class = Channel
+        self._server.channel_class, self._server.adj.llamakit_memory = Channel, state.memory
         self.connections = self._server.llamakit_connections = Connections(options, most)
         self._server.maintenance = lambda now: self._look(threads)
         self._front = TLSFront(sock, self._inner, tls, self.connections) if tls else None

@@ -93,6 +93,7 @@ def settings_of(config: Config, options: ServeOptions, registry: Registry, n_mod
         "threads": config["threads"] or None, "backend_options": backend, "n_seq": options.parallel,
         "kv_memory": memory, "max_predict": options.max_predict, "max_queue": options.queue,
         "stall_seconds": options.stall, "per_client": options.per_client,
+        "per_client_tokens": options.per_client_tokens,
         "lora": [*((path, 1.0) for path in options.lora), *options.lora_scaled], "lora_base": options.lora_base,
         "adapter_slots": ADAPTER_SLOTS if options.lora_dir or options.lora_watch else 0,
         "draft_model": options.model_draft, "draft": options.draft, "chat_template": options.chat_template,

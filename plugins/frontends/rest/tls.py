@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import tempfile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("llamakit.rest")
 HANDSHAKE_SECONDS = 10.0
 PIECE = 64 << 10
+PREFIX = "llamakit-tls-"
 
 
 def make_context(cert_file: str, key_file: str) -> ssl.SSLContext:
@@ -55,7 +57,8 @@ def private_socket() -> socket.socket:
     """A listening socket that only this user reaches: a Unix one in a folder of its own, else one of 127.0.0.1."""
     if not hasattr(socket, "AF_UNIX"):
         return socket.create_server(("127.0.0.1", 0))
-    folder = tempfile.mkdtemp(prefix="llamakit-")  # mode 0700
+    remove_left()
+    folder = tempfile.mkdtemp(prefix=PREFIX)  # mode 0700
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(f"{folder}/http")
     sock.listen(1024)
@@ -70,6 +73,20 @@ def remove_private(sock: socket.socket) -> None:
         with suppress(OSError):
             Path(path).unlink(missing_ok=True)
             Path(path).parent.rmdir()
+
+
+def remove_left() -> None:
+    """Remove the folders of servers that were killed: those of this user whose socket nobody listens on."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not (folder / "http").is_socket():
+                continue
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(f"{folder}/http")
+                except ConnectionRefusedError:
+                    (folder / "http").unlink()
+                    folder.rmdir()
 
 
 class TLSFront:

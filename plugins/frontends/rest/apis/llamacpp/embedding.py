@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.text import Resource
 from llamakit.plugins.frontends.rest.body import read
-from llamakit.plugins.frontends.rest.embedding import MOST_TEXTS, MOST_TOKENS, with_end
+from llamakit.plugins.frontends.rest.embedding import MOST_TEXTS, MOST_TOKENS, embed, with_end
 from llamakit.plugins.frontends.rest.fields import LoraChoice, Name, adapters
 from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from llamakit.plugins.frontends.rest.prompts import Prompt, prompt_tokens
@@ -62,12 +62,10 @@ class Embedding(Resource):
                 )
             n_vector = sum(map(len, prompts)) if pooling == "none" else len(prompts)
             hold(req, n_vector * session.model.hparams.n_embd * PER_NUMBER)
-            vectors = session.service.embed(
-                Embed(
-                    prompts=prompts, pooling=pooling, normalize=fields.normalize,
-                    adapters=adapters(session, fields.lora),
-                )
-            )  # fmt: skip
+            asked = Embed(
+                prompts=prompts, pooling=pooling, normalize=fields.normalize, adapters=adapters(session, fields.lora)
+            )
+            vectors = embed(req, session, asked)
         values: list[Any] = [vector.tolist() for vector in vectors.values]
         single = not (isinstance(fields.input, list) and not _is_ids(fields.input))
         shown = [{"embedding": value, "index": i} for i, value in enumerate(values)]

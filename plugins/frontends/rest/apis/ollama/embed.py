@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from llamakit.plugins.frontends.rest.apis.ollama.generate import Resource
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
-from llamakit.plugins.frontends.rest.embedding import check_dimensions, text_tokens
+from llamakit.plugins.frontends.rest.embedding import check_dimensions, client_gone, embed, text_tokens
 from llamakit.plugins.frontends.rest.fields import Name
 from msgspec import Meta
 
@@ -52,12 +52,11 @@ class EmbedTexts(Resource):
             check_dimensions(session, fields.dimensions or None)
             values, n = [], 0
             if fields.input:
-                prompts = text_tokens(session.tokenizer, fields.input)
+                prompts = text_tokens(session.tokenizer, fields.input, gone=client_gone(req))
                 if fields.truncate:
                     prompts = [tokens[: session.n_ctx] for tokens in prompts]
-                vectors = session.service.embed(
-                    Embed(prompts=prompts, pooling=self.state.options.pooling or session.pooling or "mean")
-                )
+                pooling = self.state.options.pooling or session.pooling or "mean"
+                vectors = embed(req, session, Embed(prompts=prompts, pooling=pooling))
                 values, n = [vector.tolist() for vector in vectors.values], vectors.n_tokens
         self.answer(
             resp,
@@ -81,10 +80,10 @@ class EmbedPrompt(Resource):
             value: list[float] = []
             if fields.prompt:
                 tokens = text_tokens(session.tokenizer, fields.prompt, "prompt")
-                embed = Embed(
+                texts = Embed(
                     prompts=[tokens[0][: session.n_ctx]],
                     pooling=self.state.options.pooling or session.pooling or "mean",
                     normalize=False,
                 )
-                value = session.service.embed(embed).values[0].tolist()
+                value = embed(req, session, texts).values[0].tolist()
         self.answer(resp, {"embedding": value})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
-from llamakit.plugins.frontends.rest.embedding import check_dimensions, text_tokens
+from llamakit.plugins.frontends.rest.embedding import check_dimensions, client_gone, embed, text_tokens
 from llamakit.plugins.frontends.rest.fields import LoraChoice, Name, adapters
 from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
@@ -54,14 +54,14 @@ class Embeddings:
         name = self.state.pool.resolve(fields.model)
         with self.state.pool.lease(name) as session:
             check_dimensions(session, fields.dimensions)
-            embed = Embed(
-                prompts=text_tokens(session.tokenizer, fields.input),
+            texts = Embed(
+                prompts=text_tokens(session.tokenizer, fields.input, gone=client_gone(req)),
                 pooling=fields.pooling or self.state.options.pooling or session.pooling or "mean",
                 normalize=fields.normalize,
                 adapters=adapters(session, fields.lora),
             )  # fmt: skip
-            hold(req, len(embed.prompts) * session.model.hparams.n_embd * PER_NUMBER)
-            vectors = session.service.embed(embed)
+            hold(req, len(texts.prompts) * session.model.hparams.n_embd * PER_NUMBER)
+            vectors = embed(req, session, texts)
         data = [
             {"object": "embedding", "index": i, "embedding": _encoded(vector, fields.encoding_format)}
             for i, vector in enumerate(vectors.values)
