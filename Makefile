@@ -7,7 +7,7 @@ NATIVE := $(shell find cpp -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix docs bench fuzz soak sbom wheel native clean model
+.PHONY: help install serve test check fix docs bench fuzz attack audit lock soak sbom wheel native clean model
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -52,6 +52,9 @@ fuzz: install  ## Mutated GGUF files under sanitizers; grammars against other ju
 	$(BIN)/python tests/fuzz/run.py --count $(or $(COUNT),200000)
 	$(BIN)/python tests/fuzz/grammar.py --count $(or $(COUNT),100000)
 
+attack: install  ## Attack a server and the reader of files, for minutes: ARGS="--requests 10000 --minutes 1"
+	$(BIN)/python tests/attack/run.py $(ARGS)
+
 soak: install  ## The tests that take minutes
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
@@ -61,6 +64,13 @@ bench: install  ## All benchmarks, side by side with what is installed
 sbom: install  ## What LlamaKit is made of, as a CycloneDX document in dist/
 	mkdir -p dist
 	$(BIN)/python tools/sbom.py dist/llamakit.cdx.json
+
+lock: install  ## Pin what is needed to run, with hashes, in requirements.lock
+	$(BIN)/python tools/lock.py
+
+audit: install  ## Look for known faults in what requirements.lock pins; needs the network
+	$(BIN)/python -m pip install -q "pip-audit>=2.7,<3"
+	$(BIN)/python -m pip_audit -r requirements.lock --require-hashes --disable-pip
 
 wheel: $(VENV)/.tools  ## Build an installable wheel into dist/
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .

@@ -3,8 +3,8 @@
 It gets requests on standard input and answers on standard output, each a length (8 bytes) and so many bytes. A
 request is JSON, {"source", "values"} (without values it only compiles); an answer is two bytes and a text: `+` or `-`,
 then `x` where the process has taken much memory and is better replaced. Templates come from strangers: the process may
-take `CPU_SECONDS` for each request and a bounded amount of memory, opens no file, starts no process, and knows nothing
-of the environment that LlamaKit was started in.
+take so many seconds of the processor for each request as its argument says, and a bounded amount of memory, opens no
+file, starts no process, and knows nothing of the environment that LlamaKit was started in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import BinaryIO
 
 from llamakit.chat.rendering import Refusal, Rendering
 
-CPU_SECONDS = 2.5  # the sandbox gives up before, with a better message, where it gets to look at the clock
 MEMORY = 640 << 20  # beyond what the process takes at its start
 KEPT = 16  # compiled templates
 RETIRE = 256 << 20  # bytes of memory after which the process is better replaced
@@ -31,10 +30,11 @@ def main() -> None:
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a template does writes among the answers
     _limit()
+    seconds = float(sys.argv[1])
     kept: OrderedDict[str, Rendering] = OrderedDict()
     write(sink, b"+.")
     while (request := read(source)) is not None:
-        with _hurried():
+        with _hurried(seconds):
             sign, text = _answer(json.loads(request), kept)
         write(sink, sign + (b"x" if _peak() > RETIRE else b".") + text)
 
@@ -65,12 +65,12 @@ def write(sink: BinaryIO, message: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _hurried() -> Iterator[None]:
+def _hurried(seconds: float) -> Iterator[None]:
     """The system ends the process if a request takes more of the processor than it may."""
     if not hasattr(signal, "setitimer"):
         yield
         return
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     yield
     signal.setitimer(signal.ITIMER_PROF, 0)
 

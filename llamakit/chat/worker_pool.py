@@ -18,7 +18,8 @@ from llamakit.errors import ModelFileError, UnavailableError, UsageError
 
 MOST_WORKERS = 2
 START_SECONDS = 30.0
-ANSWER_SECONDS = 10.0  # by the clock; the process has a limit of its own on what it takes of the processor
+CPU_SECONDS = 2.5  # of a request; the sandbox gives up before, with a better message, where it sees the clock
+ANSWER_SECONDS = 10.0  # by the clock
 WAIT_SECONDS = 20.0  # for a free worker
 LONGEST_ANSWER = 257 << 20  # bytes: the longest text of a sandbox, each character of four bytes
 TOO_SLOW = -getattr(signal, "SIGPROF", 0)  # how a process ends that has used up its share of the processor
@@ -30,9 +31,10 @@ class Worker:
 
     def __init__(self) -> None:
         environment = {name: os.environ[name] for name in KEPT_NAMES if name in os.environ}
+        command = [sys.executable, "-P", "-m", "llamakit.chat.worker", str(CPU_SECONDS)]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "llamakit.chat.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env=environment, start_new_session=True, bufsize=0,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+            start_new_session=True, bufsize=0,
         )  # fmt: skip
         self.receive(START_SECONDS)
 

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -191,14 +192,15 @@ def test_descriptors_bound_the_connections(monkeypatch):
     assert most_connections(10) == 10
 
 
-def test_few_descriptors(stories260k, tmp_path, serving):
-    """A small limit made the server spin when connections came."""
+def test_few_descriptors_and_little_memory(stories260k, tmp_path, serving):
+    """200 descriptors made the server spin when connections came; 3.5 GB of addresses, die at its start."""
     import subprocess
     import sys
 
     port = serving.free_port()
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200));"
+        "resource.setrlimit(resource.RLIMIT_AS, (3_500_000_000, 3_500_000_000));"
         "sys.argv[0] = 'llamakit'; from llamakit.cli import main; main()"
     )
     with (tmp_path / "log").open("wb") as log:
@@ -211,6 +213,7 @@ def test_few_descriptors(stories260k, tmp_path, serving):
         end = time.monotonic() + 60
         while time.monotonic() < end and not ask(client, "/health"):
             time.sleep(0.1)
+        assert len(list(Path(f"/proc/{process.pid}/task").iterdir())) < 32  # there were 336
         socks = []
         for _ in range(300):
             with contextlib.suppress(OSError):
@@ -241,8 +244,6 @@ def ask(client, path):
 
 
 def cpu_seconds(pid):
-    from pathlib import Path
-
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 

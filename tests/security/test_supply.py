@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -41,8 +42,37 @@ def test_what_it_is_made_of_can_be_listed():
     assert all({each["ref"], *each["dependsOn"]} <= refs for each in made["dependencies"])
 
 
+def test_the_lock_file_has_all_that_is_needed_with_hashes():
+    """CI and images install with `pip install --require-hashes -r requirements.lock`."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pinned = dict(re.fullmatch(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line).groups() for line in lines[1:])
+    assert "tools/lock.py" in lines[0]
+    for each in importlib.metadata.requires("llamakit") or ():
+        name, bounds = re.fullmatch(r"([\w.-]+)([^;]*)(;.*)?", each).groups()[:2]
+        if "extra ==" in each:
+            continue
+        version = numbers(pinned[name.lower()])
+        for sign, bound in re.findall(r"(>=|<)([\d.]+)", bounds):
+            assert (version >= numbers(bound)) == (sign == ">="), f"{name} {version} and {bounds}: make lock"
+    assert {"markupsafe", "wcwidth"} <= pinned.keys(), "what is needed by what is needed"
+
+
+def numbers(version):
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def test_nothing_that_is_pinned_has_known_faults():
+    """Needs the network and pip-audit, which `make audit` installs."""
+    pytest.importorskip("pip_audit", reason="pip-audit is not installed: make audit")
+    command = [sys.executable, "-m", "pip_audit", "-r", ROOT / "requirements.lock", "--require-hashes", "--disable-pip"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    if "Connection" in done.stderr or "resolve" in done.stderr:
+        pytest.skip(f"the advisories are on the network: {done.stderr.strip()[-200:]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def native_modules():
-    return sorted((Path(sysconfig.get_path("purelib")) / "llamakit").glob("_*.so"))
+    return sorted((Path(sysconfig.get_path("purelib")) / "llamakit").rglob("_*.so"))
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed")
@@ -54,6 +84,19 @@ def test_native_modules_are_linked_safely():
         assert re.search(r"BIND_NOW|FLAGS_1.*NOW", head), file
         stack = next(line for line in head.splitlines() if "GNU_STACK" in line)
         assert "RWE" not in stack, file
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed")
+def test_native_modules_check_their_stacks_and_copies():
+    """-fstack-protector-strong and -D_FORTIFY_SOURCE=3: calls that only such code makes."""
+    names = {file.name.partition(".")[0] for file in native_modules()}
+    assert {"_cpu", "_formats", "_sampling", "_text"} <= names
+    fortified = set()
+    for file in native_modules():
+        symbols = subprocess.check_output(["readelf", "-W", "--dyn-syms", file], text=True)
+        assert "__stack_chk_fail" in symbols, file
+        fortified |= set(re.findall(r"__\w+_chk(?=@)", symbols)) - {"__stack_chk_fail"}
+    assert fortified
 
 
 def test_answers_of_apis_are_kept_by_nobody_and_read_by_no_other_page(server):

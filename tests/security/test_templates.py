@@ -74,7 +74,22 @@ def forget_peak():
         Path("/proc/self/clear_refs").write_text("5")
 
 
+@pytest.fixture(scope="module")
+def hurried_pool():
+    pool = worker_pool.WorkerPool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def short_of_time(hurried_pool, monkeypatch):
+    """Processes that may take half a second for a request: what ends then would have ended later too."""
+    monkeypatch.setattr(worker_pool, "CPU_SECONDS", 0.5)
+    monkeypatch.setattr(worker_pool, "pool", hurried_pool)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.usefixtures("short_of_time")
 def test_hostile_templates_end_soon_and_take_nothing_here(name):
     forget_peak()
     before, cpu, began = peak(), time.process_time(), time.monotonic()
