@@ -42,9 +42,9 @@ def compiled(tmp_path: Path, *flags: str) -> Path:
 @pytest.mark.slow
 def test_the_pool_orders_what_its_threads_do(tmp_path):
     program = compiled(tmp_path, "-fsanitize=thread")
-    done = subprocess.run([program, "60"], capture_output=True, text=True, check=False)
+    done = subprocess.run([program, "20"], capture_output=True, text=True, check=False)
     if "unexpected memory mapping" in done.stderr:  # more random addresses than this sanitizer knows
-        done = subprocess.run(["setarch", "-R", program, "60"], capture_output=True, text=True, check=False)
+        done = subprocess.run(["setarch", "-R", program, "20"], capture_output=True, text=True, check=False)
     if "memory mapping" in done.stderr or "personality" in done.stderr:
         pytest.skip("ThreadSanitizer does not run on this kernel")
     assert (done.returncode, done.stdout) == (0, "ordered\n"), done.stderr[-3000:]

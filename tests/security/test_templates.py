@@ -212,7 +212,7 @@ def test_values_that_are_no_json_are_refused():
     assert ChatTemplate("{{ x }}{{ y }}").render(TALK, x=text, y=1 << 80) == f"{text}{1 << 80}"
 
 
-def test_a_template_slows_no_other_request_of_a_server(serve, stories260k, tmp_path):
+def test_a_template_slows_no_other_request_of_a_server(serve, stories260k, tmp_path, monkeypatch):
     """A model's template that loops for ever, asked for by several clients, beside a stream."""
     from llamakit.gguf import GGUFWriter, open_gguf
 
@@ -225,6 +225,8 @@ def test_a_template_slows_no_other_request_of_a_server(serve, stories260k, tmp_p
         )
         for name, info in model.tensors.items():
             writer.add_tensor(name, model.raw(name), info.type, info.shape)
+    monkeypatch.setattr(worker_pool, "CPU_SECONDS", 1.0)
+    monkeypatch.setattr(worker_pool, "pool", worker_pool.WorkerPool())
     server = serve({"stories": file})
     body = {"prompt": "Once", "n_predict": 100_000, "stream": True, "ignore_eos": True}
     gaps = []
@@ -239,5 +241,5 @@ def test_a_template_slows_no_other_request_of_a_server(serve, stories260k, tmp_p
                 break
         answers = [post.result() for post in posts]
     assert all(status >= 400 and "chat template" in answer["error"]["message"] for status, answer in answers)
-    # Each takes two seconds of a processor, and longer beside other tests: none of it is taken here.
-    assert max(gaps) < (last - began) / 4
+    # Each takes a second of a processor, and longer beside other tests: none of it is taken here.
+    assert max(gaps) < (last - began) / 2
