@@ -11,6 +11,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # compiling with sanitizers takes 20 seconds of a processor that others may use too
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
 def test_mutated_files_are_parsed_or_refused():
     script = Path(__file__).with_name("run.py")
