@@ -12,8 +12,8 @@ def blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_session_example(stories260k, capsys):
-    exec(blocks()[0].replace("model.gguf", str(stories260k)), {})
+def test_the_session_example(small_model, capsys):
+    exec(blocks()[0].replace("model.gguf", str(small_model)), {})
     out = capsys.readouterr().out
     assert "(64,)" in out
 

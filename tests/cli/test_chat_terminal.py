@@ -265,9 +265,9 @@ def test_no_colour_where_none_is_wanted(chat, chat_server):
     )  # the editor moves the cursor, but nothing has a colour
 
 
-def test_stopping_while_a_local_model_writes(chat, stories260k):
+def test_stopping_while_a_local_model_writes(chat, small_model):
     pty = chat(
-        "-m", str(stories260k), "--backend", "reference", "-c", "2000", "--seed", "3", "--ignore-eos", "--no-history"
+        "-m", str(small_model), "--backend", "reference", "-c", "2000", "--seed", "3", "--ignore-eos", "--no-history"
     )
     pty.until(PROMPT)
     pty.send("Tell a story.\r")

@@ -30,16 +30,16 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_generate_writes_the_text_and_nothing_else(stories260k, test_data, backend):
+def test_generate_writes_the_text_and_nothing_else(small_model, test_data, backend):
     expected = (test_data / "models" / "stories260K.expected.txt").read_bytes()
-    out = run("generate", "-m", stories260k, "-p", "", "--temp", "0", "-n", "200", "--backend", backend, "-t", "2")
+    out = run("generate", "-m", small_model, "-p", "", "--temp", "0", "-n", "200", "--backend", backend, "-t", "2")
     assert out.returncode == 0
     assert out.stdout.strip() == expected.strip()
     assert b"200 tokens" in out.stderr
 
 
-def test_generate_options(stories260k, tmp_path):
-    base = ("generate", "-m", stories260k, "-n", "12", "-p", "Once upon", "--seed", "3")
+def test_generate_options(small_model, tmp_path):
+    base = ("generate", "-m", small_model, "-n", "12", "-p", "Once upon", "--seed", "3")
     first = run(*base)
     assert run(*base).stdout == first.stdout
     assert run(*base, "--echo").stdout == b"Once upon" + first.stdout
@@ -56,9 +56,9 @@ def test_generate_options(stories260k, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "start"), [("speed.svg", b"<?xml"), ("speed.png", b"\x89PNG")])
-def test_bench_draws(stories260k, tmp_path, name, start):
+def test_bench_draws(small_model, tmp_path, name, start):
     pytest.importorskip("matplotlib")
-    short = ("bench", "-m", stories260k, "-p", "8", "-n", "4", "-d", "0,16", "-r", "1", "-q")
+    short = ("bench", "-m", small_model, "-p", "8", "-n", "4", "-d", "0,16", "-r", "1", "-q")
     assert run(*short, "--plot", tmp_path / name).returncode == 0
     assert (tmp_path / name).read_bytes().startswith(start)
     nowhere = run(*short, "--plot", tmp_path / "no" / name)
@@ -66,13 +66,13 @@ def test_bench_draws(stories260k, tmp_path, name, start):
     assert b"there is no folder" in nowhere.stderr
 
 
-def test_tokenize_and_detokenize(stories260k):
+def test_tokenize_and_detokenize(small_model):
     text = "Lily ate \u00fc\u4e2d \U0001f600 cake"
-    tokens = json.loads(run("tokenize", "-m", stories260k, "--json", "-", stdin=text.encode()).stdout)["tokens"]
-    assert json.loads(run("tokenize", "-m", stories260k, "--json", text).stdout)["tokens"] == tokens
-    content = json.loads(run("detokenize", "-m", stories260k, "--json", *map(str, tokens)).stdout)["content"]
+    tokens = json.loads(run("tokenize", "-m", small_model, "--json", "-", stdin=text.encode()).stdout)["tokens"]
+    assert json.loads(run("tokenize", "-m", small_model, "--json", text).stdout)["tokens"] == tokens
+    content = json.loads(run("detokenize", "-m", small_model, "--json", *map(str, tokens)).stdout)["content"]
     assert content == text
-    assert json.loads(run("tokenize", "-m", stories260k, "--json", "--add-bos", "a").stdout)["tokens"][0] == 1
+    assert json.loads(run("tokenize", "-m", small_model, "--json", "--add-bos", "a").stdout)["tokens"][0] == 1
 
 
 def test_json_outputs(stories260k, tmp_path):
@@ -144,9 +144,9 @@ def test_an_error_has_its_traceback_with_verbose_only():
     assert b"Traceback" in run("generate", "-m", "nowhere.gguf", "-p", "x", "-v").stderr
 
 
-def test_inspect_check_finds_values_that_are_no_numbers(stories260k, tmp_path):
-    assert run("inspect", "--check", stories260k).returncode == 0
-    data = bytearray(stories260k.read_bytes())
+def test_inspect_check_finds_values_that_are_no_numbers(small_model, tmp_path):
+    assert run("inspect", "--check", small_model).returncode == 0
+    data = bytearray(small_model.read_bytes())
     data[-4:] = b"\x00\x00\xc0\x7f"  # a NaN in the last float32
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(data)
@@ -162,9 +162,9 @@ def test_config_keys_describe_the_settings():
     assert run("config", "samplin").returncode == 2
 
 
-def test_settings_come_from_file_environment_and_command_line(tmp_path, stories260k):
+def test_settings_come_from_file_environment_and_command_line(tmp_path, small_model):
     file = tmp_path / "llamakit.toml"
-    file.write_text(f'model = "{stories260k}"\nseed = 5\n[sampling]\ntop_k = 7\ntemperature = 0.5\n')
+    file.write_text(f'model = "{small_model}"\nseed = 5\n[sampling]\ntop_k = 7\ntemperature = 0.5\n')
     shown = json.loads(run("--config", file, "config", "--json", LLAMAKIT_SAMPLING__TOP_K="9").stdout)
     assert shown["sampling.top_k"] == {"value": 9, "origin": "environment LLAMAKIT_SAMPLING__TOP_K"}
     assert shown["sampling.temperature"] == {"value": 0.5, "origin": str(file)}
@@ -177,28 +177,28 @@ def test_settings_come_from_file_environment_and_command_line(tmp_path, stories2
     assert b"found   sampling.temperature" in wrong.stderr
 
 
-def test_a_reader_that_leaves_ends_it_quietly(stories260k):
-    command = f'"{sys.executable}" -m llamakit generate -m "{stories260k}" -p "" -n 400 --ignore-eos | head -c 5'
+def test_a_reader_that_leaves_ends_it_quietly(small_model):
+    command = f'"{sys.executable}" -m llamakit generate -m "{small_model}" -p "" -n 400 --ignore-eos | head -c 5'
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, check=False, timeout=60)
     assert done.returncode == 141
     assert b"Traceback" not in done.stderr
 
 
-def test_chat_answers_from_a_pipe(stories260k):
-    done = run("chat", "-m", stories260k, "-n", "8", "--temp", "0", stdin=b"Hello\n/undo\n/nonsense\n/exit\n")
+def test_chat_answers_from_a_pipe(small_model):
+    done = run("chat", "-m", small_model, "-n", "8", "--temp", "0", stdin=b"Hello\n/undo\n/nonsense\n/exit\n")
     assert done.returncode == 0
     assert done.stdout.strip()
     assert b"no command /nonsense" in done.stderr
 
 
-def test_doctor_tells_the_kernels(stories260k):
+def test_doctor_tells_the_kernels(small_model):
     report = json.loads(run("doctor", "--json").stdout)
     backends = {b["name"]: b for b in report["backends"]}
     assert backends["cpu"]["available"]
     assert backends["cpu"]["kernels"]["isa"]
 
 
-def test_start_up_is_quick(stories260k):
+def test_start_up_is_quick(small_model):
     def used() -> float:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         return children.ru_utime + children.ru_stime
@@ -213,7 +213,7 @@ def test_start_up_is_quick(stories260k):
         return best
 
     assert 0.01 < seconds("--help") < 0.3  # 0.15 on an idle machine
-    assert seconds("tokenize", "-m", str(stories260k), "x") < 0.8  # 0.4 on an idle machine
+    assert seconds("tokenize", "-m", str(small_model), "x") < 0.8  # 0.4 on an idle machine
 
 
 def test_generate_with_an_adapter(stories260k, tmp_path):

@@ -96,8 +96,8 @@ def test_errors_name_the_place(capsys, args, said):
     assert said in capsys.readouterr().err
 
 
-def test_names_of_tokens_with_a_model(stories260k):
-    shown = output("-m", stories260k, "--grammar", 'root ::= <s> "a"', "--print")
+def test_names_of_tokens_with_a_model(small_model):
+    shown = output("-m", small_model, "--grammar", 'root ::= <s> "a"', "--print")
     assert shown == 'root ::= <[1]> "a"\n'
 
 

@@ -60,16 +60,16 @@ def test_shells_complete_files_and_values(tmp_path, shell, line, word):
     assert any(each.endswith(word) for each in completions(shell, line, tmp_path))
 
 
-def test_the_model_of_the_settings_holds_for_every_command(stories260k):
-    env = {"LLAMAKIT_MODEL": str(stories260k)}
+def test_the_model_of_the_settings_holds_for_every_command(small_model):
+    env = {"LLAMAKIT_MODEL": str(small_model)}
     assert run("tokenize", "Once", env=env).exit_code == 0
     assert run("detokenize", "403", env=env).exit_code == 0
     assert run("inspect", "--no-tensors", env=env).exit_code == 0
 
 
-def test_two_prompts_are_an_error(stories260k, tmp_path):
+def test_two_prompts_are_an_error(small_model, tmp_path):
     (tmp_path / "p.txt").write_text("x")
-    found = run("generate", "-m", str(stories260k), "-p", "x", "-f", str(tmp_path / "p.txt"))
+    found = run("generate", "-m", str(small_model), "-p", "x", "-f", str(tmp_path / "p.txt"))
     assert found.exit_code != 0
     assert "both give a prompt" in str(found.exception)
 
@@ -85,17 +85,17 @@ def test_grammars_are_looked_at_before_a_model_is_opened(tmp_path):
     assert "no-such" in str(found.exception)
 
 
-def test_files_give_grammars_and_schemas(stories260k, tmp_path):
+def test_files_give_grammars_and_schemas(small_model, tmp_path):
     (tmp_path / "s.json").write_text('\ufeff{"const": 7}', encoding="utf-8")
     (tmp_path / "p.txt").write_text("\ufeffOnce", encoding="utf-8")
-    how = ["generate", "-m", str(stories260k), "--no-timings"]
+    how = ["generate", "-m", str(small_model), "--no-timings"]
     found = run(*how, "-f", str(tmp_path / "p.txt"), "--echo", "--json-schema-file", str(tmp_path / "s.json"))
     assert found.stdout.strip().endswith("7"), found.exception
     assert found.stdout.startswith("Once")
 
 
-def test_spellings_of_2023(stories260k):
-    how = ["generate", "-m", str(stories260k), "-p", "Once upon a time", "-n", "3", "--seed", "1", "--no-timings"]
+def test_spellings_of_2023(small_model):
+    how = ["generate", "-m", str(small_model), "-p", "Once upon a time", "-n", "3", "--seed", "1", "--no-timings"]
     greedy = run(*how, "--temp", "0").stdout
     assert run(*how, "--temp", "-1").stdout == greedy
     assert run(*how, "--temp", "0", "--logit-bias", "432-inf").exit_code == 0
@@ -111,16 +111,16 @@ def test_numbers_for_people():
     assert [tokens(n) for n in (0, 1, 1760)] == ["0 tokens", "1 token", "1,760 tokens"]
 
 
-def test_options_of_samplers_outside_the_chain_are_told(stories260k):
-    how = ["generate", "-m", str(stories260k), "-p", "Once", "-n", "2", "--seed", "1"]
+def test_options_of_samplers_outside_the_chain_are_told(small_model):
+    how = ["generate", "-m", str(small_model), "-p", "Once", "-n", "2", "--seed", "1"]
     told = run(*how, "--samplers", "top_p;temperature", "--top-k", "3", "--top-p", "0.5").stderr
     assert "note: --top-k has no effect: top_k is not in the chain (--samplers 'top_p;top_k;temperature')" in told
     assert "--top-p has" not in told
     assert "has no effect" not in run(*how, "--top-k", "3", "--mirostat", "2").stderr
 
 
-def test_a_lenient_schema_is_looked_at_as_such(stories260k):
-    how = ["generate", "-m", str(stories260k), "-p", "Once", "-n", "2", "--json-schema", '{"uniqueItems": true}']
+def test_a_lenient_schema_is_looked_at_as_such(small_model):
+    how = ["generate", "-m", str(small_model), "-p", "Once", "-n", "2", "--json-schema", '{"uniqueItems": true}']
     assert "uniqueItems" in str(run(*how).exception)
     assert run(*how, "--lenient").exit_code == 0
 

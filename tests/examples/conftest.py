@@ -38,9 +38,9 @@ def fake() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def real(stories260k: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def real(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`llamakit serve` with a small model, the example page under `--path`."""
     page = HERE.parents[1] / "examples/page"
     log = tmp_path_factory.mktemp("serve") / "log"
-    with _module(HERE.parent / "serving.py").Server(stories260k, log, "--path", str(page)) as server:
+    with _module(HERE.parent / "serving.py").Server(small_model, log, "--path", str(page)) as server:
         yield server

@@ -200,8 +200,8 @@ def test_openai_client(real: Any) -> None:
     assert text.strip()
 
 
-def test_python_session(stories260k: Path) -> None:
-    text = run(sys.executable, "examples/python_session.py", str(stories260k), "Once upon a time")
+def test_python_session(small_model: Path) -> None:
+    text = run(sys.executable, "examples/python_session.py", str(small_model), "Once upon a time")
     assert text.startswith("Once upon a time")
     assert "greedy: " in text
     assert re.search(r"similarity: 0\.\d{3}", text)

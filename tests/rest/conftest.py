@@ -105,33 +105,33 @@ def running(models, settings=None, wait=True, tls=None, **options):
         server.stop()
 
 
-def starter(stack, stories260k):
+def starter(stack, small_model):
     """A function that starts servers which `stack` stops."""
 
     def start(models=None, **options):
-        return stack.enter_context(running(models or {"stories": stories260k}, **options))
+        return stack.enter_context(running(models or {"stories": small_model}, **options))
 
     return start
 
 
 @pytest.fixture
-def serve(stories260k):
+def serve(small_model):
     """Start a server: `serve(api_key=["k"], settings={"ctx_size": 128})`; stopped at the end of the test."""
     with ExitStack() as stack:
-        yield starter(stack, stories260k)
+        yield starter(stack, small_model)
 
 
 @pytest.fixture(scope="module")
-def serve_module(stories260k):
+def serve_module(small_model):
     """The same; stopped at the end of the module."""
     with ExitStack() as stack:
-        yield starter(stack, stories260k)
+        yield starter(stack, small_model)
 
 
 @pytest.fixture(scope="module")
-def server(stories260k):
+def server(small_model):
     """One server for all tests of a module."""
-    with running({"stories": stories260k}) as client:
+    with running({"stories": small_model}) as client:
         yield client
 
 
@@ -183,12 +183,12 @@ def native(server):
 
 
 @pytest.fixture(scope="session")
-def templated(stories260k, tmp_path_factory):
+def templated(small_model, tmp_path_factory):
     """A copy of the model with a chat template and more metadata: `templated(source, **{"general.name": "x"})`."""
 
     def make(source, **more):
         file = tmp_path_factory.mktemp("templated") / "model.gguf"
-        with open_gguf(stories260k) as model, GGUFWriter(file) as writer:
+        with open_gguf(small_model) as model, GGUFWriter(file) as writer:
             for key in model.metadata:
                 writer.add(key, model.metadata[key], *model.metadata.value_type(key))
             for key, value in {"tokenizer.chat_template": source, **more}.items():

@@ -61,6 +61,7 @@ def test_events_together_are_the_message(server):
     assert found[0]["message"]["content"] == []
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_stop_sequences(server):
     begun = [*TALK, {"role": "assistant", "content": "Once upon a time,"}]
     answer = ask(server, messages=begun, stop_sequences=["xyz", "there"], max_tokens=20)
@@ -144,14 +145,15 @@ def test_a_thought_is_a_block(serve, templated):
         ({"messages": [{"role": "user", "content": "word " * 600}], "max_tokens": 5}, "the context holds 512"),
     ],
 )
+@pytest.mark.usefixtures("stories260k")
 def test_errors_are_in_anthropics_shape(server, fields, words):
     error = refused(server, **fields)
     assert error["type"] == "invalid_request_error"
     assert words in error["message"]
 
 
-def test_other_errors_too(serve, stories260k):
-    server = serve({"a": stories260k, "b": stories260k}, wait=False, api_key=["secret"])
+def test_other_errors_too(serve, small_model):
+    server = serve({"a": small_model, "b": small_model}, wait=False, api_key=["secret"])
     assert refused(server, 401)["type"] == "authentication_error"
     status, answer = server.post(PATH, {"model": "c", "messages": TALK, "max_tokens": 1}, {"x-api-key": "secret"})
     assert status == 404

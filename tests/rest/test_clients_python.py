@@ -17,9 +17,9 @@ def need(name):
 
 
 @pytest.fixture(scope="module")
-def secured(serve_module, stories260k):
+def secured(serve_module, small_model):
     """Two models behind a key."""
-    return serve_module({"stories": stories260k, "other": stories260k}, api_key=["sesame"])
+    return serve_module({"stories": small_model, "other": small_model}, api_key=["sesame"])
 
 
 @pytest.fixture(scope="module")

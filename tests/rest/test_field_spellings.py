@@ -192,11 +192,11 @@ def test_keep_alive_0_unloads(serve, tmp_path):
     assert server.get("/api/ps")[1]["models"] == []
 
 
-def test_vectors_are_pooled_as_the_file_says(serve, tmp_path, stories260k, templated):
+def test_vectors_are_pooled_as_the_file_says(serve, tmp_path, small_model, templated):
     def made(**keys):
         return templated("{{ messages }}", **keys)
 
-    models = {"plain": stories260k, "last": made(**{"llama.pooling_type": 3}),
+    models = {"plain": small_model, "last": made(**{"llama.pooling_type": 3}),
               "end": made(**{"llama.pooling_type": 3, "tokenizer.ggml.add_eos_token": True})}  # fmt: skip
     server = serve(models, settings={"ctx_size": 128, "kv_memory": 1 << 24})
 
@@ -210,7 +210,7 @@ def test_vectors_are_pooled_as_the_file_says(serve, tmp_path, stories260k, templ
     assert server.post("/api/embed", {"model": "last", "input": "a big ball"})[1]["embeddings"][0] == pytest.approx(
         vector("last")
     )
-    with open_gguf(stories260k) as file:
+    with open_gguf(small_model) as file:
         assert "llama.pooling_type" not in file.metadata
     usage = server.post("/v1/embeddings", {"model": "end", "input": "a big ball"})[1]["usage"]["prompt_tokens"]
     assert (

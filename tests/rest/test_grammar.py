@@ -110,6 +110,7 @@ def test_beams_and_several_answers_keep_to_it(server):
             assert re.fullmatch("[a-f ]+", answer["content"])
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_a_search_ends_where_the_grammar_does(server):
     body = {
         "prompt": "Once",

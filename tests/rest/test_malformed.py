@@ -40,9 +40,9 @@ malformed = _module(HERE / "malformed.py")
 
 
 @pytest.fixture(scope="module")
-def server(stories260k: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def server(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     log = tmp_path_factory.mktemp("malformed") / "log"
-    with _module(HERE.parent / "serving.py").Server(stories260k, log, "--max-predict", "32") as server:
+    with _module(HERE.parent / "serving.py").Server(small_model, log, "--max-predict", "32") as server:
         yield server
 
 

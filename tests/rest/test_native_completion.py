@@ -33,6 +33,7 @@ def test_the_whole_answer_has_the_fields_of_2023_in_order(native):
     assert (answer["stopped_eos"], answer["stopped_word"], answer["stopping_word"]) == (False, False, "")
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_defaults_are_those_of_the_code_of_2023(native):
     settings = native.complete(prompt=PROMPT, n_predict=1)["generation_settings"]
     expected = {
@@ -58,6 +59,7 @@ def test_settings_echo_what_the_request_set(native):
     assert settings["logit_bias"] == [[5, None], [6, 1.5]]
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_the_bytes_of_a_stream(native):
     response = native.post("/completion", prompt=PROMPT, n_predict=3, temperature=0, stream=True)
     assert response.headers["Content-Type"] == "text/event-stream"
@@ -108,6 +110,7 @@ def test_prompts_of_texts_and_ids(native):
     assert native.complete(prompt="<s>Hello world", n_predict=9, temperature=0)["content"] == whole
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_a_prompt_that_is_too_long_loses_its_middle(native):
     """tokens >= n_ctx: the first n_keep stay, whole halves of the rest go from behind them."""
     ids = [1] + [400 + i % 100 for i in range(699)]
@@ -123,24 +126,28 @@ def test_a_prompt_that_is_too_long_loses_its_middle(native):
     assert same["truncated"] is False
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_old_context_is_dropped_while_generating(native):
     answer = native.complete(prompt=PROMPT, n_predict=600, ignore_eos=True, seed=1, n_keep=-1)
     assert (answer["tokens_predicted"], answer["truncated"], answer["stopped_limit"]) == (600, True, True)
     assert answer["tokens_cached"] <= 512
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_without_a_limit_it_ends_at_max_predict(native):
     answer = native.complete(prompt=PROMPT, n_predict=-1, ignore_eos=True, seed=1, top_k=1)
     assert answer["stopped_limit"] is True
     assert answer["tokens_predicted"] == 8 * 512
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_minus_2_ends_with_the_context(native):
     answer = native.complete(prompt=PROMPT, n_predict=-2, ignore_eos=True, seed=1)
     assert (answer["truncated"], answer["stopped_limit"]) == (False, True)
     assert answer["tokens_evaluated"] + answer["tokens_predicted"] in (512, 513)
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_without_context_shift_it_ends_with_the_context(native):
     answer = native.complete(prompt=PROMPT, n_predict=600, ignore_eos=True, seed=1, context_shift=False)
     assert (answer["truncated"], answer["stopped_limit"], answer["stop_type"]) == (False, True, "context")
@@ -287,6 +294,7 @@ def test_a_deadline_cuts_the_answer(native):
     assert (answer["stop_type"], answer["stopped_limit"]) == ("deadline", True)
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_any_content_type(native):
     body = json.dumps({"prompt": PROMPT, "n_predict": 2, "temperature": 0}).encode()
     for path, kind in [("/completion", "application/json"), ("/completion", "application/x-www-form-urlencoded")]:

@@ -106,6 +106,7 @@ def test_d5_mirostat_starts_anew_with_each_request(native, version):
         ({"prompt": "a", "grammar": "root ::= root root"}, "grammar"),  # D7
     ],
 )
+@pytest.mark.usefixtures("stories260k")
 def test_d6_d7_no_request_ends_the_process(native, fields, param):
     assert native.refused(**fields)["param"] == param
     assert native.complete(prompt="a", n_predict=1)["tokens_predicted"] == 1
@@ -118,6 +119,7 @@ def test_d6_a_grammar_that_is_complete_ends_the_answer(native, fields):
     assert found["stopped_eos"] or found["stop_type"] == "grammar"
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_d6_every_token_banned_but_the_end(native):
     """What led to an abort: nothing is left to choose but tokens that are banned."""
     banned = [[token, False] for token in range(512)]
@@ -165,6 +167,7 @@ def test_d12_nothing_is_carried_over(native):
     assert native.complete(prompt=PROMPT, n_predict=10, seed=1)["content"] == text
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_d13_top_p_after_typical_cuts_the_unlikely_end(native):
     """Against the definitions, worked out from the probabilities before any sampler."""
     typical, top = 0.6, 0.7
@@ -251,6 +254,7 @@ def _events(tokenizer: Any, tokens: list[int], fields: CompletionBody) -> list[d
 
 
 @pytest.mark.parametrize("stop", [[], ["girl"], [" little girl na"], ["ttle gi"], [", "]])
+@pytest.mark.usefixtures("stories260k")
 def test_d15_probabilities_belong_to_the_text_of_their_event(native, stop):
     body = {"prompt": PROMPT, "n_predict": 16, "temperature": 0, "n_probs": 2, "stop": stop}
     events = native.stream(**body)

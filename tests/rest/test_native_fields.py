@@ -125,6 +125,7 @@ def test_values_that_a_field_takes(native, name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.usefixtures("stories260k")
 def test_values_that_a_field_refuses(native, name):
     for value in REFUSED[name]:
         for stream in (False, True):

@@ -8,10 +8,10 @@ import pytest
 
 
 @pytest.fixture
-def two(serve, stories260k, tmp_path):
+def two(serve, small_model, tmp_path):
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(stories260k.read_bytes()[:5000])
-    return serve(models={"first": stories260k, "second": stories260k, "broken": broken}, settings={"max_predict": 40})
+    broken.write_bytes(small_model.read_bytes()[:5000])
+    return serve(models={"first": small_model, "second": small_model, "broken": broken}, settings={"max_predict": 40})
 
 
 def test_a_request_names_its_model(two):

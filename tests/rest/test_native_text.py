@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_tokenize_as_in_2023(native):
     """Each text of an array is encoded alone, and gets its own leading space; no BOS."""
     assert native.post("/tokenize").json() == {"tokens": []}
@@ -16,6 +17,7 @@ def test_tokenize_as_in_2023(native):
     assert native.post("/tokenize", content="Hello").data == b'{"tokens":[346,306,414]}'
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_todays_options_of_tokenize(native):
     plain = native.ids("Hello")
     assert native.post("/tokenize", content="Hello", add_special=True).json()["tokens"] == [1, *plain]
@@ -27,6 +29,7 @@ def test_todays_options_of_tokenize(native):
     assert native.post("/tokenize", content="\U0001f600", with_pieces=True).json()["tokens"][-1]["piece"] == [0x80]
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_detokenize(native):
     assert native.post("/detokenize").json() == {"content": ""}
     ids = native.ids("Lily saw a cat. \U0001f600 né")
@@ -70,16 +73,17 @@ def test_detokenize(native):
         ("/infill", {"input_prefix": "a", "input_extra": [{"filename": "x"}]}, "input_extra"),
     ],
 )
+@pytest.mark.usefixtures("stories260k")
 def test_what_is_refused(native, path, body, param):
     assert native.refused(path, **body)["param"] == param
 
 
-def test_the_embedding_of_2023_is_the_last_tokens_as_it_is(native, stories260k):
+def test_the_embedding_of_2023_is_the_last_tokens_as_it_is(native, small_model):
     from llamakit import Session
 
     answer = native.post("/embedding", content="Lily saw a cat").json()
     assert list(answer) == ["embedding"]
-    with Session(stories260k, backend="cpu", threads=2) as session:
+    with Session(small_model, backend="cpu", threads=2) as session:
         expected = session.embed("Lily saw a cat", pooling="last", normalize=False)
     assert np.asarray(answer["embedding"], np.float32).tolist() == expected.tolist()
     assert native.post("/embeddings", content="Lily saw a cat").json() == answer
@@ -111,6 +115,7 @@ def test_model_json_is_the_settings_of_a_request_without_any(native):
     assert settings == answer | {"n_predict": -1}
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_apply_template(native):
     talk = [{"role": "user", "content": "Hi"}]
     assert native.post("/apply-template", messages=talk).json() == {"prompt": "User: Hi\nAssistant:"}
@@ -131,6 +136,7 @@ def test_infill_without_tokens_for_it(native):
     assert "pre, suf, mid" in error["found"]
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_infill(native, monkeypatch):
     """The prompt is prefix, suffix and the mark of the middle, which it begins with `prompt`."""
     tokenizer = native.state.pool.loaded().tokenizer

@@ -34,6 +34,7 @@ def refused(server, path="/api/generate", **fields):
     return answer["error"]
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_generate_whole_and_in_lines(server):
     whole = generate(server, model="stories")
     assert whole["model"] == "stories"
@@ -50,6 +51,7 @@ def test_generate_whole_and_in_lines(server):
         assert all(isinstance(v, int) for k, v in answer.items() if k.endswith("_duration"))
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_a_context_goes_on_where_an_answer_ended(server):
     first = generate(server)
     again = generate(server, prompt="", context=first["context"])
@@ -73,6 +75,7 @@ def test_chat_whole_and_in_lines(server):
     assert answer["message"]["content"].startswith(" time")
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_without_a_prompt_the_model_is_loaded(serve):
     server = serve(wait=False)
     assert server.get("/api/ps")[1] == {"models": []}
@@ -83,6 +86,7 @@ def test_without_a_prompt_the_model_is_loaded(serve):
     assert model["context_length"] == 512
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_options_mean_what_they_do_in_ollama(server):
     loud = {"temperature": 1.5, "seed": 3, "num_predict": 8, "top_k": -1, "penalize_newline": False}
     assert generate(server, options=loud)["response"] == generate(server, options=loud)["response"]
@@ -127,11 +131,13 @@ def test_raw_system_and_template(serve, templated):
     assert "context" not in raw
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_models_without_a_template_continue_the_prompt(server):
     assert generate(server)["prompt_eval_count"] == 5
     assert generate(server, system="Be brief.")["prompt_eval_count"] > 6
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_a_long_prompt_is_an_error_unless_it_may_be_cut(server):
     long = "word " * 600
     assert "the context holds 512" in refused(server, prompt=long)
@@ -185,6 +191,7 @@ def test_log_probabilities(server):
     assert all(len(t["top_logprobs"]) == 2 for t in answer["logprobs"])
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_models_are_listed_and_shown(server):
     (model,) = server.get("/api/tags")[1]["models"]
     assert model["name"] == "stories:latest"
@@ -202,10 +209,10 @@ def test_models_are_listed_and_shown(server):
     assert server.get("/api/version")[1]["llamakit"] == llamakit.__version__
 
 
-def test_a_model_that_is_not_loaded_has_details_too(serve, stories260k, tmp_path):
+def test_a_model_that_is_not_loaded_has_details_too(serve, small_model, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
-    server = serve({"a": stories260k, "b": broken, "c": tmp_path / "missing.gguf"}, wait=False)
+    server = serve({"a": small_model, "b": broken, "c": tmp_path / "missing.gguf"}, wait=False)
     details = [model["details"] for model in server.get("/api/tags")[1]["models"]]
     assert [d["family"] for d in details] == ["llama", "", ""]
     status, answer = server.post("/api/generate", {"model": "d", "prompt": "x"})
@@ -213,6 +220,7 @@ def test_a_model_that_is_not_loaded_has_details_too(serve, stories260k, tmp_path
     assert "no model 'd'" in answer["error"]
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_embeddings(server):
     one = server.post("/api/embed", {"input": ["Once upon", "The dog"]})[1]
     assert len(one["embeddings"]) == 2

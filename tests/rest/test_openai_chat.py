@@ -157,6 +157,7 @@ def test_log_probabilities_are_those_before_the_samplers(server):
 
 
 @pytest.mark.parametrize("stop", ["there", ["xyz", "there"]])
+@pytest.mark.usefixtures("stories260k")
 def test_stop_strings_end_the_answer_and_are_not_in_it(server, stop):
     fields = {"messages": [*TALK, {"role": "assistant", "content": "Once upon a time,"}], "max_tokens": 20}
     assert "there" in ask(server, **fields)["choices"][0]["message"]["content"]
@@ -276,6 +277,7 @@ def test_json_needs_the_grammar_sampler(without_grammar):
     assert ask(without_grammar, response_format={"type": "text"}, grammar="", choices=[], regex="")
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_a_prompt_that_does_not_fit_is_an_error(server):
     error = refused(server, messages=[{"role": "user", "content": "word " * 600}])
     assert error["code"] == "context_length"
@@ -304,6 +306,7 @@ def test_the_route_of_the_shim(server):
     assert answer["object"] == "chat.completion"
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_the_shims_names_take_the_place_of_the_template(serve, templated):
     server = serve({"m": templated("{{ raise_exception('not used') }}")}, chat_prompt="A talk.\\n", stop="time")
     talk = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]

@@ -15,8 +15,8 @@ PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
-def session(stories260k):
-    with Session(stories260k, threads=2) as session:
+def session(small_model):
+    with Session(small_model, threads=2) as session:
         yield session
 
 
@@ -50,6 +50,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_an_answer_has_what_clients_read(server):
     answer = ask(server)
     assert answer["object"] == "text_completion"
@@ -62,6 +63,7 @@ def test_an_answer_has_what_clients_read(server):
     assert server.post("/completions", {"prompt": PROMPT, "max_tokens": 1})[1]["object"] == "text_completion"
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_chunks_together_are_the_answer(server):
     events = chunks(server, stream_options={"include_usage": True})
     assert text(events) == ", there was a little g"
@@ -96,6 +98,7 @@ def test_more_prompts_than_run_at_once(server):
     assert [text(events, i) for i in range(20)] == alone
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_echo_gives_the_prompt(server, session):
     assert ask(server, echo=True)["choices"][0]["text"] == PROMPT + ", there was a little g"
     ids = session.tokenize(PROMPT)
@@ -106,6 +109,7 @@ def test_echo_gives_the_prompt(server, session):
     assert text(chunks(server, echo=True)) == PROMPT + ", there was a little g"
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_log_probabilities_of_prompt_and_answer_are_the_models(server, session):
     ids = session.tokenize(PROMPT, add_bos=True)
     for tokens, prompt in ((ids, ids), (ids[1:], PROMPT)):
@@ -143,6 +147,7 @@ def test_log_probabilities_in_chunks(server):
     assert "streamed" in refused(server, prompt="x", echo=True, logprobs=1, stream=True)["message"]
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_stop_and_best_of(server):
     choice = ask(server, stop=[" little"], logprobs=1, max_tokens=20)["choices"][0]
     assert choice["text"] == ", there was a"
@@ -173,6 +178,7 @@ def test_stop_and_best_of(server):
         ({"prompt": "x " * 600}, "prompt", "the context holds 512"),
     ],
 )
+@pytest.mark.usefixtures("stories260k")
 def test_what_is_wrong_is_named(server, fields, param, words):
     error = refused(server, **fields)
     assert error["param"] == param
@@ -187,6 +193,7 @@ def test_suffix_fills_the_gap_where_the_vocabulary_can(serve, templated, session
     assert answer["usage"]["prompt_tokens"] == tokens
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_embeddings_are_the_sessions(server, session):
     texts = ["Once upon a time", "The dog"]
     status, answer = server.post("/v1/embeddings", {"input": texts})
@@ -223,6 +230,7 @@ def test_wrong_embeddings_are_named(server, fields, param):
     assert refused(server, "/v1/embeddings", **fields)["param"] == param
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_models(server):
     status, answer = server.get("/v1/models")
     assert status == 200
@@ -237,8 +245,8 @@ def test_models(server):
     assert "stories" in answer["error"]["found"]
 
 
-def test_a_model_that_is_not_there_is_an_error_where_there_are_several(serve, stories260k):
-    server = serve({"a": stories260k, "b": stories260k}, wait=False)
+def test_a_model_that_is_not_there_is_an_error_where_there_are_several(serve, small_model):
+    server = serve({"a": small_model, "b": small_model}, wait=False)
     assert server.post(PATH, {"model": "b", "prompt": "x", "max_tokens": 1})[1]["model"] == "b"
     status, answer = server.post(PATH, {"model": "c", "prompt": "x"})
     assert status == 404

@@ -34,6 +34,7 @@ def events(server, **fields):
     return found
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_a_response_has_what_clients_read(server):
     answer = ask(server, metadata={"a": "b"}, instructions="Be brief.")
     assert answer["id"].startswith("resp_")

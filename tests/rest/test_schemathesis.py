@@ -26,7 +26,7 @@ CHECKS = (
 
 
 @pytest.fixture
-def server(stories260k: Path, tmp_path: Path) -> Iterator[Any]:
+def server(small_model: Path, tmp_path: Path) -> Iterator[Any]:
     pytest.importorskip(
         "schemathesis", reason="schemathesis is not installed: pip install --group pyproject.toml:oracle"
     )
@@ -35,12 +35,13 @@ def server(stories260k: Path, tmp_path: Path) -> Iterator[Any]:
     assert spec.loader
     serving = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(serving)
-    with serving.Server(stories260k, tmp_path / "log", "--max-predict", "16") as server:
+    with serving.Server(small_model, tmp_path / "log", "--max-predict", "16") as server:
         yield server
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("stories260k")
 def test_answers_are_as_described(server: Any, tmp_path: Path) -> None:
     options = ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--seed", "1", "--no-shrink"]
     options += ["--max-examples", EXAMPLES, "--request-timeout", "30", "--generation-database", "none", "--no-color"]

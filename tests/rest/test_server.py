@@ -75,8 +75,8 @@ def ask(port, method, path, body=None, **headers):
     return connection, connection.getresponse()
 
 
-def test_start_answer_and_stop(stories260k):
-    with Process("-m", stories260k, "--port", "0", "-v", "-c", "256", "--n-gpu-layers", "9", "-np", "4") as server:
+def test_start_answer_and_stop(small_model):
+    with Process("-m", small_model, "--port", "0", "-v", "-c", "256", "--n-gpu-layers", "9", "-np", "4") as server:
         server.wait_for("Ctrl-C stops")
         shown = "\n".join(server.lines)
         assert "warning: --gpu-layers: without effect, backend cpu has no use for it" in shown
@@ -101,8 +101,8 @@ def test_start_answer_and_stop(stories260k):
     assert server.process.stdout.closed
 
 
-def test_streams_in_flight_are_finished_when_it_is_told_to_stop(stories260k):
-    with Process("-m", stories260k, "--port", "0", "--grace", "60") as server:
+def test_streams_in_flight_are_finished_when_it_is_told_to_stop(small_model):
+    with Process("-m", small_model, "--port", "0", "--grace", "60") as server:
         server.wait_for("ready")
         port, ends = server.port, []
 
@@ -135,8 +135,8 @@ def test_streams_in_flight_are_finished_when_it_is_told_to_stop(stories260k):
     assert "Traceback" not in text
 
 
-def test_a_second_signal_cuts_the_answers(stories260k):
-    with Process("-m", stories260k, "--port", "0", "--grace", "600", "--max-predict", "100000000") as server:
+def test_a_second_signal_cuts_the_answers(small_model):
+    with Process("-m", small_model, "--port", "0", "--grace", "600", "--max-predict", "100000000") as server:
         server.wait_for("ready")
         body = {"prompt": "Once", "n_predict": -1, "stream": True, "ignore_eos": True}
         connection, response = ask(server.port, "POST", "/completion", body)

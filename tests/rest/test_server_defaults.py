@@ -85,8 +85,8 @@ def test_the_template_for_tools(serve, tmp_path):
     assert server.post("/apply-template", {"messages": TALK, "tools": tools})[1]["prompt"].startswith("tools: [{")
 
 
-def test_a_template_that_is_none_is_told(stories260k):
+def test_a_template_that_is_none_is_told(small_model):
     from llamakit import Session
 
-    with Session(stories260k, chat_template="no-such") as session, pytest.raises(UsageError, match="no chat template"):
+    with Session(small_model, chat_template="no-such") as session, pytest.raises(UsageError, match="no chat template"):
         session.template()

@@ -42,19 +42,19 @@ TOOLS = [
 ]
 ANSWER = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 FORM = {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER}}
-N_VOCAB = 512
+N_VOCAB = 512  # of tokens that the small model has at least
 ID = {text: N_VOCAB - 1 - i for i, text in enumerate(CONTROL)}
 TO_THE_POINT = {str(ID["</think>"]): 20, str(ID["[/THINK]"]): 20}  # a logit_bias: thoughts end soon
 TALK = {"messages": [{"role": "user", "content": "How long is it?"}], "temperature": 1.3}
 
 
 @pytest.fixture(scope="module")
-def families(templated, stories260k, serve_module):
+def families(templated, small_model, serve_module):
     """A server with a model for each template; in its vocabulary are the control tokens of the families."""
-    with open_gguf(stories260k) as file:
+    with open_gguf(small_model) as file:
         tokens = list(file.metadata["tokenizer.ggml.tokens"])
         types = [int(each) for each in file.metadata["tokenizer.ggml.token_type"]]
-    assert len(tokens) == N_VOCAB
+    assert len(tokens) >= N_VOCAB
     for text, id in ID.items():
         tokens[id], types[id] = text, int(TokenType.CONTROL)
     more = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}

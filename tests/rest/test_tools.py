@@ -49,8 +49,8 @@ def read(reader, job):
 
 
 @pytest.fixture(scope="module")
-def session(stories260k):
-    with Session(stories260k) as session:
+def session(small_model):
+    with Session(small_model) as session:
         yield session
 
 

@@ -35,25 +35,25 @@ def serving():
 
 
 @pytest.fixture
-def serve(stories260k):
+def serve(small_model):
     """Start a server in this process: `serve(parallel=2)`; stopped at the end of the test."""
     with ExitStack() as stack:
-        yield module("rest/conftest.py").starter(stack, stories260k)
+        yield module("rest/conftest.py").starter(stack, small_model)
 
 
 @pytest.fixture(scope="module")
-def server(stories260k):
+def server(small_model):
     """One server for all tests of a module."""
-    with module("rest/conftest.py").running({"stories": stories260k}) as client:
+    with module("rest/conftest.py").running({"stories": small_model}) as client:
         yield client
 
 
 @pytest.fixture
-def process(stories260k, tmp_path, serving):
+def process(small_model, tmp_path, serving):
     """Start a server in a process of its own: `process("--parallel", "4")`; stopped at the end of the test."""
     with ExitStack() as stack:
 
-        def start(*options, model=stories260k):
+        def start(*options, model=small_model):
             return stack.enter_context(serving.Server(model, tmp_path / "server.log", *options))
 
         yield start

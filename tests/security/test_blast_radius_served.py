@@ -103,9 +103,9 @@ main()
 """
 
 
-def test_a_server_whose_engine_dies_again_and_again_ends_with_an_error(stories260k, tmp_path, serving):
+def test_a_server_whose_engine_dies_again_and_again_ends_with_an_error(small_model, tmp_path, serving):
     port = serving.free_port()
-    command = [sys.executable, "-c", MORTAL, "serve", "-m", str(stories260k), "--port", str(port)]
+    command = [sys.executable, "-c", MORTAL, "serve", "-m", str(small_model), "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=serving.environment())
     try:

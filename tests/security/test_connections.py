@@ -192,7 +192,7 @@ def test_descriptors_bound_the_connections(monkeypatch):
     assert most_connections(10) == 10
 
 
-def test_few_descriptors_and_little_memory(stories260k, tmp_path, serving):
+def test_few_descriptors_and_little_memory(small_model, tmp_path, serving):
     """200 descriptors made the server spin when connections came; 3.5 GB of addresses, die at its start."""
     import subprocess
     import sys
@@ -205,7 +205,7 @@ def test_few_descriptors_and_little_memory(stories260k, tmp_path, serving):
     )
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", "-m", str(stories260k), "--port", str(port)],
+            [sys.executable, "-c", code, "serve", "-m", str(small_model), "--port", str(port)],
             stdout=log, stderr=log, env=serving.environment(),
         )  # fmt: skip
     client = SimpleNamespace(host="127.0.0.1", port=port)

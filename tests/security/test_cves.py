@@ -96,8 +96,8 @@ def test_files(name, tmp_path):
     ],
     ids="-".join,
 )  # fmt: skip
-def test_cve_2025_49847_and_52566_tables_of_tokenizers(changes, stories260k):
-    with open_gguf(stories260k) as file:
+def test_cve_2025_49847_and_52566_tables_of_tokenizers(changes, small_model):
+    with open_gguf(small_model) as file:
         metadata = dict(file.metadata) | {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
     with suppress(LlamaKitError):  # refused; anything else is a fault of ours
         tokenizer = load_tokenizer(metadata)

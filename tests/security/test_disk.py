@@ -59,8 +59,8 @@ def test_what_is_no_fault_of_the_file_stays_as_it_is(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("args", [["tokenize", "Once"], ["inspect"]])
-def test_output_to_a_full_disk(args, stories260k):
-    command = [sys.executable, "-m", "llamakit", args[0], "-m", str(stories260k), *args[1:]]
+def test_output_to_a_full_disk(args, small_model):
+    command = [sys.executable, "-m", "llamakit", args[0], "-m", str(small_model), *args[1:]]
     with open("/dev/full", "wb") as out:  # noqa: PTH123 - a device
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 6

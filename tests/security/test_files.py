@@ -15,9 +15,9 @@ from llamakit.session import Session
 
 
 @pytest.fixture
-def copy(stories260k, tmp_path):
+def copy(small_model, tmp_path):
     file = tmp_path / "model.gguf"
-    shutil.copyfile(stories260k, file)
+    shutil.copyfile(small_model, file)
     return file
 
 
@@ -38,11 +38,11 @@ def test_a_file_that_is_cut_off_while_it_is_mapped(copy):
             file.check()
 
 
-def test_a_file_that_is_written_to_or_replaced(copy, stories260k):
+def test_a_file_that_is_written_to_or_replaced(copy, small_model):
     with open_gguf(copy) as file:
         file.check()
         new = copy.with_suffix(".new")
-        shutil.copyfile(stories260k, new)
+        shutil.copyfile(small_model, new)
         new.rename(copy)
         file.check()  # what is mapped is the old file, whole
     with open_gguf(copy) as file:
@@ -89,9 +89,9 @@ def test_a_packed_model_goes_on_without_its_file(copy, serve):
 
 
 @pytest.fixture
-def saved(stories260k, tmp_path):
+def saved(small_model, tmp_path):
     """A session and a file that it saved."""
-    with Session(stories260k, backend="cpu", threads=1) as session:
+    with Session(small_model, backend="cpu", threads=1) as session:
         tokens = session.tokenize("Once upon a time there was a girl who had a dog and a cat", add_bos=True)
         session.generate(tokens, max_tokens=2)
         file = tmp_path / "saved.gguf"

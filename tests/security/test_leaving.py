@@ -58,8 +58,8 @@ def test_vectors_are_not_made_for_a_client_that_left(server, path, body, monkeyp
     assert server.post(path, body | {"input": ["Once"]})[0] == 200
 
 
-def test_vectors_of_one_that_waits_are_not_begun(stories260k):
-    with Session(stories260k, backend="cpu", threads=1, n_seq=2) as session:
+def test_vectors_of_one_that_waits_are_not_begun(small_model):
+    with Session(small_model, backend="cpu", threads=1, n_seq=2) as session:
         embed = Embed(prompts=[session.tokenize("Once")], pooling="mean")
         for gone in (lambda: True, lambda: 1 / 0):  # what cannot tell is taken for a client that left
             with pytest.raises(UnavailableError, match="has left"):

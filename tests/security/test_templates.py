@@ -212,12 +212,12 @@ def test_values_that_are_no_json_are_refused():
     assert ChatTemplate("{{ x }}{{ y }}").render(TALK, x=text, y=1 << 80) == f"{text}{1 << 80}"
 
 
-def test_a_template_slows_no_other_request_of_a_server(serve, stories260k, tmp_path, monkeypatch):
+def test_a_template_slows_no_other_request_of_a_server(serve, small_model, tmp_path, monkeypatch):
     """A model's template that loops for ever, asked for by several clients, beside a stream."""
     from llamakit.gguf import GGUFWriter, open_gguf
 
     file = tmp_path / "model.gguf"
-    with open_gguf(stories260k) as model, GGUFWriter(file) as writer:
+    with open_gguf(small_model) as model, GGUFWriter(file) as writer:
         for key in model.metadata:
             writer.add(key, model.metadata[key], *model.metadata.value_type(key))
         writer.add(

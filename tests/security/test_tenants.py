@@ -159,22 +159,22 @@ def test_this_machine_needs_no_key(host):
     check_public(host, ServeOptions(), Keys(()))
 
 
-def test_a_public_server_without_a_key_does_not_start(stories260k, capsys):
+def test_a_public_server_without_a_key_does_not_start(small_model, capsys):
     from llamakit import cli
 
-    assert cli.run(["serve", "-m", str(stories260k), "--host", "0.0.0.0", "--port", "0"]) == 2
+    assert cli.run(["serve", "-m", str(small_model), "--host", "0.0.0.0", "--port", "0"]) == 2
     assert "without an API key" in capsys.readouterr().err
 
 
-def test_the_host_header_is_checked_on_any_address(stories260k, serving, tmp_path):
-    with serving.Server(stories260k, tmp_path / "log", "--host", "0.0.0.0", "--insecure-no-key") as server:
+def test_the_host_header_is_checked_on_any_address(small_model, serving, tmp_path):
+    with serving.Server(small_model, tmp_path / "log", "--host", "0.0.0.0", "--insecure-no-key") as server:
         for name, status in (("evil.example", 403), ("localhost", 200), ("127.0.0.1", 200), ("10.255.1.1", 403)):
             assert host_status(server, name) == status, name
         for address in machine_addresses():
             assert host_status(server, f"[{address}]" if ":" in address else address) == 200, address
         assert "without an API key" in server.output()
     options = ("--host", "0.0.0.0", "--insecure-no-key", "--allowed-host", "llm.example")
-    with serving.Server(stories260k, tmp_path / "log", *options) as server:
+    with serving.Server(small_model, tmp_path / "log", *options) as server:
         assert host_status(server, "llm.example") == 200
         assert host_status(server, "evil.example") == 403
 

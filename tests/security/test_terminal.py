@@ -27,12 +27,12 @@ def run(*args):
 
 
 @pytest.fixture(scope="module")
-def copy(stories260k, tmp_path_factory):
+def copy(small_model, tmp_path_factory):
     """A copy of the model with other metadata and more tensors: `copy({"key": value}, {"name": tensor})`."""
 
     def make(metadata, tensors=None, name="model.gguf"):
         file = tmp_path_factory.mktemp("copy") / name
-        with open_gguf(stories260k) as model, GGUFWriter(file) as writer:
+        with open_gguf(small_model) as model, GGUFWriter(file) as writer:
             for key in model.metadata:
                 if key not in metadata:
                     writer.add(key, model.metadata[key], *model.metadata.value_type(key))
@@ -90,6 +90,7 @@ def test_the_lines_of_a_server_that_starts(copy, process):
 
 
 @pytest.mark.parametrize("count", [6, 1_000_000, (1 << 24)])
+@pytest.mark.usefixtures("stories260k")
 def test_layers_that_are_not_there(copy, count):
     file = copy({"llama.block_count": count})
     began = time.process_time()

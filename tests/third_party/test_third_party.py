@@ -89,7 +89,7 @@ def test_the_command_is_there(python):
     assert run(python, "greet", "you").stdout == "hello you\n"
 
 
-def test_the_option_is_a_flag_a_setting_and_checked(python, stories260k, tmp_path):
+def test_the_option_is_a_flag_a_setting_and_checked(python, small_model, tmp_path):
     help_ = run(python, "generate", "-h").stdout
     assert "--cold.strength" in help_
     assert "from other packages" in help_
@@ -99,7 +99,7 @@ def test_the_option_is_a_flag_a_setting_and_checked(python, stories260k, tmp_pat
     base = (
         "generate",
         "-m",
-        stories260k,
+        small_model,
         "-p",
         "Once",
         "-n",
@@ -172,8 +172,8 @@ def test_the_optimizer_trains(python, tmp_path):
     assert "beta2" in wrong.stderr
 
 
-def test_a_broken_plugin_is_named_when_it_is_asked_for(python, stories260k):
-    done = run(python, "generate", "-m", stories260k, "-p", "x", "--samplers", "broken")
+def test_a_broken_plugin_is_named_when_it_is_asked_for(python, small_model):
+    done = run(python, "generate", "-m", small_model, "-p", "x", "--samplers", "broken")
     assert done.returncode == 2
     assert "broken" in done.stderr
     assert run(python, "doctor").returncode == 1

@@ -46,19 +46,19 @@ def test_cores_of_the_nodes_in_turn(tmp_path, monkeypatch):
         {"no_repack": True}, {"no_repack": True, "no_mmap": True},
     ],
 )  # fmt: skip
-def test_the_bits_do_not_depend_on_who_computes(stories260k, options):
+def test_the_bits_do_not_depend_on_who_computes(small_model, options):
     text = "Once upon a time there was a little girl named Lily. She loved to play outside in the park with a dog."
-    with Session(stories260k, backend="cpu", threads=1) as session:
+    with Session(small_model, backend="cpu", threads=1) as session:
         expected = session.generate(text, max_tokens=40, temperature=0).tokens
         logits = session.logits(expected)
-    with Session(stories260k, backend="cpu", threads=2, backend_options=options) as session:
+    with Session(small_model, backend="cpu", threads=2, backend_options=options) as session:
         for _ in range(5):  # prompts and single tokens in turn: other threads take part each time
             assert session.generate(text, max_tokens=40, temperature=0).tokens == expected
         assert np.array_equal(session.logits(expected), logits)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_threads_stay_on_their_cores_and_the_caller_is_left_as_it_was(stories260k):
+def test_threads_stay_on_their_cores_and_the_caller_is_left_as_it_was(small_model):
     def allowed():
         return {
             line.split()[1]
@@ -68,7 +68,7 @@ def test_threads_stay_on_their_cores_and_the_caller_is_left_as_it_was(stories260
         }
 
     before = allowed()
-    with Session(stories260k, backend="cpu", threads=3, backend_options={"affinity": str(CORES[-1])}) as session:
+    with Session(small_model, backend="cpu", threads=3, backend_options={"affinity": str(CORES[-1])}) as session:
         session.generate("Once", max_tokens=4)
         assert str(CORES[-1]) in allowed()
         assert system.cores() == CORES

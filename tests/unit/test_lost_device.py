@@ -99,14 +99,15 @@ def registry(monkeypatch):
 
 
 @pytest.fixture
-def session(registry, stories260k):
-    with Session(stories260k, registry=registry, backend="fragile", n_seq=4, adapter_slots=2) as session:
+def session(registry, small_model):
+    with Session(small_model, registry=registry, backend="fragile", n_seq=4, adapter_slots=2) as session:
         yield session
 
 
 WANTED = {"max_tokens": 12, "temperature": 0.0}
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_requests_end_with_an_error_and_the_next_ones_are_answered_as_before(session):
     expected = session.generate("Once", **WANTED).text
     service, device = session.service, DEVICES[-1]
@@ -127,6 +128,7 @@ def test_requests_end_with_an_error_and_the_next_ones_are_answered_as_before(ses
     assert not service.trouble
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_adapters_and_embeddings_come_back(session, tmp_path):
     pair = gguf_pair("output.weight", 4, 0, {"output.weight": (512, 64)}, 1.0)
     path = write_gguf_adapter(tmp_path / "a.gguf", pair)
@@ -178,9 +180,9 @@ def test_without_a_service_the_session_is_told_to(session):
     assert session.generate("Once", **WANTED).text == expected
 
 
-def test_a_draft_model_comes_back_too(registry, stories260k):
+def test_a_draft_model_comes_back_too(registry, small_model):
     with Session(
-        stories260k, registry=registry, backend="fragile", n_seq=2, draft_model=str(stories260k), draft=4
+        small_model, registry=registry, backend="fragile", n_seq=2, draft_model=str(small_model), draft=4
     ) as session:
         expected = session.generate("Once", **WANTED).text
         session.service  # noqa: B018 - from here on the engine has a thread

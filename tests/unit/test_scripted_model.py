@@ -43,10 +43,10 @@ def test_a_long_text(tmp_path):
     assert said(path, "x") == (text, FinishReason.END)
 
 
-def test_a_vocabulary_of_another_model(tmp_path, stories260k):
+def test_a_vocabulary_of_another_model(tmp_path, small_model):
     from llamakit.gguf import open_gguf
 
-    with open_gguf(stories260k) as file:
+    with open_gguf(small_model) as file:
         keys = {key: value for key, value in file.metadata.items() if key.startswith("tokenizer.ggml.")}
         path = scripted_model(tmp_path / "m.gguf", "a big red ball", vocabulary=keys, metadata={"general.name": "ball"})
     assert said(path, "Once upon a time")[0].strip() == "a big red ball"

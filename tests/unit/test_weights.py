@@ -10,9 +10,9 @@ from llamakit.registry import Registry
 from llamakit.weights import load_weights, tensor_sources
 
 
-def test_every_tensor_is_loaded_once_for_all_its_uses(stories260k):
+def test_every_tensor_is_loaded_once_for_all_its_uses(small_model):
     device = Registry.discover().backend("reference")().open()
-    with open_gguf(stories260k) as file:
+    with open_gguf(small_model) as file:
         model = load_model(file)
         uses, told = model.uses(), []
         weights = load_weights(device, tensor_sources(uses, file), uses, lambda *at: told.append(at))

@@ -14,13 +14,14 @@ HEAD = HIDDEN * VOCABULARY
 
 
 @pytest.fixture
-def work(stories260k):
-    with Session(stories260k, backend="cpu", threads=1) as session:
+def work(small_model):
+    with Session(small_model, backend="cpu", threads=1) as session:
         ceilings = Ceilings(read_bandwidth=1e6, multiply_adds={"f32": 1e6})
         spec = session.engine.space.kv.spec
         yield Work(session.model, session.file, session.device, session.weights, spec, ceilings)
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_a_token_reads_every_weight_and_its_context(work):
     assert work.row == {"f32": PER_ROW}
     assert work.out_row == {"f32": HEAD}
@@ -32,6 +33,7 @@ def test_a_token_reads_every_weight_and_its_context(work):
     assert seconds == pytest.approx(10 * (work.weight_bytes + 105 * work.kv_bytes) / 1e6)
 
 
+@pytest.mark.usefixtures("stories260k")
 def test_a_prompt_is_limited_by_its_products(work):
     seconds, limit = work.least(600, 0, 0, 1, 512)
     assert limit == "f32"

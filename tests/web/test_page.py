@@ -19,14 +19,14 @@ BEGINNING = "Once upon a time, there was a little"
 
 
 @pytest.fixture(scope="module")
-def real(stories260k: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def real(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`llamakit serve` with a real model."""
     spec = importlib.util.spec_from_file_location("serving", SERVING)
     assert spec
     assert spec.loader
     serving = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(serving)
-    with serving.Server(stories260k, tmp_path_factory.mktemp("real") / "log", "--max-predict", "400") as server:
+    with serving.Server(small_model, tmp_path_factory.mktemp("real") / "log", "--max-predict", "400") as server:
         yield server
 
 

@@ -28,9 +28,9 @@ def opened(path, **more) -> Session:
 
 
 @pytest.fixture(scope="module")
-def adapter(stories260k, tmp_path_factory):
+def adapter(small_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("lora") / "adapter.gguf"
-    with Session(stories260k) as session:
+    with Session(small_model) as session:
         shapes = {name: info.shape for name, info in session.file.tensors.items()}
     tensors = {}
     for seed, name in enumerate(("token_embd.weight", "blk.0.attn_q.weight", "blk.4.ffn_down.weight")):
@@ -49,8 +49,8 @@ def answers(session: Session) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def expected(stories260k, adapter):
-    with opened(stories260k, lora=[(str(adapter), 0.0)]) as session:
+def expected(small_model, adapter):
+    with opened(small_model, lora=[(str(adapter), 0.0)]) as session:
         found = answers(session)
         assert found[-1] != found[0][:12]  # the adapter does something
         yield found, session.logits(session.tokenize(PROMPT)), session.embed(PROMPT)
@@ -92,8 +92,8 @@ def test_drafts_sessions_and_reopening(stories260k, expected, tmp_path):
             assert len(session.load_prefix(tmp_path / "again")) == n
 
 
-def test_the_service_runs_on_several_devices(stories260k, expected):
-    with opened(stories260k, device="cpu,cpu", split="1,4") as session:
+def test_the_service_runs_on_several_devices(small_model, expected):
+    with opened(small_model, device="cpu,cpu", split="1,4") as session:
         jobs = [session.service.submit(session.request(PROMPT, temperature=0.0, max_tokens=24)) for _ in range(4)]
         for job in jobs:
             found = [event.result.tokens for event in job if hasattr(event, "result")]
@@ -128,8 +128,8 @@ def test_random_requests_that_lack_room_are_answered_as_on_one_device(stories260
     assert one[1] > 0  # some were preempted
 
 
-def test_each_device_has_its_share_of_everything(stories260k):
-    with opened(stories260k) as one, opened(stories260k, device="cpu,cpu") as two:
+def test_each_device_has_its_share_of_everything(small_model):
+    with opened(small_model) as one, opened(small_model, device="cpu,cpu") as two:
         assert two.kv_bytes == one.kv_bytes
         held = [sum(w.parts[i].n_bytes for w in two.weights.values() if i in w.parts) for i in (0, 1)]
         assert min(held) > 0.3 * sum(held)
@@ -156,9 +156,9 @@ def test_what_cannot_be_is_said(stories260k, settings, text):
         session.device  # noqa: B018
 
 
-def test_the_command_line_names_devices(stories260k):
+def test_the_command_line_names_devices(small_model):
     """--device and --split of the commands, and of `serve`."""
-    asked = ["generate", "-m", stories260k, "-p", PROMPT, "-n", "8", "--temperature", "0", "-t", "1", "-v"]
+    asked = ["generate", "-m", small_model, "-p", PROMPT, "-n", "8", "--temperature", "0", "-t", "1", "-v"]
     one, two = (
         CliRunner().invoke(llamakit, [*map(str, asked), *more])
         for more in ([], ["--device", "cpu,cpu", "--split", "2,1"])
@@ -170,25 +170,25 @@ def test_the_command_line_names_devices(stories260k):
     assert settings_from(values) == values
 
 
-def test_training_is_refused(stories260k):
-    with opened(stories260k, device="cpu,cpu") as session:
+def test_training_is_refused(small_model):
+    with opened(small_model, device="cpu,cpu") as session:
         with pytest.raises(UsageError, match="training runs on one device"):
             session.trainer(data="x.txt", out="y.gguf")
         with pytest.raises(UsageError, match="training runs on one device"):
             session.device.state((2,))
 
 
-def test_a_node_that_a_device_does_not_know_is_named(stories260k):
-    with opened(stories260k, device="cpu,cpu") as session:
+def test_a_node_that_a_device_does_not_know_is_named(small_model):
+    with opened(small_model, device="cpu,cpu") as session:
         member = session.device.members[1].device
         member.supports = lambda node: node.name != "output"
         with pytest.raises(BackendError, match="cpu:0 cannot run node output"):
             session.engine  # noqa: B018
 
 
-def test_stages_are_graphs_of_their_own(stories260k):
+def test_stages_are_graphs_of_their_own(small_model):
     """Layers of the cache count from 0 in each; what crosses is a float input; nothing is lost or done twice."""
-    with Session(stories260k) as session:
+    with Session(small_model) as session:
         graph = session.model.build(GraphSizes(rows=4, out_rows=2, seqs=2, blocks_per_seq=3), adapters=True)
         n_bytes = {name: info.n_bytes for name, info in session.file.tensors.items()}
     placement = place(graph, [1, 2], n_bytes)

@@ -323,9 +323,9 @@ def test_quantize_keeps_metadata_and_lists_what_does_not_fit(stories260k, tmp_pa
         assert 0 < np.abs(error).mean() < 0.05
 
 
-def test_quantize_refuses_its_source_and_unknown_types(stories260k, tmp_path):
+def test_quantize_refuses_its_source_and_unknown_types(small_model, tmp_path):
     copy = tmp_path / "copy.gguf"
-    copy.write_bytes(stories260k.read_bytes())
+    copy.write_bytes(small_model.read_bytes())
     with pytest.raises(UsageError, match="is the source itself"):
         quantize_file(copy, copy, "Q8_0")
     with pytest.raises(UsageError, match="found   Q4_K_M, Q4_K"):

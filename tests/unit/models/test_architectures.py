@@ -45,10 +45,10 @@ def registry(tmp_path, monkeypatch):
     sys.modules.pop("striped_plugin", None)
 
 
-def test_one_file_adds_an_architecture(registry, stories260k, tmp_path):
+def test_one_file_adds_an_architecture(registry, small_model, tmp_path):
     changes = {"attention.layer_norm_rms_epsilon": None}  # this one knows its own
-    path = write_renamed(stories260k, tmp_path / "striped.gguf", "striped", changes)
-    with Session(path, registry=registry, backend="cpu") as session, Session(stories260k, backend="cpu") as llama:
+    path = write_renamed(small_model, tmp_path / "striped.gguf", "striped", changes)
+    with Session(path, registry=registry, backend="cpu") as session, Session(small_model, backend="cpu") as llama:
         found, expected = (s.generate("Once", max_tokens=12, temperature=0).text for s in (session, llama))
     assert found == expected
     with (

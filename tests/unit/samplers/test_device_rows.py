@@ -174,7 +174,7 @@ def test_top_is_what_sorting_gives():
         assert log_sum == pytest.approx(np.log(np.exp(row, dtype=np.float64).sum()), abs=1e-6)
 
 
-def test_a_session_says_the_same_when_logits_stay_on_the_device(stories260k, monkeypatch):
+def test_a_session_says_the_same_when_logits_stay_on_the_device(small_model, monkeypatch):
     requests = [
         {"seed": 3}, {"n": 2, "temperature": 1.5, "seed": 1}, {"beams": 2}, {"logprobs": 2, "temperature": 0.0},
         {"regex": "[A-Z][a-z ]+", "seed": 2}, {"regex": "(yes|no) indeed", "seed": 2},
@@ -182,7 +182,7 @@ def test_a_session_says_the_same_when_logits_stay_on_the_device(stories260k, mon
     ]  # fmt: skip
 
     def answers():
-        with Session(stories260k, threads=1, ctx_size=128, n_seq=2) as session:
+        with Session(small_model, threads=1, ctx_size=128, n_seq=2) as session:
             found = []
             for each in requests:
                 results = session.answers("Once upon a time there was", max_tokens=12, **each)

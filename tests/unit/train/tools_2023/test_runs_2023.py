@@ -120,13 +120,13 @@ def test_only_write_lora_is_the_adapter_that_2023_wrote(tmp_path, in_folder):
         finetune(tmp_path, *BASE, "--only-write-lora")
 
 
-def test_every_save_continues_to_the_bit_the_last_one_too(tmp_path, in_folder, stories260k):
+def test_every_save_continues_to_the_bit_the_last_one_too(tmp_path, in_folder, small_model):
     """2023 took one batch more before its last save."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     small = (
         "--model-base",
-        stories260k,
+        small_model,
         "--fill-with-next-samples",
         "--sample-random-offsets",
         "--sample-start",
@@ -177,10 +177,10 @@ def test_what_is_served_is_what_was_trained_whatever_alpha(tmp_path, in_folder, 
 
 
 @pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0", "Q4_0"])
-def test_any_base_with_grouped_queries(tmp_path, stories260k, type_name):
+def test_any_base_with_grouped_queries(tmp_path, small_model, type_name):
     """2023 stopped at grouped queries and at F16."""
     base, text = tmp_path / "base.gguf", tmp_path / "text.txt"
-    quantize_file(stories260k, base, type_name)
+    quantize_file(small_model, base, type_name)
     text.write_text("Once upon a time there was a little dog who liked to dig. " * 8)
     losses = []
     more = ("--model-base", base, "--train-data", text, "--adam-iter", "8", "--adam-alpha", "0.01", "--save-every", "0")
@@ -249,11 +249,11 @@ def test_the_train_checkpoint_of_2023_is_continued(tmp_path, in_folder):
     assert infos[0].loss < first.optimizer.counters["previous_loss"] + 0.05
 
 
-def test_runs_end_where_rules_say(tmp_path, stories260k):
+def test_runs_end_where_rules_say(tmp_path, small_model):
     (tmp_path / "few.txt").write_text("the moon the dog runs over the fox")
     few = (
         "--model-base",
-        stories260k,
+        small_model,
         "--train-data",
         tmp_path / "few.txt",
         "--sample-start",
