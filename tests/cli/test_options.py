@@ -140,3 +140,15 @@ def test_colour_is_as_asked_for_on_every_command(monkeypatch, capfd, options, en
     run_line([*options, *line.split()])
     found = capfd.readouterr()
     assert ("\x1b[" in found.out + found.err) is coloured
+
+
+def test_doctor_knows_drivers_and_recommends_what_there_is(tmp_path):
+    from llamakit.plugins.frontends.cli.doctor import HINTS, drivers
+
+    assert drivers(tmp_path) == []
+    for name, text in (("proc/driver/nvidia/version", "NVRM version: Kernel Module  550.54.14  Thu\n"), ("dev/kfd", ""),
+                       ("etc/OpenCL/vendors/pocl.icd", "libpocl.so")):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert drivers(tmp_path) == ["NVIDIA 550.54.14", "AMD (ROCm)", "OpenCL pocl"]
+    assert not any("llamakit[" in hint for hint in HINTS.values())

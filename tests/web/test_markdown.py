@@ -115,6 +115,10 @@ def html(lab: Any, text: str) -> str:
         ("<b>x</b>", "<p>&lt;b&gt;x&lt;/b&gt;</p>"),
         ("- [ ] todo", "<ul><li>[ ] todo</li></ul>"),
         ("$$a_b_c$$", '<p><code class="math">$$a_b_c$$</code></p>'),
+        (
+            "*x* \\(a_1\\) \\(b",
+            '<p><em>x</em> <math xmlns="http://www.w3.org/1998/Math/MathML"><msub><mi>a</mi><mn>1</mn></msub></math> (b</p>',
+        ),
         ("[x](https://a.org/b)", '<p><a href="https://a.org/b">x</a></p>'),
         ("see https://a.org/b.", '<p>see <a href="https://a.org/b">https://a.org/b</a>.</p>'),
         ("![alt](https://a.org/i.png)", '<p><a href="https://a.org/i.png">[image: alt]</a></p>'),
@@ -169,7 +173,8 @@ def test_finished_blocks_are_never_touched(lab: Any) -> None:
 
 
 TAGS = "p br h3 h4 h5 h6 ul ol li blockquote pre code table thead tbody tr th td strong em del a hr details summary span".split()
-ATTRIBUTES = "href rel target start data-lang class".split()
+TAGS += "math mrow mi mn mo mtext msub msup msubsup mfrac msqrt mroot".split()
+ATTRIBUTES = "href rel target start data-lang class display".split()
 
 
 def test_fuzz_nothing_gets_through_and_nothing_is_slow(lab: Any) -> None:

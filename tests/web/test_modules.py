@@ -190,3 +190,18 @@ def test_what_ran_out_is_told_apart(node: Any) -> None:
     console.log(JSON.stringify(["end", "limit", "context"].map((stop) => describe(run(stop))[1])));
     """
     assert node(code) == ["ready · 9 tokens", "limit reached · 9 tokens", "context full · 9 tokens"]
+
+
+def test_formulas_of_the_common_kind_are_read(node: Any) -> None:
+    code = r"""
+    import { readMath } from "./math.js";
+    const flat = (t) => t && (t.text ?? `${t.tag}(${t.children.map(flat).join(" ")})`);
+    const texts = [String.raw`$$x$$`, String.raw`\(\frac{a_1+b}{2}\)`, String.raw`\[\sum_{i=1}^{n} x_i^2 \le \sqrt[3]{\pi}\]`,
+      String.raw`$$\left(\text{a b} - 1.5\right)$$`, String.raw`$$a_b_c$$`, String.raw`$$\unknown{x}$$`, String.raw`$$\frac{1}$$`, "$${$$", `$$${"{".repeat(500)}$$`];
+    console.log(JSON.stringify(texts.map((text) => flat(readMath(text)))));
+    """
+    assert node(code) == [
+        "math(x)", "math(mfrac(mrow(msub(a 1) + b) 2))",
+        "math(mrow(msubsup(∑ mrow(i = 1) n) msubsup(x i 2) ≤ mroot(π 3)))", "math(mrow(( mrow(a b − 1.5) )))",
+        None, None, None, None, None,
+    ]  # fmt: skip

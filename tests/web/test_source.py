@@ -30,9 +30,9 @@ def test_no_string_becomes_markup(web: Path) -> None:
 
 
 def test_every_address_is_relative(web: Path) -> None:
-    """So that the page works below any path. The namespace of SVG is a name, not an address."""
+    """So that the page works below any path. The namespaces of SVG and MathML are names, not addresses."""
     for file in files(web):
-        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        text = re.sub(r"http://www\.w3\.org/(2000/svg|1998/Math/MathML)", "", file.read_text())
         assert not re.search(r"""(?:href|src)="/|["'`]https?://[a-z]|fetch\(["'`]/|from "/|[:\s]url\(["'/]""", text), (
             file.name
         )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import platform
+import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
-from llamakit.plugins.frontends.cli.console import gib
+from llamakit.plugins.frontends.cli.console import Console, gib
 from llamakit.plugins.frontends.cli.params import json_option
 
 from llamakit import __version__
+from llamakit.terminal import one_line
 
 HINTS = {
-    "matplotlib": "pip install llamakit[plot]",
+    "matplotlib": "pip install matplotlib, for pictures of bench --plot",
 }
 
 
@@ -23,7 +27,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check this machine: processor, memory, backends, plugins. Exit code 1 if something needs fixing."""
     import msgspec
 
-    report = _report()
+    with Console(quiet=as_json).progress("looking"):  # backends are opened, which may take seconds
+        report = _report()
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     else:
@@ -38,9 +43,12 @@ def _report() -> dict[str, Any]:
 
     infos = Registry.discover().plugins()
     broken = [info for info in infos if not info.available and info.kind != "backend"]
-    fix = [f"{info.kind} {info.name} of {info.package} does not load: {info.reason}" for info in broken]
+    fix = [
+        f"{info.kind} {info.name} of {info.package} does not load: {info.reason} (update the package, or remove it)"
+        for info in broken
+    ]
     fix += [
-        f"backend {i.name} is not available: {i.reason}"
+        f"backend {i.name} is not available: {i.reason} (install LlamaKit again on this machine)"
         for i in infos
         if i.kind == "backend" and i.name == "cpu" and not i.available
     ]
@@ -60,10 +68,23 @@ def _report() -> dict[str, Any]:
             for i in infos
             if i.kind == "backend"
         ],
+        "drivers": drivers(),
         "plugins": {"count": len(infos), "broken": [f"{i.kind} {i.name}" for i in broken]},
         "optional": {name: _installed(name) for name in HINTS},
         "fix": fix,
     }
+
+
+def drivers(root: Path = Path("/")) -> list[str]:
+    """Drivers of accelerators that this machine has, for backends of other packages."""
+    found = []
+    with suppress(OSError):
+        version = re.search(r"\d+\.\d+(?:\.\d+)?", (root / "proc/driver/nvidia/version").read_text())
+        found.append(f"NVIDIA {version[0] if version else ''}".strip())
+    if (root / "dev/kfd").exists():
+        found.append("AMD (ROCm)")
+    found += [f"OpenCL {file.stem}" for file in sorted((root / "etc/OpenCL/vendors").glob("*.icd"))]
+    return [one_line(name) for name in found]
 
 
 def _kernels(name: str) -> dict[str, str]:
@@ -98,6 +119,7 @@ def _print(report: dict[str, Any]) -> None:
         kernels = ", ".join(f"{k} {v}" for k, v in backend["kernels"].items())
         click.echo(f"{label:<9} {state}  {backend['name']:<10} {kernels or backend['reason']}")
         label = ""
+    click.echo(f"Drivers   {', '.join(report['drivers']) or 'none of an accelerator'}")
     loaded = report["plugins"]["count"] - len(report["plugins"]["broken"])
     click.echo(f"Plugins   {loaded} of {report['plugins']['count']} load")
     for name, present in report["optional"].items():

@@ -5,6 +5,8 @@
  * and then over the whole, as CommonMark does it. A token keeps which elements open after it and close before it.
  */
 
+import { mathNode, readMath } from "./math.js";
+
 const DEEPEST = 8;
 const LONGEST_URL = 2000;
 const LONG_HOST = 40;
@@ -70,6 +72,11 @@ class Run {
   escape() {
     const next = this.text[this.at + 1];
     if (next === "\n") return this.lineBreak(2);
+    if (next === "(" || next === "[") {
+      const end = this.unclosed?.[next] ? -1 : this.text.indexOf(next === "(" ? "\\)" : "\\]", this.at + 2);
+      if (end < 0) this.unclosed = { ...this.unclosed, [next]: true };
+      else if (end > this.at + 2) return this.take(end + 2 - this.at, { tag: "code", className: "math" });
+    }
     if (next && /[!-/:-@[-`{-~]/.test(next)) this.at += 1;
     return this.take(1);
   }
@@ -97,7 +104,7 @@ class Run {
     return this.put(inner, { tag: "code" });
   }
 
-  /** Mathematics stay as written. */
+  /** Mathematics are set by math.js, or stay as written. */
   math() {
     const end = this.text[this.at + 1] === "$" && !this.noMath ? this.text.indexOf("$$", this.at + 2) : -2;
     if (end === -1) this.noMath = true;
@@ -237,6 +244,8 @@ function shut(parents, tag) {
 }
 
 function leaf({ tag, text, href, className }) {
+  const formula = className === "math" ? readMath(text) : null;
+  if (formula) return mathNode(formula);
   const node = tag === "a" ? anchor(href) : document.createElement(tag);
   if (text) node.textContent = text;
   if (className) node.className = className;
