@@ -206,7 +206,7 @@ def test_fuzz_nothing_gets_through_and_nothing_is_slow(lab: Any) -> None:
     assert slowest < 250  # one garbage collection in a text of a few bytes; the next test bounds long ones
 
 
-HARD = ["\\(", "\\(a_{", "$${", 
+HARD = ["\\(", "\\(a_{", "$${",
     "**a ", "*", "_a", "[", "[a](", "![", "`", "``a", "](", "~~", "> ", "- ", "  - ", "|a", "\\", "$$", "http://", "https://a.b/(",
     "*a_b", "a**b*", "[x](https://a.b)", "(", "[a](b ", "&", "<", "1. ", "#", "\n\n", "a|b\n-|-\n", "```\n", "*a **b ", "é*",
 ]  # fmt: skip
