@@ -262,7 +262,7 @@ def test_probabilities_and_the_prompt_are_shown(talk, capsys):
     shown = run(talk, capsys, "a b", "/probs 2")
     assert shown.split() == ["'", "1th'", "75.0%", "'", "other'", "25.0%"]
     assert run(talk, capsys, "/prompt").splitlines() == ["a b", "2 tokens: 0 1"]
-    assert "1 answer, 1 tokens" in run(talk, capsys, "/stats").replace("1 answer,  ", "1 answer, ")
+    assert "1 answer, 1 token written" in run(talk, capsys, "/stats").replace("1 answer,  ", "1 answer, ")
 
 
 def test_adapters_and_models_go_with_the_request(talk, capsys):

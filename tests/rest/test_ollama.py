@@ -104,7 +104,7 @@ def test_options_mean_what_they_do_in_ollama(server):
     mirostat = generate(server, options={"mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.2, "num_predict": 2})
     assert mirostat["llamakit"]["samplers"][-1] == "mirostat"
     defaults = generate(server, options={"num_predict": 1})
-    assert "penalties" in defaults["llamakit"]["samplers"]  # Ollama's repeat_penalty is 1.1
+    assert "penalties" not in defaults["llamakit"]["samplers"]  # repeat_penalty is 1 but on the routes of 2023
 
 
 def test_what_has_no_effect_is_named(server):
