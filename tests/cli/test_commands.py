@@ -109,7 +109,6 @@ def test_quantize_and_use_the_result(stories260k, tmp_path):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["generate", "-p", "x"], 2, b"no model"),
         (["generate", "-m", "nowhere.gguf", "-p", "x"], 3, b"no file nowhere.gguf"),
         (["generate", "-m", "MODEL", "-p", "x", "--top-p", "1.5"], 2, b"0..1"),
         (["generate", "-m", "MODEL", "-p", "x", "--samplers", "top_k;typcal_p"], 2, b"typical_p, top_p are nearest"),

@@ -140,10 +140,10 @@ def test_errors(capsys, model, data, tmp_path, monkeypatch, args, what):
     assert what in capsys.readouterr().err
 
 
-def test_no_model(capsys, data, tmp_path, monkeypatch):
+def test_without_a_model_it_is_the_embedded_one(capsys, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run(["data", "check", data]) == 2
-    assert "no model" in capsys.readouterr().err
+    assert run(["data", "check", data]) == 0
+    assert "loss" in capsys.readouterr().out
 
 
 def test_nothing_at_all(capsys, model, tmp_path):

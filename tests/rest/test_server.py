@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack, suppress
 
 import pytest
 from llamakit.plugins.frontends.rest.listen import ListenError, listen, url_of
@@ -155,18 +156,18 @@ def test_a_second_signal_cuts_the_answers(small_model):
 
 
 def test_it_stops_at_once_with_idle_and_half_sent_connections(stories260k):
-    with Process("-m", stories260k, "--port", "0") as server:
+    with Process("-m", stories260k, "--port", "0") as server, ExitStack() as stack:
         server.wait_for("ready")
-        idle = socket.create_connection(("127.0.0.1", server.port))
-        half = socket.create_connection(("127.0.0.1", server.port))
+        idle = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        half = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
         half.sendall(b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.end()[0] == 0
         assert time.monotonic() - began < 15  # headers may take that long, an idle connection ten minutes
         for sock in (idle, half):
-            assert sock.recv(10) == b""
-            sock.close()
+            with suppress(ConnectionResetError):  # as systems end connections of which something was not read
+                assert sock.recv(10) == b""
 
 
 def test_while_the_model_loads_the_port_answers(serve, stories260k, monkeypatch):
@@ -199,7 +200,6 @@ def test_while_the_model_loads_the_port_answers(serve, stories260k, monkeypatch)
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        ([], 2, "no model: name a GGUF file"),
         (["-m", "missing.gguf"], 3, "missing.gguf"),
         (["--models", "a="], 2, "both a name and a file are needed"),
         (["-m", "{model}", "--port", "70000"], 2, "port is 70000; possible: 0..65535"),
