@@ -102,10 +102,10 @@ def test_memory_is_shared_out_and_comes_back():
      b"[" + b'"a",' * 8_000_000 + b"1]", b'{"a":"\\"", "b":[' + b"[]," * 1_000_000 + b"1]}"],
 )  # fmt: skip
 def test_a_body_of_very_many_values_is_refused_before_it_is_decoded(body):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(UsageError, match="too many"):
         decode(body)
-    assert time.monotonic() - began < 1.5
+    assert time.process_time() - began < 1.5
 
 
 def test_a_text_full_of_brackets_and_commas_is_no_array():
