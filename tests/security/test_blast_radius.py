@@ -223,7 +223,7 @@ def test_an_adapter_that_cannot_be_put_to_work(service):
         def release(self, slot):
             pass
 
-    service.engine.adapters = Store()
+    service.engine.adapters = service.engine.queue.adapters = Store()
     found = unharmed(service, request(adapters=(("bad", 1.0),)))
     assert "shapes do not fit" in found.message
     job = service.submit(request(max_tokens=40))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -154,3 +156,15 @@ def test_a_large_honest_grammar_is_read():
     with limited():
         assert parse("json_schema", schema).rules
         assert parse("regex", r"[\p{L}\p{N}_]+(-[\p{L}\p{N}]+){0,20}").rules
+
+
+def test_a_reader_leaves_no_mark_that_slows_the_process():
+    """With the mark that it left once, the first traced call never ended."""
+    program = (
+        "import sys\n"
+        "from llamakit.plugins.samplers.grammar.budget import within_limits\n"
+        "assert within_limits(lambda: 7) == 7\n"
+        "sys.settrace(lambda *event: None)\n"
+        "(lambda: 1)()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

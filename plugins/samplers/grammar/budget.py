@@ -11,15 +11,16 @@ import ctypes
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 
 from llamakit.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+T = TypeVar("T")
 MOST_PARTS = 400_000  # nodes, and ranges of characters
 SECONDS = 2.0  # of the processor
 AT_ONCE = 2  # more would take the processor from those who answer
@@ -57,6 +58,19 @@ def limited() -> Iterator[None]:
         _places.release()
 
 
+def within_limits(read: Callable[[], T]) -> T:
+    """What `read` makes, within `limited`. GrammarError also where the watcher's error comes while the block ends."""
+    try:
+        with limited():
+            return read()
+    except TooLongError:
+        raise _too_long() from None
+
+
+def _too_long() -> GrammarError:
+    return GrammarError(f"it takes longer than {SECONDS:g} seconds to work out the grammar", hint="a simpler grammar")
+
+
 class TooLongError(BaseException):
     """Raised by the watcher in the thread of a reader; no reader catches it."""
 
@@ -83,9 +97,7 @@ class Watcher:
                 self._end()
         except TooLongError:
             self._end()
-            raise GrammarError(
-                f"it takes longer than {SECONDS:g} seconds to work out the grammar", hint="a simpler grammar"
-            ) from None
+            raise _too_long() from None
 
     def _begin(self) -> None:
         with self._changed:
@@ -96,10 +108,14 @@ class Watcher:
             self._changed.notify()
 
     def _end(self) -> None:
-        """Nothing is raised in this thread from now on."""
+        """Nothing is raised in this thread from now on.
+
+        An error that the watcher raised before it gave the lock away comes behind the call of `pop`, in this block.
+        Nothing is taken back: for an error of None CPython 3.11 leaves a mark that no instruction clears, so that every
+        call of the process is slower from then on, and the first one that is traced never ends.
+        """
         with self._changed:
             self._ends.pop(threading.get_ident(), None)
-            _raise_in(threading.get_ident(), None)
 
     def _run(self) -> None:
         while True:
@@ -109,13 +125,13 @@ class Watcher:
                 for thread, end in list(self._ends.items()):
                     if time.clock_gettime(time.pthread_getcpuclockid(thread)) > end:
                         del self._ends[thread]
-                        _raise_in(thread, TooLongError)
+                        _raise_too_long(thread)
             time.sleep(LOOK_SECONDS)
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Let a thread raise `error` before its next instruction; None takes that back."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)
+def _raise_too_long(thread: int) -> None:
+    """Let a thread raise the error before one of its next instructions."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TooLongError))
 
 
 _watcher = Watcher()
