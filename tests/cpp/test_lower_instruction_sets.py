@@ -111,7 +111,6 @@ def check_kernels(name: str, *options: str, emulator: Sequence[str] = (), isas: 
     assert int(run.stdout.split()[-3]) > 300 * len(isas)
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_arm_kernels_under_emulation():
     compiler, qemu = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
@@ -122,7 +121,6 @@ def test_arm_kernels_under_emulation():
     check_kernels("check-aarch64", *options, emulator=emulator, isas=("generic", "dotprod", "i8mm"))
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_avx_vnni_kernels_with_an_emulated_instruction():
     if "AVX2" not in system.cpu_flags():

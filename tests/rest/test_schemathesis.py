@@ -43,7 +43,7 @@ def server(small_model: Path, tmp_path: Path) -> Iterator[Any]:
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("stories260k")
 def test_answers_are_as_described(server: Any, tmp_path: Path) -> None:
-    options = ["--checks", ",".join(CHECKS), "--phases", "examples,fuzzing", "--seed", "1", "--no-shrink"]
+    options = ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--seed", "1", "--no-shrink"]
     options += ["--max-examples", EXAMPLES, "--request-timeout", "30", "--generation-database", "none", "--no-color"]
     options += ["--suppress-health-check", "all"]
     done = subprocess.run(
