@@ -54,22 +54,26 @@ class Context:
         merged |= {key: value for key, value in values.items() if value is not None}
         return merged
 
+    def model_path(self, show: bool = True) -> Path:
+        """The file of the model that the settings name, or the embedded one; with `show` that is told."""
+        path, notice = named_or_embedded(self.config["model"])
+        if notice and show:
+            self.console.note(notice)
+        return path
+
     def session(self, *, n_seq: int = 1, show: bool = True, **more: Any) -> Session:
         """The session that the settings describe (and `more` of `Session`'s own), with its weights loaded."""
         from llamakit import Session
 
         config = self.config
-        path, notice = named_or_embedded(config["model"])
-        if notice and show:
-            self.console.note(notice)
+        path = self.model_path(show)
         threads = config["threads"] or None
-        backend = {k.split(".", 1)[1]: v for k, v in config.changed("backend").items() if "." in k}
         names = ("backend", "device", "split", "ctx_size", "batch_size", "kv_type")
         label = f"loaded {path.name} in " + "{seconds:.1f} s"
         with self.console.progress("loading", label if show else "") as progress:
             session = Session(
                 path, registry=self.registry, threads=threads, n_seq=n_seq, progress=progress.update,
-                backend_options=backend, **{name: config[name] for name in names}, **more,
+                backend_options=config.backend_options(), **{name: config[name] for name in names}, **more,
             )  # fmt: skip
             session.n_ctx  # noqa: B018 - loads the weights
         if show:

@@ -12,7 +12,6 @@ import click
 from llamakit.plugins.frontends.cli.params import Context, json_option, output_options
 from llamakit.plugins.frontends.cli.train_flags import train_flags, train_options
 
-from llamakit.embedded import named_or_embedded
 from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,15 +61,16 @@ def open_session(context: Context, options: dict[str, Any], chosen: Any) -> Iter
 
     context.apply({"model": options["model"], "backend": options["backend"]})
     config = context.config
-    path, notice = named_or_embedded(config["model"])
-    if notice:
-        context.console.note(notice)
+    path = context.model_path()
     if chosen.nice:
         os.nice(chosen.nice)
-    backend = {k.split(".", 1)[1]: v for k, v in config.changed("backend").items() if "." in k}
     threads = chosen.threads or config["threads"] or None
     with Session(
-        path, registry=context.registry, backend=config["backend"], backend_options=backend, threads=threads
+        path,
+        registry=context.registry,
+        backend=config["backend"],
+        backend_options=config.backend_options(),
+        threads=threads,
     ) as session:
         yield session
 

@@ -88,9 +88,8 @@ def check_model(name: str, path: Path) -> None:
 def settings_of(config: Config, options: ServeOptions, registry: Registry, n_models: int = 1) -> dict[str, Any]:
     """What each model's `Session` is made with."""
     memory = size_in_bytes(options.kv_memory, "kv_memory") if options.kv_memory else 0
-    backend = {key.split(".", 1)[1]: value for key, value in config.changed("backend").items() if "." in key}
     settings = {name: config[name] for name in CORE} | {
-        "threads": config["threads"] or None, "backend_options": backend, "n_seq": options.parallel,
+        "threads": config["threads"] or None, "backend_options": config.backend_options(), "n_seq": options.parallel,
         "kv_memory": memory, "max_predict": options.max_predict, "max_queue": options.queue,
         "stall_seconds": options.stall, "per_client": options.per_client,
         "per_client_tokens": options.per_client_tokens,
