@@ -7,11 +7,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from weakref import WeakSet
 
 import pytest
 from llamakit.plugins.samplers.grammar import budget, parse
-from llamakit.plugins.samplers.grammar.budget import AT_ONCE, Watcher, limited, spend
+from llamakit.plugins.samplers.grammar.budget import AT_ONCE, TooLongError, Watcher, limited, spend
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 
 from llamakit.errors import UnavailableError
@@ -84,16 +85,20 @@ def test_parts_are_counted():
         spend(budget.MOST_PARTS)
 
 
-def loop_for_ever(watcher):
+def loop_until_ended():
     turns = 0
+    while True:
+        turns += 1
+
+
+def loop_for_ever(watcher):
     with watcher.watching():
-        while True:
-            turns += 1
+        loop_until_ended()
 
 
 def test_the_clock_ends_what_no_count_foresees(monkeypatch):
     monkeypatch.setattr(budget, "SECONDS", 0.2)
-    watcher = Watcher()
+    watcher = Watcher((__name__,))
     began = time.thread_time()
     with pytest.raises(GrammarError, match="longer than"):
         loop_for_ever(watcher)
@@ -105,9 +110,45 @@ def test_the_clock_ends_what_no_count_foresees(monkeypatch):
         time.sleep(0.5)  # waiting is no work
 
 
+class Item:
+    """Something that a weak set can hold."""
+
+
+def drop_weakly_held_items():
+    held = WeakSet()
+    while True:
+        held.add(Item())  # it goes at once, and the set's callback runs
+
+
+def test_the_clock_does_not_raise_in_callbacks_of_weak_references(monkeypatch):
+    """There the error would be printed and lost."""
+    monkeypatch.setattr(budget, "SECONDS", 0.01)
+    monkeypatch.setattr(budget, "LOOK_SECONDS", 0.002)
+    watcher, printed = Watcher((__name__,)), []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    for _ in range(15):
+        with pytest.raises(GrammarError, match="longer than"), watcher.watching():
+            drop_weakly_held_items()
+    assert not printed
+
+
+def test_the_clock_ends_a_reader_that_swallows_the_error(monkeypatch):
+    monkeypatch.setattr(budget, "SECONDS", 0.02)
+    watcher = Watcher((__name__,))
+
+    def read():
+        for _ in range(3):
+            with suppress(TooLongError):
+                loop_until_ended()
+        loop_until_ended()
+
+    with pytest.raises(GrammarError, match="longer than"), watcher.watching():
+        read()
+
+
 def test_the_clock_is_for_the_thread_that_reads(monkeypatch):
     monkeypatch.setattr(budget, "SECONDS", 0.1)
-    watcher = Watcher()
+    watcher = Watcher((__name__,))
 
     def work(i):
         if i % 2:
@@ -162,8 +203,9 @@ def test_a_reader_leaves_no_mark_that_slows_the_process():
     """With the mark that it left once, the first traced call never ended."""
     program = (
         "import sys\n"
-        "from llamakit.plugins.samplers.grammar.budget import within_limits\n"
-        "assert within_limits(lambda: 7) == 7\n"
+        "from llamakit.plugins.samplers.grammar.budget import limited\n"
+        "with limited():\n"
+        "    assert sum(range(7)) == 21\n"
         "sys.settrace(lambda *event: None)\n"
         "(lambda: 1)()\n"
     )

@@ -2,30 +2,34 @@
 
 Parts are counted where they are made (`spend`), so that most grammars are refused at the same place on every machine.
 What no count foresees is ended by the clock: a thread watches how long readers compute, and raises an error in those
-that take too long.
+that take too long. It does so only where a reader's own code runs: raised in a callback of a weak reference, the error
+would be printed and lost, and raised within the standard library, it could leave a lock taken.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 
 from llamakit.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from types import FrameType
 
-T = TypeVar("T")
 MOST_PARTS = 400_000  # nodes, and ranges of characters
 SECONDS = 2.0  # of the processor
 AT_ONCE = 2  # more would take the processor from those who answer
 WAIT_SECONDS = 20.0
 LOOK_SECONDS = 0.05
+SOON_SECONDS = 0.002  # until a reader whose time is over is looked at again
+READERS = (f"{__package__}.", "lark.")  # names of modules in which a reader may be ended
 
 _local = threading.local()
 _places = threading.BoundedSemaphore(AT_ONCE)
@@ -58,19 +62,6 @@ def limited() -> Iterator[None]:
         _places.release()
 
 
-def within_limits(read: Callable[[], T]) -> T:
-    """What `read` makes, within `limited`. GrammarError also where the watcher's error comes while the block ends."""
-    try:
-        with limited():
-            return read()
-    except TooLongError:
-        raise _too_long() from None
-
-
-def _too_long() -> GrammarError:
-    return GrammarError(f"it takes longer than {SECONDS:g} seconds to work out the grammar", hint="a simpler grammar")
-
-
 class TooLongError(BaseException):
     """Raised by the watcher in the thread of a reader; no reader catches it."""
 
@@ -78,7 +69,8 @@ class TooLongError(BaseException):
 class Watcher:
     """A thread that ends readers which compute for too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, readers: tuple[str, ...] = READERS) -> None:
+        self._readers = readers
         self._ends: dict[int, float] = {}  # by thread: what its clock may show
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -91,13 +83,13 @@ class Watcher:
             return
         self._begin()
         try:
-            try:
-                yield
-            finally:
-                self._end()
+            yield
         except TooLongError:
+            raise GrammarError(
+                f"it takes longer than {SECONDS:g} seconds to work out the grammar", hint="a simpler grammar"
+            ) from None
+        finally:
             self._end()
-            raise _too_long() from None
 
     def _begin(self) -> None:
         with self._changed:
@@ -110,7 +102,6 @@ class Watcher:
     def _end(self) -> None:
         """Nothing is raised in this thread from now on.
 
-        An error that the watcher raised before it gave the lock away comes behind the call of `pop`, in this block.
         Nothing is taken back: for an error of None CPython 3.11 leaves a mark that no instruction clears, so that every
         call of the process is slower from then on, and the first one that is traced never ends.
         """
@@ -119,14 +110,30 @@ class Watcher:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not self._ends:
-                    self._changed.wait()
-                for thread, end in list(self._ends.items()):
-                    if time.clock_gettime(time.pthread_getcpuclockid(thread)) > end:
-                        del self._ends[thread]
-                        _raise_too_long(thread)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(self._look())
+
+    def _look(self) -> float:
+        """Raise the error in readers whose time is over; the seconds until the next look.
+
+        A reader stays watched until it ends, since code that it calls may swallow the error.
+        """
+        with self._changed:
+            while not self._ends:
+                self._changed.wait()
+            late = [t for t, end in self._ends.items() if time.clock_gettime(time.pthread_getcpuclockid(t)) > end]
+            frames = sys._current_frames() if late else {}
+            for thread in late:
+                if self._may_end(frames.get(thread)):
+                    _raise_too_long(thread)
+        return SOON_SECONDS if late else LOOK_SECONDS
+
+    def _may_end(self, frame: FrameType | None) -> bool:
+        """Whether a thread that goes on in this frame may get the error: a reader's, and none of this module.
+
+        The error comes where the thread stands, since it waits there for the interpreter, which this thread has.
+        """
+        name = frame.f_globals.get("__name__", "") if frame else ""
+        return name.startswith(self._readers) and name != __name__
 
 
 def _raise_too_long(thread: int) -> None:

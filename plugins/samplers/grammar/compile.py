@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from llamakit.plugins.samplers.grammar.budget import within_limits
+from llamakit.plugins.samplers.grammar.budget import limited
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.ir import Alt, Automaton, Chars, Grammar, Node, Ref, Repeat, Seq, Text, Tokens
 
@@ -133,13 +133,10 @@ class Shared:
                 return self._programs[whole]
         left_out: list[str] = []
 
-        def read() -> Any:
-            made = _sampling.GrammarProgram(network(make(left_out)), trie)
-            made.warm(WARM_MASKS)
-            return made
-
         try:
-            program = within_limits(read)
+            with limited():
+                program = _sampling.GrammarProgram(network(make(left_out)), trie)
+                program.warm(WARM_MASKS)
         except _sampling.GrammarLimitError as error:
             raise GrammarError(str(error)) from None
         with self._lock:
