@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from llamakit.engine.request import Piece, Request, Result
     from llamakit.engine.runner import Runner
     from llamakit.engine.service import Service
+    from llamakit.engine.session_file import PrefixKey
     from llamakit.engine.speculation import Drafter
     from llamakit.gguf import GGUFFile
     from llamakit.graph.graph import Graph
@@ -373,21 +374,46 @@ class Session:
         self.adapters.add(adapter, scale)
         return adapter
 
-    def save_prefix(self, path: str | Path, tokens: Sequence[int]) -> int:
-        """Save the evaluated beginning of `tokens` to a file; returns how many tokens it has."""
+    def save_prefix(self, path: str | Path, tokens: Sequence[int], key: PrefixKey = ((), "")) -> int:
+        """Save the evaluated beginning of `tokens` to a file; returns how many tokens it has.
+
+        `key`: that of the request which evaluated them (`prefix_key`), if it had adapters or a salt.
+        """
         from llamakit.engine import session_file
 
-        key = session_file.model_key(self.file, self.engine.space.kv.spec)
-        n: int = self._on_engine(lambda: session_file.save(Path(path), self.engine, tokens, key))
+        beginning = self._on_engine(lambda: session_file.take(self.engine, tokens, key))
+        session_file.write(Path(path), beginning, self._session_key, self.engine.space.kv.spec.type)
+        return len(beginning.tokens)
+
+    def load_prefix(self, path: str | Path, salt: str = "") -> list[int]:
+        """Load what `save_prefix` wrote into the cache, where requests that begin so find it; returns its tokens."""
+        return self.load_keyed_prefix(path, salt)[0]
+
+    def load_keyed_prefix(self, path: str | Path, salt: str = "") -> tuple[list[int], PrefixKey]:
+        """The same, with the key under which it is kept."""
+        from llamakit.engine import session_file
+
+        file = Path(path)
+        beginning = session_file.read(file, self._session_key)
+        tokens: list[int] = self._on_engine(lambda: session_file.put(file, self.engine, beginning, salt))
+        return tokens, (beginning.adapters, salt)
+
+    def drop_prefix(self, tokens: Sequence[int], key: PrefixKey = ((), "")) -> int:
+        """Forget the evaluated beginning of `tokens`, but for what others share; returns how many tokens went."""
+        n: int = self._on_engine(lambda: self.engine.space.tree.drop(key, list(tokens)))
         return n
 
-    def load_prefix(self, path: str | Path) -> list[int]:
-        """Load what `save_prefix` wrote into the cache, where requests that begin so find it; returns its tokens."""
+    def prefix_key(self, request: Request) -> PrefixKey:
+        """Under which key the beginning of a request's text is kept: its adapters and its salt."""
+        from llamakit.engine.prepare import select
+
+        return select(self.engine, request.adapters).key, request.cache_salt
+
+    @property
+    def _session_key(self) -> str:
         from llamakit.engine import session_file
 
-        key = session_file.model_key(self.file, self.engine.space.kv.spec)
-        tokens: list[int] = self._on_engine(lambda: session_file.load(Path(path), self.engine, key))
-        return tokens
+        return session_file.model_key(self.file, self.engine.space.kv.spec)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:

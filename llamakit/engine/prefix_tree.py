@@ -108,6 +108,22 @@ class PrefixTree:
             at, gone = at.parent, at
             self._remove(gone)
 
+    def drop(self, key: Hashable, tokens: Sequence[int]) -> int:
+        """Let go of the known beginning of a text, but for what other texts or sequences hold too.
+
+        Returns how many of its tokens are forgotten.
+        """
+        path, length = self.match(key, tokens)
+        left = length
+        for place, node in reversed(list(enumerate(path))):
+            held = node.children or self.pool.holders(node.block) != 1
+            start = place * self.size
+            if held or node.tokens != tuple(tokens[start : start + len(node.tokens)]):
+                break
+            self._remove(node)
+            left = start
+        return length - left
+
     def forget(self, key: Hashable) -> None:
         """Let go of everything under a key."""
         root = self._roots.pop(key, None)

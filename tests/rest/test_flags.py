@@ -128,12 +128,14 @@ def whole(*args):
 @pytest.mark.parametrize(
     ("args", "found"),
     [
-        ("-m a.gguf --temp 0.8 --seed 42 --no-slots --no-jinja", {"model": "a.gguf", "sampling.temperature": 0.8, "seed": 42}),
+        ("-m a.gguf --temp 0.8 --seed 42 --no-slots --no-jinja",
+         {"model": "a.gguf", "sampling.temperature": 0.8, "seed": 42, "frontend.rest.slots": "off"}),
         ("-s 1 -n 9 --top-k 5 --top-p 0.5 --min-p 0.1 --repeat-penalty 1.2",
          {"seed": 1, "frontend.rest.n_predict": 9, "sampling.top_k": 5, "sampling.top_p": 0.5, "sampling.min_p": 0.1,
           "sampling.repeat_penalty": 1.2}),
         ("--predict 3", {"frontend.rest.n_predict": 3}), ("--n_predict=4", {"frontend.rest.n_predict": 4}),
-        ("-fa -ub 512 -cb --slots --metrics --warmup --kv-unified --log-file x --offline --jinja --no-warmup", {}),
+        ("-fa -ub 512 -cb --slots --metrics --warmup --kv-unified --log-file x --offline --jinja --no-warmup",
+         {"frontend.rest.slots": "all", "frontend.rest.metric_names": "llamacpp"}),
         ("-fa on --flash-attn auto --log-colors", {}),
         ("-ctk q8_0 -ctv q8_0", {"kv_type": "q8_0"}), ("--cache-type-k f16", {"kv_type": "f16"}),
         ("--embeddings --pooling last", {"frontend.rest.pooling": "last"}),

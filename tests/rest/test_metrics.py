@@ -87,10 +87,10 @@ def test_a_token_costs_less_than_two_microseconds():
 
 
 def _seconds(metrics, n):
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(n):
         metrics.token_gap(0.03)
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 def test_a_server_counts_what_it_answers(server):

@@ -28,6 +28,7 @@ LONGEST_HEADER = 1000  # characters of X-Ignored-Fields
 PLACE = re.compile(r" - at `\$\.?([^`]*)`")
 MISSING = re.compile(r"missing required field `([^`]+)`$")
 INT64 = 1 << 63
+DEFAULT_LIMITS = ("n_predict", "max_tokens", "max_output_tokens", "num_predict")  # that the server's own limit fills
 LIMITS = ("n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
 
 
@@ -59,16 +60,17 @@ def read(
     *,
     rewrite: Callable[[dict[str, Any]], Sequence[str] | None] | None = None,
     sampling: bool = True,
+    may_be_empty: bool = False,
 ) -> Body[T]:
     """The body of a request as `cls` and sampler options; UsageError or TooLargeError if it is not right.
 
     `null` counts as absent. `rewrite` may change the decoded object before anything in it is checked, for spellings of
     one API, and gives the names of what it leaves out.
-    With `sampling` off, sampler options are ignored like
-    any unknown name. `"strict": true` in the body makes
-    unknown names an error.
+    With `sampling` off, sampler options are ignored like any unknown name; no body at all is `{}` where it
+    `may_be_empty`. `"strict": true` in the body makes unknown names an error.
     """
-    values = decode_object(_read_all(req, state))
+    data = _read_all(req, state)
+    values = {} if may_be_empty and not data.strip() else decode_object(data)
     skipped = rewrite(values) if rewrite is not None else None
     fill(values, cls, state)
     body = check(values, cls, sampler_options(state) if sampling else {})

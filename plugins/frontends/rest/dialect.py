@@ -16,10 +16,11 @@ from llamakit.plugins.frontends.rest.errors import body_of
 from llamakit.plugins.frontends.rest.generation import Exchange
 from llamakit.plugins.frontends.rest.loading import load
 from llamakit.plugins.frontends.rest.merge import merged
+from llamakit.plugins.frontends.rest.route import Operation, Route
 from llamakit.plugins.frontends.rest.sse import EVENT_STREAM, event, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import falcon
     from llamakit.plugins.frontends.rest.answer import AnswerReader, Part
@@ -42,12 +43,20 @@ class Asked(msgspec.Struct, kw_only=True):
     ignored: tuple[str, ...] = ()
 
 
+class InputTokensAnswer(msgspec.Struct, frozen=True):
+    """How many tokens the prompts of a request have."""
+
+    input_tokens: int
+    object: str = "response.input_tokens"
+
+
 class Writer(ABC):
     """Writes the answers to one request: `requests` to the engine, and a reader for each."""
 
     requests: list[Request]
     readers: list[AnswerReader]
     ignored: tuple[str, ...] = ()
+    slots: Sequence[int] = ()  # of the requests, where the server has slots
 
     @abstractmethod
     def whole(self, parts: list[list[Part]]) -> Any:
@@ -129,7 +138,7 @@ class Dialect(ABC):
             requests = self.begin(session, asked, name).requests
         n = sum(len(request.prompt) for request in requests)
         resp.content_type = "application/json"
-        resp.data = msgspec.json.encode({"object": "response.input_tokens", "input_tokens": n})
+        resp.data = msgspec.json.encode(InputTokensAnswer(n))
 
     # -- the driver ----------------------------------------------------------------------------------------------
 
@@ -160,7 +169,10 @@ class Dialect(ABC):
     def _start(self, exchange: Exchange, session: Session, asked: Asked, name: str) -> tuple[Writer, list[Job]]:
         writer = self.begin(session, asked, name)
         writer.ignored = (*(writer.ignored or asked.ignored), *left_out(self.state, session, writer.requests))
-        return writer, [exchange.start(session, request, self.api) for request in writer.requests]
+        slot = getattr(asked.fields, "id_slot", -1)
+        jobs = [exchange.start(session, request, self.api, name, slot) for request in writer.requests]
+        writer.slots = exchange.slots
+        return writer, jobs
 
     def _after_loading(self, exchange: Exchange, asked: Asked, name: str) -> Iterator[bytes]:
         """The stream of a model that is not loaded yet: how far that is, then the answer."""
@@ -175,3 +187,12 @@ class InputTokens:
 
     def __init__(self, dialect: Dialect) -> None:
         self.on_post = dialect.count
+        self.error_body = getattr(dialect, "error_body", body_of)
+
+
+def input_tokens(path: str, dialect: Dialect, tag: str, body: Any) -> Route:
+    """Such a route."""
+    operation = Operation(
+        summary="Count the tokens of a request's prompts", tag=tag, body=body, response=InputTokensAnswer
+    )
+    return Route(path=path, resource=InputTokens(dialect), operations={"POST": operation})

@@ -41,6 +41,12 @@ class TooLargeError(LlamaKitError):
     code = "too_large"
 
 
+class NotSupportedError(LlamaKitError):
+    """Something that this server was not started for."""
+
+    code = "not_supported"
+
+
 class MethodError(LlamaKitError):
     """A path that answers other methods only."""
 
@@ -57,6 +63,7 @@ STATUS: tuple[tuple[type[LlamaKitError], str], ...] = (
     (MethodError, falcon.HTTP_405),
     (TooLargeError, falcon.HTTP_413),
     (QueueFullError, falcon.HTTP_429),
+    (NotSupportedError, falcon.HTTP_501),
     (UnavailableError, falcon.HTTP_503),
     (OutOfMemoryError, falcon.HTTP_503),
     (FileWriteError, falcon.HTTP_507),
@@ -69,6 +76,7 @@ TYPES = {
     "405": "invalid_request_error",
     "413": "invalid_request_error",
     "429": "rate_limit_error",
+    "501": "not_supported_error",
     "503": "unavailable_error",
 }
 FOLDERS = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",]+[\\/])+")

@@ -59,6 +59,10 @@ Bias = (
 )
 
 
+SLOT = "The slot whose text it is, for /slots/{id}?action=save; -1 = any. Only with --slot-save-path."
+SlotId = Annotated[int, Meta(ge=-1, le=LARGEST, description=SLOT)]
+
+
 class LoraChoice(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter for this request, by `id` or by `name`, and its scale."""
 

@@ -38,26 +38,41 @@ class Exchange:
         self.key: Key = getattr(req.context, "key", EVERYBODY)
         self.owner = self.key.id or req.remote_addr or ""
         self.gone = req.env.get("waitress.client_disconnected")
+        self.slots: list[int] = []  # of its requests, in order
         self.streams = False
         self._stack = ExitStack()
+
+    def salt(self, asked: str) -> str:
+        """The salt of its texts: what one key asked must not show in how fast another is answered."""
+        return f"{self.key.id} {asked}" if self.state.several_keys else asked
 
     def lease(self, name: str | None) -> Session:
         """The session of a model, which stays loaded until this ends."""
         session: Session = self._stack.enter_context(self.state.pool.lease(name))
         return session
 
-    def start(self, session: Session, request: Request, api: str) -> Job:
+    def start(self, session: Session, request: Request, api: str, model: str = "", slot: int = -1) -> Job:
         """Submit a request. What is wrong with it is raised here, before a response has begun.
 
-        The job is cancelled when the client leaves, and when this ends.
+        The job is cancelled when the client leaves, and when this ends. `slot`: which one of the model's is asked for.
         """
-        if self.state.several_keys:  # what one asked must not show in how fast another is answered
-            request = msgspec.structs.replace(request, cache_salt=f"{self.key.id} {request.cache_salt}")
+        request = msgspec.structs.replace(request, cache_salt=self.salt(request.cache_salt))
         job = session.service.submit(request, id=self.id, gone=self.gone, owner=self.owner, weight=self.key.weight)
         meter = Meter(self.state.metrics, api)
         job.observer = meter.look
+        if self.state.slots is not None:
+            self._take_slot(session, request, meter, model, slot)
         self._stack.callback(_end, job, meter, self.context)
         return job
+
+    def _take_slot(self, session: Session, request: Request, meter: Meter, model: str, wanted: int) -> None:
+        """Have the request in a slot until this ends, which has its text from then on."""
+        table = self.state.slots
+        assert table is not None  # who calls looks
+        number = table.take(model, request.prompt, wanted)
+        key = session.prefix_key(request)
+        self.slots.append(number)
+        self._stack.callback(lambda: table.give_back(model, number, [*request.prompt, *meter.tokens], key))
 
     def at_end(self, what: Callable[[], None]) -> None:
         """Do something after all that is begun later has ended."""
@@ -128,6 +143,11 @@ class Meter:
         if cancelled or FinishReason.CANCELLED in ended:
             status = "cancelled"
         self.metrics.request_finished(self.api, status, self._results)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Those of the first answer that is finished."""
+        return self._results[0].tokens if self._results else []
 
     def _measure(self, n: int, now: float) -> None:
         if not self._last:

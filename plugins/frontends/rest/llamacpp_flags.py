@@ -38,11 +38,8 @@ NONE = {
     "--cont-batching",
     "-nocb",
     "--no-cont-batching",
-    "--slots",
-    "--no-slots",
-    "--metrics",
-    "--props",
     "--no-props",
+    "--no-metrics",
     "--warmup",
     "--no-warmup",
     "-kvu",
@@ -271,6 +268,17 @@ class _Translation:
                 raise UsageError(f"{name} {value[:80]}: a file and a scale are needed", hint=f"{name} FILE:SCALE")
             self.made.args += [name, file, scale]
 
+    def measured(self, name: str) -> None:
+        """--metrics: here they always are; so the names of llama.cpp are what it can mean."""
+        self.made.settings["frontend.rest.metric_names"] = "llamacpp"
+
+    def listed_slots(self, name: str) -> None:
+        """Without a value: llama.cpp's switch."""
+        if name == "--slots" and self._value_follows() and self.left[0] in ("used", "all", "off"):
+            self.made.settings["frontend.rest.slots"] = self.left.pop(0)
+        else:
+            self.made.settings["frontend.rest.slots"] = "off" if name.startswith("--no-") else "all"
+
     def context_shift(self, name: str) -> None:
         self.made.settings["frontend.rest.context_shift"] = "off" if name.startswith("--no-") else "on"
 
@@ -282,6 +290,8 @@ SPECIAL: dict[str, Any] = {
     "--threads-batch": _Translation.unless_automatic, "-np": _Translation.unless_automatic,
     "--parallel": _Translation.unless_automatic, "--numa": _Translation.numa, "--api-key": _Translation.each,
     "--cors-origins": _Translation.each, "--host": _Translation.first, "--lora-scaled": _Translation.scaled,
+    "--metrics": _Translation.measured, "--slots": _Translation.listed_slots,
+    "--no-slots": _Translation.listed_slots,
     "--context-shift": _Translation.context_shift, "--no-context-shift": _Translation.context_shift,
 }  # fmt: skip
 

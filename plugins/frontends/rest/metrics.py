@@ -56,17 +56,25 @@ class Metrics:
         self._kinds = {
             kind: self._tokens.labels(kind) for kind in ("prompt", "cached", "generated", "drafted", "accepted")
         }
+        self._prompt_seconds = counter("prompt_seconds", "Time in which prompts were evaluated.")
+        self._generated_seconds = counter("generated_seconds", "Time in which answers were generated.")
         self._started = counter("generations_started", "Requests that were given to an engine.", ("api",))
         self._ended = counter("generations_ended", "Requests that an engine has ended.", ("api", "outcome"))
         self._reasons = counter("answers", "Answers by what ended them.", ("reason",))
+        self.n_context_max = 0
         self.first_token = self._first.observe  # (seconds), bound: these two are called for every token
         self.token_gap = self._between.observe
 
-    def watch(self, pool: ModelPool) -> None:
-        """Read the gauges from the models of this pool; asked again, from the latest one."""
+    def watch(self, pool: ModelPool, *, llamacpp: bool = False) -> None:
+        """Read the gauges from the models of this pool; asked again, from the latest one.
+
+        `llamacpp`: also by the names that they have in llama.cpp's server.
+        """
         if not hasattr(self, "_models"):
             self._models = Models()
             self.registry.register(self._models)
+            if llamacpp:
+                self.registry.register(LlamaCppNames(self, self._models))
         self._models.pool = pool
 
     def request_started(self, api: str) -> None:
@@ -88,7 +96,16 @@ class Metrics:
         """Everything, in Prometheus' text format; that of the process last."""
         return generate_latest(self.registry) + generate_latest(self._process)
 
+    def total(self, kind: str) -> float:
+        """Tokens of a kind since the start."""
+        return _value(self._kinds[kind])
+
+    def seconds(self) -> tuple[float, float]:
+        """Time for prompts and for answers since the start."""
+        return _value(self._prompt_seconds), _value(self._generated_seconds)
+
     def _answer(self, result: Result) -> Timings:
+        self.n_context_max = max(self.n_context_max, result.n_context)
         self._reasons.labels(result.reason.value.replace(" ", "_")).inc()
         return result.timings
 
@@ -99,11 +116,20 @@ class Metrics:
         self._queued.observe(first.queue_seconds)
         self._prompt.observe(first.n_prompt)
         self._generated.observe(n_generated)
+        self._prompt_seconds.inc(first.prompt_seconds)
+        self._generated_seconds.inc(max(each.generate_seconds for each in timings))
         kinds["prompt"].inc(first.n_prompt)
         kinds["cached"].inc(first.n_cached)
         kinds["generated"].inc(n_generated)
         kinds["drafted"].inc(sum(each.n_drafted for each in timings))
         kinds["accepted"].inc(sum(each.n_accepted for each in timings))
+
+
+def _value(counter: Counter) -> float:
+    """What a counter without labels has reached."""
+    return sum(
+        sample.value for family in counter.collect() for sample in family.samples if sample.name[-6:] == "_total"
+    )
 
 
 def _hits(session: Session) -> float:
@@ -144,16 +170,17 @@ class Models:
         """Nothing beforehand: registering must not read anything."""
         return []
 
+    def sessions(self) -> dict[str, Session]:
+        """Those that are loaded."""
+        found = {name: self.pool.loaded(name) for name in self.pool.names()}
+        return {name: session for name, session in found.items() if session is not None}
+
     def collect(self) -> Iterator[Any]:
         """One family for each gauge and counter, with a sample for each model."""
-        infos = self.pool.infos()
         loaded = GaugeMetricFamily("llamakit_model_loaded", "Whether a model is loaded.", labels=["model"])
-        sessions: dict[str, Session] = {}
-        for info in infos:
-            session = self.pool.loaded(info.name) if info.loaded else None
-            loaded.add_metric([info.name], float(session is not None))
-            if session is not None:
-                sessions[info.name] = session
+        sessions = self.sessions()
+        for name in self.pool.names():
+            loaded.add_metric([name], float(name in sessions))
         yield loaded
         for name, text, read in GAUGES:
             yield _family(GaugeMetricFamily(f"llamakit_{name}", text, labels=["model"]), sessions, read)
@@ -162,9 +189,51 @@ class Models:
             yield _family(family, sessions, lambda s, field=field: getattr(s.engine.counters, field))
 
 
+class LlamaCppNames:
+    """A collector: the same numbers by the names of llama.cpp's server. Rates are those since the start."""
+
+    def __init__(self, metrics: Metrics, models: Models) -> None:
+        self.metrics, self.models = metrics, models
+
+    def describe(self) -> list[Any]:
+        """Nothing beforehand."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """Counters, then gauges, over all models."""
+        read = self.metrics.total
+        n_prompt, n_generated = read("prompt") - read("cached"), read("generated")
+        prompt_s, generated_s = self.metrics.seconds()
+        sessions = [session for session in self.models.sessions().values() if _runs(session)]
+        n_step = sum(session.engine.counters.n_step for session in sessions)
+        for name, text, value in (
+            ("prompt_tokens", "Tokens of prompts that were evaluated.", n_prompt),
+            ("prompt_seconds", "Time in which prompts were evaluated.", prompt_s),
+            ("tokens_predicted", "Tokens that were generated.", n_generated),
+            ("tokens_predicted_seconds", "Time in which they were generated.", generated_s),
+            ("n_decode", "Batches that were evaluated.", n_step),
+        ):
+            yield CounterMetricFamily(f"llamacpp:{name}", text, value=value)
+        running = sum(session.service.n_running for session in sessions)
+        waiting = sum(session.service.n_waiting for session in sessions)
+        for name, text, value in (
+            ("prompt_tokens_seconds", "Tokens of prompts a second.", n_prompt / prompt_s if prompt_s else 0.0),
+            ("predicted_tokens_seconds", "Generated tokens a second.", n_generated / generated_s if generated_s else 0),
+            ("requests_processing", "Requests that are being worked on.", running),
+            ("requests_deferred", "Requests in the queue.", waiting),
+            ("n_tokens_max", "Most tokens that a context had at the end of an answer.", self.metrics.n_context_max),
+        ):
+            yield GaugeMetricFamily(f"llamacpp:{name}", text, value=value)
+
+
+def _runs(session: Session) -> bool:
+    """Whether its engine runs: else it would be started by a mere look."""
+    return "service" in session.__dict__
+
+
 def _family(family: Any, sessions: dict[str, Session], read: Any) -> Any:
     """A metric family with a value for each session; one that is being unloaded is left out."""
     for name, session in sessions.items():
-        if "service" in session.__dict__:  # else it would be started by a mere look
+        if _runs(session):
             family.add_metric([name], float(read(session)))
     return family

@@ -100,10 +100,16 @@ class ServeOptions(Options, frozen=True):
     ] = -1
     models_dir: Annotated[str, Meta(description="Folder whose GGUF files are models, loaded when asked for.")] = ""
     slot_save_path: Annotated[str, Meta(description="Folder in which prompts are saved by /slots?action=save.")] = ""
+    slots: Annotated[
+        Literal["used", "all", "off"],
+        Meta(description="What /slots lists: requests that wait or run; those and free places; nothing."),
+    ] = "used"
+    props: Annotated[bool, Meta(description="Let POST /props change the defaults of requests.")] = False
     api_prefix: Annotated[str, Meta(description="Path that all routes have before their own.")] = ""
     no_ui: Annotated[bool, Meta(description="Serve no web page.")] = False
     metric_names: Annotated[
-        Literal["llamakit", "llamacpp"], Meta(description="llamacpp: its names of measurements too.")
+        Literal["llamakit", "llamacpp"],
+        Meta(description="llamacpp: /metrics has the names of llama.cpp's server too, as with --metrics."),
     ] = "llamakit"
     chat_template: Annotated[
         str, Meta(description="Chat template in place of the model's: a file, its text, or a name such as chatml.")

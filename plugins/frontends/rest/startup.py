@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 from llamakit.plugins.frontends.rest.adapter_watch import AdapterWatch
+from llamakit.plugins.frontends.rest.body import DEFAULT_LIMITS
 from llamakit.plugins.frontends.rest.options import size_in_bytes
 from llamakit.plugins.frontends.rest.security import is_loopback
 from llamakit.plugins.frontends.rest.state import ServerState
@@ -70,7 +71,7 @@ def defaults_of(config: Config, options: ServeOptions) -> dict[str, object]:
     if config["seed"] >= 0:
         found["seed"] = config["seed"]
     if options.n_predict >= 0:
-        found |= dict.fromkeys(("n_predict", "max_tokens", "max_output_tokens", "num_predict"), options.n_predict)
+        found |= dict.fromkeys(DEFAULT_LIMITS, options.n_predict)
     if options.context_shift:
         found["context_shift"] = options.context_shift == "on"
     return found

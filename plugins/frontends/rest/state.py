@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llamakit.plugins.frontends.rest.admission import Admission
 from llamakit.plugins.frontends.rest.memory import Memory
+from llamakit.plugins.frontends.rest.slots import SlotTable
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.metrics import Metrics
@@ -21,8 +22,9 @@ class ServerState:
     """One server. `pool.lease(name)` gives the session of a model; `draining` is set when it shuts down.
 
     `sampling`: sampler options of the settings, by which every request begins; `defaults`: values of fields that a
-    request leaves out; `admission` counts the requests that are being answered, `memory` what they hold; `key_required`
-    tells whether clients need an API key, `several_keys` whether there is more than one.
+    request leaves out; `admission` counts the requests that are being answered, `memory` what they hold; `slots`: the
+    texts of llama.cpp's slots, where they can be saved; `key_required` tells whether clients need an API key,
+    `several_keys` whether there is more than one.
     """
 
     def __init__(
@@ -41,5 +43,14 @@ class ServerState:
         self.defaults: dict[str, object] = {}
         self.admission = Admission(options.places)
         self.memory = Memory(options.memory_limit)
+        self._changing = threading.Lock()
+        self.slots = SlotTable(options.parallel) if options.slot_save_path else None
         self.draining = threading.Event()
         self.started = time.time()
+
+    def change_defaults(self, fields: dict[str, object], sampling: dict[str, object]) -> None:
+        """What requests get from now on that say nothing; values are checked already, and -1 takes a limit away."""
+        with self._changing:
+            merged = {**self.defaults, **fields}
+            self.defaults = {name: value for name, value in merged.items() if value != -1}
+            self.sampling = {**self.sampling, **sampling}

@@ -8,7 +8,7 @@ from llamakit.plugins.frontends.rest.apis.llamacpp.completion import Completion
 from llamakit.plugins.frontends.rest.apis.llamacpp.embedding import Embedding, EmbeddingBody
 from llamakit.plugins.frontends.rest.apis.llamacpp.fields import DEFAULTS, CompletionBody
 from llamakit.plugins.frontends.rest.apis.llamacpp.infill import InfillBody, InfillCompletion
-from llamakit.plugins.frontends.rest.apis.llamacpp.props import Props, PropsInfo
+from llamakit.plugins.frontends.rest.apis.llamacpp.props import Changed, Props, PropsBody, PropsInfo
 from llamakit.plugins.frontends.rest.apis.llamacpp.shapes import (
     Completions,
     Embeddings,
@@ -18,6 +18,7 @@ from llamakit.plugins.frontends.rest.apis.llamacpp.shapes import (
     TextAnswer,
     TokensAnswer,
 )
+from llamakit.plugins.frontends.rest.apis.llamacpp.slots import SlotAction, SlotAnswer, SlotBody, SlotQuery
 from llamakit.plugins.frontends.rest.apis.llamacpp.text import (
     ApplyTemplate,
     Detokenize,
@@ -27,6 +28,7 @@ from llamakit.plugins.frontends.rest.apis.llamacpp.text import (
     Tokenize,
     TokenizeBody,
 )
+from llamakit.plugins.frontends.rest.dialect import input_tokens
 from llamakit.plugins.frontends.rest.route import Operation, Route
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
 
 TAG = "llamacpp"
 PROPS = "While the model loads, 503 as for `/health`. A model that is not loaded is described from its file."
+SLOTS = (
+    "With `--slot-save-path DIR`; else status 501. A slot is the text of the last request with this `id_slot`, or of"
+    " one that took it by itself. What was evaluated of it is written to a file in that folder, or read from one, so"
+    " that requests which begin with it need not evaluate it again."
+)
 
 
 def routes(state: ServerState) -> list[Route]:
@@ -65,15 +72,25 @@ def routes(state: ServerState) -> list[Route]:
     props = Operation(
         summary="What the server is and can do", tag=TAG, response=PropsInfo, query=ModelQuery, description=PROPS
     )  # fmt: skip
+    change = Operation(
+        summary="Change what requests get that say nothing", tag=TAG, body=PropsBody, response=Changed, sampling=True,
+        description="Until the server ends. With `--props`; else status 501.", example={"temperature": 0.8},
+    )  # fmt: skip
+    slots = Operation(
+        summary="Save, restore or erase the text of a slot", tag=TAG, body=SlotBody, response=SlotAnswer,
+        query=SlotQuery, description=SLOTS,
+    )  # fmt: skip
     return [
+        Route(path="/slots/{id}", resource=SlotAction(state), operations={"POST": slots}, changes=True),
         _post("/completion", completion, complete),
+        input_tokens("/completion/input_tokens", completion, TAG, CompletionBody),
         _post("/infill", InfillCompletion(state), infill),
         _post("/tokenize", Tokenize(state), tokenize),
         _post("/detokenize", Detokenize(state), detokenize),
         _post("/embedding", embedding, embed),
         _post("/embeddings", embedding, embed),
         _post("/apply-template", ApplyTemplate(state), template),
-        Route(path="/props", resource=Props(state), operations={"GET": props}),
+        Route(path="/props", resource=Props(state), operations={"GET": props, "POST": change}, changes=True),
         Route(path="/model.json", resource=ModelJson(state), operations={"GET": settings}),
     ]
 

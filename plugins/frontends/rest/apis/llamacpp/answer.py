@@ -180,7 +180,7 @@ class Answers(Writer):
         if self.newer:
             value = {
                 "stop_type": STOP_TYPES.get(reason, "none"), "has_new_line": "\n" in result.text, "tokens": [],
-                "id_slot": -1, **value,
+                "id_slot": self.slots[number] if self.slots else -1, **value,
             }  # fmt: skip
             value["timings"]["cache_n"] = timings.n_cached
         value |= self._extras(pieces, self._index(number, result.choice))

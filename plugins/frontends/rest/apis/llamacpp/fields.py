@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from llamakit.plugins.frontends.rest.body import sampler_options
+from llamakit.plugins.frontends.rest.body import fill, sampler_options
 from llamakit.plugins.frontends.rest.constrain import CONSTRAINTS
 from llamakit.plugins.frontends.rest.fields import (
     LARGEST,
@@ -14,6 +14,7 @@ from llamakit.plugins.frontends.rest.fields import (
     Bias,
     LoraChoice,
     Name,
+    SlotId,
     adapters,
     bias_of,
     sampler_names,
@@ -95,7 +96,7 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, rename={"draft":
     priority: Annotated[int, Meta(ge=-1000, le=1000, description="Larger goes first.")] = 0
     deadline: Annotated[float, Meta(gt=0, le=86400, description="Seconds until the answer is cut.")] | None = None
     draft: Annotated[int, Meta(ge=0, le=64, description="Most tokens guessed ahead in a step.")] | None = None
-    id_slot: Annotated[int, Meta(ge=-1, le=LARGEST, description="Without effect: no request is bound to a place.")] = -1
+    id_slot: SlotId = -1
 
 
 def spellings_of_2023(state: ServerState) -> Callable[[dict[str, Any]], list[str]]:
@@ -118,6 +119,13 @@ def spellings_of_2023(state: ServerState) -> Callable[[dict[str, Any]], list[str
         return skipped
 
     return rewrite
+
+
+def default_fields(state: ServerState) -> CompletionBody:
+    """The fields of a request that says nothing, as the server's settings have them."""
+    values: dict[str, Any] = {}
+    fill(values, CompletionBody, state)
+    return msgspec.convert(values, CompletionBody)
 
 
 def sampling_of(state: ServerState, body: Body[Any]) -> dict[str, object]:

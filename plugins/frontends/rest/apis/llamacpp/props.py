@@ -1,4 +1,4 @@
-"""`GET /props`: what the server is, and what its model can do; for the page, and for clients of llama.cpp."""
+"""`/props`: what the server is, and what its model can do; for the page, and for clients of llama.cpp."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.answer import generation_settings
-from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody, sampling_of
-from llamakit.plugins.frontends.rest.body import Body
-from llamakit.plugins.frontends.rest.errors import not_loaded, unwell
+from llamakit.plugins.frontends.rest.apis.llamacpp.fields import default_fields, sampling_of
+from llamakit.plugins.frontends.rest.body import DEFAULT_LIMITS, Body, read, tell_ignored
+from llamakit.plugins.frontends.rest.errors import NotSupportedError, not_loaded, unwell
+from llamakit.plugins.frontends.rest.fields import LARGEST
 from llamakit.plugins.frontends.rest.samplers import describe
 from msgspec import Meta
 
@@ -71,6 +72,7 @@ class PropsInfo(FileFacts, frozen=True, kw_only=True):
     model_path: Annotated[str, Meta(description="Name of its file, without the folder.")]
     size: Annotated[int, Meta(description="Bytes of the file.")]
     loaded: bool
+    is_sleeping: Annotated[bool, Meta(description="Whether it was unloaded since it was not used (--idle-unload).")]
     n_ctx: Annotated[int, Meta(description="Context of each sequence, in tokens.")]
     grammar: Annotated[bool, Meta(description="Whether a sampler called `grammar` is installed.")]
     key_required: Annotated[bool, Meta(description="Whether requests need an API key.")]
@@ -85,8 +87,24 @@ class PropsInfo(FileFacts, frozen=True, kw_only=True):
     modalities: Modalities = Modalities()
 
 
+class PropsBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /props` takes, beside the options of every sampler: what requests get that say nothing."""
+
+    seed: (
+        Annotated[int, Meta(ge=-1, le=(1 << 63) - 1, description="Seed of random numbers; -1 = a new one.")] | None
+    ) = None
+    n_predict: Annotated[int, Meta(ge=-1, le=LARGEST, description="Most tokens; -1 = no limit.")] | None = None
+    context_shift: Annotated[bool, Meta(description="Drop old context when it is full.")] | None = None
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """It was done."""
+
+    success: bool = True
+
+
 class Props:
-    """`GET /props`."""
+    """`GET` and `POST /props`."""
 
     def __init__(self, state: ServerState) -> None:
         self.state = state
@@ -100,6 +118,19 @@ class Props:
             return
         resp.content_type = "application/json"
         resp.data = msgspec.json.encode(properties(self.state, info))
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Change the defaults of requests that come from now on, all or none of them."""
+        if not self.state.options.props:
+            raise NotSupportedError("this server does not let its defaults be changed", hint="start it with --props")
+        body = read(req, PropsBody, self.state)
+        tell_ignored(resp, body.ignored)
+        changed = {name: getattr(body.fields, name) for name in body.given & set(PropsBody.__struct_fields__)}
+        if "n_predict" in changed:
+            changed |= dict.fromkeys(DEFAULT_LIMITS, changed["n_predict"])
+        self.state.change_defaults(changed, body.sampling)
+        resp.content_type = "application/json"
+        resp.data = msgspec.json.encode(Changed())
 
 
 def properties(state: ServerState, info: ModelInfo) -> PropsInfo:
@@ -116,6 +147,7 @@ def _properties(state: ServerState, info: ModelInfo, facts: FileFacts, n_ctx: in
     options = state.options
     return PropsInfo(
         model=info.name, model_alias=info.name, model_path=Path(info.path).name, size=info.size, loaded=info.loaded,
+        is_sleeping=not info.loaded and not info.loading and info.last_used > 0,
         n_ctx=n_ctx, grammar="grammar" in state.registry.samplers(), key_required=state.key_required,
         build=__version__, build_info=f"llamakit {__version__}",
         limits=Limits(max_predict=max_predict, parallel=options.parallel, queue=options.queue),
@@ -126,7 +158,7 @@ def _properties(state: ServerState, info: ModelInfo, facts: FileFacts, n_ctx: in
 
 def defaults(state: ServerState, name: str, n_ctx: int) -> dict[str, Any]:
     """`generation_settings` of a request without any, and every sampler option; in `params` too, as in llama.cpp."""
-    fields = CompletionBody()
+    fields = default_fields(state)
     sampling = sampling_of(state, Body(fields=fields))
     samplers = describe(state.registry, sampling).samplers
     options = {key: value for sampler in samplers for key, value in sampler.defaults.items()}

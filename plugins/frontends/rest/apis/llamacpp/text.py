@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.answer import encode, generation_settings
-from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody, sampling_of
+from llamakit.plugins.frontends.rest.apis.llamacpp.fields import default_fields, sampling_of
 from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored
 from llamakit.plugins.frontends.rest.chat import make_prompt, variables
 from llamakit.plugins.frontends.rest.fields import LARGEST, Name
@@ -123,7 +123,7 @@ class ModelJson(Resource):
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The same object as `generation_settings` of an answer."""
         name = self.state.pool.resolve(req.get_param("model") or None)
-        fields = CompletionBody()
+        fields = default_fields(self.state)
         sampling = sampling_of(self.state, Body(fields=fields))
         with self.state.pool.lease(name) as session:
             n_ctx = session.n_ctx

@@ -13,6 +13,7 @@ from llamakit.plugins.frontends.rest.apis.ollama.embed import EmbedBody, Embeddi
 from llamakit.plugins.frontends.rest.apis.ollama.fields import ChatBody, GenerateBody
 from llamakit.plugins.frontends.rest.apis.ollama.generate import Chat, Generate, Resource
 from llamakit.plugins.frontends.rest.apis.ollama.models import Running, Show, ShowBody, Tags
+from llamakit.plugins.frontends.rest.dialect import input_tokens
 from llamakit.plugins.frontends.rest.route import Operation, Route
 
 import llamakit
@@ -37,19 +38,20 @@ class Version(Resource):
 
 def routes(state: ServerState) -> list[Route]:
     """The routes of Ollama's API."""
+    generate, chat = Generate(state), Chat(state)
     return [
+        input_tokens("/api/generate/input_tokens", generate, TAG, GenerateBody),
+        input_tokens("/api/chat/input_tokens", chat, TAG, ChatBody),
         _route(
             "/api/generate",
-            Generate(state),
+            generate,
             "POST",
             "Answer a prompt",
             body=GenerateBody,
             stream=True,
             stream_media=NDJSON,
         ),
-        _route(
-            "/api/chat", Chat(state), "POST", "Answer a conversation", body=ChatBody, stream=True, stream_media=NDJSON
-        ),
+        _route("/api/chat", chat, "POST", "Answer a conversation", body=ChatBody, stream=True, stream_media=NDJSON),
         _route("/api/embed", EmbedTexts(state), "POST", "Vectors for texts", body=EmbedBody),
         _route("/api/embeddings", EmbedPrompt(state), "POST", "A vector for a text", body=EmbeddingBody),
         _route("/api/tags", Tags(state), "GET", "All models"),

@@ -8,7 +8,7 @@ from llamakit.plugins.frontends.rest.apis.openai.chat import ChatBody, ChatCompl
 from llamakit.plugins.frontends.rest.apis.openai.completions import Completions, CompletionsBody
 from llamakit.plugins.frontends.rest.apis.openai.embeddings import Embeddings, EmbeddingsBody
 from llamakit.plugins.frontends.rest.apis.openai.models import Model, Models
-from llamakit.plugins.frontends.rest.dialect import InputTokens
+from llamakit.plugins.frontends.rest.dialect import input_tokens
 from llamakit.plugins.frontends.rest.route import Operation, Route
 
 if TYPE_CHECKING:
@@ -26,11 +26,9 @@ def routes(state: ServerState) -> list[Route]:
     return [
         Route(path="/v1/chat/completions", resource=chat, operations={"POST": talk}),
         Route(path="/chat/completions", resource=chat, operations={"POST": talk}),
-        Route(
-            path="/v1/chat/completions/input_tokens", resource=InputTokens(chat),
-            operations={"POST": Operation(summary="Count the tokens of a conversation", tag=TAG, body=ChatBody)},
-        ),
+        input_tokens("/v1/chat/completions/input_tokens", chat, TAG, ChatBody),
         Route(path="/v1/completions", resource=completions, operations={"POST": complete}),
+        input_tokens("/v1/completions/input_tokens", completions, TAG, CompletionsBody),
         Route(path="/completions", resource=completions, operations={"POST": complete}),
         Route(path="/v1/embeddings", resource=embeddings, operations={"POST": embed}),
         Route(

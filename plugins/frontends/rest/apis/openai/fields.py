@@ -10,6 +10,7 @@ from llamakit.plugins.frontends.rest.fields import (
     Bias,
     Extensions,
     Several,
+    SlotId,
     StopText,
     bias_pairs,
     extended,
@@ -43,6 +44,7 @@ class Generate(Extensions, frozen=True, kw_only=True):
     stop: Annotated[list[StopText | None] | StopText, Meta(description="Texts that end the answer.")] = []
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, description="Of random numbers; -1 = a new one.")] = -1
     logit_bias: Annotated[Bias, Meta(description="Token id (or text) -> what to add to its logit; false bans it.")] = {}
+    id_slot: SlotId = -1
     user: Annotated[str, Meta(description="Without effect.")] = ""
     return_progress: Annotated[bool, Meta(description="Tell of queue, loading and prompt while streaming.")] = False
 

@@ -10,7 +10,7 @@ from llamakit.plugins.frontends.rest.apis.responses.fields import ResponsesBody,
 from llamakit.plugins.frontends.rest.body import read
 from llamakit.plugins.frontends.rest.chat import make_prompt
 from llamakit.plugins.frontends.rest.constrain import check_constraints, constrained, format_options
-from llamakit.plugins.frontends.rest.dialect import Asked, Dialect, InputTokens
+from llamakit.plugins.frontends.rest.dialect import Asked, Dialect, input_tokens
 from llamakit.plugins.frontends.rest.fields import extended, settings_of
 from llamakit.plugins.frontends.rest.route import Operation, Route
 
@@ -28,8 +28,7 @@ def routes(state: ServerState) -> list[Route]:
     operation = Operation(
         summary="Answer a conversation", tag="openai", body=ResponsesBody, sampling=True, stream=True
     )  # fmt: skip
-    count = Operation(summary="Count the tokens of a conversation", tag="openai", body=ResponsesBody)
-    return [Route(path="/v1/responses/input_tokens", resource=InputTokens(responses), operations={"POST": count})] + [
+    return [input_tokens("/v1/responses/input_tokens", responses, "openai", ResponsesBody)] + [
         Route(path=path, resource=responses, operations={"POST": operation}) for path in ("/v1/responses", "/responses")
     ]
 

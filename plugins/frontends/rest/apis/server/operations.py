@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.apis.server.health import Health, Healthy
+from llamakit.plugins.frontends.rest.errors import NotSupportedError
 from llamakit.plugins.frontends.rest.keys import EVERYBODY, Role
 from llamakit.plugins.frontends.rest.route import Operation, Route
 from llamakit.plugins.frontends.rest.samplers import Samplers, SamplersInfo
@@ -43,21 +44,21 @@ class AdapterScale(msgspec.Struct, frozen=True):
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that waits or runs. No text of it is told."""
+    """A request that waits or runs, or a free place for one. No text of it is told."""
 
     id: Annotated[str, Meta(description="Id of the request, as in the header `X-Job-Id` of its answer.")]
     model: str
-    state: Annotated[str, Meta(description="queued, prompt or generating.")]
+    state: Annotated[str, Meta(description="queued, prompt or generating; free.")]
     is_processing: Annotated[bool, Meta(description="Whether it is being worked on.")]
     n_ctx: Annotated[int, Meta(description="Context of each sequence, in tokens.")]
-    n_prompt: Annotated[int, Meta(description="Tokens of the prompt.")]
-    n_cached: Annotated[int, Meta(description="Those that were found evaluated.")]
-    n_evaluated: Annotated[int, Meta(description="Tokens in the context by now.")]
-    n_generated: Annotated[int, Meta(description="Tokens of all its answers by now.")]
-    max_tokens: Annotated[int, Meta(description="Most tokens of an answer.")]
-    n_answer: Annotated[int, Meta(description="Answers that are asked for.")]
-    priority: int
-    seconds: Annotated[float, Meta(description="Since the request came.")]
+    n_prompt: Annotated[int, Meta(description="Tokens of the prompt.")] = 0
+    n_cached: Annotated[int, Meta(description="Those that were found evaluated.")] = 0
+    n_evaluated: Annotated[int, Meta(description="Tokens in the context by now.")] = 0
+    n_generated: Annotated[int, Meta(description="Tokens of all its answers by now.")] = 0
+    max_tokens: Annotated[int, Meta(description="Most tokens of an answer.")] = 0
+    n_answer: Annotated[int, Meta(description="Answers that are asked for.")] = 0
+    priority: int = 0
+    seconds: Annotated[float, Meta(description="Since the request came.")] = 0.0
     adapters: list[AdapterScale] = []
 
 
@@ -73,7 +74,7 @@ class Metered:
 
     def __init__(self, state: ServerState) -> None:
         self.metrics = state.metrics
-        self.metrics.watch(state.pool)
+        self.metrics.watch(state.pool, llamacpp=state.options.metric_names == "llamacpp")
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Prometheus' text format."""
@@ -89,12 +90,24 @@ class Slots:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Every request of every loaded model, as far as they are the key's own or it may see all."""
+        if self.state.options.slots == "off":
+            raise NotSupportedError("this server lists no slots", hint="start it without --no-slots")
         found = slots(self.state)
         running = sum(slot.is_processing for _, slot in found)
         if req.get_param("fail_on_no_slot", default="") and running >= self.state.options.parallel:
             raise UnavailableError("no slot is free", found=f"{running} requests run", retry_after=1)
         key = getattr(req.context, "key", EVERYBODY)
-        answer(resp, [slot for owner, slot in found if key.may(Role.OBSERVE) or owner == key.id])
+        shown = [slot for owner, slot in found if key.may(Role.OBSERVE) or owner == key.id]
+        answer(resp, shown + (self._free(running) if self.state.options.slots == "all" else []))
+
+    def _free(self, running: int) -> list[Slot]:
+        """The places that nobody has, with the default model's context."""
+        name = self.state.pool.default
+        session = self.state.pool.loaded(name)
+        free = Slot(
+            id="", model=name, state="free", is_processing=False, n_ctx=session.n_ctx if session is not None else 0
+        )  # fmt: skip
+        return [free] * max(0, self.state.options.parallel - running)
 
 
 class Cancel:

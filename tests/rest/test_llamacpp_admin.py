@@ -1,0 +1,114 @@
+"""What who runs a llama.cpp server knows: `/slots`, `POST /props`, its names of measurements, counts of tokens."""
+
+import pytest
+
+from llamakit.options import build_options
+from tests.rest.test_metrics import samples
+
+
+def test_slots_are_listed_as_the_server_was_started(serve):
+    assert serve(slots="off").get("/slots")[1]["error"]["type"] == "not_supported_error"
+    assert serve().get("/slots") == (200, [])
+    status, found = serve(slots="all", parallel=3, settings={"ctx_size": 128}).get("/slots")
+    assert status == 200
+    assert [(slot["is_processing"], slot["n_ctx"], slot["state"]) for slot in found] == [(False, 128, "free")] * 3
+
+
+def test_defaults_change_only_where_that_is_allowed(server):
+    status, reply = server.post("/props", {"temperature": 0.5})
+    assert status == 501
+    assert reply["error"]["type"] == "not_supported_error"
+
+
+def test_defaults_of_requests_change_together_or_not_at_all(serve):
+    server = serve(props=True)
+    changes = {"temperature": 0.0, "top_k": 7, "n_predict": 3, "seed": 5, "what": 1}
+    status, headers, data = server.request("POST", "/props", changes)
+    assert (status, data) == (200, b'{"success":true}')
+    assert headers["X-Ignored-Fields"] == "what"
+    reply = server.post("/completion", {"prompt": "Once", "return_tokens": True})[1]
+    settings = reply["generation_settings"]
+    assert (settings["temp"], settings["top_k"], settings["n_predict"], settings["seed"]) == (0.0, 7, 3, 5)
+    assert len(reply["tokens"]) == 3
+    talk = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})[1]
+    assert talk["usage"]["completion_tokens"] <= 3
+    shown = server.get("/props")[1]["default_generation_settings"]
+    assert (shown["params"]["temp"], shown["params"]["seed"]) == (0.0, 5)
+    assert server.post("/props", {"top_k": 9, "temperature": -1})[0] == 400
+    assert server.get("/props")[1]["default_generation_settings"]["top_k"] == 7
+    server.post("/props", {"seed": -1, "n_predict": -1})
+    assert server.get("/props")[1]["default_generation_settings"]["seed"] == (1 << 32) - 1
+    assert server.post("/completion", {"prompt": "Once", "n_predict": 5})[1]["tokens_predicted"] <= 5
+
+
+def test_a_model_that_was_unloaded_sleeps(serve, small_model):
+    server = serve()
+    assert server.get("/props")[1]["is_sleeping"] is False
+    server.post("/models/unload", {})
+    assert server.get("/props")[1]["is_sleeping"] is True
+    server.post("/completion", {"prompt": "a", "n_predict": 1})
+    assert server.get("/props")[1]["is_sleeping"] is False
+
+
+NAMES = (
+    "prompt_tokens_total", "prompt_seconds_total", "tokens_predicted_total", "tokens_predicted_seconds_total",
+    "prompt_tokens_seconds", "predicted_tokens_seconds", "requests_processing", "requests_deferred", "n_decode_total",
+    "n_tokens_max",
+)  # fmt: skip
+
+
+def test_measurements_have_llamacpp_names_where_they_are_asked_for(serve, server):
+    assert b"llamacpp:" not in server.request("GET", "/metrics")[2]
+    named = serve(metric_names="llamacpp")
+    first = samples(named.request("GET", "/metrics")[2])
+    assert {first[f"llamacpp:{name}", ()] for name in NAMES} == {0}
+    reply = named.post("/completion", {"prompt": "Once upon a time", "n_predict": 5, "cache_prompt": True})[1]
+    found = samples(named.request("GET", "/metrics")[2])
+    assert found["llamacpp:prompt_tokens_total", ()] == reply["tokens_evaluated"]
+    assert found["llamacpp:tokens_predicted_total", ()] == reply["tokens_predicted"]
+    assert found["llamacpp:n_tokens_max", ()] == reply["tokens_cached"]
+    for name in ("prompt_seconds_total", "tokens_predicted_seconds_total", "prompt_tokens_seconds", "n_decode_total"):
+        assert found[f"llamacpp:{name}", ()] > 0
+    named.post("/completion", {"prompt": "Once upon a time", "n_predict": 1, "cache_prompt": True})
+    after = samples(named.request("GET", "/metrics")[2])
+    assert after["llamacpp:prompt_tokens_total", ()] == reply["tokens_evaluated"] + 1  # the rest was in the cache
+
+
+TALK = [{"role": "user", "content": "How many are these?"}]
+COUNTED = [
+    ("/completion", {"prompt": "Once upon a time"}, lambda reply: reply["tokens_evaluated"]),
+    ("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 1}, lambda reply: reply["usage"]["prompt_tokens"]),
+    ("/v1/chat/completions", {"messages": TALK, "max_tokens": 1}, lambda reply: reply["usage"]["prompt_tokens"]),
+    ("/v1/responses", {"input": "How many?", "max_output_tokens": 16}, lambda reply: reply["usage"]["input_tokens"]),
+    ("/api/generate", {"prompt": "Once", "options": {"num_predict": 1}}, lambda reply: reply["prompt_eval_count"]),
+    ("/api/chat", {"messages": TALK, "options": {"num_predict": 1}}, lambda reply: reply["prompt_eval_count"]),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "counted"), COUNTED)
+def test_every_api_counts_the_tokens_of_a_prompt(server, path, body, counted):
+    body = body | {"stream": False, "n_predict": 1} if path == "/completion" else body | {"stream": False}
+    status, reply = server.post(path, body)
+    assert status == 200, reply
+    status, found = server.post(f"{path}/input_tokens", body)
+    assert status == 200, found
+    assert found == {"input_tokens": counted(reply), "object": "response.input_tokens"}
+
+
+def test_errors_of_counts_have_the_form_of_their_api(server):
+    assert isinstance(server.post("/api/chat/input_tokens", {"messages": [{"role": 5}]})[1]["error"], str)
+
+
+def test_the_switches_of_the_command_line():
+    from llamakit.plugins.frontends.rest.llamacpp_flags import translate
+    from llamakit.plugins.frontends.rest.options import ServeOptions
+
+    def options(line):
+        found = translate(line.split()).settings
+        return build_options(ServeOptions, {key.removeprefix("frontend.rest."): found[key] for key in found})
+
+    assert options("--slots").slots == "all"
+    assert options("--no-slots").slots == "off"
+    assert options("--slots used").slots == "used"
+    assert options("--metrics").metric_names == "llamacpp"
+    assert translate(["--props"]).args == ["--props"]
