@@ -331,6 +331,7 @@ PYBIND11_MODULE(_cpu, m) {
         .def_readwrite("cap", &Step::cap)
         .def_readwrite("slopes", &Step::slopes)
         .def_readwrite("activation", &Step::activation)
+        .def_readwrite("slope", &Step::slope)
         .def_readwrite("layer", &Step::layer)
         .def_readwrite("window", &Step::window)
         .def_readwrite("n_used", &Step::n_used)

@@ -61,18 +61,55 @@ void add_columns(const float* x, const float* other, const float* factors, int64
     });
 }
 
-// Of y = g s(u) up: with silu u = g, with the tanh form of gelu u = c (g + k g^3); s is the logistic function.
-// dgate and dup may lie where gate and up do.
-void gated_back(const float* gate, const float* up, const float* dy, bool gelu, int64_t n, float* dgate, float* dup) {
+// The logistic function of u and the derivative of g times it: with silu u = g, with the tanh form of gelu
+// u = c (g + k g^3).
+struct Gate {
+    Floats share, slope;
+};
+LK_INLINE Gate gate_slope(Floats g, bool gelu) {
     const Floats one = splat(1.0f), c = splat(1.59576912f), k = splat(0.044715f);
+    Floats u = g, slope = one;
+    if (gelu) u = c * fma(g * g * g, k, g), slope = c * fma(g * g, splat(3.0f) * k, one);
+    const Floats s = one / (one + exp(splat(0.0f) - u));
+    return {s, s + g * s * (one - s) * slope};
+}
+
+// Of y = activation(gate) up. dgate and dup may lie where gate and up do.
+void gated_back(const float* gate, const float* up, const float* dy, bool gelu, int64_t n, float* dgate, float* dup) {
     each(n, [&](int64_t i, int64_t m) LK_LAMBDA {
         const Floats g = take(gate + i, m), linear = take(up + i, m), d = take(dy + i, m);
-        Floats u = g, slope = one;
-        if (gelu) u = c * fma(g * g * g, k, g), slope = c * fma(g * g, splat(3.0f) * k, one);
-        const Floats s = one / (one + exp(splat(0.0f) - u));
-        put(dup + i, d * g * s, m);
-        put(dgate + i, d * linear * (s + g * s * (one - s) * slope), m);
+        const Gate at = gate_slope(g, gelu);
+        put(dup + i, d * g * at.share, m);
+        put(dgate + i, d * linear * at.slope, m);
     });
+}
+
+// 1 where x is positive, else 0.
+LK_INLINE Floats is_positive(Floats x) {
+    const Floats zero = splat(0.0f), one = splat(1.0f);
+    return one - max(one - max(x * splat(3e38f), zero), zero);
+}
+
+LK_INLINE Floats slope_at(Floats x, Activation kind) {
+    const Floats one = splat(1.0f), tail = normal_tail(x);
+    switch (kind) {
+        case Activation::silu:
+            return gate_slope(x, false).slope;
+        case Activation::gelu:
+            return gate_slope(x, true).slope;
+        case Activation::gelu_erf:
+            return tail + is_positive(x) * (one - splat(2.0f) * tail) +
+                   x * splat(0.39894228f) * exp(splat(-0.5f) * x * x);
+        case Activation::relu_squared:
+            return splat(2.0f) * max(x, splat(0.0f));
+        default:
+            return is_positive(x);
+    }
+}
+
+// y = the derivative of an activation at x.
+void slopes(const float* x, Activation kind, int64_t n, float* y) {
+    each(n, [&](int64_t i, int64_t m) LK_LAMBDA { put(y + i, slope_at(take(x + i, m), kind), m); });
 }
 
 typedef double DoublePart __attribute__((vector_size(kBytes * 2)));

@@ -16,6 +16,7 @@ void LK_FILL(gradients)(TrainingKernels& table) {
     table.layer_norm_back = layer_norm_back;
     table.add_columns = add_columns;
     table.gated_back = gated_back;
+    table.slopes = slopes;
     table.reduce = reduce;
     table.map = map;
 }

@@ -252,6 +252,8 @@ void Program::elementwise(const Step& step) {
             kernels_.mul(a + from, b + from, width, y + from);
         else if (step.kind == StepKind::scale)
             kernels_.scale(a + from, step.factor, width, y + from);
+        else if (step.slope)
+            kernels_.training->slopes(a + from, step.activation, width, y + from);
         else if (step.kind == StepKind::activation || step.kind == StepKind::soft_cap)
             kernels_.activate(a + from, step.activation, step.cap, width, y + from);
         else

@@ -89,6 +89,7 @@ struct Step {
     int64_t layer = -1, window = 0, n_used = 0, chunk = 0;
     ReduceKind reduction{};
     std::shared_ptr<Map> map;
+    bool slope = false;  // the derivative of an activation
     bool normalise = false, transpose_a = false, transpose_b = false;
     Rope rope;
     int64_t table = -1;  // which cos/sin table

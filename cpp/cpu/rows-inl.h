@@ -117,15 +117,21 @@ LK_INLINE Floats tanh(Floats x) {
     return x * p / q;
 }
 
-// x times the normal distribution's integral, to 1.5e-7: Abramowitz and Stegun, formula 7.1.26 for erf.
-LK_INLINE Floats gelu_erf(Floats x) {
-    const Floats zero = splat(0.0f), one = splat(1.0f), size = max(x, zero - x);
+// The normal distribution's integral beyond |x|, to 1.5e-7: Abramowitz and Stegun, formula 7.1.26 for erf.
+LK_INLINE Floats normal_tail(Floats x) {
+    const Floats one = splat(1.0f), size = max(x, splat(0.0f) - x);
     const Floats t = one / fma(size, splat(0.3275911f * 0.70710678f), one);
     Floats p = fma(t, splat(1.061405429f), splat(-1.453152027f));
     p = fma(t, p, splat(1.421413741f));
     p = fma(t, p, splat(-0.284496736f));
     p = fma(t, p, splat(0.254829592f)) * t;
-    return max(x, zero) - splat(0.5f) * size * p * exp(splat(-0.5f) * x * x);
+    return splat(0.5f) * p * exp(splat(-0.5f) * x * x);
+}
+
+// x times the normal distribution's integral.
+LK_INLINE Floats gelu_erf(Floats x) {
+    const Floats zero = splat(0.0f);
+    return max(x, zero) - max(x, zero - x) * normal_tail(x);
 }
 
 LK_INLINE Floats activated(Floats x, Activation kind, Floats cap) {

@@ -105,6 +105,7 @@ struct TrainingKernels {
                         int64_t begin, int64_t end, float* y);
     void (*gated_back)(const float* gate, const float* up, const float* dy, bool gelu, int64_t n, float* dgate,
                        float* dup);
+    void (*slopes)(const float* x, Activation kind, int64_t n, float* y);
     double (*reduce)(const float* x, ReduceKind kind, int64_t n);
     void (*map)(const MapInstruction* code, int n_code, float* const* vectors, const float* values, int64_t n);
 };

@@ -86,11 +86,15 @@ class SoftCapAttrs:
     cap: float
 
 
+ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu", "relu_squared")
+
+
 @dataclass(frozen=True, slots=True)
 class ActivationAttrs:
-    """ "silu", "gelu" (tanh form), "gelu_erf" (exact), "relu" or "relu_squared"."""
+    """ "silu", "gelu" (tanh form), "gelu_erf" (exact), "relu" or "relu_squared"; with `slope` its derivative."""
 
     kind: str = "gelu"
+    slope: bool = False
 
 
 @dataclass(frozen=True, slots=True)

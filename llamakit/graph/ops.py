@@ -161,7 +161,7 @@ SPECS: dict[Op, OpSpec] = {
     Op.MUL: OpSpec("a * b", NoAttrs, shapes.same, ("a", "b")),
     Op.SCALE: OpSpec("x * factor", ScaleAttrs, shapes.first),
     Op.GATED: OpSpec("activation(gate) * up", GatedAttrs, shapes.same, ("gate", "up")),
-    Op.ACTIVATION: OpSpec("activation(x)", ActivationAttrs, shapes.activation),
+    Op.ACTIVATION: OpSpec("activation(x), or its derivative at x", ActivationAttrs, shapes.activation),
     Op.SOFT_CAP: OpSpec("cap * tanh(x / cap)", SoftCapAttrs, shapes.soft_cap),
     Op.EXPERTS: OpSpec(
         "sum of share * down(activation(gate x) * up x) over the experts that the row chooses by its scores",

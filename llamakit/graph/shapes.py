@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from llamakit.graph.attrs import ACTIVATIONS
 from llamakit.graph.errors import GraphError
 from llamakit.graph.expression import check as check_expressions
 
@@ -80,8 +81,7 @@ def layer_norm(inputs: Shapes, tensors: Shapes, attrs: Any) -> tuple[Shape, ...]
 
 def activation(inputs: Shapes, tensors: Shapes, attrs: ActivationAttrs) -> tuple[Shape, ...]:
     """As x."""
-    known = ("silu", "gelu", "gelu_erf", "relu", "relu_squared")
-    _need(attrs.kind in known, f"kind must be one of {known}, is {attrs.kind!r}")
+    _need(attrs.kind in ACTIVATIONS, f"kind must be one of {ACTIVATIONS}, is {attrs.kind!r}")
     return (inputs[0],)
 
 

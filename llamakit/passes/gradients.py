@@ -79,8 +79,12 @@ def rope(back: Backward, node: Node, dy: Value) -> Pairs:
     yield node.inputs[0], back.builder.add(Op.ROPE, _name(node), (dy, node.inputs[1]), attrs=attrs)
 
 
-def attention(back: Backward, node: Node, d_out: Value, d_log_sum: Value | None) -> Pairs:
-    """dq, dk and dv by attention_back."""
+def attention(back: Backward, node: Node, d_out: Value, d_log_sum: Value | None = None) -> Pairs:
+    """dq, dk and dv by attention_back, which needs the log-sum-exp."""
+    if len(node.outputs) < 2 or node.attrs.layer is not None:
+        raise GraphError(f"node {node.name}: attention has a gradient without a cache and with log_sum_exp only")
+    if d_log_sum is not None:
+        raise GraphError(f"node {node.name}: a loss that depends on the log-sum-exp itself has no gradient")
     if node.tensors[0] is not None:
         raise GraphError(f"node {node.name}: attention with sinks has no gradient")
     q, k, v, positions, sequences = node.inputs[:5]
@@ -113,6 +117,15 @@ def soft_cap(back: Backward, node: Node, dy: Value) -> Pairs:
     product = back.builder.add(Op.MUL, f"{name}.1", (back.builder.add(Op.MUL, f"{name}.0", (dy, y)), y))
     lost = back.builder.add(Op.SCALE, f"{name}.2", (product,), attrs=ScaleAttrs(-1 / node.attrs.cap**2))
     yield node.inputs[0], back.builder.add(Op.ADD, name, (dy, lost))
+
+
+def activation(back: Backward, node: Node, dy: Value) -> Pairs:
+    """dx = dy times the derivative at x."""
+    if node.attrs.slope:
+        raise GraphError(f"node {node.name}: the derivative of an activation has no gradient")
+    x, name = node.inputs[0], _name(node)
+    slope = back.builder.add(Op.ACTIVATION, f"{name}.slope", (x,), attrs=replace(node.attrs, slope=True))
+    yield x, back.builder.add(Op.MUL, name, (dy, slope))
 
 
 def gated(back: Backward, node: Node, dy: Value) -> Pairs:
@@ -186,6 +199,7 @@ RULES: dict[Op, Rule] = {
     Op.MUL: mul,
     Op.SCALE: scale,
     Op.SOFT_CAP: soft_cap,
+    Op.ACTIVATION: activation,
     Op.GATED: gated,
     Op.EXPERTS: experts,
     Op.RESHAPE: reshape,

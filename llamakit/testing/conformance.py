@@ -19,6 +19,7 @@ import numpy as np
 
 from llamakit.backend import Adapter, CacheLayer, KVSpec, LogitEdits
 from llamakit.gguf import GGMLType, native, quants
+from llamakit.graph.attrs import ACTIVATIONS
 from llamakit.graph.graph import Dim, DType, Graph, GraphBuilder, Tensor
 from llamakit.graph.ops import (
     ActivationAttrs,
@@ -130,7 +131,7 @@ def cases() -> list[Case]:
         for op in ("add", "mul", "scale", "silu", "gelu", "cross_entropy", "cross_entropy_grad", "soft_cap")
         for n in (1, 16, 47)
     ]
-    found += [Case("activation", n_in=47, activation=a) for a in ("silu", "gelu", "gelu_erf", "relu", "relu_squared")]
+    found += [Case("activation", n_in=47, activation=a) for a in ACTIVATIONS]
     found += [Case(f"matmul{t}", n_in=13) for t in ("", "_a", "_b", "_ab")]
     return found
 

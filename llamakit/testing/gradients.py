@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamakit.gguf import GGMLType
+from llamakit.graph.attrs import ACTIVATIONS
 from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import (
+    ActivationAttrs,
     AttentionAttrs,
     ExpertsAttrs,
     GatedAttrs,
@@ -221,6 +223,10 @@ def _attention(n_head: int, n_head_kv: int, segments: int = 1, window: int | Non
     return build
 
 
+def _activation(kind: str) -> Callable[[Setup], Value]:
+    return lambda s: s.g.add(Op.ACTIVATION, "node", (s.rows("x", 9),), attrs=ActivationAttrs(kind))
+
+
 def _rope(pairs: str) -> Callable[[Setup], Value]:
     attrs = RopeAttrs((1.0, 0.3, 0.02), pairs, 1.25)
     return lambda s: s.g.add(Op.ROPE, "node", (s.rows("x", 2, 8), s.positions(1)[0]), attrs=attrs)
@@ -346,6 +352,7 @@ def gradient_cases() -> list[GradientCase]:
         GradientCase("adapted-norm", _adapted_norm, rows=9),
         GradientCase("add", _two(Op.ADD)),
         GradientCase("mul", _two(Op.MUL)),
+        *(GradientCase(f"activation-{kind}", _activation(kind)) for kind in ACTIVATIONS),
         *(GradientCase(f"gated-{name}", _two(Op.GATED, GatedAttrs(name))) for name in ("silu", "gelu")),
         GradientCase("twice", _twice),
         GradientCase("select_rows", _select),

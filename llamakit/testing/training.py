@@ -18,8 +18,10 @@ import numpy as np
 
 from llamakit.gguf import GGMLType, quants
 from llamakit.graph import expression
+from llamakit.graph.attrs import ACTIVATIONS
 from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import (
+    ActivationAttrs,
     AttentionAttrs,
     ExpertsAttrs,
     GatedAttrs,
@@ -161,6 +163,11 @@ def _gated_back(s: Setup, activation: str) -> None:
     s.g.add_all(Op.GATED_BACK, "node", inputs, attrs=GatedAttrs(activation))
 
 
+def _activation_back(s: Setup, kind: str) -> None:
+    x, dy = s.floats("x", 37), s.floats("dy", 37)
+    s.g.add(Op.MUL, "node", (dy, s.g.add(Op.ACTIVATION, "slope", (x,), attrs=ActivationAttrs(kind, slope=True))))
+
+
 def _experts_back(s: Setup, type: GGMLType, normalise: bool = True, activation: str = "silu") -> None:
     n_expert, n_in, n_ff, n_out = 5, 256, 256, 32
     sizes = (("gate", n_ff, n_in), ("up", n_ff, n_in), ("down", n_out, n_ff))
@@ -237,6 +244,7 @@ _CASES: dict[str, Callable[[Setup], object]] = {
     "attention_back-window": partial(_attention, heads=(4, 4), dim=16, window=9, back=True),
     "silu_back": partial(_gated_back, activation="silu"),
     "gelu_back": partial(_gated_back, activation="gelu"),
+    **{f"activation-{kind}": partial(_activation_back, kind=kind) for kind in ACTIVATIONS},
     "experts_back": partial(_experts_back, type=GGMLType.F32),
     "experts_back-gelu": partial(_experts_back, type=GGMLType.Q8_0, activation="gelu"),
     "experts_back-all": partial(_experts_back, type=GGMLType.Q4_K, normalise=False),

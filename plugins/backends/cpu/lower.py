@@ -129,7 +129,7 @@ class Lowering:
             step.cap, step.slopes = a.soft_cap, list(a.slopes)
             step.weight = self.tensor(node.tensor("sinks")) if node.op is Op.ATTENTION else None
         elif node.op is Op.ACTIVATION:
-            step.activation = _cpu.Activation.__members__[a.kind]
+            step.activation, step.slope = _cpu.Activation.__members__[a.kind], a.slope
         elif node.op is Op.SOFT_CAP:
             step.activation, step.cap = _cpu.Activation.soft_cap, a.cap
         elif node.op is Op.SCALE:

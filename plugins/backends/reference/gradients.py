@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llamakit.plugins.backends.reference.activations import activated, slope
 from llamakit.plugins.backends.reference.ops import OPS, check_positions, gated, probabilities, softmax, wide
 
 from llamakit.graph.expression import instructions
@@ -71,16 +72,8 @@ def attention_back(
 def gated_back(step: Step, node: Node, gate: Any, up: Any, dy: Any) -> Any:
     """Gradients of gate and up."""
     gate, up, dy = wide(gate), wide(up), wide(dy)
-    if node.attrs.activation == "silu":
-        with np.errstate(over="ignore"):
-            sigmoid = 1 / (1 + np.exp(-gate))
-        value, slope = gate * sigmoid, sigmoid * (1 + gate * (1 - sigmoid))
-    else:
-        inner = np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)
-        tanh = np.tanh(inner)
-        value = 0.5 * gate * (1 + tanh)
-        slope = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * gate**2)
-    return dy * up * slope, dy * value
+    kind = node.attrs.activation
+    return dy * up * slope(gate, kind), dy * activated(gate, kind)
 
 
 def experts_back(step: Step, node: Node, x: Any, scores: Any, dy: Any) -> Any:

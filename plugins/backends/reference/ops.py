@@ -5,12 +5,12 @@ An op returns its result, or a tuple of them; those that change states return no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llamakit.plugins.backends.reference.activations import activated, slope
 
 from llamakit.errors import BackendError
 from llamakit.graph.ops import Op
@@ -192,25 +192,12 @@ def attention(
 
 def gated(step: Step, node: Node, gate: Any, up: Any) -> Any:
     """activation(gate) * up. Shazeer 2020, arXiv:2002.05202."""
-    gate = wide(gate)
-    if node.attrs.activation == "silu":
-        with np.errstate(over="ignore"):  # exp(-gate) may reach inf, and then silu is its limit, 0
-            return gate / (1 + np.exp(-gate)) * up
-    return 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) * up
+    return activated(wide(gate), node.attrs.activation) * up
 
 
 def activation(step: Step, node: Node, x: Any) -> Any:
-    """Of each value. Hendrycks and Gimpel 2016, arXiv:1606.08415 (gelu); So et al. 2021, arXiv:2109.08668 (relu^2)."""
-    x, kind = wide(x), node.attrs.kind
-    if kind == "silu":
-        with np.errstate(over="ignore"):
-            return x / (1 + np.exp(-x))
-    if kind == "gelu":
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    if kind == "gelu_erf":
-        return 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / np.sqrt(2)))
-    positive = np.maximum(x, 0)
-    return positive * positive if kind == "relu_squared" else positive
+    """activation(x), or its derivative."""
+    return (slope if node.attrs.slope else activated)(wide(x), node.attrs.kind)
 
 
 def matmul(step: Step, node: Node, a: Any, b: Any) -> Any:
