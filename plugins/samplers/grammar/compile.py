@@ -101,7 +101,7 @@ class Shared:
 
     def __init__(self) -> None:
         self._tries: WeakKeyDictionary[Tokenizer, Any] = WeakKeyDictionary()
-        self._programs: OrderedDict[Hashable, tuple[Any, list[str]]] = OrderedDict()
+        self._programs: OrderedDict[tuple[Hashable, Any], tuple[Any, list[str]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def trie(self, tokenizer: Tokenizer) -> Any:
@@ -121,12 +121,12 @@ class Shared:
     ) -> tuple[Any, list[str]]:
         """The program for a key and what was left out of it; GrammarError for what is too large.
 
-        It is made of `make(left_out)`, and warmed, if it is new.
+        It is made of `make(left_out)`, and warmed, if it is new. Programs of a tokenizer that is gone go too.
         """
         from llamakit import _sampling
 
         trie = self.trie(tokenizer)
-        whole = (key, id(trie))
+        whole = (key, trie)  # the tree itself: as long as it is kept here, no other has its address
         with self._lock:
             if whole in self._programs:
                 self._programs.move_to_end(whole)
@@ -141,6 +141,9 @@ class Shared:
             raise GrammarError(str(error)) from None
         with self._lock:
             self._programs[whole] = program, left_out
+            known = set(self._tries.values())
+            for gone in [each for each in self._programs if each[1] not in known]:
+                del self._programs[gone]
             size = sum(each.n_byte for each, _ in self._programs.values())
             while len(self._programs) > MOST_PROGRAMS or (size > MOST_BYTES and len(self._programs) > 1):
                 size -= self._programs.popitem(last=False)[1][0].n_byte
