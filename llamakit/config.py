@@ -158,7 +158,9 @@ def _read(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except FileNotFoundError:
         raise UsageError(f"no settings file {path}") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise UsageError(f"{path} is not TOML: it nests too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, bytes that are no UTF-8, dates and numbers that cannot be
         raise UsageError(f"{path} is not TOML: {error}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
@@ -168,7 +170,8 @@ def _flatten(table: Mapping[str, Any], schema: Mapping[str, OptionField], prefix
     """Values by their whole keys; a table that is the value of one setting stays a table."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping) and f"{prefix}{key}" not in schema:
+        field = schema.get(f"{prefix}{key}")
+        if isinstance(value, Mapping) and (field is None or field.kind != "json"):
             flat |= _flatten(value, schema, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

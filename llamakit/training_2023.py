@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from llamakit.errors import ModelFileError, UsageError
-from llamakit.gguf import ValueType, open_gguf
+from llamakit.gguf import StringArray, ValueType, open_gguf
 from llamakit.models import RopeOverrides
 from llamakit.options import build_options
 from llamakit.session import Session
@@ -308,6 +308,6 @@ def _metadata(sizes: dict[str, int], epsilon: float, freq_base: float, factor: f
 def _tokens(file: Any) -> Any:
     """The texts of a vocabulary."""
     tokens = file.metadata.get("tokenizer.ggml.tokens")
-    if tokens is None or not len(tokens):
+    if not isinstance(tokens, StringArray) or not len(tokens):
         raise ModelFileError(f"{file.path} has no vocabulary")
     return tokens

@@ -74,6 +74,7 @@ class Job:
         self._open = set(range(request.n))  # answers not finished yet
         self._cancelled = threading.Event()
         self._read_left = request.n  # the same, as far as events were read
+        self.listener: Callable[[], object] | None = None  # called after each event, by the engine
         self.observer: Callable[[list[Event]], None] | None = None  # sees what is read, such as to measure it
 
     # -- for the engine -----------------------------------------------------------------------------------------
@@ -85,6 +86,8 @@ class Job:
         self._events.put(event)
         if type(event) is Finished:
             self._open.discard(event.choice)
+        if self.listener is not None:
+            self.listener()
 
     @property
     def finished(self) -> bool:

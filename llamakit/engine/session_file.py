@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from llamakit.errors import ModelFileError
-from llamakit.gguf import GGMLType, GGUFWriter, open_gguf
+from llamakit.gguf import GGMLType, GGUFWriter, open_gguf, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,11 +83,11 @@ def write(path: Path, beginning: Beginning, key: str, kv_type: str) -> int:
 def read(path: Path, key: str) -> Beginning:
     """What `write` wrote for the model of this key; ModelFileError if it is of another, or damaged."""
     with open_gguf(path) as file:
-        if file.metadata.get("general.architecture") != ARCHITECTURE:
+        if text_of(file.metadata, "general.architecture") != ARCHITECTURE:
             raise ModelFileError(f"{path} is not a saved session")
         if "kv" not in file.tensors or "llamakit.session.tokens" not in file.metadata:
             raise ModelFileError(f"{path} is a damaged session: its tokens, or their keys and values, are missing")
-        if file.metadata.get("llamakit.session.key") != key:
+        if text_of(file.metadata, "llamakit.session.key") != key:
             raise ModelFileError(
                 f"{path} was saved with another model, rope setting or --kv-type: delete it or choose another file"
             )

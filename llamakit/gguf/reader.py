@@ -219,6 +219,12 @@ class Metadata(Mapping[str, object]):
         return len(self._records)
 
 
+def text_of(metadata: Mapping[str, object], key: str, default: str = "") -> str:
+    """A value if it is a text: files may have anything under a key, and arrays cannot be compared with a text."""
+    value = metadata.get(key)
+    return value if isinstance(value, str) else default
+
+
 class GGUFFile:
     """An opened model: one file, or all parts of a split one. Use as a context manager, or `close()` it."""
 

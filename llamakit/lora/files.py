@@ -22,7 +22,7 @@ from llamakit.errors import ModelFileError
 from llamakit.gguf.constants import GGMLType, ValueType
 from llamakit.gguf.ggla import MAGIC as GGLA_MAGIC
 from llamakit.gguf.ggla import read_ggla
-from llamakit.gguf.reader import GGUFFile, StringArray, open_gguf
+from llamakit.gguf.reader import GGUFFile, StringArray, open_gguf, text_of
 from llamakit.lora.names import Layout, layout_of
 from llamakit.lora.write import EMBEDDING
 from llamakit.models.lora import check_head, magic_of, pair_up
@@ -81,7 +81,7 @@ def read_adapter_file(path: str | Path, base: GGUFFile | None = None) -> Adapter
         return _read_ggla(path, base)
     if magic == b"GGUF":
         with open_gguf(path) as file:
-            if file.metadata.get("training.type") == FINETUNE:
+            if text_of(file.metadata, "training.type") == FINETUNE:
                 return _read_checkpoint(file)
             return _read_gguf(file, base)
     raise ModelFileError(

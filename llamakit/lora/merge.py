@@ -24,7 +24,7 @@ from llamakit.gguf.constants import GGMLType, ValueType
 from llamakit.gguf.native import dequantize, quantize
 from llamakit.gguf.quantize import choose_type, copy_metadata, find_recipe, fit
 from llamakit.gguf.quants import check_writable
-from llamakit.gguf.reader import GGUFFile, TensorInfo, open_gguf
+from llamakit.gguf.reader import GGUFFile, TensorInfo, open_gguf, text_of
 from llamakit.gguf.writer import GGUFWriter
 from llamakit.lora.files import AdapterFile, read_adapter_file
 from llamakit.models.lora import Pairs
@@ -150,7 +150,7 @@ def merge_adapters(
 
 def _changes(adapter: AdapterFile, base: GGUFFile, scale: float) -> dict[str, Change]:
     """By tensor, once all of them are known to fit the base."""
-    architecture = base.metadata.get("general.architecture")
+    architecture = text_of(base.metadata, "general.architecture")
     if adapter.layout.architecture != architecture:
         raise ModelFileError(
             f"{adapter.path} is for architecture {adapter.layout.architecture!r}, {base.path} is {architecture!r}"

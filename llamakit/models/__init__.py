@@ -104,7 +104,7 @@ def load_model(
 
     `registry` knows the architectures; without one, those that are installed.
     """
-    name = str(file.metadata.get("general.architecture"))
+    name = str(file.metadata.get("general.architecture"))[:100]
     found, known = find_architecture(name, registry)
     if found is None:
         raise ModelFileError(f"{file.path}: architecture {name!r} is not supported; supported are: {', '.join(known)}")

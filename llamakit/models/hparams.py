@@ -86,7 +86,7 @@ class _Reader:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or isinstance(value, bool):
-            found = "an array that differs by layer" if isinstance(value, np.ndarray) else repr(value)
+            found = "an array that differs by layer" if isinstance(value, np.ndarray) else repr(value)[:100]
             raise ModelFileError(f"{self.where}: metadata {name!r} is {found}; one {kind.__name__} is needed")
         return value
 

@@ -23,7 +23,7 @@ from llamakit.adapter import Adapter
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf.ggla import MAGIC as GGLA_MAGIC
 from llamakit.gguf.ggla import read_ggla
-from llamakit.gguf.reader import GGUFFile, open_gguf
+from llamakit.gguf.reader import GGUFFile, open_gguf, text_of
 from llamakit.options import nearest
 
 if TYPE_CHECKING:
@@ -223,21 +223,23 @@ def _read_gguf(file: GGUFFile, model: LoadedModel, pairs: Pairs) -> tuple[float,
 
 def check_head(file: GGUFFile, architecture: str | None = None) -> float:
     """That the file is an adapter, for this architecture if one is given; its alpha, 0 where it has none."""
-    get, path = file.metadata.get, file.path
-    if get("general.type") != "adapter":
-        kind = "a training checkpoint" if get("training.type") else "no adapter"
+    path, trained = file.path, "training.type" in file.metadata
+    kind, type_, found = (
+        text_of(file.metadata, key)[:MAX_NAME] for key in ("general.type", "adapter.type", "general.architecture")
+    )
+    if kind != "adapter":
         raise ModelFileError(
-            f"{path} is {kind}: its general.type is {get('general.type')!r}, not 'adapter'",
-            hint=f"llamakit lora import {path} -m BASE.gguf -o adapter.gguf" if get("training.type") else "",
+            f"{path} is {'a training checkpoint' if trained else 'no adapter'}: its general.type is {kind!r},"
+            " not 'adapter'",
+            hint=f"llamakit lora import {path} -m BASE.gguf -o adapter.gguf" if trained else "",
         )
-    if get("adapter.type") != "lora":
-        raise ModelFileError(f"{path} is an adapter of type {get('adapter.type')!r}; 'lora' can be used")
+    if type_ != "lora":
+        raise ModelFileError(f"{path} is an adapter of type {type_!r}; 'lora' can be used")
     if "adapter.alora.invocation_tokens" in file.metadata:
         raise ModelFileError(f"{path} is an activated LoRA, which starts at a phrase of the prompt: not supported")
-    found = get("general.architecture")
     if architecture is not None and found != architecture:
         raise ModelFileError(f"{path} is for architecture {found!r}, the model is {architecture!r}")
-    alpha = get("adapter.lora.alpha", 0.0)
+    alpha = file.metadata.get("adapter.lora.alpha", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ModelFileError(f"{path}: adapter.lora.alpha is {alpha!r}; a number is needed")
     return float(alpha)

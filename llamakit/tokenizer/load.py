@@ -34,20 +34,20 @@ def load_tokenizer(metadata: Mapping[str, object]) -> Tokenizer:
     from llamakit import _text
 
     model = _required(metadata, "model")
-    if model not in MODELS:
+    if not isinstance(model, str) or model not in MODELS:
         raise ModelFileError(
-            f"the file's vocabulary is of the kind {model!r}; supported are {', '.join(MODELS)} (SPM and BPE)"
+            f"the file's vocabulary is of the kind {repr(model)[:100]}; supported are {', '.join(MODELS)} (SPM and BPE)"
         )
     spm = model == "llama"
-    pre, rules = ("", {}) if spm else _pre_type(metadata, str(model))
+    pre, rules = ("", {}) if spm else _pre_type(metadata, model)
     vocabulary = _text.Vocabulary(*_strings(_required(metadata, "tokens"), "tokens"))
     types = _numbers(metadata, "token_type", vocabulary.n_tokens, "uint8", TokenType.NORMAL)
     types[types > TokenType.BYTE] = TokenType.UNDEFINED
-    roles = find_roles(metadata, vocabulary, types, str(model), no_bos=bool(rules.get("no_bos")))
+    roles = find_roles(metadata, vocabulary, types, model, no_bos=bool(rules.get("no_bos")))
     add_space_prefix = spm and _flag(metadata, "add_space_prefix", True)
     left, right = _stripped(metadata, vocabulary, types, pre)
-    merges = ([] if spm else metadata.get(PREFIX + "merges")) or []
-    if not spm and not len(merges) and pre != "kimi-k2":  # type: ignore[arg-type]
+    merges = [] if spm else metadata.get(PREFIX + "merges", [])
+    if not spm and not (isinstance(merges, Sequence) and len(merges)) and pre != "kimi-k2":
         raise ModelFileError("the file has a BPE vocabulary but no tokenizer.ggml.merges: convert the model again")
     native = _text.Tokenizer(
         vocabulary,
@@ -82,22 +82,28 @@ def _required(metadata: Mapping[str, object], key: str) -> object:
     return value
 
 
+def _text_of(metadata: Mapping[str, object], key: str) -> str:
+    """A value if it is a text: files may have anything under a key."""
+    value = metadata.get(key)
+    return value if isinstance(value, str) else ""
+
+
 def _flag(metadata: Mapping[str, object], key: str, default: bool) -> bool:
     value = metadata.get(PREFIX + key)
-    return default if value is None else bool(value)
+    return bool(value) if isinstance(value, int) else default
 
 
 def _pre_type(metadata: Mapping[str, object], model: str) -> tuple[str, dict[str, object]]:
     """Name and rules of the pre-tokenizer; "default" where the file names none."""
     from llamakit import _text
 
-    name = "gemma4" if model == "gemma4" else str(metadata.get(PREFIX + "pre") or "default")
+    name = "gemma4" if model == "gemma4" else _text_of(metadata, PREFIX + "pre") or "default"
     known: dict[str, dict[str, object]] = _text.pre_types()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"; near matches: {', '.join(near)}" if near else ""
         raise ModelFileError(
-            f"the file's pre-tokenizer {PREFIX}pre is {name!r}, which is not known{hint}. "
+            f"the file's pre-tokenizer {PREFIX}pre is {name[:100]!r}, which is not known{hint}. "
             "A model tokenized by another one would read garbled text; 'default' is used where the key is absent"
         )
     return name, known[name]
@@ -126,11 +132,13 @@ def _numbers(metadata: Mapping[str, object], key: str, count: int, dtype: str, d
     values = metadata.get(PREFIX + key)
     if values is None:
         return np.full(count, default, dtype)
-    array = np.asarray(values)
+    array = values if isinstance(values, np.ndarray) else np.asarray(values if isinstance(values, list) else 0)
+    if array.dtype.kind not in "biuf":
+        raise ModelFileError(f"{PREFIX}{key} is no list of numbers")
     if array.ndim != 1 or len(array) < count:
         raise ModelFileError(f"{PREFIX}{key} has the shape {array.shape} for a vocabulary of {count} tokens")
     if dtype == "uint8":
-        array = np.clip(array, 0, 255)
+        array = np.clip(np.nan_to_num(array), 0, 255)
     return array[:count].astype(dtype)
 
 
@@ -140,7 +148,7 @@ def _stripped(
     """Tokens that swallow the white space before them, and after them."""
     import numpy as np
 
-    name = str(metadata.get("general.name") or "").lower()
+    name = _text_of(metadata, "general.name").lower()
     if pre in MASKED_PRE:
         return [i for i in [vocabulary.find(b"<mask>")] if i >= 0], []
     if not any(part in name for part in RIGHT_STRIPPED):

@@ -59,6 +59,12 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress
 
 
+class _Version(msgspec.Struct, frozen=True):
+    """What is read first."""
+
+    version: int | None = None
+
+
 def save(path: Path, head: Checkpoint, states: dict[str, State]) -> None:
     """Write a checkpoint. LlamaKitError if the disk does not take it; what was there before stays."""
     try:
@@ -92,12 +98,12 @@ def read_head(path: Path) -> Checkpoint:
         text = file.metadata.get(KEY)
     if not isinstance(text, str):
         raise ModelFileError(f"{path} is no checkpoint of llamakit finetune")
-    version = msgspec.json.decode(text).get("version")
-    if version != VERSION:
-        raise ModelFileError(f"{path} is a checkpoint of version {version}, this LlamaKit reads {VERSION}")
     try:
+        version = msgspec.json.decode(text, type=_Version).version
+        if version != VERSION:
+            raise ModelFileError(f"{path} is a checkpoint of version {version}, this LlamaKit reads {VERSION}")
         return msgspec.json.decode(text, type=Checkpoint)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is a damaged checkpoint: {error}") from None
 
 

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from llamakit.chat.own import CONTROL, MARKERS, own_template
 from llamakit.errors import DataError, ModelFileError
-from llamakit.gguf import open_gguf
+from llamakit.gguf import StringArray, open_gguf
 from llamakit.gguf.quantize import copy_key
 from llamakit.options import build_options
 from llamakit.train.data.files import find_files
@@ -84,7 +84,7 @@ def _write(
 def vocabulary_size(file: GGUFFile) -> int:
     """Tokens of a file's vocabulary. ModelFileError if it has none."""
     tokens: Any = file.metadata.get("tokenizer.ggml.tokens")
-    if not tokens:
+    if not isinstance(tokens, StringArray) or not len(tokens):
         raise ModelFileError(f"{file.path} has no vocabulary")
     return len(tokens)
 

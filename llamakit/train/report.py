@@ -108,7 +108,7 @@ def read_log(path: Path) -> list[LogEntry]:
     for line in data.splitlines():
         try:
             entry = msgspec.json.decode(line, type=LogEntry)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
         found[entry.step] = entry
     return [found[step] for step in sorted(found)]

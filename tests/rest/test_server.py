@@ -19,7 +19,7 @@ from llamakit.plugins.frontends.rest.listen import ListenError, listen, url_of
 
 from llamakit.errors import UsageError
 
-SECONDS = 20
+SECONDS = 60  # that a busy machine may take for what takes moments
 
 
 class Process:
@@ -103,12 +103,12 @@ def test_start_answer_and_stop(small_model):
 
 
 def test_streams_in_flight_are_finished_when_it_is_told_to_stop(small_model):
-    with Process("-m", small_model, "--port", "0", "--grace", "60") as server:
+    with Process("-m", small_model, "--port", "0", "--grace", "600") as server:
         server.wait_for("ready")
         port, ends = server.port, []
 
         def read():
-            body = {"prompt": "Once", "n_predict": 600, "stream": True, "ignore_eos": True}
+            body = {"prompt": "Once", "n_predict": 400, "stream": True, "ignore_eos": True}
             connection, response = ask(port, "POST", "/completion", body)
             started.release()
             data = response.read()
@@ -122,7 +122,7 @@ def test_streams_in_flight_are_finished_when_it_is_told_to_stop(small_model):
         for _ in threads:
             assert started.acquire(timeout=SECONDS)
         server.process.send_signal(signal.SIGTERM)
-        server.wait_for("answers running, 60 s left; Ctrl-C again cuts them")
+        server.wait_for("s left; Ctrl-C again cuts them")
         connection, response = ask(port, "POST", "/completion", {"prompt": "late"})
         late = json.load(response)
         connection.close()

@@ -29,6 +29,12 @@ def hash_model():
 
 
 @pytest.fixture(scope="session")
+def module_of():
+    """`module_of("fuzz/readers.py")`: a module of the tests."""
+    return module
+
+
+@pytest.fixture(scope="session")
 def serving():
     """Servers in processes of their own: `serving.Server`."""
     return module("serving.py")

@@ -119,13 +119,24 @@ def test_bodies_that_come_slowly_count_before_they_are_whole(serve, sockets):
     assert small.state.memory.taken == 0
 
 
-def test_an_answer_that_nobody_reads_is_given_up(server, sockets, monkeypatch):
+@pytest.fixture
+def small_buffers(server, monkeypatch):
+    """What is written to a client that does not read fills up at once."""
+    listening = server.server._server
+    before = listening.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2  # the system doubles what is set
+    listening.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    monkeypatch.setattr(listening.adj, "outbuf_high_watermark", 4096)
+    yield
+    listening.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, before)
+
+
+def test_an_answer_that_nobody_reads_is_given_up(server, sockets, small_buffers, monkeypatch):
     monkeypatch.setattr(connections, "PACE_SECONDS", 1.0)
     data = json.dumps(ENDLESS).encode()
     head = f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     before = server.server.connections.n_slow
     socks = [sockets(head + data, receive=4096) for _ in range(4)]
-    end = time.monotonic() + 60
+    end = time.monotonic() + 100
     while server.server.connections.n_slow < before + 4 and time.monotonic() < end:
         assert healthy(server)
         time.sleep(0.2)

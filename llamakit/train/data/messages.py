@@ -28,8 +28,10 @@ def read_messages(values: Any, where: str) -> list[dict[str, Any]]:
 
 def read_tools(values: Any, where: str) -> list[dict[str, Any]]:
     """Tools as {"type": "function", "function": {...}}; also as bare functions, or as JSON in a string."""
-    if isinstance(values, str) and values.strip():
-        values = _json(values, f"{where}, tools")
+    if isinstance(values, str):
+        values = _json(values, f"{where}, tools") if values.strip() else None
+    if values and not isinstance(values, list):
+        raise DataError(f"{where}: tools are a list", found=shown(values), param="data")
     found = []
     for number, value in enumerate(values or (), 1):
         function = value.get("function", value) if isinstance(value, dict) else None
@@ -69,7 +71,8 @@ def _text(content: Any, where: str) -> str:
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
-        text = part.get(TEXT_PARTS[kind]) if kind in TEXT_PARTS else part if isinstance(part, str) else None
+        known = isinstance(kind, str) and kind in TEXT_PARTS
+        text = part.get(TEXT_PARTS[kind]) if known else part if isinstance(part, str) else None
         if not isinstance(text, str):
             raise DataError(f"{where}: only texts can be learned from", found=shown(part), param="data")
         texts.append(text)

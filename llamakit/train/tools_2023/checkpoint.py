@@ -20,7 +20,7 @@ import numpy as np
 
 from llamakit.adapter import Adapter
 from llamakit.errors import ModelFileError
-from llamakit.gguf import GGMLType, StringArray, ValueType, open_gguf
+from llamakit.gguf import GGMLType, StringArray, ValueType, open_gguf, text_of
 from llamakit.gguf.constants import MAGIC
 from llamakit.gguf.writer import GGUFWriter
 from llamakit.train.tools_2023.moments import Order, find_order, join_moments, parameter_order, split_moments
@@ -138,7 +138,7 @@ def _read(file: GGUFFile, order: Order | None) -> Checkpoint2023:
     kind = get("training.type", str, "train_model")
     if kind not in ("finetune_lora", "train_model"):
         raise ModelFileError(f"{file.path}: training.type is {kind!r}; finetune_lora and train_model are known")
-    if file.metadata.get("general.architecture") != "llama":
+    if text_of(file.metadata, "general.architecture") != "llama":
         raise ModelFileError(f"{file.path} is no checkpoint of 2023: its architecture is not llama")
     model = {
         key: (*file.value_type(key), _plain(file, key))

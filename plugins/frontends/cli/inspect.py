@@ -60,6 +60,7 @@ def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
     from llamakit.plugins.frontends.cli.console import Console
 
     from llamakit.errors import LlamaKitError
+    from llamakit.gguf import text_of
     from llamakit.models import load_model
     from llamakit.registry import Registry
 
@@ -75,7 +76,7 @@ def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
             if fault:
                 faults.append({"tensor": info.name, "fault": fault})
     known = Registry.discover().entry_names("architecture")
-    if gguf.metadata.get("general.architecture") in known and "token_embd.weight" in gguf.tensors:
+    if text_of(gguf.metadata, "general.architecture") in known and "token_embd.weight" in gguf.tensors:
         try:
             load_model(gguf)
         except LlamaKitError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -119,8 +120,13 @@ def address_of(peer: Any) -> str:
     """The address of a peer, without a zone; empty behind a socket of this machine's own."""
     if not isinstance(peer, tuple) or not peer:
         return ""
-    found = str(peer[0]).partition("%")[0]
+    return _plain(str(peer[0]).partition("%")[0])
+
+
+@lru_cache(maxsize=4096)  # all that are connected are counted for each one that comes
+def _plain(address: str) -> str:
+    """An address in its usual spelling; empty for what is none."""
     try:
-        return str(ipaddress.ip_address(found))
+        return str(ipaddress.ip_address(address))
     except ValueError:
         return ""

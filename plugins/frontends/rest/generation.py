@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llamakit.engine.request import Request, Result
     from llamakit.session import Session
 
-LOOK_SECONDS = 0.25  # how often a thread that waits looks whether its client is still there
+LOOK_SECONDS = 2.0  # how often a thread that waits looks whether its client is there, which the engine does each step
 
 
 class Exchange:

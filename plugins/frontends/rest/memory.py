@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llamakit.plugins.frontends.rest.errors import TooLargeError
 
 from llamakit.errors import LlamaKitError, QueueFullError
-from llamakit.system import free_memory
+from llamakit.system import free_memory, give_back_memory
 
 if TYPE_CHECKING:
     import falcon
@@ -22,6 +22,7 @@ PER_BYTE = 24  # `[],` takes 3 bytes as text and 64 as a list; a token that is o
 PER_NUMBER = 64  # of a vector: float32, float64 while it is made, an object of Python's, and its text
 SHARE = 4  # part of the free memory, where no size is set
 LEAST = 1 << 30
+LARGE = 64 << 20  # bytes held by requests, after which what they leave free is given back to the system
 
 
 class Memory:
@@ -29,7 +30,7 @@ class Memory:
 
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit or max(LEAST, free_memory() // SHARE)
-        self._taken = 0
+        self._taken = self._most = 0
         self._lock = threading.Lock()
 
     @property
@@ -42,6 +43,7 @@ class Memory:
         with self._lock:
             if self._taken + n_bytes <= self.limit:
                 self._taken += n_bytes
+                self._most = max(self._most, self._taken)
                 return None
         hint = "a shorter request, or a server with a larger --request-memory"
         if n_bytes > self.limit:
@@ -58,6 +60,12 @@ class Memory:
         """Give back what was taken."""
         with self._lock:
             self._taken -= n_bytes
+
+    def look(self) -> None:
+        """Called every second: once most of what was held is free, give the process's free memory back."""
+        if self._most and (self._taken == 0 or (self._most >= LARGE and self._taken < self._most // 4)):
+            self._most = self._taken
+            give_back_memory()
 
 
 class Share:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from llamakit.plugins.frontends.rest.generation import LOOK_SECONDS, batches
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llamakit.engine.job import Event, Job
-
-TURN_SECONDS = 0.02  # how long to wait for one job before looking at the others
 
 
 def merged(jobs: Sequence[Job]) -> Iterator[tuple[int, list[Event]]]:
@@ -31,14 +30,15 @@ def merged(jobs: Sequence[Job]) -> Iterator[tuple[int, list[Event]]]:
 
 
 def _turns(jobs: Sequence[Job]) -> Iterator[tuple[int, list[Event]]]:
-    left = list(range(len(jobs)))
-    waited = 0.0
+    """What there is of each job in turn; `news` tells when there is more of any."""
+    left, news = list(range(len(jobs))), threading.Event()
+    for job in jobs:
+        job.listener = news.set
     while left:
+        news.clear()
         moved = False
         for number in list(left):
             events = jobs[number].drain()
-            if not events and not moved and number == left[0]:
-                events = jobs[number].read(TURN_SECONDS)
             if events:
                 moved = True
                 yield number, events
@@ -47,9 +47,7 @@ def _turns(jobs: Sequence[Job]) -> Iterator[tuple[int, list[Event]]]:
                         raise_error(event.result)
             if jobs[number].read_all:
                 left.remove(number)
-        waited = 0.0 if moved else waited + TURN_SECONDS
-        if waited >= LOOK_SECONDS:
-            waited = 0.0
+        if left and not moved and not news.wait(LOOK_SECONDS):
             for number in left:
                 if jobs[number].unwanted:
                     jobs[number].cancel()

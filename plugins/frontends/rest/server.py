@@ -1,6 +1,6 @@
 """waitress, set up for many streams: a thread for each, small buffers, and an end that loses no answer.
 
-This module, `connections`, `refusals` and `threads` touch what waitress does not document (`active_channels`, a
+This module, `connections`, `loop`, `refusals` and `threads` touch what waitress does not document (`active_channels`, a
 channel's `requests` and `socket`, `task_dispatcher`, `maintenance`, `trigger`); tests/rest/test_server.py and
 tests/security/test_connections.py test each use, and pyproject pins the major version.
 """
@@ -19,6 +19,7 @@ from llamakit.plugins.frontends.rest.connections import Connections, most_connec
 from llamakit.plugins.frontends.rest.gate import Gate
 from llamakit.plugins.frontends.rest.keys import Keys
 from llamakit.plugins.frontends.rest.listen import url_of
+from llamakit.plugins.frontends.rest.loop import Loop
 from llamakit.plugins.frontends.rest.refusals import Channel
 from llamakit.plugins.frontends.rest.security import Security, is_loopback
 from llamakit.plugins.frontends.rest.threads import Threads
@@ -62,7 +63,8 @@ class Server:
         self.connections = self._server.llamakit_connections = Connections(options, most)
         self._server.maintenance = lambda now: self._look(threads)
         self._front = TLSFront(sock, self._inner, tls, self.connections) if tls else None
-        self._loop = threading.Thread(target=self._server.run, name="llamakit-http", daemon=True)
+        self._turns = Loop(self._server)
+        self._loop = threading.Thread(target=self._turns.run, name="llamakit-http", daemon=True)
 
     @property
     def url(self) -> str:
@@ -107,6 +109,7 @@ class Server:
         """What the loop does every second."""
         self.connections.look(self._server.active_channels)
         threads.look()
+        self.state.memory.look()
 
     def _channels(self) -> list[Any]:
         """The open connections. The loop's thread changes their dict, so copying it may take another try."""
@@ -121,7 +124,7 @@ class Server:
                 channel.will_close = True
                 with suppress(OSError, AttributeError):
                     channel.socket.shutdown(socket.SHUT_RDWR)
-        self._server.pull_trigger()
+        self._turns.look_at_all()
 
     def _close(self) -> None:
         """End the loop, which runs as long as any socket is open: it closes them itself, so nothing is closed twice."""

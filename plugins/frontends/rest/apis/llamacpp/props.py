@@ -207,7 +207,7 @@ def file_type(file: GGUFFile) -> str:
 
     number = file.metadata.get("general.file_type")
     for name, recipe in RECIPES.items():
-        if recipe.file_type == number:
+        if isinstance(number, int) and recipe.file_type == number:
             return name
     sizes: dict[str, int] = {}
     for tensor in file.tensors.values():

@@ -25,6 +25,7 @@ from llamakit.plugins.frontends.rest.dialect import Asked, Dialect
 from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens, room_for_prompt
 
 from llamakit.errors import UnavailableError, UsageError
+from llamakit.gguf import text_of
 from llamakit.tokenizer.infill import infill_tokens
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class Generate(Generation):
 
     def _untemplated(self, session: Session) -> bool:
         """Models without a chat template continue texts; Ollama gives them the prompt as it is."""
-        return not self.state.options.chat_prompt and not session.file.metadata.get("tokenizer.chat_template")
+        return not self.state.options.chat_prompt and not text_of(session.file.metadata, "tokenizer.chat_template")
 
     @staticmethod
     def part(text: str, thinking: str, calls: list[Any]) -> dict[str, Any]:

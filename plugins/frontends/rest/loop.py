@@ -1,0 +1,133 @@
+"""The loop of the server's thread: waits until there is something to read or write, and has it done.
+
+waitress's own asks every connection before every wait, and takes one new connection between two of them, so a thousand
+that do nothing slow down all others. Here a connection is looked at when something happened to it: bytes came or left,
+or a thread changed what it waits for. What goes wrong with one ends neither the loop nor the listening socket.
+
+Like `server`, it touches what waitress does not document: `_map`, `readable`, `writable`, `accept`, `handle_accept`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import time
+from contextlib import suppress
+from typing import Any
+
+import waitress.wasyncore
+
+log = logging.getLogger("llamakit.rest")
+MOST_ACCEPTED = 64  # new connections a turn, so that those that are there have theirs
+SECONDS = 1.0  # at most, between two looks at everything
+CALM = 0.02  # seconds to wait after an error, should it come again at once
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Loop:
+    """Waits for the sockets of a waitress server. `changed` and `look_at_all` are for any thread."""
+
+    def __init__(self, server: Any) -> None:
+        self._server, self._map = server, server._map
+        self._own = tuple(self._map)  # the listening socket and the trigger: asked before every wait
+        self._waited: dict[int, int] = {}  # for what is waited, by descriptor
+        self._changed: set[int] = set()  # descriptors to look at before the next wait
+        self._next = 0.0
+        server.handle_accept = self._accept
+
+    def run(self) -> None:
+        """Until all sockets are closed."""
+        if not hasattr(select, "poll"):  # Windows
+            self._server.run()
+            return
+        self._poll = select.poll()
+        while self._map:
+            try:
+                self._turn()
+            except BaseException:
+                log.exception("the server's loop goes on after an error")
+                time.sleep(CALM)
+
+    def changed(self, fd: int) -> None:
+        """What a connection waits for may have changed; called after the change."""
+        if fd not in self._changed:  # else whoever put it there wakes the loop
+            self._changed.add(fd)
+            self._server.pull_trigger()
+
+    def look_at_all(self) -> None:
+        """Any connection may have changed."""
+        self._next = 0.0
+        self._server.pull_trigger()
+
+    def _turn(self) -> None:
+        """One wait, and what came of it."""
+        now = time.monotonic()
+        self._changed.update(self._own)
+        if now >= self._next:
+            self._next = now + SECONDS
+            self._changed.update(self._map)
+        for _ in range(len(self._changed)):
+            self._look(self._changed.pop())
+        found = self._poll.poll(0 if self._changed else int(SECONDS * 1000))
+        # New connections come last: they may get the descriptors of those that are closed here.
+        for fd, flags in sorted(found, key=lambda each: each[0] in self._own):
+            self._changed.add(fd)
+            if (each := self._map.get(fd)) is not None:
+                waitress.wasyncore.readwrite(each, flags)
+
+    def _look(self, fd: int) -> None:
+        """Wait for what a connection wants now, for nothing if it is closed."""
+        each, flags = self._map.get(fd), 0
+        if each is not None:
+            flags = select.POLLIN | select.POLLPRI if each.readable() else 0
+            if each.writable() and not each.accepting:
+                flags |= select.POLLOUT
+        if flags == self._waited.get(fd, 0):
+            return
+        if flags:
+            self._poll.register(fd, flags)
+            self._waited[fd] = flags
+        else:
+            self._poll.unregister(fd)
+            del self._waited[fd]
+
+    def _accept(self) -> None:
+        """Take the connections that wait, as many as a turn may."""
+        server = self._server
+        for _ in range(MOST_ACCEPTED):
+            sock = None
+            try:
+                found = server.accept()
+                if found is None:
+                    return
+                sock, address = found
+                server.set_socket_options(sock)
+                made = server.channel_class(server, sock, server.fix_addr(address), server.adj, map=self._map)
+                made.server = Waker(server, self, sock.fileno())
+                self._changed.add(sock.fileno())
+            except OSError as error:  # the client has gone already, or the system gives no more descriptors
+                if sock is not None:
+                    sock.close()
+                if error.errno in SCARCE:
+                    time.sleep(CALM)
+                    return
+            except Exception:
+                log.exception("a connection could not be taken")
+                if sock is not None:
+                    with suppress(OSError):
+                        sock.close()
+
+
+class Waker:
+    """The server as one connection sees it: to wake the loop tells which connection it is about."""
+
+    def __init__(self, server: Any, loop: Loop, fd: int) -> None:
+        self._server, self._loop, self._fd = server, loop, fd
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+    def pull_trigger(self) -> None:
+        """Have the loop look at the connection."""
+        self._loop.changed(self._fd)

@@ -1,0 +1,167 @@
+"""Files of strangers, spoilt in every way: each reader gives a result or an error of LlamaKit's, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from llamakit.config import load_config
+from llamakit.errors import DataError, ModelFileError, UsageError
+from llamakit.gguf import GGUFWriter, open_gguf
+from llamakit.lora.safetensors import read_safetensors
+from llamakit.models.lora import check_head
+from llamakit.registry import Registry
+from llamakit.tokenizer import load_tokenizer
+from llamakit.train import checkpoint
+from llamakit.train.data.records import read_records
+from llamakit.train.new_model import vocabulary_size
+from llamakit.train.report import read_log
+from llamakit.train.tools_2023.checkpoint import read_checkpoint
+
+COUNT = 40
+SLOW = {"model": 25, "shards": 15, "template": 15}
+
+
+@pytest.fixture(scope="module")
+def fuzz(tmp_path_factory, module_of):
+    """The module of all readers, and what they read."""
+    module = module_of("fuzz/readers.py")
+    readers = module.Readers(tmp_path_factory.mktemp("readers"))
+    yield module, readers
+    readers.close()
+
+
+NAMES = (
+    "adapter", "checkpoint", "checkpoint_2023", "conversation", "data", "ggla", "keys", "log", "model", "model_bpe", "peft",
+    "session", "settings", "shards", "template",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spoilt_files_are_read_or_refused(fuzz, tmp_path, name):
+    module, readers = fuzz
+    accepted, faults = module.attack(getattr(readers, f"of_{name}")(), tmp_path, SLOW.get(name, COUNT), 7)
+    assert not faults, "\n".join(faults)
+    assert accepted < SLOW.get(name, COUNT) or name == "log"
+
+
+def test_all_readers_are_attacked(fuzz):
+    module, readers = fuzz
+    assert {f"of_{name}" for name in NAMES} == {name for name in dir(type(readers)) if name.startswith("of_")}
+
+
+def test_the_attack_notices_what_it_looks_for(fuzz, tmp_path):
+    module, _ = fuzz
+
+    def burn(folder):
+        while module.time.process_time() < end:
+            pass
+
+    for read, part in ((lambda folder: 1 / 0, "ZeroDivisionError"), (lambda folder: sys.exit(3), "SystemExit")):
+        faults = module.attack(module.Reader(lambda rng, folder: None, read), tmp_path, 1, 1)[1]
+        assert len(faults) == 1
+        assert part in faults[0]
+    module.SECONDS, before = 0.05, module.SECONDS
+    end = module.time.process_time() + 0.1
+    try:
+        assert "s" in module.attack(module.Reader(lambda rng, folder: None, burn), tmp_path, 1, 1)[1][0]
+    finally:
+        module.SECONDS = before
+
+
+# -- what was found ------------------------------------------------------------------------------------------------------
+
+
+def safetensors(tmp_path, head, data=b""):
+    text = json.dumps(head).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def test_tensors_that_all_lie_at_one_place_take_no_more_than_the_file(tmp_path):
+    record = {"dtype": "F16", "shape": [1000], "data_offsets": [0, 2000]}
+    with pytest.raises(ModelFileError, match="take more bytes"):
+        read_safetensors(safetensors(tmp_path, {f"t{i}": record for i in range(50)}, bytes(2000)))
+    assert len(read_safetensors(safetensors(tmp_path, {"t": record}, bytes(2000)))[0]) == 1
+
+
+@pytest.mark.parametrize("dtype", [[], {}, None, 3, "F8"])
+def test_types_that_are_none(tmp_path, dtype):
+    with pytest.raises(ModelFileError):
+        read_safetensors(safetensors(tmp_path, {"t": {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}, bytes(4)))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", "[" * 5000, '{"version": []}', '{"version": 1}', '{"a": "\\ud800"}'])
+def test_checkpoints_whose_json_is_none(tmp_path, text):
+    with GGUFWriter(tmp_path / "step-1.gguf") as writer:
+        writer.add(checkpoint.KEY, text)
+    with pytest.raises(ModelFileError):
+        checkpoint.read_head(tmp_path / "step-1.gguf")
+    with pytest.raises(ModelFileError, match="no checkpoint to go on from"):
+        checkpoint.latest(tmp_path)
+
+
+@pytest.mark.parametrize("value", [[1, 2], [0.5, 1.5], ["a", "b"], 3, True, -1.5])
+def test_metadata_that_is_no_text_where_a_text_belongs(tmp_path, value):
+    """Arrays of numbers cannot be compared with a text."""
+    path = tmp_path / "a.gguf"
+    keys = ("general.architecture", "general.type", "adapter.type", "training.type", "tokenizer.ggml.model",
+            "tokenizer.ggml.tokens", "tokenizer.ggml.pre", "general.name")  # fmt: skip
+    with GGUFWriter(path) as writer:
+        for key in keys:
+            writer.add(key, value)
+    with open_gguf(path) as file:
+        for read in (check_head, lambda file: load_tokenizer(file.metadata), lambda file: read_checkpoint(file.path)):
+            with pytest.raises(ModelFileError):
+                read(file)
+        if value != ["a", "b"]:
+            with pytest.raises(ModelFileError, match="no vocabulary"):
+                vocabulary_size(file)
+
+
+@pytest.mark.parametrize("key", ["add_bos_token", "token_type", "scores", "merges", "pre", "bos_token_id"])
+@pytest.mark.parametrize("value", [np.array([1, 2]), "x", ["a", "b"], np.array([np.nan] * 3), 1.5])
+def test_keys_of_vocabularies_of_the_wrong_type(key, value):
+    found = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b", "ab"], "tokenizer.ggml.merges": ["a b"]}
+    try:
+        assert load_tokenizer(found | {f"tokenizer.ggml.{key}": value}).n_vocab == 3
+    except ModelFileError:
+        pass
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"a = " + b"[" * 5000, b"a = 1979-99-99", b"a"])
+def test_settings_that_are_no_toml(tmp_path, data):
+    (tmp_path / "llamakit.toml").write_bytes(data)
+    with pytest.raises(UsageError, match="is not TOML"):
+        load_config(None, file=tmp_path / "llamakit.toml")
+
+
+def test_a_table_is_no_value_of_a_setting_but_holds_its_own(tmp_path):
+    (tmp_path / "llamakit.toml").write_text('[backend.cpu]\nthreads = 3\n[frontend.rest]\nport = 1\n')
+    config = load_config(Registry.discover(), file=tmp_path / "llamakit.toml")
+    assert (config["backend.cpu.threads"], config["frontend.rest.port"], config["backend"]) == (3, 1, "auto")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [{"role": "user", "content": [{"type": []}]}]},
+        {"messages": [{"role": "user", "content": [{"type": {}, "text": "a"}]}]},
+        {"messages": [{"role": "user", "content": "a"}], "tools": 3},
+        {"messages": [{"role": "user", "content": "a"}], "tools": {"a": 1}},
+        {"messages": [{"role": "user", "content": "a"}], "functions": True},
+    ],
+)
+def test_records_of_the_wrong_types(tmp_path, record):
+    (tmp_path / "d.jsonl").write_text(json.dumps(record))
+    with pytest.raises(DataError):
+        list(read_records([str(tmp_path / "d.jsonl")]))
+
+
+def test_a_log_with_a_line_that_nests_deeply(tmp_path):
+    (tmp_path / "log").write_text('{"step": ' + "[" * 100_000 + "\n")
+    assert read_log(tmp_path / "log") == []
