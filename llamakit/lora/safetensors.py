@@ -42,7 +42,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], di
             head, start = _head(path, data)
             metadata = head.pop("__metadata__", {})
             types = {name: _check(path, name, record, len(data) - start) for name, record in head.items()}
-            if sum(record["data_offsets"][1] - record["data_offsets"][0] for record in head.values()) > len(data) - start:
+            if (
+                sum(record["data_offsets"][1] - record["data_offsets"][0] for record in head.values())
+                > len(data) - start
+            ):
                 raise ModelFileError(f"{path} is damaged: its tensors take more bytes than it has")
             tensors = {name: _values(data, start, record, types[name]) for name, record in head.items()}
     except FileNotFoundError:
@@ -72,7 +75,9 @@ def _check(path: Path, name: str, record: Any, left: int) -> GGMLType:
     try:
         dtype, shape, (begin, end) = record["dtype"], record["shape"], record["data_offsets"]
         sizes = [*shape, begin, end]
-        if not isinstance(dtype, str) or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in sizes):
+        if not isinstance(dtype, str) or not all(
+            isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in sizes
+        ):
             raise ValueError(sizes)
     except (TypeError, KeyError, ValueError):
         raise ModelFileError(f"{path} is damaged: the record of tensor {name!r} makes no sense") from None

@@ -15,22 +15,43 @@ from llamakit.errors import UsageError
 from llamakit.gguf import GGMLType, GGUFWriter, ValueType
 
 MARK = "@@hostile@@"
-INTERESTING = (0, 1, 2, 31, 32, 255, 65535, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 62, (1 << 63) - 1, (1 << 64) - 1)
+INTERESTING = (
+    0,
+    1,
+    2,
+    31,
+    32,
+    255,
+    65535,
+    1 << 31,
+    (1 << 31) - 1,
+    (1 << 32) - 1,
+    1 << 62,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
 VALUES = (  # JSON, or nearly
     "null", "true", "-1", "0", "0.5", "1e308", "1e999", "NaN", "9223372036854775808", "1" + "0" * 400, '""', '"x"',
-    '"\\ud800"', '"\\u0000"', '"\\u001b[31m"', '"' + "x" * 70_000 + '"', "[]", "{}", "[[]]", "[null]", "[-1]", '["a", 1]',
-    '{"a": []}', '[{"type": []}]', '[{"type": {}}]', '{"": null}', "[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000,
+    '"\\ud800"', '"\\u0000"', '"\\u001b[31m"', '"' + "x" * 70_000 + '"', "[]", "{}", "[[]]",
+    "[null]", "[-1]", '["a", 1]',
+    '{"a": []}', '[{"type": []}]', '[{"type": {}}]', '{"": null}', "[" * 3000 + "]" * 3000,
+    '{"a":' * 3000 + "1" + "}" * 3000,
 )  # fmt: skip
 LINES = (
-    "", "[", "[[", "]", "=", "a", 'a = "', "a = 1\na = 2", "a.b.c.d = 1", "\x00", "\ud800", "é", "\x1b[31m", "#", "x" * 5000,
-    "threads = -1", "threads = 1e999", 'threads = "many"', "threads = []", "ctx_size = 99999999999999999999", "model = 3",
+    "", "[", "[[", "]", "=", "a", 'a = "', "a = 1\na = 2", "a.b.c.d = 1", "\x00", "\ud800", "é",
+    "\x1b[31m", "#", "x" * 5000,
+    "threads = -1", "threads = 1e999", 'threads = "many"', "threads = []",
+    "ctx_size = 99999999999999999999", "model = 3",
     "[sampling]\ntop_k = {}", "[backend.cpu]\nthreads = 'x'", "a = " + "[" * 5000, "seed = inf", "seed = 1979-05-27",
     "key weight=nan", "key weight=1e999 use", "key admin,use,nobody", "key \x85 use", "#key",
 )  # fmt: skip
 METADATA: tuple[tuple[Any, ValueType | None], ...] = (
-    (-1, ValueType.INT32), (0, None), (1, None), (7, None), (1 << 31, ValueType.UINT32), ((1 << 64) - 1, ValueType.UINT64),
-    ((1 << 63) - 1, ValueType.INT64), (1e38, None), (float("nan"), None), (float("inf"), None), (-0.5, None), (True, None),
-    ("", None), ("x", None), ("x" * 70_000, None), ("\x1b[31m", None), ("{}", None), ("[]", None), ("{%", None), ([], None),
+    (-1, ValueType.INT32), (0, None), (1, None), (7, None), (1 << 31, ValueType.UINT32),
+    ((1 << 64) - 1, ValueType.UINT64),
+    ((1 << 63) - 1, ValueType.INT64), (1e38, None), (float("nan"), None), (float("inf"), None),
+    (-0.5, None), (True, None),
+    ("", None), ("x", None), ("x" * 70_000, None), ("\x1b[31m", None), ("{}", None), ("[]", None),
+    ("{%", None), ([], None),
     ([1, 2], None), ([-1], None), (["a", ""], None), ([0.5], None), ([True], None), ("llama", None), (1 << 20, None),
 )  # fmt: skip
 

@@ -31,8 +31,9 @@ from llamakit.testing.vocabulary import BYTES
 
 SECONDS = 3.0  # of the processor, for one file
 PEFT = {
-    "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none", "alpha_pattern": {"q": 3},
-    "rank_pattern": {"q_proj": 2}, "init_lora_weights": True, "base_model_name_or_path": "x", "use_rslora": False,
+    "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none",
+    "alpha_pattern": {"q": 3}, "rank_pattern": {"q_proj": 2}, "init_lora_weights": True,
+    "base_model_name_or_path": "x", "use_rslora": False,
 }  # fmt: skip
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 RECORDS: list[dict[str, Any]] = [
@@ -80,8 +81,9 @@ def model() -> mutate.GGUF:
     metadata: dict[str, Any] = {"general.architecture": "llama", "general.name": "a"}
     metadata |= {f"llama.{key}": value for key, value in sizes.items()}
     metadata |= {
-        "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": 1e4, "llama.rope.scaling.type": "linear",
-        "llama.rope.scaling.factor": 1.0, "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": BYTES.pieces,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": 1e4,
+        "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0,
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": BYTES.pieces,
         "tokenizer.ggml.scores": BYTES.scores, "tokenizer.ggml.token_type": [int(each) for each in BYTES.types],
         "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.add_bos_token": True,
         "tokenizer.chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}",
@@ -186,11 +188,18 @@ class Readers:
 
     def of_adapter(self) -> Reader:
         """Adapters in GGUF, for serving and for conversion."""
-        keys = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": "llama", "adapter.lora.alpha": 8.0}
+        keys = {
+            "general.type": "adapter",
+            "adapter.type": "lora",
+            "general.architecture": "llama",
+            "adapter.lora.alpha": 8.0,
+        }
         pairs = gguf_pair("blk.0.attn_q.weight", 2, 0) | gguf_pair("blk.1.ffn_down.weight", 3, 1)
         pairs |= {"output_norm.weight": np.ones(32, np.float32)}
         seed = mutate.GGUF(keys, pairs)
-        return Reader(lambda rng, folder: self._gguf(rng, folder / "a.gguf", seed), lambda at: self._adapter(at / "a.gguf"))
+        return Reader(
+            lambda rng, folder: self._gguf(rng, folder / "a.gguf", seed), lambda at: self._adapter(at / "a.gguf")
+        )
 
     def of_ggla(self) -> Reader:
         """Adapters of 2023."""
@@ -207,9 +216,9 @@ class Readers:
 
         whole = self.folder / "whole.safetensors"
         rng0 = np.random.default_rng(1)
-        values = {f"{Q}.lora_A.weight": (2, 32), f"{Q}.lora_B.weight": (32, 2)}
-        write_safetensors(whole, {name: rng0.normal(size=shape).astype(np.float32) for name, shape in values.items()}, {},
-                          {"format": "pt", "llamakit": '{"metadata": [], "tensors": []}'})  # fmt: skip
+        shapes = {f"{Q}.lora_A.weight": (2, 32), f"{Q}.lora_B.weight": (32, 2)}
+        values = {name: rng0.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        write_safetensors(whole, values, {}, {"format": "pt", "llamakit": '{"metadata": [], "tensors": []}'})
         data = whole.read_bytes()
         size = int.from_bytes(data[:8], "little")
         head = json.loads(data[8 : 8 + size])
@@ -297,13 +306,15 @@ class Readers:
         self.session = Session(self.base, backend="cpu", threads=1, n_seq=2, ctx_size=64)
         engine, path = self.session.engine, self.folder / "s.gguf"
         tokens = self.session.tokenize("Once upon a time there was a girl")
-        self.session.generate(prompt=tokens, max_tokens=1) if hasattr(self.session, "generate") else None
+        self.session.generate(tokens, max_tokens=1)
         key = session_file.model_key(self.file, engine.space.kv.spec)
         session_file.save(path, engine, tokens, key)
         with open_gguf(path) as file:
             metadata = {each: file.metadata[each] for each in file.metadata}
             metadata["llamakit.session.tokens"] = [int(each) for each in metadata["llamakit.session.tokens"]]
-            seed = mutate.GGUF(metadata, {"kv": np.array(file.raw("kv")).view(np.int8).reshape(file.tensors["kv"].shape)})
+            seed = mutate.GGUF(
+                metadata, {"kv": np.array(file.raw("kv")).view(np.int8).reshape(file.tensors["kv"].shape)}
+            )
 
         def write(rng: random.Random, folder: Path) -> None:
             self._gguf(rng, folder / "s.gguf", seed)
@@ -376,7 +387,9 @@ class Readers:
         line = {"step": 1, "loss": 2.5, "lr": 0.1, "tokens": 5, "seconds": 0.5}
 
         def write(rng: random.Random, folder: Path) -> None:
-            (folder / "log").write_bytes(mutate.of_json(rng, line) + b"\n" + mutate.of_bytes(rng, json.dumps(line).encode()))
+            (folder / "log").write_bytes(
+                mutate.of_json(rng, line) + b"\n" + mutate.of_bytes(rng, json.dumps(line).encode())
+            )
 
         return Reader(write, lambda folder: read_log(folder / "log"))
 
@@ -384,10 +397,15 @@ class Readers:
         """Saved conversations of the chat."""
         from llamakit.plugins.frontends.cli.talk.export import load
 
-        seed = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]
+        seed = [
+            {"role": "system", "content": "a"},
+            {"role": "user", "content": "b"},
+            {"role": "assistant", "content": "c"},
+        ]
         whole = {
             "format": "llamakit-conversations", "version": 1, "conversations": [{
-                "kind": "chat", "id": "1", "title": "t", "updated": "2024", "leaf": "2", "system": "s", "sampling": {"top_k": 3},
+                "kind": "chat", "id": "1", "title": "t", "updated": "2024", "leaf": "2", "system": "s",
+                "sampling": {"top_k": 3},
                 "messages": [{"id": "1", "parent": None, "role": "user", "content": "a"},
                              {"id": "2", "parent": "1", "role": "assistant", "content": "b"}]}],
         }  # fmt: skip

@@ -71,9 +71,7 @@ def test_an_error_with_one_connection_leaves_the_server_listening(server, monkey
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(server.server.connections, "admit", fails)
-    with contextlib.closing(http.client.HTTPConnection(server.host, server.port, timeout=60)) as connection:
-        with pytest.raises((http.client.HTTPException, OSError)):
-            connection.request("GET", "/health")
-            connection.getresponse()
+    with pytest.raises((http.client.HTTPException, OSError)):
+        server.get("/health")
     monkeypatch.undo()
     assert server.get("/health")[0] == 200

@@ -71,8 +71,7 @@ def _text(content: Any, where: str) -> str:
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
-        known = isinstance(kind, str) and kind in TEXT_PARTS
-        text = part.get(TEXT_PARTS[kind]) if known else part if isinstance(part, str) else None
+        text = part.get(TEXT_PARTS.get(kind)) if isinstance(kind, str) else part if isinstance(part, str) else None
         if not isinstance(text, str):
             raise DataError(f"{where}: only texts can be learned from", found=shown(part), param="data")
         texts.append(text)
