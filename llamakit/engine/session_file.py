@@ -100,7 +100,7 @@ def is_saved(path: Path) -> bool:
     """Whether a file is a saved session, whatever it is of."""
     try:
         with open_gguf(path) as file:
-            return bool(file.metadata.get("general.architecture") == ARCHITECTURE)
+            return text_of(file.metadata, "general.architecture") == ARCHITECTURE
     except ModelFileError:
         return False
 
@@ -134,7 +134,7 @@ def _content(file: GGUFFile, path: Path) -> Beginning:
         data: npt.NDArray[np.uint8] = np.array(file.raw("kv")).reshape(file.tensors["kv"].shape)
         given = file.metadata.get("llamakit.session.adapters")
         adapters = msgspec.json.decode(str(given), type=tuple[tuple[str, float], ...]) if given is not None else ()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise ModelFileError(f"{path} is a damaged session: {error}") from None
     return Beginning(tokens.tolist(), data, adapters)
 

@@ -308,9 +308,9 @@ class Readers:
         tokens = self.session.tokenize("Once upon a time there was a girl")
         self.session.generate(tokens, max_tokens=1)
         key = session_file.model_key(self.file, engine.space.kv.spec)
-        session_file.save(path, engine, tokens, key)
+        session_file.write(path, session_file.take(engine, tokens), key, engine.space.kv.spec.type)
         with open_gguf(path) as file:
-            metadata = {each: file.metadata[each] for each in file.metadata}
+            metadata = {each: file.metadata[each] for each in file.metadata} | {"llamakit.session.adapters": "[]"}
             metadata["llamakit.session.tokens"] = [int(each) for each in metadata["llamakit.session.tokens"]]
             seed = mutate.GGUF(
                 metadata, {"kv": np.array(file.raw("kv")).view(np.int8).reshape(file.tensors["kv"].shape)}
@@ -322,7 +322,8 @@ class Readers:
         def read(folder: Path) -> None:
             free = engine.space.pool.n_free + len(engine.space.tree)
             try:
-                session_file.load(folder / "s.gguf", engine, key)
+                session_file.is_saved(folder / "s.gguf")
+                session_file.put(folder / "s.gguf", engine, session_file.read(folder / "s.gguf", key))
             finally:
                 assert engine.space.pool.n_free + len(engine.space.tree) == free, "blocks stay taken"
 

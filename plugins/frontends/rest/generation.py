@@ -60,17 +60,17 @@ class Exchange:
         job = session.service.submit(request, id=self.id, gone=self.gone, owner=self.owner, weight=self.key.weight)
         meter = Meter(self.state.metrics, api)
         job.observer = meter.look
+        self._stack.callback(_end, job, meter, self.context)
         if self.state.slots is not None:
             self._take_slot(session, request, meter, model, slot)
-        self._stack.callback(_end, job, meter, self.context)
         return job
 
     def _take_slot(self, session: Session, request: Request, meter: Meter, model: str, wanted: int) -> None:
         """Have the request in a slot until this ends, which has its text from then on."""
         table = self.state.slots
         assert table is not None  # who calls looks
-        number = table.take(model, request.prompt, wanted)
         key = session.prefix_key(request)
+        number = table.take(model, request.prompt, wanted)
         self.slots.append(number)
         self._stack.callback(lambda: table.give_back(model, number, [*request.prompt, *meter.tokens], key))
 

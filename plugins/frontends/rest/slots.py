@@ -67,7 +67,8 @@ class SlotTable:
 
     def _choose(self, model: str, tokens: Sequence[int]) -> int:
         free = [number for number in range(self.n) if (model, number) not in self._busy] or list(range(self.n))
-        common = {number: self._common(model, number, tokens) for number in free}
+        asked = array("i", tokens)
+        common = {number: self._common(model, number, asked) for number in free}
         best = max(free, key=lambda number: common[number])
         held = self._held.get((model, best))
         if held is not None and common[best] >= ENOUGH * max(1, min(len(tokens), len(held.tokens))):
@@ -75,12 +76,16 @@ class SlotTable:
         used = {number: place for place, (name, number) in enumerate(self._held) if name == model}
         return min(free, key=lambda number: used.get(number, -1))
 
-    def _common(self, model: str, number: int, tokens: Sequence[int]) -> int:
+    def _common(self, model: str, number: int, tokens: array[int]) -> int:
         """How many tokens at the start a slot's text has in common with another."""
         held = self._held.get((model, number))
-        n = 0
-        for mine, other in zip(held.tokens if held is not None else (), tokens, strict=False):
-            if mine != other:
-                break
-            n += 1
+        if held is None:
+            return 0
+        n, most = 0, min(len(held.tokens), len(tokens))
+        while n < most:  # halves are compared at once, since texts are long and slots many
+            half = (n + most + 1) // 2
+            if held.tokens[n:half] == tokens[n:half]:
+                n = half
+            else:
+                most = half - 1
         return n
