@@ -28,8 +28,6 @@ from llamakit.train.options import TrainOptions
 from llamakit.train.run import CHECKPOINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from llamakit.backend import TensorSource
     from llamakit.graph.graph import Graph, Tensor
     from llamakit.models import LoadedModel
@@ -165,9 +163,16 @@ class Trainer:
         return self._adapters(self.session.model)
 
     @cached_property
+    def recomputes(self) -> bool:
+        """Whether values are computed again: as asked, or where they would take most of the memory that is free."""
+        if self.options.checkpointing != "auto":
+            return self.options.checkpointing == "on"
+        return 4 * plan(self._kept.gradients).total > SHARE_KEPT * self.session.device.memory().free
+
+    @cached_property
     def graphs(self) -> Graphs:
         """What the device will run."""
-        return self._graphs(self.session.model)
+        return self._graphs(self.session.model, recomputes=True) if self.recomputes else self._kept
 
     @cached_property
     def stepper(self) -> Stepper:
@@ -180,17 +185,16 @@ class Trainer:
 
         model, graphs, o = self.session.model, self.graphs, self.options
         micro, update = measure(
-            lambda n: self._stepper(self._graphs(model.shallow(n))), model.hparams.n_layer, self._rows, self.n_ctx,
-            model.hparams.n_vocab,
+            lambda n: self._stepper(self._graphs(model.shallow(n), recomputes=self.recomputes)), model.hparams.n_layer,
+            self._rows, self.n_ctx, model.hparams.n_vocab,
         )  # fmt: skip
-        again = graphs if self._recomputes(graphs.gradients) else self._graphs(model, recomputes=lambda _: True)
-        kept = self._graphs(model, recomputes=lambda _: False)
+        again = graphs if self.recomputes else self._graphs(model, recomputes=True)
         device, sources = self.session.device, self._sources(graphs)
         return RunPlan(
             rows=self._rows, weights=device.footprint(graphs.gradients, sources).weights, states=graphs.state_bytes,
-            values=values_of(device, kept, sources), values_again=values_of(device, again, sources),
+            values=values_of(device, self._kept, sources), values_again=values_of(device, again, sources),
             saving=max(4 * math.prod(tensor.shape) for tensor in graphs.trained.values()),
-            recomputes=again is graphs, micro_step=micro, update=update, steps=self.total_steps,
+            recomputes=self.recomputes, micro_step=micro, update=update, steps=self.total_steps,
             micro_steps=o.grad_accumulation,
         )  # fmt: skip
 
@@ -235,18 +239,17 @@ class Trainer:
         except OSError as error:
             raise checkpoint.write_error(self.folder, error) from None
 
-    def _recomputes(self, gradients: Graph) -> bool:
-        """Whether values are computed again: as asked, or where they would take most of the memory that is free."""
-        if self.options.checkpointing != "auto":
-            return self.options.checkpointing == "on"
-        return 4 * plan(gradients).total > SHARE_KEPT * self.session.device.memory().free
+    @cached_property
+    def _kept(self) -> Graphs:
+        """The graphs with which nothing is computed again."""
+        return self._graphs(self.session.model, recomputes=False)
 
     def _adapters(self, model: LoadedModel) -> dict[str, AdapterShape]:
         from llamakit.train.targets import adapter_shapes
 
         return {} if self.options.full else adapter_shapes(self._loss(model), self.options)
 
-    def _graphs(self, model: LoadedModel, recomputes: Callable[[Graph], bool] | None = None) -> Graphs:
+    def _graphs(self, model: LoadedModel, *, recomputes: bool) -> Graphs:
         from llamakit.passes.lora import ONES, add_adapters
         from llamakit.train.graphs import build_graphs
         from llamakit.train.targets import check_full
@@ -258,7 +261,7 @@ class Trainer:
         else:
             loss = add_adapters(plain, self._adapters(model))
         trained = {name: tensor for name, tensor in loss.states.items() if not name.endswith(ONES)}
-        return build_graphs(loss, trained, self.optimizer, recomputes or self._recomputes)
+        return build_graphs(loss, trained, self.optimizer, recomputes=recomputes)
 
     def _sources(self, graphs: Graphs) -> dict[str, TensorSource]:
         from llamakit.weights import tensor_sources

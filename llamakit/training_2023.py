@@ -258,8 +258,7 @@ class Tool2023:
             loss = add_adapters(loss, {name: AdapterShape(each.A.shape[0], scale) for name, each in matrices.items()})
         cls = session.registry.optimizer("adamw")
         optimizer = cls(build_options(cls.Options, options.optimizer_options, where="adamw"))
-        again = options.checkpointing == "on"
-        graphs = build_graphs(loss, dict(loss.states), optimizer, lambda _: again)
+        graphs = build_graphs(loss, dict(loss.states), optimizer, recomputes=options.checkpointing == "on")
         if self.norms:  # their gradients are made, but the host updates their adapters
             trained = {name: tensor for name, tensor in loss.states.items() if name not in self.norms}
             update, names = build_update(trained, optimizer)

@@ -17,7 +17,7 @@ from llamakit.passes.order import best_order
 from llamakit.passes.pipeline import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from llamakit.optimizer import Optimizer
 
@@ -56,19 +56,15 @@ class Graphs(msgspec.Struct, frozen=True):
 
 
 def build_graphs(
-    loss: Graph,
-    trained: Mapping[str, Tensor],
-    optimizer: Optimizer,
-    checkpointing: Callable[[Graph], bool] | None = None,
+    loss: Graph, trained: Mapping[str, Tensor], optimizer: Optimizer, *, recomputes: bool = False
 ) -> Graphs:
     """All graphs for a graph of the loss and the states in it that are trained.
 
-    `checkpointing` says of the graph of gradients whether values are computed again instead of being kept; without
-    it all are kept.
+    `recomputes`: whether values are computed again where that saves memory, instead of being kept.
     """
     loss = prepare(loss)
     gradients = prepare(autodiff.differentiate(loss, trained.keys()))
-    if checkpointing is not None and checkpointing(gradients):
+    if recomputes:
         gradients = checkpointed(gradients, len(loss.nodes))
     gradients = verify(best_order(gradients))
     update, names = build_update(trained, optimizer)

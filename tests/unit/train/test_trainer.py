@@ -13,11 +13,13 @@ from llamakit import Session
 from llamakit.errors import DataError, LlamaKitError, ModelFileError, UsageError
 from llamakit.gguf import open_gguf
 from llamakit.models.lora import load_adapter
+from llamakit.passes.memory import plan as memory_plan
 from llamakit.testing.killing import Runs
 from llamakit.testing.lora import adapted_logits
 from llamakit.testing.vocabulary import BYTES
 from llamakit.train import checkpoint
 from llamakit.train.mask import Encoder
+from llamakit.train.plan import values_of
 from llamakit.train.scratch import ShapeOptions, choose_shape, write_new_model
 from llamakit.train.vocabulary import add_vocabulary
 from llamakit.training import Trainer
@@ -213,6 +215,27 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last(base, data, 
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert names == {"step-00000002.gguf"}
     assert Trainer.resume(tmp_path / "run").run().step == 6
+
+
+def test_a_plan_is_of_the_run_that_memory_makes(base, data, tmp_path, monkeypatch):
+    run = trainer(base, data, tmp_path / "run", batch=8)
+    kept = 4 * memory_plan(run._graphs(run.session.model, recomputes=False).gradients).total
+    memory = msgspec.structs.replace(run.session.device.memory(), free=int(1.9 * kept))
+    monkeypatch.setattr(type(run.session.device), "memory", lambda self: memory)
+    measured = []
+    monkeypatch.setattr(
+        "llamakit.train.plan.measure", lambda make, *_: (measured.extend(make(n) for n in (1, 2)), (1.0, 0.1))[1]
+    )
+    found, own = run.plan(), run.stepper.graphs
+    assert found.recomputes
+    assert found.values_again == values_of(run.session.device, own, run._sources(own)) < found.values
+    assert found.memory - found.weights - found.states - found.saving == found.values_again
+    for graph in (own.gradients, *(stepper.graphs.gradients for stepper in measured)):
+        assert any(node.name.endswith(".again") for node in graph.nodes)
+    ample = trainer(base, data, tmp_path / "run", batch=8)
+    memory = msgspec.structs.replace(memory, free=int(2.1 * kept))
+    assert not ample.recomputes
+    assert ample.graphs is ample._kept
 
 
 @pytest.mark.slow
