@@ -109,7 +109,21 @@ class Tool2023:
                 f"{self.plan.files.checkpoint_in} does not fit: {odd} is {found.get(odd)}, not {wanted.get(odd)}",
                 hint="the ranks and the base that it was trained with, or --checkpoint-in ''",
             )
-        return self.read
+        return self._with_alpha(self.read)
+
+    def _with_alpha(self, found: Checkpoint2023) -> Checkpoint2023:
+        """The checkpoint with r and alpha as the command line says them, if they are those that it was trained with."""
+        r, alpha = self.plan.lora_r, self.plan.lora_alpha
+        if self.plan.alpha_given:
+            if alpha * found.lora_r != r * found.lora_alpha:
+                raise UsageError(
+                    f"{self.plan.files.checkpoint_in} was trained with alpha / r = {found.scale:g}",
+                    found=f"--lora-alpha {alpha}, --lora-r {r}: {alpha / r:g}",
+                    hint="leave --lora-alpha out", param="lora_alpha",
+                )  # fmt: skip
+            return dataclasses.replace(found, lora_r=r, lora_alpha=alpha)
+        alpha, rest = divmod(found.lora_alpha * r, found.lora_r)  # both stay whole numbers, for ggla
+        return found if rest else dataclasses.replace(found, lora_r=r, lora_alpha=alpha)
 
     @cached_property
     def session(self) -> Session:
@@ -158,8 +172,9 @@ class Tool2023:
             "rope.dimension_count": h.rope.n_rot,
         }  # fmt: skip
         return Checkpoint2023(
-            "finetune_lora", _metadata(sizes, h.norm_epsilon, h.rope.freq_base, h.rope.factor), tensors
-        )
+            "finetune_lora", _metadata(sizes, h.norm_epsilon, h.rope.freq_base, h.rope.factor), tensors,
+            lora_r=self.plan.lora_r, lora_alpha=self.plan.lora_alpha,
+        )  # fmt: skip
 
     def _first_model(self) -> Checkpoint2023:
         """A new model of the shape and with the vocabulary that the command line names."""
@@ -232,10 +247,9 @@ class Tool2023:
 
         if not self.lora:
             return {}
-        scale = self.plan.lora_alpha / self.plan.lora_r
         pairs = {name: each for name, each in self.start.adapters().items() if name.endswith("norm.weight")}
         return {
-            name: NormAdapter(self.session.model.tensor(name), scale, {".lora_a": each.A, ".lora_b": each.B})
+            name: NormAdapter(self.session.model.tensor(name), each.scale, {".lora_a": each.A, ".lora_b": each.B})
             for name, each in pairs.items()
         }
 
@@ -253,9 +267,8 @@ class Tool2023:
         states = frozenset(self.norms) if self.lora else frozenset(self.start.tensors)
         loss = session.model.build_loss(options.batch * self.n_ctx, states=states, activations="f32")
         if self.lora:
-            scale = self.plan.lora_alpha / self.plan.lora_r
             matrices = {name: each for name, each in self.start.adapters().items() if name not in self.norms}
-            loss = add_adapters(loss, {name: AdapterShape(each.A.shape[0], scale) for name, each in matrices.items()})
+            loss = add_adapters(loss, {name: AdapterShape(each.A.shape[0], each.scale) for name, each in matrices.items()})
         cls = session.registry.optimizer("adamw")
         optimizer = cls(build_options(cls.Options, options.optimizer_options, where="adamw"))
         graphs = build_graphs(loss, dict(loss.states), optimizer, recomputes=options.checkpointing == "on")

@@ -5,7 +5,8 @@ and in the layout that GGUF models have:
 
     gguf        `<name>.lora_a`, `.lora_b`, scale alpha / the tensor's rank; norms whole
     ggla        2023: `<name>.loraA` transposed, `.loraB`, one scale alpha / r; norms as products
-    checkpoint  of the 2023 finetune: the same layout, scale 1, which is what it trained with whatever its --lora-alpha
+    checkpoint  of the 2023 finetune: the same layout, scale 1, which is what it trained with whatever its --lora-alpha;
+                what LlamaKit trains with another scale has keys that say so (`checkpoint_scale`)
     peft        a folder with adapter_config.json and adapter_model.safetensors (`llamakit.lora.peft`)
 """
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+SCALE_KEYS = ("training.lora.r", "training.lora.alpha")  # LlamaKit's own, where alpha is not r
 FINETUNE = "finetune_lora"  # training.type of the 2023 checkpoints that hold adapters
 
 
@@ -134,12 +136,21 @@ def _read_ggla(path: Path, base: GGUFFile | None) -> AdapterFile:
 
 
 def _read_checkpoint(file: GGUFFile) -> AdapterFile:
-    tensors = {}
+    tensors, (r, alpha) = {}, checkpoint_scale(file)
     names = [name for name in file.tensors if not name.startswith("optimizer.")]
     for name, (a, b) in pair_up(file.path, names, "lora_a", "lora_b").items():
         A, B = np.atleast_2d(file.tensor(a)), np.atleast_2d(file.tensor(b))
-        tensors[name] = checked(file.path, name, np.ascontiguousarray(A.T), B, 1.0)
+        tensors[name] = checked(file.path, name, np.ascontiguousarray(A.T), B, alpha / r)
     return AdapterFile(file.path, "checkpoint", layout_of(file.metadata), tensors)
+
+
+def checkpoint_scale(file: GGUFFile) -> tuple[int, int]:
+    """(r, alpha) of a finetune checkpoint in the form of 2023, which trained as W + alpha / r B A^T; (1, 1) without."""
+    found = tuple(file.metadata.get(key, 1) for key in SCALE_KEYS)
+    for key, value in zip(SCALE_KEYS, found, strict=True):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 32:
+            raise ModelFileError(f"{file.path}: {key} is {value!r}, a number above 0 is needed")
+    return found[0], found[1]
 
 
 def checked(path: Path, name: str, A: Any, B: Any, scale: float) -> Adapter:

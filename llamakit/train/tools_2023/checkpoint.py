@@ -2,6 +2,7 @@
 
     training.type     finetune_lora: adapters `<tensor>.lora_a` (n_in, r), `.lora_b` (n_out, r), which trained as
                       W + B A^T whatever the --lora-alpha; train_model: the model's tensors
+    training.lora     ranks; and r and alpha of what LlamaKit trained as W + alpha / r B A^T, which 2023 passes over
     optimizer.*       Adam's moments, flat in the file (see `moments`), and its counters; L-BFGS is read, not continued
     training.shuffle  which sample comes next, in an order that the generator's state gives
 
@@ -23,6 +24,7 @@ from llamakit.errors import ModelFileError
 from llamakit.gguf import GGMLType, StringArray, ValueType, open_gguf, text_of
 from llamakit.gguf.constants import MAGIC
 from llamakit.gguf.writer import GGUFWriter
+from llamakit.lora.files import SCALE_KEYS, checkpoint_scale
 from llamakit.train.tools_2023.moments import Order, find_order, join_moments, parameter_order, split_moments
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class Checkpoint2023:
 
     `first` and `second`: Adam's moments by parameter, empty where there are none. `state`: further tensors of the
     optimizer by their names. `model`: metadata of the model with types. `order`: how the moments lie in the file.
+    `lora_r`, `lora_alpha`: adapters count alpha / r times.
     """
 
     kind: Kind
@@ -89,6 +92,13 @@ class Checkpoint2023:
     epochs: int = 0
     shuffle: Shuffle | None = None
     order: Order = field(default_factory=Order)
+    lora_r: int = 1
+    lora_alpha: int = 1
+
+    @property
+    def scale(self) -> float:
+        """How often adapters count."""
+        return self.lora_alpha / self.lora_r
 
     @property
     def n_layer(self) -> int:
@@ -106,12 +116,13 @@ class Checkpoint2023:
         return found
 
     def adapters(self, values: Mapping[str, NDArray[np.float32]] | None = None) -> dict[str, Adapter]:
-        """The adapters, or with `first` or `second` their moments, as A (r, n_in) and B (n_out, r) with scale 1."""
+        """The adapters, or with `first` or `second` their moments, as A (r, n_in) and B (n_out, r)."""
         values = self.tensors if values is None else values
         names = [name.removesuffix(".lora_a") for name in self.tensors if name.endswith(".lora_a")]
         pairs = {name: (values[f"{name}.lora_a"], values[f"{name}.lora_b"]) for name in names}
         return {
-            name: Adapter(np.ascontiguousarray(a.T), np.ascontiguousarray(b), 1.0) for name, (a, b) in pairs.items()
+            name: Adapter(np.ascontiguousarray(a.T), np.ascontiguousarray(b), self.scale)
+            for name, (a, b) in pairs.items()
         }
 
 
@@ -155,7 +166,8 @@ def _read(file: GGUFFile, order: Order | None) -> Checkpoint2023:
     version = get("training.file_version", int, -1)
     if version not in (-1, 0, 1):
         raise ModelFileError(f"{file.path} is a checkpoint of version {version}; 0 and 1 are known")
-    made = Checkpoint2023(kind, model, tensors)
+    r, alpha = checkpoint_scale(file)
+    made = Checkpoint2023(kind, model, tensors, lora_r=r, lora_alpha=alpha)
     return made if version < 0 else _with_training(file, get, made, version, order)
 
 
@@ -248,6 +260,9 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint2023) -> None:
         if lora:
             for name in RANKS:
                 writer.add(f"training.lora.rank.{name}", c.ranks.get(name, 0), ValueType.UINT32)
+            if c.lora_alpha != c.lora_r:
+                for key, value in zip(SCALE_KEYS, (c.lora_r, c.lora_alpha), strict=True):
+                    writer.add(key, value, ValueType.UINT32)
         _add_counters(writer, c)
         for name, values in c.tensors.items():
             writer.add_tensor(name, values)

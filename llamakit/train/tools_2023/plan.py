@@ -104,7 +104,8 @@ class Plan2023(msgspec.Struct, frozen=True, kw_only=True):
     n_ctx_given: bool
     ranks: dict[str, int] = {}
     lora_r: int = 0
-    lora_alpha: float = 0.0
+    lora_alpha: int = 0
+    alpha_given: bool = False
     shape: ModelShape | None = None
     overrides: dict[str, float | None] = {}
 
@@ -161,11 +162,12 @@ def _adapters(v: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(f"rank {rank} of {kind}: 0 to 4096 are possible", param=f"rank_{kind}")
     if not 1 <= r <= 4096:
         raise UsageError(f"--lora-r {r}: 1 to 4096 are possible", param="lora_r")
-    alpha = float(r if v["lora_alpha"] is None else v["lora_alpha"])
-    if alpha <= 0:
-        raise UsageError(f"--lora-alpha {alpha:g}: more than 0 is needed", param="lora_alpha")
+    alpha = r if v["lora_alpha"] is None else v["lora_alpha"]
+    if not 1 <= alpha <= 65536:
+        raise UsageError(f"--lora-alpha {alpha}: 1 to 65536 are possible", param="lora_alpha")
     overrides = {key: v[key] for key in ("norm_rms_eps", "rope_freq_base", "rope_freq_scale")}
-    return {"ranks": ranks, "lora_r": r, "lora_alpha": alpha, "overrides": overrides}
+    given = v["lora_alpha"] is not None
+    return {"ranks": ranks, "lora_r": r, "lora_alpha": alpha, "alpha_given": given, "overrides": overrides}
 
 
 def _shape(v: dict[str, Any]) -> ModelShape:
@@ -187,7 +189,7 @@ def _shape(v: dict[str, Any]) -> ModelShape:
 
 def _options(v: dict[str, Any], more: dict[str, Any]) -> TrainOptions:
     """The part that the trainer's own options can say. Alphas give every kind the one scale of ggla, alpha / lora_r."""
-    ranks, r, alpha = more.get("ranks", {}), more.get("lora_r", 16), more.get("lora_alpha", 16.0)
+    ranks, r, alpha = more.get("ranks", {}), more.get("lora_r", 16), float(more.get("lora_alpha", 16))
     seed = int(time.time()) if v["seed"] == -1 else v["seed"] & 0xFFFFFFFF
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= v[name] < 1:

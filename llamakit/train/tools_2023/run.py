@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamakit.adapter import Adapter
 from llamakit.errors import LlamaKitError
 from llamakit.gguf.ggla import write_ggla
 from llamakit.lora.write import write_adapter
@@ -178,14 +177,11 @@ def write_output(
         if plan.tool != "finetune":
             write_model(name, checkpoint)
         elif Path(name).suffix == ".gguf":
-            scale = plan.lora_alpha / plan.lora_r
-            tensors = {
-                key: Adapter(each.A, each.B, scale) for key, each in checkpoint.adapters().items() if key not in norms
-            }
+            tensors = {key: each for key, each in checkpoint.adapters().items() if key not in norms}
             write_adapter(name, base, tensors, norms={key: each.weight for key, each in norms.items()})
         else:
             parts = {
                 key.replace(".lora_a", ".loraA").replace(".lora_b", ".loraB"): x
                 for key, x in checkpoint.tensors.items()
             }
-            write_ggla(name, plan.lora_r, int(plan.lora_alpha), parts)
+            write_ggla(name, checkpoint.lora_r, checkpoint.lora_alpha, parts)

@@ -94,7 +94,7 @@ def test_finetune_with_nothing_but_a_model_has_the_defaults_of_2023():
     assert o.optimizer_options == {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1, "decay_min_ndim": 2}
     assert (o.schedule, o.save_every, o.threads, o.checkpointing, o.full) == ("2023", 10, 6, "on", False)
     assert p.ranks == {kind: 1 if kind.endswith("norm") else 4 for kind in KINDS}
-    assert (p.lora_r, p.lora_alpha, o.rank, o.alpha) == (4, 4.0, 4, 4.0)
+    assert (p.lora_r, p.lora_alpha, o.rank, o.alpha) == (4, 4, 4, 4.0)
     assert p.samples.separate_with_bos
     assert not p.samples.separate_with_eos
     # The schedule's vector of the study, 1.7.

@@ -12,7 +12,9 @@ from llamakit import Session
 from llamakit.cli import run
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf import open_gguf
+from llamakit.gguf.ggla import read_ggla
 from llamakit.gguf.quantize import quantize_file
+from llamakit.lora.files import read_adapter_file
 from llamakit.models import load_model
 from llamakit.models.lora import load_adapter
 from llamakit.testing.lora import adapted_logits
@@ -147,13 +149,16 @@ def test_every_save_continues_to_the_bit_the_last_one_too(tmp_path, in_folder, s
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
 
 
-def next_loss(tool: Tool2023, path, adapter) -> tuple[float, float]:
-    """The loss of a run's next window: of the trainer, and of the logits of the adapter as it is served."""
+def next_loss(tool: Tool2023, path, adapter=None) -> tuple[float, float]:
+    """The loss of a run's next window: of the trainer, and of the logits of the adapter as it is served, or the base's.
+
+    The run is at its beginning, behind the window of its first update.
+    """
     tool.stream.take(1)
     batch = tool.stream.batch(1)
     with open_gguf(path) as file:
-        loaded = load_adapter(adapter, load_model(file))
-    logits = adapted_logits(path, batch.tokens.tolist(), adapters=loaded.tensors).astype(np.float64)
+        tensors = load_adapter(adapter, load_model(file)).tensors if adapter else {}
+    logits = adapted_logits(path, batch.tokens.tolist(), adapters=tensors).astype(np.float64)
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     return tool.stepper.accumulate(batch, batch.loss_weight), float(-logs[np.arange(len(logs)), batch.targets].mean())
 
@@ -169,11 +174,41 @@ def test_what_is_served_is_what_was_trained_whatever_alpha(tmp_path, in_folder, 
         assert "blk.0.ffn_gate.weight" not in tool.start.adapters()
         trained, served = next_loss(tool, "tiny-base-f32.gguf", tmp_path / name.replace("ITERATION", "3"))
     with Tool2023(plan_2023("finetune", args_of(tmp_path, *more)), backend="reference") as tool:
-        tool.stream.take(1)
-        batch = tool.stream.batch(1)
-        plain = tool.stepper.accumulate(batch, batch.loss_weight)
+        first, base = next_loss(tool, "tiny-base-f32.gguf")
     assert abs(trained - served) < 1e-4
-    assert abs(trained - plain) > 1e-2  # B is 0 in a new adapter: the run begins with the base itself
+    assert abs(first - base) < 1e-4  # B is 0 in a new adapter: the run begins with the base itself
+    assert abs(trained - base) > 1e-2
+
+
+def test_alpha_is_the_checkpoint_s(tmp_path, in_folder):
+    """It is written where it is not r, taken where none is said, and what is imported has it; others are refused."""
+    alpha, none = ("--lora-alpha", "16"), ("--rank-wq", "2", "--rank-att-norm", "0", "--rank-ffn-norm", "0")
+    small = (*BASE, *none, "--rank-out-norm", "0", "--rank-tok-embd", "0", "--rank-out", "0", "--lora-out")
+    finetune(tmp_path, *small, tmp_path / "l-ITERATION.gguf", *alpha, "--adam-iter", "1", backend="cpu")
+    start = ("--checkpoint-in", tmp_path / "c-1.gguf")
+    adapter, checkpoint = (read_adapter_file(tmp_path / f"{name}-1.gguf").tensors for name in "lc")
+    assert checkpoint.keys() == adapter.keys()
+    for name, each in checkpoint.items():
+        assert each.scale == 4.0
+        assert np.allclose(each.scale * each.B @ each.A, adapter[name].scale * adapter[name].B @ adapter[name].A)
+    made = {}
+    for given in (alpha, ()):
+        finetune(tmp_path, *small, tmp_path / "n.gguf", *start, *given, "--adam-iter", "1", backend="cpu")
+        made[given] = [(tmp_path / name).read_bytes() for name in ("c-2.gguf", "n.gguf")]
+    assert made[alpha] == made[()]
+    finetune(tmp_path, *small, tmp_path / "w.bin", *start, "--only-write-lora")
+    head = read_ggla(tmp_path / "w.bin")
+    assert (head.r, head.alpha) == (4, 16)
+    for path, given, found in ((start[1], "8", "4"), ("parity/P-1.gguf", "8", "1")):
+        with pytest.raises(UsageError, match=f"was trained with alpha / r = {found}.*\n.*--lora-alpha {given}"):
+            more = small if path == start[1] else (*BASE, "--lora-out")
+            finetune(tmp_path, *more, tmp_path / "x.bin", "--checkpoint-in", path, "--lora-alpha", given)
+    assert not (tmp_path / "x.bin").exists()
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(start[1].read_bytes().replace(b"lora.alpha\x04", b"lora.alpha\x06"))  # now a float
+    for read in (read_adapter_file, read_checkpoint):
+        with pytest.raises(ModelFileError, match="training.lora.alpha"):
+            read(damaged)
 
 
 @pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0", "Q4_0"])
