@@ -273,7 +273,16 @@ class Session:
             from llamakit.devices.split import refuse_training
 
             refuse_training(self.settings.device)
-        return Trainer(self, options or build_options(TrainOptions, values, where="finetune"))
+        options = options or build_options(TrainOptions, values, where="finetune")
+        self.check_threads(options.threads)
+        return Trainer(self, options)
+
+    def check_threads(self, threads: int) -> None:
+        """UsageError if a number of threads, 0 for any, is asked for that the session does not have."""
+        if threads and threads != self._threads:
+            has = "as many as there are cores" if self._threads is None else str(self._threads)
+            hint = f"Session(PATH, threads={threads})"
+            raise UsageError(f"the session does not run {threads} threads", found=has, hint=hint, param="threads")
 
     # -- what a person does with it -----------------------------------------------------------------------------
 

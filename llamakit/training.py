@@ -10,7 +10,10 @@ What was trained is `run/adapter.gguf` (with `full`: `run/model.gguf`), which `l
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -54,7 +57,25 @@ def base_of(folder: Path, head: Checkpoint) -> str:
     return str(moved) if not Path(head.base).exists() and moved.exists() else head.base
 
 
-def check_same(dataset: Dataset, head: Checkpoint) -> None:
+MAKE_SAMPLES = ("kind", "template", "train_on", "packing", "ctx", "val_split")  # options
+MAKE_WINDOWS = (*MAKE_SAMPLES, "truncate", "seed", "shuffle")
+MAKE_WEIGHTS = ("full", "rank", "alpha", "rslora", "targets", "rank_pattern", "alpha_pattern", "optimizer")
+
+
+def changed(options: TrainOptions, head: Checkpoint, names: tuple[str, ...]) -> str:
+    """Which of some options are not what the run began with, for people; "" if none."""
+    pairs = {name: (getattr(head.options, name), getattr(options, name)) for name in names}
+    return ", ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items() if old != new)
+
+
+def check_weights(options: TrainOptions, head: Checkpoint) -> None:
+    """UsageError if other weights are to be trained, or in another way, than those of the checkpoint."""
+    if found := changed(options, head, MAKE_WEIGHTS):
+        hint = "the options that the run began with, or a new run"
+        raise UsageError("what is trained cannot change within a run", found=found, hint=hint)
+
+
+def check_same(dataset: Dataset, options: TrainOptions, head: Checkpoint) -> None:
     """DataError if the data, or what becomes of it, is not what the run began with."""
     if dataset.digest != head.data_digest:
         raise DataError(
@@ -64,9 +85,23 @@ def check_same(dataset: Dataset, head: Checkpoint) -> None:
     if head.samples_digest and dataset.samples_digest() != head.samples_digest:
         raise DataError(
             "the samples are not what the run began with: tokenizer, chat template or options make others of the data",
-            found=f"{len(dataset.train):,} samples to learn from, {len(dataset.validation):,} to validate on",
+            found=changed(options, head, MAKE_SAMPLES)
+            or f"{len(dataset.train):,} samples to learn from, {len(dataset.validation):,} to validate on",
             hint="the LlamaKit and the options that the run began with, or a new run", param="data",
         )  # fmt: skip
+
+
+def order_digest(windows: tuple[Windows, Windows], options: TrainOptions) -> str:
+    """SHA-256 in hex of what is learned from and validated on in which order."""
+    parts = [f"{options.seed} {options.shuffle}", *(each.digest() for each in windows)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def with_places(options: TrainOptions) -> TrainOptions:
+    """The options with whole paths of the data, so that a run can go on from any folder."""
+    data, val_data = ([os.path.abspath(Path(each).expanduser()) for each in names]  # noqa: PTH100 - patterns too
+                      for names in (options.data, options.val_data))  # fmt: skip
+    return msgspec.structs.replace(options, data=data, val_data=val_data)
 
 
 class Trainer:
@@ -86,12 +121,18 @@ class Trainer:
     def resume(cls, folder: str | Path, *, session: Session | None = None, **changes: Any) -> Self:
         """The run of a folder, from its last checkpoint; `changes`: options that are to be other ones now.
 
-        ModelFileError if there is no checkpoint, or if the base is another file than it was.
+        ModelFileError if there is no checkpoint, or if the base is another file than it was. What is trained and the
+        windows cannot change: UsageError and DataError name the options.
         """
         path, head = checkpoint.latest(Path(folder) / CHECKPOINTS)
         values = {**msgspec.to_builtins(head.options), **changes, "out": str(folder)}
         options = build_options(TrainOptions, values, where="finetune")
-        return cls(session or Session(base_of(Path(folder), head)), options, (path, head))
+        check_weights(options, head)
+        if session is None:
+            session = Session(base_of(Path(folder), head), threads=options.threads or None)
+        elif "threads" in changes:
+            session.check_threads(options.threads)
+        return cls(session, options, (path, head))
 
     def on_step(self, callback: OnStep) -> Self:
         """Call this after every step with a `train.report.StepInfo`."""
@@ -105,11 +146,28 @@ class Trainer:
             raise UsageError(f"{self.folder} holds a run already", hint=hint, param="out")
 
     def run(self) -> RunResult:
-        """Train to the end, or until `stop`."""
+        """Train to the end, or until `stop`. Steps are logged in the folder, and for TensorBoard if it is wanted."""
+        from llamakit.train.report import LOG_NAME, LogWriter
+
         self.check_folder()
-        state = self.run_state
-        state.callbacks = self._callbacks
-        return state.run()
+        state, o = self.run_state, self.options
+        if o.nice:
+            os.nice(max(0, o.nice - os.nice(0)))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise checkpoint.write_error(self.folder, error) from None
+        after = state.progress.step
+        with ExitStack() as stack:
+            writers: list[OnStep] = [stack.enter_context(LogWriter(self.folder / LOG_NAME, after_step=after))]
+            if o.tensorboard:
+                from llamakit.train.tensorboard import TensorBoardWriter
+
+                board = TensorBoardWriter(self.folder / "tensorboard", after_step=after)
+                stack.callback(board.close)
+                writers.append(board)
+            state.callbacks = [*writers, *self._callbacks]
+            return state.run()
 
     def stop(self) -> None:
         """End after the present step, with a checkpoint."""
@@ -139,7 +197,7 @@ class Trainer:
 
         found = load_dataset(self.options, self.encoder, self.n_ctx)
         if self._resumed is not None:
-            check_same(found, self._resumed[1])
+            check_same(found, self.options, self._resumed[1])
         return found
 
     @cached_property
@@ -148,7 +206,15 @@ class Trainer:
         windows = self.dataset.windows(self.options, self.n_ctx)
         if not len(windows):
             raise DataError("no sample has an answer that fits into a window", hint="a larger --ctx", param="data")
-        return windows, self.dataset.validation_windows(self.options, self.n_ctx)
+        found = windows, self.dataset.validation_windows(self.options, self.n_ctx)
+        head = self._resumed[1] if self._resumed else None
+        if head is not None and head.windows_digest not in ("", order_digest(found, self.options)):
+            raise DataError(
+                "the windows are not what the run began with",
+                found=changed(self.options, head, MAKE_WINDOWS) or f"{len(found[0]):,} windows of other samples",
+                hint="the LlamaKit and the options that the run began with, or a new run", param="data",
+            )  # fmt: skip
+        return found
 
     @cached_property
     def optimizer(self) -> Optimizer:
@@ -210,7 +276,8 @@ class Trainer:
         head = Checkpoint(
             base=str(self.session.path.resolve()), base_digest=base_digest,
             data_digest=self.dataset.digest, samples_digest=self.dataset.samples_digest(),
-            options=self.options, progress=self._resumed[1].progress if self._resumed else progress,
+            windows_digest=order_digest(self.windows, self.options), options=with_places(self.options),
+            progress=self._resumed[1].progress if self._resumed else progress,
         )  # fmt: skip
         run = Run(self.stepper, *self.windows, head, self.folder, self.export, self.total_steps)
         if self._resumed is not None:

@@ -268,7 +268,9 @@ class Tool2023:
         loss = session.model.build_loss(options.batch * self.n_ctx, states=states, activations="f32")
         if self.lora:
             matrices = {name: each for name, each in self.start.adapters().items() if name not in self.norms}
-            loss = add_adapters(loss, {name: AdapterShape(each.A.shape[0], each.scale) for name, each in matrices.items()})
+            loss = add_adapters(
+                loss, {name: AdapterShape(each.A.shape[0], each.scale) for name, each in matrices.items()}
+            )
         cls = session.registry.optimizer("adamw")
         optimizer = cls(build_options(cls.Options, options.optimizer_options, where="adamw"))
         graphs = build_graphs(loss, dict(loss.states), optimizer, recomputes=options.checkpointing == "on")

@@ -146,10 +146,12 @@ def _read_checkpoint(file: GGUFFile) -> AdapterFile:
 
 def checkpoint_scale(file: GGUFFile) -> tuple[int, int]:
     """(r, alpha) of a finetune checkpoint in the form of 2023, which trained as W + alpha / r B A^T; (1, 1) without."""
-    found = tuple(file.metadata.get(key, 1) for key in SCALE_KEYS)
-    for key, value in zip(SCALE_KEYS, found, strict=True):
+    found = []
+    for key in SCALE_KEYS:
+        value = file.metadata.get(key, 1)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 32:
             raise ModelFileError(f"{file.path}: {key} is {value!r}, a number above 0 is needed")
+        found.append(value)
     return found[0], found[1]
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from llamakit.errors import LlamaKitError, ModelFileError
 from llamakit.gguf import open_gguf
@@ -30,24 +31,26 @@ if TYPE_CHECKING:
 
 KEY, VERSION = "llamakit.training", 1
 NAME = re.compile(r"step-(\d+)\.gguf")
+Count = Annotated[int, Meta(ge=0)]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Where a run is. `step`: updates done; `best_loss` and `best_step`: of validations; `worse`: since then."""
 
-    step: int
+    step: Count
     cursor: CursorState
     best_loss: float | None = None
-    best_step: int = 0
-    worse: int = 0
-    tokens: int = 0
+    best_step: Count = 0
+    worse: Count = 0
+    tokens: Count = 0
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """What the JSON holds.
 
     `base`: the base's path; `base_digest` and `data_digest`: SHA-256 of the contents; `samples_digest`: of the samples
-    that tokenizer and chat template made of the data ("": of a checkpoint from before there was one).
+    that tokenizer and chat template made of the data; `windows_digest`: of the windows that those were packed into
+    ("": of a checkpoint from before there was one).
     """
 
     version: int = VERSION
@@ -55,6 +58,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     base_digest: str
     data_digest: str
     samples_digest: str = ""
+    windows_digest: str = ""
     options: TrainOptions
     progress: Progress
 
@@ -104,7 +108,12 @@ def read_head(path: Path) -> Checkpoint:
             raise ModelFileError(f"{path} is a checkpoint of version {version}, this LlamaKit reads {VERSION}")
         return msgspec.json.decode(text, type=Checkpoint)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is a damaged checkpoint: {error}") from None
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, fault: object) -> ModelFileError:
+    """The error for a checkpoint that does not hold what it must."""
+    return ModelFileError(f"{path} is a damaged checkpoint: {fault}", hint="delete it, and the one before is taken")
 
 
 def restore(path: Path, states: dict[str, State]) -> None:

@@ -6,6 +6,7 @@ start again at 0. The last token of a sample is a target but no row, since nothi
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left, insort
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -106,6 +107,14 @@ class Windows:
     def batch(self, indices: Iterable[int]) -> Batch:
         """The rows of some windows, no padding: at most as many as windows times `n_ctx`."""
         return make_batch(self.samples[i] for index in indices for i in self._contents[index].tolist())
+
+    def digest(self) -> str:
+        """SHA-256 in hex of size, samples and which of them are where."""
+        digest = hashlib.sha256(f"{self.n_ctx} {self.samples.digest()}".encode())
+        digest.update(np.cumsum([0, *map(len, self._contents)], dtype="<i8").data)
+        for each in self._contents:
+            digest.update(each.astype("<i8").data)
+        return digest.hexdigest()
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:

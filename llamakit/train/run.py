@@ -34,7 +34,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     step: int
     total: int
-    loss: float
+    loss: float | None  # of the last step; None where none was left to do
     best_loss: float | None
     best_step: int
 
@@ -78,27 +78,37 @@ class Run:
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint whose head this run was made with."""
         checkpoint.restore(path, {name: self.stepper.states[name] for name in self.stepper.kept()})
-        self.cursor.restore(self.progress.cursor)
+        try:
+            self.cursor.restore(self.progress.cursor)
+        except ValueError as error:
+            raise checkpoint.damaged(path, error) from None
         self._saved = self.progress.step
         if self.progress.best_step == self.progress.step or not len(self.validation):
             self.export()  # it may have been stopped between the checkpoint and this
 
     def run(self) -> RunResult:
-        """All steps that are left. LlamaKitError if the loss or a gradient is not finite; checkpoints stay."""
-        o, started, loss = self.options, time.monotonic(), math.nan
-        while self.progress.step < self.total and not self._stop:
+        """All steps that are left; none if patience is used up.
+
+        LlamaKitError if a loss, of the validation too, or a gradient is not finite; checkpoints stay.
+        """
+        o, started, loss = self.options, time.monotonic(), None
+        while not (reason := self._end()):
             loss = self._step()
-            if o.patience and self.progress.worse >= o.patience:
-                self._stop = "no improvement"
-            elif o.max_minutes and time.monotonic() - started >= o.max_minutes * 60:
-                self._stop = "time"
+            if o.max_minutes and time.monotonic() - started >= o.max_minutes * 60:
+                self._stop = self._stop or "time"
         self._save()
-        reason = "done" if self.progress.step == self.total and self._stop != "no improvement" else self._stop
-        best = self.progress.best_loss
+        p = self.progress
         return RunResult(
-            reason=reason, step=self.progress.step, total=self.total, loss=loss, best_loss=best,
-            best_step=self.progress.best_step,
-        )  # fmt: skip
+            reason=reason, step=p.step, total=self.total, loss=loss, best_loss=p.best_loss, best_step=p.best_step
+        )
+
+    def _end(self) -> str:
+        """Why there is no further step, or ''."""
+        if self.progress.step >= self.total:
+            return "done"
+        if self.options.patience and self.progress.worse >= self.options.patience:
+            return "no improvement"
+        return self._stop
 
     def _step(self) -> float:
         o, started, number = self.options, time.monotonic(), self.progress.step + 1
@@ -108,7 +118,8 @@ class Run:
         lr = o.lr * factor(o, number - 1, self.total)
         norm = self.stepper.update(number, lr, o.clip) if math.isfinite(loss) else math.nan
         if not math.isfinite(norm):
-            raise self._diverged(number, loss, lr)
+            what = "a gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+            raise self._diverged(f"step {number}: {what}; nothing was changed by it", lr)
         rows = sum(batch.rows for batch in batches)
         info = StepInfo(
             step=number, total=self.total, epoch=self.cursor.done, loss=loss, lr=lr, grad_norm=norm, tokens=rows,
@@ -117,7 +128,10 @@ class Run:
         tokens = self.progress.tokens + rows
         self._advance(step=number, cursor=self.cursor.state, tokens=tokens)
         if len(self.validation) and (number % self.val_every == 0 or number == self.total):
-            info = msgspec.structs.replace(info, val_loss=self._judge(self.validate()))
+            val_loss = self.validate()
+            if not math.isfinite(val_loss):
+                raise self._diverged(f"step {number}: the loss of the validation data is {val_loss}", lr)
+            info = msgspec.structs.replace(info, val_loss=self._judge(val_loss))
         for callback in self.callbacks:  # before it is saved: what is logged too much is cut off by `resume`
             callback(info)
         if self.progress.best_step == number or (o.save_every and number % o.save_every == 0):
@@ -158,11 +172,10 @@ class Run:
         if p.best_step in (0, p.step):
             self.export()
 
-    def _diverged(self, step: int, loss: float, lr: float) -> LlamaKitError:
-        what = f"the loss is {loss}" if not math.isfinite(loss) else "a gradient is not finite"
+    def _diverged(self, what: str, lr: float) -> LlamaKitError:
         saved = f"the checkpoint of step {self._saved} is kept; " if self._saved > 0 else ""
         return LlamaKitError(
-            f"step {step}: {what}; nothing was changed by it",
+            what,
             found=f"learning rate {lr:.3g}",
             hint=f"{saved}a lower --lr, more --warmup, or --clip 1",
             param="lr",

@@ -45,10 +45,11 @@ def adapter_shapes(graph: Graph, options: TrainOptions) -> dict[str, AdapterShap
         rank = _value(options.rank_pattern, name, options.rank)
         if rank and any(fits(pattern, name) for pattern in options.targets):
             alpha = _value(options.alpha_pattern, name, options.alpha)
+            scale = alpha / (math.sqrt(rank) if options.rslora else rank)
             rank = 1 if len(shape) == 1 else rank  # more would say no more of a vector
             if rank > min(shape):
                 raise UsageError(f"rank {rank} is more than the smaller side of {name!r} {shape}", param="rank")
-            shapes[name] = AdapterShape(int(rank), alpha / (math.sqrt(rank) if options.rslora else rank))
+            shapes[name] = AdapterShape(int(rank), scale)
     if not shapes:
         raise UsageError("there is nothing to train: all ranks are 0", param="rank_pattern")
     return shapes

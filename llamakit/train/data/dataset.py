@@ -58,20 +58,25 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
 
     def windows(self, options: TrainOptions, n_ctx: int) -> Windows:
         """The samples to learn from, packed as the options say. DataError if none of them fits."""
-        windows = _packed(self.train, options, n_ctx)
-        if not len(windows):
-            longest, shortest = int(self.train.lengths.max()) - 1, int(self.train.lengths.min()) - 1
-            raise DataError(
-                f"no sample has an answer within its first {n_ctx:,} tokens",
-                found=f"samples of {shortest:,} to {longest:,} tokens",
-                hint=f"--ctx {longest}, or --truncate start to cut their prompts",
-                param="ctx",
-            )
-        return windows
+        return _some(_packed(self.train, options, n_ctx), self.train, "no sample")
 
     def validation_windows(self, options: TrainOptions, n_ctx: int) -> Windows:
-        """The others; there may be none."""
-        return _packed(self.validation, options, n_ctx)
+        """The others; there may be none, but where the options name files for them: then DataError."""
+        windows = _packed(self.validation, options, n_ctx)
+        return _some(windows, self.validation, "no sample to validate on") if options.val_data else windows
+
+
+def _some(windows: Windows, samples: Samples, none: str) -> Windows:
+    """The windows, if there are any."""
+    if len(windows):
+        return windows
+    longest, shortest = int(samples.lengths.max()) - 1, int(samples.lengths.min()) - 1
+    raise DataError(
+        f"{none} has an answer within its first {windows.n_ctx:,} tokens",
+        found=f"samples of {shortest:,} to {longest:,} tokens",
+        hint=f"--ctx {longest}, or --truncate start to cut their prompts",
+        param="ctx",
+    )
 
 
 def _packed(samples: Samples, options: TrainOptions, n_ctx: int) -> Windows:
@@ -102,7 +107,7 @@ def load_dataset(
     usable = [each for each in found if any(sample.loss_tokens for sample in each.samples)]
     if not usable:
         found_ = f"records: {len(found):,}, the first at {found[0].record.place}, none of them with an answer"
-        raise DataError(_nothing(options.data), found=found_, hint="llamakit data check", param="data")
+        raise DataError(_nothing(options.data), found=found_, hint=f"llamakit data check {files[0]}", param="data")
     if options.val_data:
         val_files = find_files(options.val_data)
         validation = encode_files(val_files, options.kind, encoder)

@@ -94,6 +94,8 @@ def _nothing_matches(pattern: str) -> DataError:
     names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, 3, 0.5)
     there = f"nearest in that folder: {', '.join(near)}" if near else ""
+    if not there and not path.is_absolute():
+        there = f"nothing of that name in {Path.cwd()}"
     return DataError(f"no data file {pattern}", found=there, param="data")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +61,6 @@ def open_session(context: Context, options: dict[str, Any], chosen: Any) -> Iter
     context.apply({"model": options["model"], "backend": options["backend"]})
     config = context.config
     path = context.model_path()
-    if chosen.nice:
-        os.nice(chosen.nice)
     threads = chosen.threads or config["threads"] or None
     with Session(
         path,
@@ -76,25 +73,14 @@ def open_session(context: Context, options: dict[str, Any], chosen: Any) -> Iter
 
 
 def train(context: Context, trainer: Trainer, as_json: bool) -> None:
-    """Run, show how it goes, write the log and the curves."""
+    """Run, show how it goes, draw the curves."""
     from llamakit.plugins.frontends.cli.train_view import TrainView
 
-    from llamakit.train.report import LogWriter
-
-    console = context.console
     trainer.check_folder()
     describe(context, trainer)
-    state = trainer.run_state
-    trainer.folder.mkdir(parents=True, exist_ok=True)
-    view = TrainView(console)
-    with LogWriter(trainer.folder / "log.jsonl", after_step=state.progress.step) as log, view, stopping(trainer, view):
-        trainer.on_step(log).on_step(view)
-        board = event_files(trainer)
-        try:
-            result = trainer.run()
-        finally:
-            if board is not None:
-                board.close()
+    view = TrainView(context.console)
+    with view, stopping(trainer, view):
+        result = trainer.on_step(view).run()
     finish(context, trainer, result, as_json)
 
 
@@ -110,10 +96,23 @@ def describe(context: Context, trainer: Trainer) -> None:
         f"run        {state.total:,} steps of {o.batch * o.grad_accumulation} windows, {o.optimizer}, lr {o.lr:g}, "
         f"seed {o.seed}" + (f", from step {state.progress.step}" if state.progress.step else ""),
     ]
-    if windows.truncated:
-        lines.append(f"note       {windows.truncated:,} samples are longer than a window and were cut; see data check")
+    lines += [f"note       {text}" for text in notes(trainer)]
     for line in lines:
         context.console.note(line)
+
+
+def notes(trainer: Trainer) -> list[str]:
+    """What a person may not expect: samples that are cut or left out, windows beyond what the base knows."""
+    found = []
+    for what, windows in zip(("samples", "samples to validate on"), trainer.windows, strict=True):
+        if windows.truncated:
+            found.append(f"{windows.truncated:,} {what} are longer than a window and were cut; see data check")
+        if windows.dropped:
+            found.append(f"{windows.dropped:,} {what} have no answer within a window and are left out")
+    known = trainer.session.model.hparams.n_ctx_train
+    if known and trainer.n_ctx > known:
+        found.append(f"windows of {trainer.n_ctx:,} tokens; the base was trained for {known:,}")
+    return found
 
 
 def trained_text(trainer: Trainer) -> str:
@@ -146,17 +145,6 @@ def stopping(trainer: Trainer, view: TrainView) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def event_files(trainer: Trainer) -> Any:
-    """TensorBoard's, if they are wanted."""
-    if not trainer.options.tensorboard:
-        return None
-    from llamakit.train.tensorboard import TensorBoardWriter
-
-    board = TensorBoardWriter(trainer.folder / "tensorboard", after_step=trainer.run_state.progress.step)
-    trainer.on_step(board)
-    return board
-
-
 def finish(context: Context, trainer: Trainer, result: RunResult, as_json: bool) -> None:
     """The end, the curves, and what to do with the result."""
     import msgspec
@@ -168,12 +156,13 @@ def finish(context: Context, trainer: Trainer, result: RunResult, as_json: bool)
     if as_json:
         record = {**msgspec.to_builtins(result), "file": str(made), "folder": str(trainer.folder)}
         click.echo(msgspec.json.encode(record).decode())
-    best = f", best validation {result.best_loss:.4f} at step {result.best_step}" if result.best_loss else ""
+    best = f", best validation {result.best_loss:.4f} at step {result.best_step}" if result.best_step else ""
     why = {"done": "done", "time": "time is up", "no improvement": "no improvement"}.get(result.reason, "stopped")
     context.console.note(f"{why} at step {result.step} of {result.total}{best}")
-    if result.reason in ("interrupted", "time"):
+    if result.reason != "done":
         command = click.get_current_context().find_root().invoked_subcommand
-        context.console.note(f"go on:     llamakit {command} resume {trainer.folder}")
+        more = " --patience 0" if result.reason == "no improvement" else ""
+        context.console.note(f"go on:     llamakit {command} resume {trainer.folder}{more}")
     if made.exists():
         serve = f"-m {made}" if trainer.options.full else f"-m {trainer.session.path} --lora {made}"
         only_texts = set(trainer.dataset.kinds) <= {"text"}
@@ -185,13 +174,13 @@ def finish(context: Context, trainer: Trainer, result: RunResult, as_json: bool)
 
 def curves(context: Context, trainer: Trainer) -> None:
     """A picture of the run, where matplotlib is installed."""
-    from llamakit.train.report import read_log
+    from llamakit.train.report import LOG_NAME, read_log
 
     try:
         from llamakit.train.curves import draw_curves
 
         path = trainer.folder / "curves.png"
-        draw_curves(read_log(trainer.folder / "log.jsonl"), path, trainer.session.path.stem)
+        draw_curves(read_log(trainer.folder / LOG_NAME), path, trainer.session.path.stem)
         context.console.detail(f"curves     {path}")
     except (ImportError, UsageError) as error:
         context.console.detail(f"curves     {error}")

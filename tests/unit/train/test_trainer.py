@@ -11,7 +11,8 @@ import pytest
 
 from llamakit import Session
 from llamakit.errors import DataError, LlamaKitError, ModelFileError, UsageError
-from llamakit.gguf import open_gguf
+from llamakit.gguf import ValueType, open_gguf
+from llamakit.gguf.writer import GGUFWriter
 from llamakit.models.lora import load_adapter
 from llamakit.passes.memory import plan as memory_plan
 from llamakit.testing.killing import Runs
@@ -20,6 +21,7 @@ from llamakit.testing.vocabulary import BYTES
 from llamakit.train import checkpoint
 from llamakit.train.mask import Encoder
 from llamakit.train.plan import values_of
+from llamakit.train.report import read_log
 from llamakit.train.scratch import ShapeOptions, choose_shape, write_new_model
 from llamakit.train.vocabulary import add_vocabulary
 from llamakit.training import Trainer
@@ -182,6 +184,52 @@ def test_samples_that_have_become_others_are_refused(base, data, tmp_path, monke
     assert msgspec.json.decode(msgspec.json.encode(old), type=checkpoint.Checkpoint).samples_digest == ""
 
 
+@pytest.mark.parametrize("change", [{"ctx": 24}, {"packing": "none"}, {"seed": 7}, {"shuffle": False},
+                                    {"truncate": "start"}])  # fmt: skip
+def test_windows_that_have_become_others_are_refused(base, tmp_path, change):
+    """Wherever the place in the data may be, in other windows it is another one."""
+    path = tmp_path / "data.jsonl"
+    records = [{"prompt": "p" * (i % 9), "completion": TEXT[: 5 + 7 * i % 40]} for i in range(12)]
+    path.write_text("\n".join(map(json.dumps, records)))
+    trainer(base, path, tmp_path / "run", packing="segments", ctx=32, steps=2).run()
+    (name,) = change
+    with pytest.raises(DataError, match=f"the (windows|samples) are not what the run began with\n.*{name} was "):
+        Trainer.resume(tmp_path / "run", steps=4, **change).run()
+    assert Trainer.resume(tmp_path / "run", steps=4, ctx=32, lr=1e-3).run().step == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"alpha": 32.0}, {"rslora": True}, {"rank": 3}, {"optimizer": "sgd"}, {"full": True}, {"targets": ["attn_q"]}],
+)
+def test_what_is_trained_cannot_change_within_a_run(base, data, tmp_path, change):
+    trainer(base, data, tmp_path / "run", steps=1).run()
+    (name,) = change
+    with pytest.raises(UsageError, match=f"cannot change within a run\n.*{name} was"):
+        Trainer.resume(tmp_path / "run", **change)
+
+
+@pytest.mark.parametrize("text", [
+    "", "[1]", "{", '{"version": "x"}', '{"version": 1}', "\ud800", "[" * 100_000,
+    lambda head: head.replace('"step":1', '"step":-1'), lambda head: head.replace('"step":1', '"step":"1"'),
+    lambda head: head.replace('"position":2', '"position":-1'), lambda head: head.replace('"rank":2', '"rank":0'),
+    lambda head: head.replace('"position":2', '"position":100000'),
+])  # fmt: skip
+def test_damaged_checkpoints_are_errors_of_the_file(base, data, tmp_path, text):
+    trainer(base, data, tmp_path / "run", steps=1).run()
+    ((_, path),) = checkpoint.numbered(tmp_path / "run" / "checkpoints")
+    with open_gguf(path) as file:
+        head, tensors = file.metadata[checkpoint.KEY], {name: np.array(file.tensor(name)) for name in file.tensors}
+    made = text(head) if callable(text) else text
+    assert made != head
+    with GGUFWriter(path) as writer:
+        writer.add(checkpoint.KEY, made.encode("utf-8", "surrogatepass"), ValueType.STRING)
+        for name, values in tensors.items():
+            writer.add_tensor(name, values)
+    with pytest.raises(ModelFileError):
+        Trainer.resume(tmp_path / "run", steps=3).run()
+
+
 def test_a_quantised_base_is_not_trained_whole(base, data, tmp_path):
     from llamakit.gguf.quantize import quantize_file
 
@@ -199,6 +247,91 @@ def test_the_best_validation_is_kept_and_no_improvement_ends(base, data, tmp_pat
     assert result.step == result.best_step + 3
     steps = [step for step, _ in checkpoint.numbered(tmp_path / "run" / "checkpoints")]
     assert steps == [result.best_step, result.step]
+
+
+def test_a_run_whose_patience_is_used_up_does_no_further_step(base, data, tmp_path):
+    options = {"val_split": 0.2, "val_every": 2, "lr": 30.0, "steps": 30, "patience": 1, "clip": 0.0}
+    ended = trainer(base, data, tmp_path / "run", **options).run()
+    assert ended.reason == "no improvement"
+    before = contents(tmp_path / "run")
+    again = Trainer.resume(tmp_path / "run").run()
+    assert (again.reason, again.step, again.loss) == ("no improvement", ended.step, None)
+    assert contents(tmp_path / "run") == before
+    assert Trainer.resume(tmp_path / "run", patience=0, steps=ended.step + 1).run().reason == "done"
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_validation_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(base, data, tmp_path, at):
+    run = trainer(base, data, tmp_path / "run", val_split=0.2, val_every=1, save_every=1)
+    validate = run.run_state.validate
+    run.run_state.validate = lambda: math.nan if run.run_state.progress.step == at else validate()
+    with pytest.raises(LlamaKitError, match=f"step {at}: the loss of the validation data is nan"):
+        run.run()
+    steps = [step for step, _ in checkpoint.numbered(tmp_path / "run" / "checkpoints")]
+    assert steps == list(range(1, at))
+    if steps:
+        assert Trainer.resume(tmp_path / "run").run().step == 6
+
+
+def test_a_run_that_is_done_has_no_further_loss(base, data, tmp_path):
+    assert isinstance(trainer(base, data, tmp_path / "run", steps=1).run().loss, float)
+    assert Trainer.resume(tmp_path / "run").run().loss is None
+
+
+def test_norms_count_as_much_as_was_asked_for(base, data, tmp_path):
+    """Their rank is 1 whatever is asked for, but the scale is that of all others."""
+    for options, scale in (({"rank": 4, "alpha": 8.0}, 2.0), ({"rank": 4, "alpha": 8.0, "rslora": True}, 4.0)):
+        found = trainer(base, data, tmp_path / "run", targets=["*"], **options).adapters
+        assert found["output_norm.weight"].rank == 1
+        assert {each.scale for each in found.values()} == {scale}
+
+
+def test_from_python_too_steps_are_logged_and_options_heeded(base, data, tmp_path, monkeypatch):
+    calls, boards = [], []
+    monkeypatch.setattr("os.nice", lambda more: calls.append(more) or 3)
+    monkeypatch.setattr(
+        "llamakit.train.tensorboard.TensorBoardWriter", lambda folder, after_step: Board(boards, folder, after_step)
+    )
+    trainer(base, data, tmp_path / "run", steps=2, nice=5, tensorboard=True).run()
+    assert calls == [0, 2]
+    assert boards == [(tmp_path / "run" / "tensorboard", 0), 1, 2, "closed"]
+    Trainer.resume(tmp_path / "run", steps=3).run()
+    assert [entry.step for entry in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3]
+    with pytest.raises(UsageError, match="does not run 2 threads"):
+        trainer(base, data, tmp_path / "b", threads=2)
+    with Session(base, threads=2) as session:
+        assert session.trainer(out="x", threads=2).options.threads == 2
+
+
+class Board:
+    """In place of TensorBoard's writer."""
+
+    def __init__(self, seen, folder, after_step):
+        self.seen = seen
+        seen.append((folder, after_step))
+
+    def __call__(self, info):
+        self.seen.append(info.step)
+
+    def close(self):
+        self.seen.append("closed")
+
+
+def test_samples_to_validate_on_that_fit_no_window_are_told(base, data, tmp_path):
+    path = tmp_path / "val.jsonl"
+    path.write_text(json.dumps({"prompt": TEXT, "completion": "x"}))
+    with pytest.raises(DataError, match="no sample to validate on has an answer within its first 16 tokens"):
+        trainer(base, data, tmp_path / "run", val_data=[str(path)], packing="segments").run()
+
+
+def test_a_run_goes_on_from_any_folder(base, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    trainer(base, data.name, "run", steps=1).run()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert Trainer.resume(tmp_path / "run", steps=2).run().step == 2
+    with pytest.raises(DataError, match=f"no data file {data.name}\n.*other"):
+        trainer(base, data.name, "run2").run()
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last(base, data, tmp_path, monkeypatch):
@@ -236,6 +369,12 @@ def test_a_plan_is_of_the_run_that_memory_makes(base, data, tmp_path, monkeypatc
     memory = msgspec.structs.replace(memory, free=int(2.1 * kept))
     assert not ample.recomputes
     assert ample.graphs is ample._kept
+
+
+def test_adamw_keeps_two_numbers_beside_the_gradient(base, data, tmp_path):
+    run = trainer(base, data, tmp_path / "run")
+    n = sum(math.prod(tensor.shape) for tensor in run.graphs.trained.values())
+    assert run.graphs.state_bytes == 4 * (1 + 1 + 2) * n  # the weight, its gradient, two moments
 
 
 @pytest.mark.slow

@@ -200,8 +200,8 @@ def test_alpha_is_the_checkpoint_s(tmp_path, in_folder):
     head = read_ggla(tmp_path / "w.bin")
     assert (head.r, head.alpha) == (4, 16)
     for path, given, found in ((start[1], "8", "4"), ("parity/P-1.gguf", "8", "1")):
+        more = small if path == start[1] else (*BASE, "--lora-out")
         with pytest.raises(UsageError, match=f"was trained with alpha / r = {found}.*\n.*--lora-alpha {given}"):
-            more = small if path == start[1] else (*BASE, "--lora-out")
             finetune(tmp_path, *more, tmp_path / "x.bin", "--checkpoint-in", path, "--lora-alpha", given)
     assert not (tmp_path / "x.bin").exists()
     damaged = tmp_path / "damaged.gguf"
