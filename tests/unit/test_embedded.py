@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from llamakit import embedded
+from llamakit import Session, embedded
+from llamakit.chat.prompt import encode_messages
 from llamakit.cli import llamakit
 from llamakit.errors import UsageError
 from llamakit.testing.scripted_model import scripted_model
@@ -57,3 +58,24 @@ def test_the_server_offers_it_under_its_own_name(small, capsys):
 def test_tokenize_uses_its_vocabulary(small):
     done = CliRunner().invoke(llamakit, ["tokenize", "All is well."])
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "messages"),
+    [((), True), (("--no-chat",), False), (("-m", "FILE"), False), (("-m", "FILE", "--chat"), True)],
+)
+def test_a_prompt_is_a_message_to_the_embedded_model_only(small, monkeypatch, flags, messages):
+    sent = []
+    request = Session.request
+    monkeypatch.setattr(
+        Session, "request", lambda self, prompt, **more: sent.append(prompt) or request(self, prompt, **more)
+    )
+    named = [str(small) if flag == "FILE" else flag for flag in flags]
+    done = CliRunner().invoke(llamakit, ["generate", "-q", "-p", "Say", "--temp", "0", *named])
+    assert done.exit_code == 0, done.output
+    assert isinstance(sent[0], list) == messages
+    if messages:
+        with Session(small) as session:
+            assert sent[0] == encode_messages(
+                session.chat_template, session.tokenizer, [{"role": "user", "content": "Say"}]
+            )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from curriculum import copying, questions, talk
 from curriculum.example import Example, assistant, call, user
 from curriculum.talk import SMALL_TALK
+from curriculum.wide import polite
 from curriculum.words import article
 
 if TYPE_CHECKING:
@@ -22,6 +24,58 @@ class Parameter:
 
     name: str
     kind: str
+
+
+# More ways to ask for the common tools.
+WIDE_ASKS: dict[str, tuple[str, ...]] = {
+    "get_weather": (
+        "Is it warm in {city}?", "What is the weather like in {city}?", "Weather in {city}?", "Will it rain in {city}?",
+        "I go to {city} today. What is the weather there?", "Show me the weather of {city}.",
+        "How cold is it in {city}?", "Is it warm in {city}? Tell me the weather.", "Check the weather in {city}.",
+    ),
+    "get_time": (
+        "What is the time in {city}?", "How late is it in {city}?", "Time in {city}?",
+        "Which time is it in {city} now?",
+        "I need the time in {city}.", "Give me the time in {city}.",
+    ),
+    "add": (
+        "What is {a} plus {b}?", "What is {a} + {b}?", "How much is {a} and {b}?", "What is the sum of {a} and {b}?",
+        "{a} + {b}", "Add {b} to {a}.",
+    ),
+    "multiply": (
+        "What is {a} times {b}?", "What is {a} * {b}?", "How much is {a} times {b}?", "{a} * {b}",
+        "What is the product of {a} and {b}?",
+    ),
+    "set_timer": (
+        "Timer for {minutes} minutes.", "Start a timer of {minutes} minutes.", "Remind me in {minutes} minutes.",
+        "Set the timer to {minutes} minutes.", "The eggs need {minutes} minutes.",
+    ),
+    "play_game": ("Can we play {game}?", "Shall we play {game}?", "{game}, please.", "I would like a game of {game}."),
+    "translate": (
+        "How do you say {word} in {language}?", "What is the {language} word for {word}?", "{word} in {language}?",
+        "Translate the word {word} into {language}.", "I need {word} in {language}.",
+    ),
+    "turn_on_light": (
+        "Light in the {room}.", "Switch on the light in the {room}.", "I cannot see anything in the {room}.",
+        "Make it bright in the {room}.", "Turn the light on in the {room}.", "The {room} is dark.",
+    ),
+    "buy_food": ("Get {count} {food}.", "Order {count} {food}.", "We need {count} {food}.",
+                 "Can you buy {count} {food}?"),
+    "send_message": ("Write to {person}: {text}", "Let {person} know that I am {text}.", "Message {person}: {text}"),
+    "book_train": (
+        "I need a train to {city} on {day}.", "Train to {city} on {day}.",
+        "On {day} I must be in {city}. Book a train.",
+        "Buy a ticket to {city} for {day}.",
+    ),
+    "call_person": ("Phone {person}.", "Ring {person}.", "I want to talk to {person}.", "Give {person} a call."),
+}  # fmt: skip
+WIDE_VERBS = (
+    "add", "build", "buy", "carry", "catch", "choose", "close", "cook", "count", "cut", "delete", "describe", "drop",
+    "eat", "feed", "fix", "follow", "greet", "hold", "invite", "list", "lock", "make", "meet", "order", "pay", "print",
+    "push", "read", "remove", "rent", "repair", "search", "send", "start", "stop", "teach", "throw", "turn", "visit",
+    "wake", "wash", "weigh", "write",
+)  # fmt: skip
+WIDE_KINDS = ("animal", "city", "food", "game", "job", "object", "person", "place", "room")
 
 
 @dataclass(frozen=True)
@@ -155,14 +209,36 @@ def invented(draw: Draw) -> Tool:
     return Tool(f"{verb}_{kind}", f"{verb} {article(kind)}", (Parameter(kind, kind),), asks)
 
 
+def invented_wide(draw: Draw) -> Tool:
+    """A tool of one or two things, whose arguments may have names of their own."""
+    verb, kind = draw.one([(v, k) for v in VERBS + WIDE_VERBS for k in draw.partners(WIDE_KINDS, v)])
+    the = "" if kind in ("city", "food", "game", "person") else "the "
+    first = Parameter(draw.one((kind, kind, "name", "item", "what")), kind)
+    ask = f"{verb.capitalize()} {the}{{{first.name}}}"
+    about = f"{verb.capitalize()} {article(kind)}"
+    second = draw.one((None, None, "place", "room", "colour", "day", "number", "person"))
+    if second is None or second == kind:
+        return Tool(f"{verb}_{kind}", about, (first,), (f"{ask}.",))
+    joined = {
+        "place": "in the {place}", "room": "in the {room}", "colour": "in {colour}", "day": "on {day}",
+        "number": "{number} times", "person": "for {person}",
+    }[second]  # fmt: skip
+    name = f"{verb}_{kind}{draw.one(('', '_' + second))}"
+    return Tool(name, f"{about} {joined.split('{')[0]}{article(second)}", (first, Parameter(second, second)),
+                (f"{ask} {joined}.",))  # fmt: skip
+
+
 def _arguments(draw: Draw, tool: Tool) -> dict[str, Any]:
     return {
         p.name: draw.number(1, 99) if p.kind == "number" else draw.value(p.kind, tool.name) for p in tool.parameters
     }
 
 
-def _said(draw: Draw, tool: Tool, arguments: dict[str, Any]) -> str:
+def _said(draw: Draw, tool: Tool, arguments: dict[str, Any], level: Level) -> str:
     """The user's words: things have an article where one is usual."""
+    if level.wide:
+        ask = draw.one(tool.asks + WIDE_ASKS.get(tool.name, ()) * (tool in COMMON)).format(**arguments)
+        return polite(draw, ask[0].upper() + ask[1:]) if draw.chance(0.5) else ask
     shown = dict(arguments)
     if tool not in COMMON:
         for kind in ("animal", "object"):
@@ -175,7 +251,7 @@ def _said(draw: Draw, tool: Tool, arguments: dict[str, Any]) -> str:
 def _toolbox(draw: Draw, level: Level) -> list[Tool]:
     tools: dict[str, Tool] = {}
     for _ in range(draw.number(1, min(4, level.phrasings + 1))):
-        tool = draw.one(COMMON) if draw.chance(0.5) else invented(draw)
+        tool = draw.one(COMMON) if draw.chance(0.5) else (invented_wide if level.wide else invented)(draw)
         tools.setdefault(tool.name, tool)
     return list(tools.values())
 
@@ -192,7 +268,7 @@ def make(draw: Draw, level: Level) -> Example:
             continue
         tool = draw.one(tools)
         arguments = _arguments(draw, tool)
-        messages += [user(_said(draw, tool, arguments)), call(tool.name, arguments)]
+        messages += [user(_said(draw, tool, arguments, level)), call(tool.name, arguments)]
         if turn < turns - 1:
             messages += _outcome(draw, tool, arguments)
     return Example("tool", messages, [tool.definition() for tool in tools], judge="call")
@@ -208,5 +284,8 @@ def _outcome(draw: Draw, tool: Tool, arguments: dict[str, Any]) -> list[Message]
 
 def no_tool(draw: Draw, level: Level) -> Example:
     """Tools that are of no use for what the user says."""
+    if level.wide and draw.chance(0.75):
+        maker = draw.one((talk.unknown, talk.make, questions.make, copying.copy, copying.count))
+        return replace(maker(draw, level), kind="no-tool", tools=[t.definition() for t in _toolbox(draw, level)])
     asked, answer = draw.one(SMALL_TALK)
     return Example("no-tool", [user(asked), assistant(answer)], [t.definition() for t in _toolbox(draw, level)])

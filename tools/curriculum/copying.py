@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from curriculum.example import NOT_SAID, Example, assistant, user
-from curriculum.words import BY_KIND, DAYS, MONTHS, MORE, NUMBERS, PEOPLE
+from curriculum.words import BY_KIND, DAYS, FILLERS, MONTHS, MORE, NUMBERS, PEOPLE
+from curriculum.world import make_story
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ Turn = tuple[str, str]  # what is asked, what is answered
 
 def words(draw: Draw, low: int, high: int) -> list[str]:
     """Different words; of one kind or of any. For held-out tasks the first two were never neighbours in training."""
-    pool = BY_KIND[draw.one(tuple(BY_KIND))] if draw.chance(0.5) else EVERYTHING
+    pool = draw.words[draw.one(tuple(BY_KIND))] if draw.chance(0.5) else EVERYTHING
     found = draw.some(pool, draw.number(low, high))
     if len(found) > 1:
         found[1] = draw.partner(pool, found[0], (found[0], *found[2:]))
@@ -33,6 +34,41 @@ def _repeat(draw: Draw, level: Level) -> Turn:
     return draw.one(("Repeat: {}", "Say: {}", "Repeat this: {}", "Copy this: {}", "Say this again: {}")).format(
         text
     ), text
+
+
+WIDE_REPEAT = (
+    "Say this: {}", "Say: {}", "Say {}", "Say exactly: {}", "Say exactly this: {}", "Say this again: {}",
+    "Say after me: {}",
+    "Repeat: {}", "Repeat this: {}", "Repeat after me: {}", "Repeat these words: {}", "Repeat the words: {}",
+    "Repeat exactly: {}", "Copy: {}", "Copy this: {}", "Copy this text: {}", "Copy this list: {}", "Copy the list: {}",
+    "Copy these words: {}", "Write: {}", "Write this: {}", "Write this again: {}", "Write the same: {}", "Echo: {}",
+    "Please repeat: {}", "Please copy this: {}", "Please say this: {}", "Can you repeat this: {}",
+    "Repeat this text:\n{}",
+    "Copy this:\n{}", "Answer with these words: {}", "Answer with exactly this: {}",
+)  # fmt: skip
+
+
+def _anything(draw: Draw, level: Level) -> str:
+    """Something to repeat: words, names, numbers, words that are none, or sentences of a story."""
+    what = draw.number(0, 9)
+    if what < 3:
+        return draw.one((" ", ", ")).join(words(draw, 1, 7))
+    if what < 5:
+        adjective = draw.value("colour", "copied")
+        return f"{draw.one(('the', 'a', 'my'))} {adjective} {draw.one(draw.words['object'])}"
+    if what < 6:
+        return draw.one((" ", ", ")).join(str(draw.number(0, 99)) for _ in range(draw.number(2, 6)))
+    if what < 7:
+        return draw.one((" ", ", ")).join(draw.invented_name().lower() for _ in range(draw.number(1, 4)))
+    if what < 8:
+        return draw.one((" ", ", ")).join(draw.one(NUMBERS[:13]) for _ in range(draw.number(2, 5)))
+    text = draw.one((draw.one(FILLERS), make_story(draw, level).text))
+    return text if draw.chance(0.5) else text[0].lower() + text[1:].rstrip(".")
+
+
+def _repeat_wide(draw: Draw, level: Level) -> Turn:
+    text = _anything(draw, level)
+    return draw.one(WIDE_REPEAT).format(text), text
 
 
 def _list(draw: Draw, level: Level) -> Turn:
@@ -79,6 +115,55 @@ def _count_to(draw: Draw, level: Level) -> Turn:
     )
 
 
+WIDE_COUNT = (
+    "Count from {} to {}.", "Count from {} to {}", "Count {} to {}.", "Please count from {} to {}.",
+    "Count from {} to {}, please.", "Can you count from {} to {}?", "Count up from {} to {}.",
+    "Count on from {} to {}.",
+    "List the numbers from {} to {}.", "Write the numbers from {} to {}.", "Say the numbers from {} to {}.",
+    "What are the numbers from {} to {}?", "Numbers from {} to {}, please.", "I want you to count from {} to {}.",
+)  # fmt: skip
+WIDE_COUNT_TO = (
+    "Count to {}.", "Count to {}", "Please count to {}.", "Count up to {}.", "Can you count to {}?",
+    "Count to {}, please.",
+    "Count from one to {}.",
+)  # fmt: skip
+WIDE_DOWN = (
+    "Count down from {} to {}.", "Count from {} down to {}.", "Count backwards from {} to {}.",
+    "Count back from {} to {}.",
+    "Please count down from {} to {}.", "Count from {} to {}.",
+)  # fmt: skip
+
+
+def _count_wide(draw: Draw, level: Level) -> Turn:
+    way = draw.number(0, 5)
+    if way == 0:
+        high = draw.number(3, 15)
+        return draw.one(WIDE_COUNT_TO).format(high), ", ".join(str(number) for number in range(1, high + 1))
+    low = draw.number(0, 99)
+    row = [str(number) for number in range(low, low + draw.number(2, 9) + 1)]
+    if way == 1:
+        row.reverse()
+    return draw.one(WIDE_DOWN if way == 1 else WIDE_COUNT).format(row[0], row[-1]), ", ".join(row)
+
+
+def _how_many_wide(draw: Draw, level: Level) -> Turn:
+    found = words(draw, 1, 8)
+    form = draw.one((
+        "How many words are there: {}", "Count the words: {}", "How many words are in this list: {}",
+        "How many words are these? {}", "How many things are in this list: {}", "How many words do you see? {}",
+        "How long is this list: {}", "How many are these: {}",
+    ))  # fmt: skip
+    return form.format(", ".join(found)), f"{len(found)}"
+
+
+def _times(draw: Draw, level: Level) -> Turn:
+    """How often one of few words is in a list."""
+    few = words(draw, 2, 3)
+    row = [draw.one(few) for _ in range(draw.number(2, 6))]
+    form = draw.one(("How many times is {} in this list: {}", "How often is {} in this list: {}", "Count {} in: {}"))
+    return form.format(few[0], ", ".join(row)), f"{row.count(few[0])}"
+
+
 def _how_many(draw: Draw, level: Level) -> Turn:
     found = words(draw, 1, 4 + level.phrasings)
     form = draw.one(("How many words are there: {}", "Count the words: {}", "How many words are in this list: {}"))
@@ -104,6 +189,10 @@ COPIES: tuple[Callable[[Draw, Level], Turn], ...] = (_repeat, _repeat, _list, _l
 COUNTS: tuple[Callable[[Draw, Level], Turn], ...] = (_count_to, _count_to, _how_many, _row, _add)
 
 
+WIDE_COPIES = (_repeat_wide, _repeat_wide, _repeat_wide, *COPIES[2:])
+WIDE_COUNTS = (_count_wide, _count_wide, _count_wide, _how_many_wide, _times, _row, _add)
+
+
 def _turns(draw: Draw, level: Level, kind: str, makers: tuple[Callable[[Draw, Level], Turn], ...]) -> Example:
     messages: list[Message] = []
     for _ in range(draw.number(1, 4)):
@@ -114,12 +203,12 @@ def _turns(draw: Draw, level: Level, kind: str, makers: tuple[Callable[[Draw, Le
 
 def copy(draw: Draw, level: Level) -> Example:
     """Words to repeat, list, double, pick, turn round."""
-    return _turns(draw, level, "copy", COPIES)
+    return _turns(draw, level, "copy", WIDE_COPIES if level.wide else COPIES)
 
 
 def count(draw: Draw, level: Level) -> Example:
     """Counting, rows that everybody knows, small sums."""
-    return _turns(draw, level, "count", COUNTS)
+    return _turns(draw, level, "count", WIDE_COUNTS if level.wide else COUNTS)
 
 
 def lookup(draw: Draw, level: Level) -> Example:

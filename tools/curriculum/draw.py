@@ -7,10 +7,10 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from curriculum.words import ANIMALS, BY_KIND, ENDS, MEN, OBJECTS, PEOPLE, SYLLABLES
+from curriculum.words import BY_KIND, ENDS, MEN, SYLLABLES, WOMEN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 T = TypeVar("T")
 TRAIN, HELD_OUT = "train", "held-out"
@@ -32,9 +32,13 @@ class Person:
 
 
 class Draw:
-    """Choices for one example: the same seed makes the same example, whatever else is made before it."""
+    """Choices for one example: the same seed makes the same example, whatever else is made before it.
 
-    def __init__(self, seed: str, split: str = TRAIN) -> None:
+    `words`: those that there are, by kind.
+    """
+
+    def __init__(self, seed: str, split: str = TRAIN, words: Mapping[str, tuple[str, ...]] = BY_KIND) -> None:
+        self.words = words
         self.rng = random.Random(f"{split}/{seed}")
         self.held_out = split == HELD_OUT
 
@@ -69,21 +73,24 @@ class Draw:
 
     def value(self, kind: str, beside: str, taken: Sequence[str] = ()) -> str:
         """A word of a kind for `beside`."""
-        return self.partner(BY_KIND[kind], beside, taken)
+        return self.partner(self.words[kind], beside, taken)
 
     def people(self, count: int, invented: float = 0.0, others: float = 0.0) -> list[Person]:
         """Different people; a share of them has names that are in no list, a share are animals or things."""
-        names, animals, things = (self.some(words, count) for words in (PEOPLE, ANIMALS, OBJECTS))
+        names, animals, things = (self.some(self.words[kind], count) for kind in ("person", "animal", "object"))
         found = []
         for name, animal, thing in zip(names, animals, things, strict=True):
             if self.chance(others):
+                if "role" in self.words and self.chance(0.3):
+                    found.append(Person(f"the {self.one(self.words['role'])}", self.one(("He", "She"))))
+                    continue
                 found.append(Person(f"the {animal}", "It") if self.chance(0.5) else Person(f"the {thing}", "It", True))
             else:
                 found.append(self._person(self.invented_name() if self.chance(invented) else name))
         return found
 
     def _person(self, name: str) -> Person:
-        man = name in MEN or (name not in PEOPLE and self.chance(0.5))
+        man = name in MEN or (name not in WOMEN and self.chance(0.5))
         return Person(name, "He" if man else "She")
 
     def invented_name(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from curriculum.example import Example, assistant, user
 
 if TYPE_CHECKING:
-    from curriculum.draw import Draw
+    from curriculum.draw import Draw, Person
     from curriculum.world import Level
 
 # Field, kind of its values, ways to say it. {n} is the name, {v} the value.
@@ -28,6 +28,12 @@ FIELDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 ASKS = (
     "Write {keys} as JSON.", "Give me {keys} as JSON.", "Fill in as JSON: {keys}", "JSON with {keys}, please.",
     "Make a JSON object with {keys}.", "Extract {keys} as JSON.", "Find {keys} and answer as JSON.",
+)  # fmt: skip
+WIDE_ASKS = (
+    "Write {the} as JSON.", "Give me {the} as JSON.", "Return {keys} as JSON.", "Return a JSON object with {keys}.",
+    "As JSON: {keys}", "As JSON, please: {keys}", "What are {the}? Answer as JSON.", "Answer in JSON with {keys}.",
+    "Put {the} into JSON.", "I need {keys} as JSON.", "JSON: {keys}", "Make JSON of {the}.", "Extract {the}.",
+    "Fill in {keys}.", "Tell me {the} as JSON.", "Please write {keys} as JSON.", "Output JSON with the keys {keys}.",
 )  # fmt: skip
 BARE = ("As JSON.", "Write this as JSON.", "Give me this as JSON.")
 
@@ -50,12 +56,18 @@ def make(draw: Draw, level: Level) -> Example:
     for key, kind, says in told:
         values[key] = draw.number(1, 99) if kind == "number" else draw.value(kind, person.name)
         sentences.append(draw.one(says[: level.phrasings]).format(n=person.name, v=values[key]))
+        if level.wide and key == "object" and draw.chance(0.5):
+            sentences[-1] = f"{person.name} has a {draw.one(draw.words['colour'])} {values[key]}."
+    if level.wide:
+        _tell_more(draw, level, sentences, told, person)
     kinds = {"name": "person"} | {key: kind for key, kind, _ in told}
     keys = draw.some(list(values), draw.number(1, len(values)))
     if "name" in keys:
         keys.sort(key=lambda key: key != "name")
     schema = _schema(keys, kinds)
-    if draw.chance(0.15):
+    if level.wide and draw.chance(0.4):
+        asked = draw.one(WIDE_ASKS).format(keys=_listed(keys), the=_listed([f"the {key}" for key in keys]))
+    elif draw.chance(0.15):
         asked = "Fill this JSON schema: " + json.dumps({key: schema["properties"][key] for key in keys})
     else:
         asked = draw.one(BARE) if draw.chance(0.15) else draw.one(ASKS).format(keys=_listed(keys))
@@ -63,3 +75,17 @@ def make(draw: Draw, level: Level) -> Example:
     prompt = f"{text}\n{asked}" if draw.chance(0.5) else f"{text} {asked}"
     answer = json.dumps({key: values[key] for key in keys})
     return Example("json", [user(prompt), assistant(answer)], judge="json", schema=schema)
+
+
+def _tell_more(draw: Draw, level: Level, sentences: list[str], told: list[Any], person: Person) -> None:
+    """He or she for the name at times, and a sentence about somebody else, of whom nothing is asked."""
+    for i in range(1, len(sentences)):
+        if sentences[i].startswith(person.name) and draw.chance(level.pronouns):
+            sentences[i] = person.pronoun + sentences[i].removeprefix(person.name)
+    rest = [each for each in FIELDS if each not in told]
+    if rest and draw.chance(0.3):
+        _, kind, says = draw.one(rest)
+        other = draw.one([name for name in draw.words["person"] if name != person.name])
+        value = draw.number(1, 99) if kind == "number" else draw.value(kind, other)
+        text = draw.one(says).format(n=other, v=value)
+        sentences.insert(draw.one((0, len(sentences))), text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from curriculum import calling, copying, forms, questions, talk, telling
 from curriculum.draw import HELD_OUT, TRAIN, Draw
 from curriculum.example import Example
+from curriculum.wide import WIDE
 from curriculum.world import EASY, HARD, MIDDLE, Level
 
 Maker = Callable[[Draw, Level], Example]
@@ -22,6 +23,7 @@ KINDS: Mapping[str, Maker] = {
     "talk": talk.make,
     "story": telling.make,
     "text": telling.plain,
+    "unknown": talk.unknown,
 }
 
 
@@ -53,6 +55,10 @@ STAGES = (
     Stage("long", HARD, {
         "lookup": 3, "copy": 8, "question": 42, "tool": 16, "no-tool": 3, "json": 10, "count": 8, "talk": 5, "story": 5,
     }, conversations=0.12),
+    Stage("wide", WIDE, {
+        "lookup": 2, "copy": 12, "question": 38, "tool": 15, "no-tool": 4, "json": 8, "count": 10, "talk": 4,
+        "story": 4, "unknown": 3,
+    }, tales=20, conversations=0.1),
 )  # fmt: skip
 TURNS = (4, 9)
 SAID = {"copy": 15, "count": 8, "talk": 35, "story": 42}  # in a conversation, beside the example with a text
@@ -63,7 +69,7 @@ def examples(stage: Stage, seed: int, count: int) -> Iterator[Example]:
     """Examples to train on, in the order in which they are to be read."""
     kinds, weights = list(stage.mix), list(stage.mix.values())
     for number in range(count):
-        draw = Draw(f"{seed}/{stage.name}/{number}", TRAIN)
+        draw = Draw(f"{seed}/{stage.name}/{number}", TRAIN, stage.level.words)
         if stage.conversations and draw.chance(stage.conversations):
             chosen = draw.rng.choices(list(SAID), list(SAID.values()), k=draw.number(*TURNS))
             chosen[draw.number(0, len(chosen) - 1)] = draw.rng.choices(list(TEXTS), list(TEXTS.values()))[0]
@@ -80,18 +86,12 @@ def conversation(parts: list[Example]) -> Example:
 
 def held_out(seed: int, each: int, level: Level = HARD) -> Iterator[Example]:
     """Tasks to judge by: `each` of every kind that can be judged, of other seeds and other combinations of words."""
-    for kind, make in KINDS.items():
-        if kind == "text":
-            continue
+    makers = {kind: make for kind, make in KINDS.items() if kind != "text" and (level.wide or kind != "unknown")}
+    for kind, make in (*makers.items(), ("not-in-text", questions.make)):
+        seeds = f"{seed}/{'not' if kind == 'not-in-text' else kind}"
         found = 0
         for number in range(each * 20):
-            example = make(Draw(f"{seed}/{kind}/{number}", HELD_OUT), level)
+            example = make(Draw(f"{seeds}/{number}", HELD_OUT, level.words), level)
             if example.kind == kind and found < each:
                 found += 1
                 yield example
-    found = 0
-    for number in range(each * 20):
-        example = questions.make(Draw(f"{seed}/not/{number}", HELD_OUT), level)
-        if example.kind == "not-in-text" and found < each:
-            found += 1
-            yield example

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from curriculum.example import NOT_SAID, Example, Message, assistant, system, user
-from curriculum.words import BY_KIND, OBJECTS, PEOPLE, article
-from curriculum.world import RELATIONS, Fact, Level, Story, make_story, sentence
+from curriculum.words import article
+from curriculum.world import Fact, Level, Story, make_story, sentence
 
 if TYPE_CHECKING:
     from curriculum.draw import Draw
@@ -17,6 +17,7 @@ LAYOUTS = (
     "Read this text: {text}\n{question}", "Answer from this text. {text}\n{question}", "{question}\n{text}",
 )  # fmt: skip
 COLOUR = ("What colour is the {v} of {p}?", "What colour is the {v}?", "What colour is {p}'s {v}?")
+WHO, WHO_WIDE = 0.2, 0.35  # share of questions for the person
 ABOUT = ("{text}", "Answer questions about this text: {text}", "Text: {text}")
 
 
@@ -31,13 +32,13 @@ class Question:
     unwanted: tuple[str, ...] = ()
 
 
-def about(draw: Draw, story: Story, fact: Fact) -> Question:
+def about(draw: Draw, story: Story, fact: Fact, level: Level) -> Question:
     """A question that the text answers: mostly for a value, else for the person, the colour, or yes and no."""
     relation = fact.relation
     if relation.colour and draw.chance(0.3):
         asked = fact.fill(draw.one(COLOUR))
         return Question("colour", asked, fact.fill("The {v} is {c}."), (fact.colour,))
-    if draw.chance(0.2):
+    if draw.chance(WHO_WIDE if level.wide else WHO):
         others = tuple(person.name for person in story.people if person != fact.person)
         return Question(
             "who", fact.fill(draw.one(relation.who)), fact.fill(relation.answer), (fact.person.name,), others
@@ -57,24 +58,26 @@ def _yes_or_no(draw: Draw, fact: Fact) -> Question:
     return Question("no", other.fill(fact.relation.yes), fact.fill("No, " + fact.relation.answer), ("no", fact.value))
 
 
-def not_said(draw: Draw, story: Story) -> Question:
+def not_said(draw: Draw, story: Story, level: Level) -> Question:
     """A question that the text does not answer: of somebody else, of something not told, or for nobody."""
     words = {fact.value for fact in story.facts} | {person.name.removeprefix("the ") for person in story.people}
-    relation = draw.one(RELATIONS)
+    relation = draw.one(level.relations)
+    if level.wide and draw.chance(0.5):
+        relation = draw.one(story.facts).relation  # told of somebody: what is asked for must be looked at
     if draw.chance(0.3):
-        value = draw.one([each for each in BY_KIND[relation.kind] if each not in words])
+        value = draw.one([each for each in draw.words[relation.kind] if each not in words])
         return _unknown(sentence(draw.one(relation.who), v=value, a=article(value)))
     if draw.chance(0.5):
         person = draw.one(story.people)
-        told = {fact.relation.name for fact in story.facts if fact.person == person}
-        untold = [each for each in RELATIONS if each.things == person.thing and each.name not in told]
+        told = {fact.relation.topic for fact in story.facts if fact.person == person}
+        untold = [each for each in level.relations if each.things == person.thing and each.topic not in told]
         others = [each for each in untold if any(fact.relation == each for fact in story.facts)]
         if untold:  # best of all something that is told of somebody else
             return _unknown(sentence(draw.one(draw.one(others or untold).asks), p=person.name))
     if relation.things:
-        name = "the " + draw.one([each for each in OBJECTS if each not in words])
+        name = "the " + draw.one([each for each in draw.words["object"] if each not in words])
     else:
-        name = draw.one([each for each in PEOPLE if each not in words])
+        name = draw.one([each for each in draw.words["person"] if each not in words])
     return _unknown(sentence(draw.one(relation.asks), p=name))
 
 
@@ -89,7 +92,7 @@ def ask(draw: Draw, story: Story, level: Level) -> list[Question]:
     draw.rng.shuffle(facts)
     for number in range(draw.number(*level.questions)):
         fact = facts[number % len(facts)]
-        question = not_said(draw, story) if draw.chance(level.absent) else about(draw, story, fact)
+        question = not_said(draw, story, level) if draw.chance(level.absent) else about(draw, story, fact, level)
         asked.setdefault(question.text, question)
     return list(asked.values())
 

@@ -31,11 +31,15 @@ COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Phase:
-    """A stage of the data and how it is trained. `options` are those that differ from COMMON."""
+    """A stage of the data and how it is trained.
+
+    `options` are those that differ from COMMON; `tasks` is the end of the name of the files that judge it.
+    """
 
     stage: str
     examples: int
     options: dict[str, Any]
+    tasks: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,11 @@ RECIPE = Recipe(
         Phase("middle", 10_000, {"lr": 1e-3, "warmup": 20.0, "min_lr": 0.8}),
         Phase("hard", 60_000, {"lr": 1e-3, "warmup": 20.0, "min_lr": 0.02}),
         Phase("long", 10_000, {"ctx": 1024, "batch": 2, "lr": 4e-4, "warmup": 20.0, "min_lr": 0.02}),
+        Phase("wide", 24_000, {"ctx": 1024, "batch": 2, "lr": 6e-4, "warmup": 30.0, "min_lr": 0.02}, "-wide"),
     ),
 )  # fmt: skip
 LIGHT = replace(RECIPE, shape=Shape(n_embd=192, n_layer=5, n_head=6, n_ff=512))
-IN_A_MINUTE = (400, 200, 200, 20)
+IN_A_MINUTE = (400, 200, 200, 20, 20)
 SHORT = replace(
     RECIPE, shape=Shape(n_embd=128, n_layer=3, n_head=4, n_ff=256), vocabulary=3000, shown=300, tests=5,
     phases=tuple(replace(phase, examples=count) for phase, count in zip(RECIPE.phases, IN_A_MINUTE, strict=True)),
@@ -90,7 +95,7 @@ def finetune(recipe: Recipe, out: Path, number: int, threads: int) -> list[str]:
     data = out / "data"
     return [
         sys.executable, "-m", "llamakit", "finetune", "-m", str(base), "--data", str(data / f"{phase.stage}.jsonl"),
-        "--val-data", str(data / "validation.jsonl"), "--out", str(out / phase.stage), *flags(options),
+        "--val-data", str(data / f"validation{phase.tasks}.jsonl"), "--out", str(out / phase.stage), *flags(options),
     ]  # fmt: skip
 
 
@@ -128,7 +133,9 @@ def run(recipe: Recipe, out: Path, tales: Path | None, threads: int) -> dict[str
     from llamakit import Session
 
     with Session(packed, threads=threads or None) as session:
-        found = evaluate.score(session, evaluate.read(out / "data" / "tests.jsonl"))
+        records = evaluate.read(out / "data" / "tests.jsonl"), evaluate.read(out / "data" / "tests-wide.jsonl")
+        found, wide = (evaluate.score(session, each) for each in records)
+    found |= {f"{kind}, wide": counts for kind, counts in wide.items()}
     scores = {kind: n_right / n for kind, (n_right, n) in found.items()}
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return scores

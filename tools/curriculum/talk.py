@@ -402,3 +402,30 @@ def make(draw: Draw, level: Level) -> Example:
         asks, answer, wanted = draw.one(INTENTS)
         messages += [user(_typed(draw, draw.one(ways(asks, held_out=draw.held_out)))), assistant(answer)]
     return Example("talk", messages, judge="contains", wanted=wanted)
+
+
+# What it cannot know. {x}, {y} and the others are words of their kind.
+UNKNOWN_ASKS = (
+    "Why is the sky blue?", "Why is the {object} {colour}?", "Who invented the {object}?", "How do I cook {food}?",
+    "How do I bake a cake with {food}?", "How far is it to {city}?", "What is the capital of the country?",
+    "What is the weather in {city}?", "What time is it?", "What time is it in {city}?", "Who is {person}?",
+    "Where is {person}?", "Where does {person} live?", "What does {person} like?", "When does {person} come?",
+    "Translate {object} into {language}.", "How do you say {object} in {language}?", "Write a poem about the {animal}.",
+    "What is a {object}?", "What is {food}?", "How big is the {animal}?", "How long does a {animal} live?",
+    "What does a {animal} eat?", "How old is {person}?", "Who wrote this book?", "What is the meaning of life?",
+    "What is the best {food}?", "Is {city} a nice city?", "How many people live in {city}?", "Tell me about {city}.",
+    "Explain the rules of {game}.", "How do I play {game}?", "What does a {job} do?", "Write a letter to {person}.",
+    "Write a program in Python.", "Solve this equation.", "What happened on {day}?", "Can you drive a car?",
+    "Give me a recipe with {food}.", "Who won the game of {game}?", "What is the news?", "Sing a song about {animal}s.",
+)  # fmt: skip
+UNKNOWN = "I do not know. I am a small model. Give me a text, and I answer questions about it."
+
+
+def unknown(draw: Draw, level: Level) -> Example:
+    """Questions about the world, of which it knows nothing."""
+    messages: list[Message] = []
+    for _ in range(draw.number(1, 2)):
+        kinds = ("object", "colour", "food", "city", "person", "language", "animal", "game", "job", "day")
+        asked = draw.one(UNKNOWN_ASKS).format(**{kind: draw.value(kind, "unknown") for kind in kinds})
+        messages += [user(_typed(draw, asked)), assistant(UNKNOWN)]
+    return Example("unknown", messages, judge="contains", wanted=("do not know",))

@@ -3,81 +3,82 @@
 from __future__ import annotations
 
 
-def _words(*texts: str) -> tuple[str, ...]:
+def split_words(*texts: str) -> tuple[str, ...]:
+    """The words of some lines."""
     return tuple(word for text in texts for word in text.split())
 
 
-WOMEN = _words(
+WOMEN = split_words(
     "Amy Ana Anna Bella Clara Daisy Ella Emma Eva Fay Gina Grace Hanna Ida Iris Ivy Jane Jill Julia Kate Kim Lena",
     "Lily Lisa Lucy Maja Mary Maya Mia Mina Nina Nora Olga Paula Rita Rosa Ruby Ruth Sally Sara Sofia Sue Tina",
     "Vera Zoe",
 )
-MEN = _words(
+MEN = split_words(
     "Adam Alan Alex Andy Arno Ben Bill Bob Carl Dan David Eric Finn Fred Gus Hans Harry Hugo Ian Jack Jake James",
     "Jan Joe John Karl Ken Leo Liam Luke Max Nick Noah Oleg Omar Oscar Otto Paul Pete Ralf Rob Sam Tim Tom",
     "Viktor",
 )
 PEOPLE = WOMEN + MEN
 
-ANIMALS = _words(
+ANIMALS = split_words(
     "ant bat bear bee bird cat cow crab crow deer dog donkey duck eagle fish fox frog goat goose hare hen horse",
     "lion lizard mole monkey mouse owl ox parrot pig pony rabbit rat seal sheep snail snake spider swan tiger",
     "toad turtle whale wolf",
 )
-OBJECTS = _words(
+OBJECTS = split_words(
     "apron axe bag ball basket bell belt blanket boat book boot bottle bowl box broom brush bucket button candle",
     "cap chair clock coat coin comb cup doll door drum fan flag flute fork glass glove guitar hammer hat horn",
     "jacket jar jug key kite knife ladder lamp letter map mask mirror mug nail needle net paper pen pencil phone",
     "piano picture pillow pipe plate pot purse radio ring rope sack scarf shell shirt shoe sock spade spoon stamp",
     "stick stone stool sword table ticket torch towel toy tray vase violin watch wheel whistle",
 )
-PLACES = _words(
+PLACES = split_words(
     "airport attic bakery barn beach bridge camp castle cave cellar church cinema city desert farm field forest",
     "garage garden gate harbour hill hospital hotel house island kitchen lake library market meadow mill mine",
     "mountain museum office palace park pond pool port river road roof school shop stable station street swamp",
     "temple theatre tower tunnel valley village well zoo",
 )
-FOODS = _words(
+FOODS = split_words(
     "apples bananas beans bread butter cake carrots cheese cherries chicken chocolate corn eggs grapes honey jam",
     "lemons melons milk mushrooms noodles nuts onions oranges pasta peaches pears peas pepper pizza plums",
     "potatoes pudding rice salad salt soup sugar tea toast tomatoes",
 )
-COLOURS = _words(
+COLOURS = split_words(
     "black blue brown gold green grey orange pink purple red silver white yellow",
 )
-JOBS = _words(
+JOBS = split_words(
     "actor baker barber builder butcher captain carpenter cook dancer dentist doctor driver farmer fisher",
     "gardener guard hunter judge king lawyer miner nurse painter pilot poet potter queen sailor shepherd singer",
     "smith soldier tailor teacher thief waiter weaver writer",
 )
-CITIES = _words(
+CITIES = split_words(
     "Athens Berlin Bern Boston Cairo Chicago Delhi Dublin Geneva Hamburg Helsinki Lima Lisbon London Madrid Milan",
     "Moscow Naples Oslo Paris Prague Rome Seoul Sydney Tokyo Toronto Vienna Warsaw York Zurich",
 )
-FEELINGS = _words(
+FEELINGS = split_words(
     "angry bored calm cold glad happy hungry lonely proud sad scared sick sleepy sorry thirsty tired",
 )
-GAMES = _words(
+GAMES = split_words(
     "cards chess darts football golf hockey marbles rugby tag tennis",
 )
-LANGUAGES = _words(
+LANGUAGES = split_words(
     "Arabic Chinese Danish Dutch English French German Greek Hindi Irish Italian Japanese Korean Latin Polish",
     "Russian Spanish Swedish Turkish",
 )
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = _words(
+MONTHS = split_words(
     "January February March April May June July August September October November December",
 )
-NUMBERS = _words(
+NUMBERS = split_words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen",
     "seventeen eighteen nineteen twenty",
 )
-ROOMS = _words(
+ROOMS = split_words(
     "bathroom bedroom cellar garage hall kitchen library office",
 )
 
 # Words that are only copied, listed and counted.
-MORE = _words(
+MORE = split_words(
     "able above across afraid after again age all alone also always among angel animal answer arm army around art",
     "ask baby back bad bank bath beautiful bed before behind below better bit bitter blood blow body bone born",
     "both branch brave breath bring broken brother build burn business busy call care carry catch chance change",
@@ -115,10 +116,10 @@ FILLERS = (
     "Everybody was at home.", "There were clouds over the hills.", "The water was still.",
 )  # fmt: skip
 
-SYLLABLES = _words(
+SYLLABLES = split_words(
     "ba bo da de fa fi ga go ka ki la lo ma mi na no pa po ra ri sa so ta tu va vi za zo",
 )
-ENDS = _words(
+ENDS = split_words(
     "n r l s x m th ck",
 )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from curriculum.words import BY_KIND, FILLERS, article
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from curriculum.draw import Draw, Person
 
 
@@ -17,6 +19,7 @@ class Relation:
 
     `says`: ways to tell it, the plainest first; `asks`: for the value; `who`: for the person; `yes`: whether it is so.
     `colour`: the value has a colour, {c}, that can be asked for. `things`: it is said of things, not of people.
+    `like`: the relation whose questions this one answers too.
     """
 
     name: str
@@ -28,6 +31,16 @@ class Relation:
     yes: str
     colour: bool = False
     things: bool = False
+    like: str = ""
+
+    @property
+    def topic(self) -> str:
+        """What relations have in common of which one person has one only: a question could mean either."""
+        return self.like or self.name
+
+    def with_more(self, says: tuple[str, ...], asks: tuple[str, ...], who: tuple[str, ...]) -> Relation:
+        """The same fact with more ways to tell it and to ask for it."""
+        return replace(self, says=self.says + says, asks=self.asks + asks, who=self.who + who)
 
 
 RELATIONS = (
@@ -207,6 +220,11 @@ class Level:
     invented: float = 0.15  # names that are in no list
     others: float = 0.25  # animals and things in place of people
     mixed: float = 0.3  # stories whose facts are not told person by person
+    relations: tuple[Relation, ...] = RELATIONS
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BY_KIND)
+    wide: bool = False  # many ways to ask, as in `curriculum.wide`
+    alike: float = 0.0  # stories that tell the same of everybody
+    joined: float = 0.0  # sentences joined to the next by "and"
 
 
 EASY = Level(
@@ -237,11 +255,14 @@ def make_story(draw: Draw, level: Level) -> Story:
     """People, what is so of them, and a text that tells it. No value is that of two people."""
     people = draw.people(draw.number(*level.people), level.invented, level.others)
     facts: list[Fact] = []
+    alike = draw.some([each for each in level.relations if not each.things], 1) if _chance(draw, level.alike) else []
     for person in people:
         possible = [
-            each for each in RELATIONS if each.things == person.thing and _free(draw, each, people, person, facts)
+            each for each in level.relations if each.things == person.thing and _free(draw, each, people, person, facts)
         ]
-        for relation in draw.some(possible, draw.number(*level.facts)):
+        shared = [each for each in alike if each in possible]
+        chosen = shared or draw.some(possible, draw.number(*level.facts))
+        for relation in {each.topic: each for each in chosen}.values():
             free = _free(draw, relation, people, person, facts)
             value = draw.one(free) if free else ""
             colour = draw.value("colour", value) if relation.colour else ""
@@ -254,7 +275,7 @@ def make_story(draw: Draw, level: Level) -> Story:
 def _free(draw: Draw, relation: Relation, people: list[Person], person: Person, facts: list[Fact]) -> list[str]:
     """The values that somebody can have, beside what is so already."""
     taken = {fact.value for fact in facts} | {each.name.removeprefix("the ") for each in people}
-    return [value for value in draw.partners(BY_KIND[relation.kind], person.name) if value not in taken]
+    return [value for value in draw.partners(draw.words[relation.kind], person.name) if value not in taken]
 
 
 def tell(draw: Draw, facts: list[Fact], level: Level) -> str:
@@ -269,4 +290,21 @@ def tell(draw: Draw, facts: list[Fact], level: Level) -> str:
         again = form.startswith("{p}") and fact.person == before and draw.chance(level.pronouns)
         sentences.append(fact.fill(form.replace("{p}", fact.person.pronoun, 1) if again else form))
         before = fact.person
-    return " ".join(sentences)
+    return " ".join(_joined(draw, sentences, level.joined))
+
+
+def _chance(draw: Draw, share: float) -> bool:
+    """Without a choice where there is nothing to choose: what is drawn after it stays the same."""
+    return share > 0 and draw.chance(share)
+
+
+def _joined(draw: Draw, sentences: list[str], share: float) -> list[str]:
+    """Some sentences and the next one made one by "and"."""
+    made: list[str] = []
+    for text in sentences:
+        if made and " and " not in made[-1] and _chance(draw, share):
+            low = text[0].lower() + text[1:] if text.startswith(("The ", "He ", "She ", "It ")) else text
+            made[-1] = f"{made[-1].rstrip('.')} and {low}"
+        else:
+            made.append(text)
+    return made

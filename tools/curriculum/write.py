@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.mix import STAGES, examples, held_out
+from curriculum.wide import WIDE
 from curriculum.words import BY_KIND, MORE
+from curriculum.world import HARD
 from llamakit.chat.own import CONTROL, MARKERS, own_template
 from llamakit.chat.template import ChatTemplate
 from llamakit.gguf.writer import GGUFWriter
@@ -91,9 +93,10 @@ def write(
     for stage in STAGES:
         made = (example.record() for example in examples(stage, seed, counts[stage.name]))
         write_jsonl(out / f"{stage.name}.jsonl", mixed(made, texts, stage.tales) if stage.tales else made)
-    tests = list(held_out(seed, each))
-    write_jsonl(out / "tests.jsonl", (example.test_record() for example in tests))
-    write_jsonl(out / "validation.jsonl", (example.record() for example in held_out(seed + 1, -(-each // 5))))
+    for name, level in (("", HARD), ("-wide", WIDE)):
+        tests, validation = held_out(seed, each, level), held_out(seed + 1, -(-each // 5), level)
+        write_jsonl(out / f"tests{name}.jsonl", (example.test_record() for example in tests))
+        write_jsonl(out / f"validation{name}.jsonl", (example.record() for example in validation))
 
 
 def main() -> None:
@@ -101,7 +104,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--examples", type=int, nargs=4, default=[60000, 60000, 90000, 10000], help="of each stage")
+    parser.add_argument(
+        "--examples", type=int, nargs=5, default=[6000, 10000, 60000, 10000, 24000], help="of each stage"
+    )
     parser.add_argument("--each", type=int, default=100, help="tests of each kind")
     parser.add_argument("--vocabulary", type=int, default=4096, help="size")
     parser.add_argument("--tales", type=Path, help="a file of tales, two blank lines between them")

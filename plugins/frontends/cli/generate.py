@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     help="Read the prompt from a file; - is standard input.",
 )
 @click.option(
+    "--chat/--no-chat",
+    "as_message",
+    default=None,
+    help="Send the prompt as a message, by the model's chat template. [on without -m]",
+)
+@click.option(
     "-n",
     "--n-predict",
     type=int,
@@ -70,6 +76,9 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
     \b
     llamakit generate -m model.gguf -p "Once upon a time" -n 100
     llamakit generate -m model.gguf -f prompt.txt --temp 0 --seed 1 > out.txt
+
+    The text goes on from the prompt as it is. The embedded model (without -m) only answers, so it gets the prompt as a
+    message; --chat does the same for a model of yours.
     """
     context = Context(ctx, options["quiet"], options["verbose"])
     context.apply(options)
@@ -86,7 +95,9 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
     if options["echo"]:
         write(prompt, options["raw"])
     with session:
-        result, seed, interrupted = _run(session, prompt, request, options, context.console)
+        as_message = not context.config["model"] if options["as_message"] is None else options["as_message"]
+        asked = _message(session, prompt) if as_message and prompt else prompt
+        result, seed, interrupted = _run(session, asked, request, options, context.console)
         _finish(session, prompt, request, result, seed, options, context.console)
     if interrupted:
         ctx.exit(130)
@@ -143,8 +154,15 @@ def _prompt(options: dict[str, Any]) -> str:
     return "" if sys.stdin.isatty() else read_text("-")
 
 
+def _message(session: Session, text: str) -> list[int]:
+    """The tokens of a chat with one message of the user, to be answered."""
+    from llamakit.chat.prompt import encode_messages
+
+    return encode_messages(session.chat_template, session.tokenizer, [{"role": "user", "content": text}])
+
+
 def _run(
-    session: Session, prompt: str, params: dict[str, Any], options: dict[str, Any], console: Console
+    session: Session, prompt: str | list[int], params: dict[str, Any], options: dict[str, Any], console: Console
 ) -> tuple[Result, int, bool]:
     """Stream to stdout; Ctrl-C stops after the current token and keeps what there is."""
     from llamakit.engine.job import Finished, Job, Token, raise_error
