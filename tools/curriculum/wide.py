@@ -58,8 +58,8 @@ WIDE_WORDS["role"] = WIDE_WORDS["job"]  # people who are called by what they do
 
 
 def _relation(name: str, kind: str, says: str, asks: str, answer: str, who: str, yes: str, **more: Any) -> Relation:
-    return Relation(name, kind, *(tuple(each.split(" | ")) for each in (says, asks)), answer, tuple(who.split(" | ")),
-                    yes, **more)  # fmt: skip
+    told, asked, who_asked = (tuple(each.split(" | ")) for each in (says, asks, who))
+    return Relation(name, kind, told, asked, answer, who_asked, yes, **more)
 
 
 NEW = (
