@@ -1,0 +1,91 @@
+"""A GPU as the backend contract wants it, over the driver of a plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llamakit.backend import Device, Footprint, InputLayout, Precision
+from llamakit.gpu.adapters import GPUAdapters
+from llamakit.gpu.cells import GPUKV, cache_bytes
+from llamakit.gpu.lower import plan_of, supported
+from llamakit.gpu.memory import GPUState, GPUWeight, state_bytes
+from llamakit.gpu.program import GPUExecutable
+from llamakit.gpu.source import Kernels
+from llamakit.graph.graph import DType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamakit.backend import KVSpec, Memory, TensorSource, Uses
+    from llamakit.gguf import GGMLType
+    from llamakit.gpu.driver import Driver
+    from llamakit.graph.graph import Graph, Node
+
+
+class GPUDevice(Device):
+    """One device."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver, self.info, self.kernel_store = driver, driver.info, Kernels(driver)
+
+    def supports(self, node: Node) -> bool:
+        """Whether there are kernels."""
+        return supported(node)
+
+    def precision(self, node: Node, weight_type: GGMLType | None) -> Precision:
+        """Weights are unpacked to float32, and all sums are float32."""
+        return Precision(operand=0.0, accumulator=2.0**-23)
+
+    def memory(self) -> Memory:
+        """The device's own."""
+        return self.driver.memory()
+
+    def footprint(self, graph: Graph, sources: Mapping[str, TensorSource], kv: KVSpec | None = None) -> Footprint:
+        """Weights as in the file, vectors as float32; the arena with what steps need for themselves."""
+        types = {name: sources[name].type for name in graph.parameters}
+        used = [sources[name] for name in graph.parameters]
+        return Footprint(
+            weights=sum(4 * s.shape[0] if len(s.shape) == 1 else s.n_bytes for s in used),
+            states=sum(state_bytes(tensor.shape, tensor.dtype) for tensor in graph.states.values()),
+            program=4 * (plan_of(graph, types).total + InputLayout(graph.inputs).n_values),
+        )
+
+    def load(self, source: TensorSource, uses: Uses) -> GPUWeight:
+        """The blocks of the file, piece by piece."""
+        return GPUWeight(self.driver, source)
+
+    def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> GPUState:
+        """A zero tensor."""
+        return GPUState(self.driver, shape, dtype)
+
+    def kv_size(self, spec: KVSpec) -> int:
+        """Bytes of a cache."""
+        return cache_bytes(spec)
+
+    def kv_cache(self, spec: KVSpec) -> GPUKV:
+        """A zero cache."""
+        return GPUKV(self.kernel_store, spec)
+
+    def adapter_table(self, targets: Mapping[str, tuple[int, ...]], n_slot: int) -> GPUAdapters:
+        """Empty slots."""
+        return GPUAdapters(self.driver, targets, n_slot)
+
+    def compile(
+        self, graph: Graph, weights: Mapping[str, Any], *, kv: Any = None, adapters: Any = None, states: Any = None
+    ) -> GPUExecutable:
+        """Plan memory, compile kernels."""
+        return GPUExecutable(self.kernel_store, graph, weights, kv, adapters, dict(states or {}))
+
+    def kernels(self) -> dict[str, str]:
+        """What is in use."""
+        return self.driver.describe()
+
+    def reopen(self) -> None:
+        """Drop what was compiled, and have the driver start again."""
+        self.kernel_store.clear()
+        self.driver.reopen()
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.kernel_store.clear()
+        self.driver.close()

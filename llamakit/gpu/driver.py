@@ -1,0 +1,114 @@
+"""What a plugin brings for its devices: memory, modules, launches, copies. All else is shared.
+
+Work is done in the order in which it was asked for, as on one stream; `read` and `finish` wait for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from llamakit.backend import DeviceInfo, Memory
+
+
+class Block(ABC):
+    """Memory of a device; it is given back when nothing refers to it any more, or by `free`."""
+
+    n_bytes: int
+
+    @abstractmethod
+    def free(self) -> None:
+        """Give it back now."""
+
+
+class At(NamedTuple):
+    """A place in a block of memory, in bytes from its beginning."""
+
+    block: Block
+    offset: int = 0
+
+    def plus(self, n_bytes: int) -> At:
+        """A place further on."""
+        return At(self.block, self.offset + n_bytes)
+
+
+Argument = At | int | float  # a buffer and its offset (64 bits), an int of 32 bits, a float of 32
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How kernels are shaped for a device.
+
+    `language`: which prelude they get. `lanes`: items that work on a row of a weight together, a power of two; 1 where
+    items are best left alone, as on CPUs. `items`: of a group whose items have nothing to do with one another.
+    `most_bytes`: the largest block of memory that it gives. `options`: for the compiler.
+    """
+
+    language: str
+    lanes: int
+    items: int
+    most_bytes: int
+    options: tuple[str, ...] = ()
+
+
+class Driver(ABC):
+    """One device. Every method may raise BackendError, `allocate` OutOfMemoryError, and all DeviceLostError."""
+
+    info: DeviceInfo
+    traits: Traits
+
+    @abstractmethod
+    def memory(self) -> Memory:
+        """What the device has."""
+
+    @abstractmethod
+    def allocate(self, n_bytes: int) -> Block:
+        """New memory; what is in it means nothing."""
+
+    @abstractmethod
+    def write(self, to: At, data: npt.NDArray[Any]) -> None:
+        """Copy contiguous host memory to the device; `data` may be changed as soon as this returns."""
+
+    @abstractmethod
+    def read(self, place: At, data: npt.NDArray[Any]) -> None:
+        """Fill contiguous host memory from the device, when all that was asked for before is done."""
+
+    @abstractmethod
+    def copy(self, source: At, to: At, n_bytes: int) -> None:
+        """Copy on the device, between places that do not overlap."""
+
+    @abstractmethod
+    def zero(self, to: At, n_bytes: int) -> None:
+        """Set bytes to 0; offsets and sizes are multiples of 4."""
+
+    @abstractmethod
+    def build(self, source: str) -> Any:
+        """Compile a module, or find it compiled. BackendError names what the compiler did not like."""
+
+    @abstractmethod
+    def kernel(self, module: Any, name: str) -> Any:
+        """A kernel of a module."""
+
+    @abstractmethod
+    def launch(self, kernel: Any, n_group: int, n_item: int, arguments: Sequence[Argument]) -> None:
+        """Run a kernel with `n_group` groups of `n_item` items."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Wait until all that was asked for is done."""
+
+    def describe(self) -> dict[str, str]:
+        """What is in use, for people."""
+        return {}
+
+    def reopen(self) -> None:
+        """After a loss: be usable again, with nothing of what there was."""
+
+    def close(self) -> None:
+        """Give everything back."""

@@ -1,0 +1,163 @@
+// The KV cache: of a layer one row of bytes a cell, keys then values, each in GGUF blocks of the type named by -D. This
+// is the canonical form of session files. STORED_BLOCK and STORED_BYTES are those of a block.
+#if defined(KV_F32)
+FN float stored(GLOBAL const u8 *row, int i) { return ((GLOBAL const float *)row)[i]; }
+#elif defined(KV_F16)
+FN float stored(GLOBAL const u8 *row, int i) { return HALF_AT(row + 2 * i); }
+#elif defined(KV_BF16)
+FN float stored(GLOBAL const u8 *row, int i) { return bfloat_value(*(GLOBAL const u16 *)(row + 2 * i)); }
+#elif defined(KV_Q8_0)
+FN float stored(GLOBAL const u8 *row, int i) {
+    GLOBAL const u8 *block = row + i / 32 * 34;
+    return HALF_AT(block) * (float)((GLOBAL const signed char *)block)[2 + i % 32];
+}
+#endif
+
+// STORED_BLOCK values, rounded.
+FN void store(const float *x, GLOBAL u8 *to) {
+#if defined(KV_F32)
+    *(GLOBAL float *)to = x[0];
+#elif defined(KV_F16)
+    STORE_HALF(x[0], to);
+#elif defined(KV_BF16)
+    *(GLOBAL u16 *)to = (u16)bfloat_bits(x[0]);
+#elif defined(KV_Q8_0)
+    float most = 0.0f;
+    for (int i = 0; i < 32; ++i) most = FABS(x[i]) > most ? FABS(x[i]) : most;
+    float d = most / 127.0f, inverse = d > 0.0f ? 1.0f / d : 0.0f;
+    STORE_HALF(d, to);
+    for (int i = 0; i < 32; ++i) {
+        float q = x[i] * inverse, whole = FLOOR(FABS(q));  // halves are rounded away from 0
+        if (FABS(q) - whole >= 0.5f) whole += 1.0f;
+        ((GLOBAL signed char *)to)[2 + i] = (signed char)(q < 0.0f ? -whole : whole);
+    }
+#endif
+}
+
+// A block of keys or values of a row into its cell.
+KERNEL void store_cells(BUF(const float, k), BUF(const float, v), BUF(const int, cells), BUF(u8, cache),
+                        const int n_row, const int n_k, const int n_v, const int k_bytes, const int row_bytes) {
+    USE(const float, k);
+    USE(const float, v);
+    USE(const int, cells);
+    USE(u8, cache);
+    int n_block = (n_k + n_v) / STORED_BLOCK;
+    if (INDEX >= (i64)n_row * n_block) return;
+    int i = (int)(INDEX % n_block) * STORED_BLOCK, r = (int)(INDEX / n_block);
+    GLOBAL const float *from = i < n_k ? k + (i64)r * n_k + i : v + (i64)r * n_v + (i - n_k);
+    float x[STORED_BLOCK];
+    for (int j = 0; j < STORED_BLOCK; ++j) x[j] = from[j];
+    GLOBAL u8 *to = cache + (i64)cells[r] * row_bytes;
+    to += i < n_k ? i / STORED_BLOCK * STORED_BYTES : k_bytes + (i - n_k) / STORED_BLOCK * STORED_BYTES;
+    store(x, to);
+}
+
+// Attention of a row's head over positions 0..p of its sequence: CHUNK scores at a time, then the values that they
+// weigh. HEAD_V: values of a head.
+#ifdef HEAD_V
+KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, positions), BUF(const int, sequences),
+                      BUF(const int, tables), BUF(const float, slopes), BUF(const float, sinks), BUF(float, y),
+                      const int n_row, const int n_head, const int n_head_kv, const int dim, const int k_bytes,
+                      const int row_bytes, const int table_width, const int block_size, const int window,
+                      const int has_slopes, const int has_sinks, const float factor, const float cap) {
+    USE(const float, q);
+    USE(const u8, cache);
+    USE(const int, positions);
+    USE(const int, sequences);
+    USE(const int, tables);
+    USE(const float, slopes);
+    USE(const float, sinks);
+    USE(float, y);
+#if LANES > 1
+    SHARED float part[LANES], scores[CHUNK];
+    SHARED int cells[CHUNK];
+#else
+    LOCAL float *part = 0;
+    float scores[CHUNK];
+    int cells[CHUNK];
+#endif
+    UNITS(n_row * n_head);
+    int r = UNIT / n_head, head = UNIT % n_head, kv_head = head / (n_head / n_head_kv);
+    int p = positions[r], begin = window > 0 && p - window + 1 > 0 ? p - window + 1 : 0;
+    q += (i64)UNIT * dim;
+    tables += (i64)sequences[r] * table_width;
+    float top = has_sinks ? sinks[head] : MINUS_INFINITY, sum = has_sinks ? 1.0f : 0.0f;
+    float out[(HEAD_V + LANES - 1) / LANES];
+    for (int i = 0; i < (HEAD_V + LANES - 1) / LANES; ++i) out[i] = 0.0f;
+    for (int start = begin; start <= p; start += CHUNK) {
+        int n = p + 1 - start < CHUNK ? p + 1 - start : CHUNK;
+        float most = MINUS_INFINITY;
+        for (int j = LANE; j < n; j += LANES) {
+            int at = start + j;
+            int cell = tables[at / block_size] * block_size + at % block_size;
+            GLOBAL const u8 *keys = cache + (i64)cell * row_bytes;
+            float score = 0.0f;
+            for (int i = 0; i < dim; ++i) score = FMA(q[i], stored(keys, kv_head * dim + i), score);
+            score *= factor;
+            if (cap > 0.0f) score = cap * TANH(score / cap);
+            if (has_slopes) score += slopes[head] * (float)(at - p);
+            scores[j] = score;
+            cells[j] = cell;
+            most = score > most ? score : most;
+        }
+        most = lane_max(most, part);
+        float old = top;
+        top = most > top ? most : top;
+        float rescale = EXP(old - top), more = 0.0f;
+        for (int j = LANE; j < n; j += LANES) {
+            scores[j] = EXP(scores[j] - top);
+            more += scores[j];
+        }
+        sum = sum * rescale + lane_sum(more, part);
+#if LANES > 1
+        BARRIER;
+#endif
+        for (int i = LANE, o = 0; i < HEAD_V; i += LANES, ++o) {
+            float value = out[o] * rescale;
+            for (int j = 0; j < n; ++j) {
+                GLOBAL const u8 *values = cache + (i64)cells[j] * row_bytes + k_bytes;
+                value = FMA(scores[j], stored(values, kv_head * HEAD_V + i), value);
+            }
+            out[o] = value;
+        }
+#if LANES > 1
+        BARRIER;
+#endif
+    }
+    for (int i = LANE, o = 0; i < HEAD_V; i += LANES, ++o) y[(i64)UNIT * HEAD_V + i] = out[o] / sum;
+}
+#endif
+
+// Cells to cells of one layer with the keys rotated: a cell for each unit. What is read lies in a copy, so that cells
+// may be source and destination.
+KERNEL void shift_cells(BUF(const u8, old), BUF(u8, cache), BUF(const int, cells), BUF(const u64, turns),
+                        const int n_cell, const int n_head, const int dim, const int n_pair, const int adjacent,
+                        const int k_bytes, const int row_bytes, const int delta) {
+    USE(const u8, old);
+    USE(u8, cache);
+    USE(const int, cells);
+    USE(const u64, turns);
+    if (INDEX >= n_cell) return;
+    old += INDEX * row_bytes;
+    cache += (i64)cells[INDEX] * row_bytes;
+    for (int i = k_bytes; i < row_bytes; ++i) cache[i] = old[i];
+    float x[STORED_BLOCK];
+    for (int i = 0; i < n_head * dim; i += STORED_BLOCK) {
+        for (int j = 0; j < STORED_BLOCK; ++j) {
+            int at = (i + j) % dim, base = i + j - at, pair = -1, second = 0;
+            if (at < 2 * n_pair) {
+                pair = adjacent ? at / 2 : at % n_pair;
+                second = adjacent ? at % 2 : at >= n_pair;
+            }
+            if (pair < 0) {
+                x[j] = stored(old, i + j);
+                continue;
+            }
+            float angle = (float)(i64)(turns[pair] * (u64)(i64)delta) * 3.4061215800304343e-19f;
+            float a = stored(old, base + (adjacent ? 2 * pair : pair));
+            float b = stored(old, base + (adjacent ? 2 * pair + 1 : pair + n_pair));
+            x[j] = second ? a * SIN(angle) + b * COS(angle) : a * COS(angle) - b * SIN(angle);
+        }
+        store(x, cache + i / STORED_BLOCK * STORED_BYTES);
+    }
+}

@@ -1,0 +1,78 @@
+// What reads rows of a packed tensor: products with few rows, and rows as float32. A part is `n_part` rows of the tensor
+// from row `first` on, since one buffer may not hold all of them.
+FN i64 row_size(int n_in) { return (i64)n_in * BYTES / BLOCK; }
+
+FN GLOBAL const u8 *block_of(GLOBAL const u8 *row, int chunk) { return row + (i64)(chunk / (BLOCK / 32)) * BYTES; }
+
+#ifdef TILE
+// y[r, o] = x[r] . w[o] (+ bias[o]) for TILE rows of x and one row of w. With PAIRS, row r is a pair: it takes row
+// r / share of x, and the matrix of the expert that `chosen` names.
+KERNEL void linear(BUF(const u8, w), BUF(const float, x), BUF(const float, bias), BUF(float, y), BUF(const int, chosen),
+                   const int first, const int n_part, const int n_row, const int n_out, const int n_in,
+                   const int has_bias, const int share) {
+    USE(const u8, w);
+    USE(const float, x);
+    USE(const float, bias);
+    USE(float, y);
+    USE(const int, chosen);
+#if LANES > 1
+    SHARED float part[LANES];
+#else
+    LOCAL float *part = 0;
+#endif
+#ifdef PAIRS
+    UNITS(n_row * n_out);
+    int o = UNIT % n_out, r0 = UNIT / n_out;
+    i64 row = (i64)chosen[r0] * n_out + o - first;
+    if (row < 0 || row >= n_part) return;
+#else
+    UNITS((n_row + TILE - 1) / TILE * n_part);
+    int row = UNIT % n_part, r0 = UNIT / n_part * TILE, o = first + row;
+#endif
+    GLOBAL const u8 *from = w + row * row_size(n_in);
+    GLOBAL const float *rows[TILE];
+    float sums[TILE][8], v[32];
+    for (int t = 0; t < TILE; ++t) {
+        int r = r0 + t < n_row ? r0 + t : n_row - 1;
+        rows[t] = x + (i64)(r / share) * n_in;
+        for (int i = 0; i < 8; ++i) sums[t][i] = 0.0f;
+    }
+    int n_chunk = n_in / 32;
+    for (int c = LANE; c < n_chunk; c += LANES) {
+        decode(block_of(from, c), c % (BLOCK / 32), 32, v);
+        for (int t = 0; t < TILE; ++t)
+            for (int j = 0; j < 32; j += 8)
+                for (int i = 0; i < 8; ++i) sums[t][i] = FMA(v[j + i], rows[t][32 * c + j + i], sums[t][i]);
+    }
+    int left = n_in % 32;
+    if (left && LANE == n_chunk % LANES) {
+        decode(block_of(from, n_chunk), 0, left, v);
+        for (int t = 0; t < TILE; ++t)
+            for (int i = 0; i < left; ++i) sums[t][0] = FMA(v[i], rows[t][32 * n_chunk + i], sums[t][0]);
+    }
+    for (int t = 0; t < TILE; ++t) {
+        float sum = 0.0f;
+        for (int i = 0; i < 8; ++i) sum += sums[t][i];
+        sum = lane_sum(sum, part);
+        if (LANE == 0 && r0 + t < n_row) y[(i64)(r0 + t) * n_out + o] = sum + (has_bias ? bias[o] : 0.0f);
+    }
+}
+#endif
+
+// y[r] = row `chosen[r]`, or row begin + r, of the tensor, 32 values an item. Rows of other parts are left alone.
+KERNEL void decode_rows(BUF(const u8, w), BUF(const int, chosen), BUF(float, y), const int first, const int n_part,
+                        const int n_row, const int n_in, const int begin, const int by_index) {
+    USE(const u8, w);
+    USE(const int, chosen);
+    USE(float, y);
+    int n_chunk = (n_in + 31) / 32;
+    if (INDEX >= (i64)n_row * n_chunk) return;
+    int c = (int)(INDEX % n_chunk), r = (int)(INDEX / n_chunk);
+    int row = (by_index ? chosen[r] : begin + r) - first, left = n_in - 32 * c;
+    if (row < 0 || row >= n_part) return;
+    float v[32];
+    decode(block_of(w + row * row_size(n_in), c), c % (BLOCK / 32), left, v);
+    GLOBAL float *to = y + (i64)r * n_in + 32 * c;
+    for (int i = 0; i < 32; ++i)
+        if (i < left) to[i] = v[i];
+}

@@ -1,0 +1,129 @@
+"""A compiled graph on a GPU: its input block, its arena, and its steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamakit.backend import Executable, InputLayout, check_sizes
+from llamakit.errors import BackendError
+from llamakit.gpu.driver import At
+from llamakit.gpu.lower import Lowering, lower, plan_of
+from llamakit.gpu.memory import GPUBuffer
+from llamakit.graph.graph import Dim
+from llamakit.graph.ops import Op
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamakit.gpu.adapters import GPUAdapters
+    from llamakit.gpu.cells import GPUKV
+    from llamakit.gpu.source import Kernels
+    from llamakit.graph.graph import Graph, Node, Value
+
+
+class GPUExecutable(Executable):
+    """A program: its kernels are compiled, all its memory is there."""
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        graph: Graph,
+        weights: Mapping[str, Any],
+        kv: GPUKV | None,
+        adapters: GPUAdapters | None,
+        states: Mapping[str, Any],
+    ) -> None:
+        self.kernels, self.graph, self.maxima, driver = kernels, graph, graph.dims(), kernels.driver
+        layout = InputLayout(graph.inputs)
+        self._block = np.zeros(layout.n_values, np.int32)
+        self.inputs = layout.views(self._block)
+        self._ends = {name: offset for name, (offset, _) in layout.offsets.items()}
+        plan = plan_of(graph, {name: weights[name].type for name in graph.parameters})
+        self._arena = At(driver.allocate(4 * max(plan.total, 16)))
+        self._inputs = At(driver.allocate(self._block.nbytes))
+        self._lowering = Lowering(
+            kernels, graph, layout, weights, states, kv, adapters, plan, self._arena, self._inputs
+        )
+        self._steps = lower(self._lowering)
+        self._checks = [check for node in graph.nodes if (check := _check_of(node, kv)) is not None]
+        self._names = {value.id: name for name, value in graph.inputs.items()}
+
+    def run(self, sizes: Mapping[str, int], *, longest: int = 0) -> dict[str, GPUBuffer]:
+        """Copy the inputs, launch all steps; results are waited for when they are read."""
+        check_sizes(self.maxima, sizes)
+        self._check(sizes)
+        end = self._used(sizes)
+        if end:
+            self.kernels.driver.write(self._inputs, self._block[:end])
+        for step in self._steps:
+            step(sizes)
+        return {
+            name: GPUBuffer(self.kernels, self._lowering.at(value), _cut(value, sizes))
+            for name, value in self.graph.outputs.items()
+        }
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for place in (self._arena, self._inputs, *self._lowering.constants):
+            place.block.free()
+
+    def _used(self, sizes: Mapping[str, int]) -> int:
+        """Words of the block up to the last one that this run reads."""
+        return max(
+            (self._ends[name] + int(np.prod(_cut(value, sizes))) for name, value in self.graph.inputs.items()),
+            default=0,
+        )
+
+    def _check(self, sizes: Mapping[str, int]) -> None:
+        """Refuse indices that point outside of what they index: on a device nothing else would."""
+        for node, name, least, n in self._checks:
+            value = node.input(name)
+            if value is None or value.id not in self._names:
+                continue
+            found = self.inputs[self._names[value.id]][tuple(slice(0, size) for size in _cut(value, sizes))]
+            if name == "positions":
+                _check_positions(node, found, self._input(node, "sequences", sizes))
+            elif found.size and (found.min() < least or found.max() >= n):
+                raise BackendError(
+                    f"node {node.name}: {name} {found.min()}..{found.max()} is outside {least}..{n - 1}"
+                )
+
+    def _input(self, node: Node, name: str, sizes: Mapping[str, int]) -> Any:
+        value = node.input(name)
+        assert value is not None
+        return self.inputs[self._names[value.id]][: _cut(value, sizes)[0]]
+
+
+def _cut(value: Value, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """A value's shape at this run."""
+    return tuple(sizes[size.name] if isinstance(size, Dim) else size for size in value.shape)
+
+
+def _check_positions(node: Node, positions: Any, sequences: Any) -> None:
+    """Without a cache the rows of a sequence must have ascending positions, one apart."""
+    order = np.argsort(sequences, kind="stable")
+    same = np.diff(sequences[order]) == 0
+    if not np.all(np.diff(positions[order])[same] == 1):
+        raise BackendError(f"node {node.name}: the positions of a sequence must ascend by one, they are {positions}")
+
+
+def _check_of(node: Node, kv: GPUKV | None) -> tuple[Node, str, int, int] | None:
+    """(node, input, least, end) of what a node's integers may be; None if it has none to check."""
+    tensor = node.tensors[0] if node.tensors else None
+    if node.op is Op.EMBEDDING and tensor is not None:
+        return node, "tokens", 0, tensor.shape[0]
+    if node.op is Op.ATTENTION and kv is not None and node.attrs.layer is not None:
+        return node, "cells", 0, kv.n_cell
+    if node.op in (Op.ATTENTION, Op.ATTENTION_BACK):
+        return node, "positions", 0, 0
+    if node.op in (Op.HEAD_LOSS, Op.CROSS_ENTROPY, Op.CROSS_ENTROPY_GRAD):
+        first = node.inputs[0]
+        n_vocab = tensor.shape[0] if tensor is not None else int(first.shape[-1]) if first is not None else 0
+        return node, "targets", -1, n_vocab
+    if node.op is Op.SCATTER_ROWS and tensor is not None:
+        return node, "indices", 0, tensor.shape[0]
+    if node.op is Op.SELECT_ROWS and node.inputs[0] is not None:
+        return node, "indices", 0, int(node.inputs[0].shape[0])
+    return None

@@ -1,0 +1,110 @@
+"""Kernels: which files make a module, and what is defined for it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamakit.gguf import GGMLType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamakit.gpu.driver import Argument, Driver, Traits
+
+FOLDER = Path(__file__).with_name("kernels")
+GROUP_MATMUL = 64  # items of a group of matmul.cl
+SIDE = 32  # rows and columns that such a group makes
+TOP_WIDTH = 64  # items of a group of top.cl
+CHUNK = 64  # scores that attention has at once
+LEVELS = {  # the values of the grids' levels, by type: see `llamakit.gguf.quants_grid`
+    "IQ1_S": ("iq1", (-8, 0, 8)),
+    "IQ1_M": ("iq1", (-8, 0, 8)),
+    "IQ2_XXS": ("iq2_xxs", (8, 25, 43)),
+    "IQ2_XS": ("iq2_xs", (8, 25, 43)),
+    "IQ2_S": ("iq2_s", (8, 25, 43)),
+    "IQ3_XXS": ("iq3_xxs", (4, 12, 20, 28, 36, 44, 52, 62)),
+    "IQ3_S": ("iq3_s", (1, 3, 5, 7, 9, 11, 13, 15)),
+}
+
+
+@cache
+def read(name: str) -> str:
+    """A file of the sources."""
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+@cache
+def grid(type: GGMLType) -> str:
+    """The grid of a type as a table; nothing for types without one."""
+    if type.name not in LEVELS:
+        return ""
+    from llamakit.gguf.grids import points
+
+    name, levels = LEVELS[type.name]
+    values = ",".join(str(levels[level]) for level in points(name).reshape(-1).tolist())
+    width = points(name).shape[1]
+    return f"#define WIDTH {width}\nCONSTANT signed char GRID[] = {{{values}}};\n"
+
+
+def type_defines(type: GGMLType) -> dict[str, int | str]:
+    """What formats.cl needs to know of a tensor type; those without blocks are taken 32 values at a time."""
+    block = max(type.block_size, 32)
+    return {f"TYPE_{type.name}": 1, "BLOCK": block, "BYTES": type.n_bytes(block)}
+
+
+def stored_defines(kv_type: str) -> dict[str, int | str]:
+    """What cells.cl needs to know of the type of a cache."""
+    type = GGMLType[kv_type.upper()]
+    return {f"KV_{type.name}": 1, "STORED_BLOCK": type.block_size, "STORED_BYTES": type.type_size}
+
+
+def module_text(traits: Traits, file: str, defines: Mapping[str, int | str], type: GGMLType | None = None) -> str:
+    """The source of a module for a device."""
+    given = {"LANES": traits.lanes, "CHUNK": CHUNK, **defines} | ({} if type is None else type_defines(type))
+    lines = [f"#define {name} {value}" for name, value in given.items()]
+    parts = [*lines, read(f"prelude_{traits.language}.h"), read("common.cl")]
+    if type is not None:
+        parts += [grid(type), read("formats.cl")]
+    return "\n".join([*parts, read(f"{file}.cl")])
+
+
+class Kernels:
+    """The kernels of a device, each compiled when it is first asked for."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver, self.traits = driver, driver.traits
+        self._modules: dict[str, Any] = {}
+        self._kernels: dict[tuple[Any, ...], Any] = {}
+
+    def get(self, name: str, file: str = "basic", type: GGMLType | None = None, **defines: int | str) -> Any:
+        """The kernel `name` of a file of the sources."""
+        key = (name, file, type, *sorted(defines.items()))
+        if key not in self._kernels:
+            text = module_text(self.traits, file, defines, type)
+            if text not in self._modules:
+                self._modules[text] = self.driver.build(text)
+            self._kernels[key] = self.driver.kernel(self._modules[text], name)
+        return self._kernels[key]
+
+    def items(self, kernel: Any, n: int, *arguments: Argument) -> None:
+        """Run a kernel whose items have nothing to do with one another."""
+        if n > 0:
+            self.driver.launch(kernel, -(-n // self.traits.items), self.traits.items, arguments)
+
+    def units(self, kernel: Any, n: int, *arguments: Argument) -> None:
+        """Run a kernel of units, each of `lanes` items."""
+        if self.traits.lanes == 1:
+            self.items(kernel, n, *arguments)
+        elif n > 0:
+            self.driver.launch(kernel, n, self.traits.lanes, arguments)
+
+    def groups(self, kernel: Any, n: int, n_item: int, *arguments: Argument) -> None:
+        """Run a kernel of groups of a fixed size."""
+        if n > 0:
+            self.driver.launch(kernel, n, n_item, arguments)
+
+    def clear(self) -> None:
+        """Forget all: the device was lost."""
+        self._modules, self._kernels = {}, {}

@@ -1,0 +1,69 @@
+"""The `cuda` backend: NVIDIA GPUs, by the wheels of the extra `cuda` and the driver; no toolkit is needed.
+
+Kernels and executor are the core's: NVRTC compiles the same sources that OpenCL devices get.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from llamakit.backend import Availability, Backend
+from llamakit.errors import BackendError, LlamaKitError
+from llamakit.hookspecs import hookimpl
+from llamakit.options import Options
+
+if TYPE_CHECKING:
+    from llamakit.backend import Device
+
+
+class CUDAOptions(Options):
+    """How kernels are shaped."""
+
+    lanes: Annotated[
+        int, Meta(ge=0, le=1024, description="Threads that share a row of a weight, a power of two; 0 = 64.")
+    ] = 0
+
+
+class CUDABackend(Backend):
+    """GPUs of NVIDIA."""
+
+    name = "cuda"
+    summary = "NVIDIA GPUs"
+    Options = CUDAOptions
+
+    @classmethod
+    def probe(cls) -> Availability:
+        """Whether there are the wheels, a driver, and a GPU."""
+        try:
+            from llamakit.plugins.backends.cuda.devices import found
+        except ImportError as error:
+            reason = f"its Python packages are not installed ({error}): pip install 'llamakit[cuda]'"
+            return Availability(available=False, reason=reason)
+        try:
+            infos = tuple(found())
+        except LlamaKitError as error:
+            return Availability(available=False, reason=error.message)
+        if not infos:
+            return Availability(available=False, reason="the NVIDIA driver is there, but it finds no GPU")
+        return Availability(available=True, reason=f"devices: {', '.join(i.name for i in infos)}", devices=infos)
+
+    def open(self, index: int = 0) -> Device:
+        """Device number `index`, as the driver counts them (CUDA_VISIBLE_DEVICES says which there are)."""
+        availability = self.probe()
+        if not availability.available:
+            raise BackendError(f"backend cuda is not available: {availability.reason}", hint="--backend cpu")
+        if not 0 <= index < len(availability.devices):
+            n = len(availability.devices)
+            raise BackendError(f"backend cuda has no device {index}", found=f"it has {n}, counted from 0")
+        from llamakit.gpu.device import GPUDevice
+        from llamakit.plugins.backends.cuda.driver import CUDADriver
+
+        return GPUDevice(CUDADriver(index, availability.devices[index], self.options.lanes))
+
+
+@hookimpl
+def llamakit_backends() -> list[type[Backend]]:
+    """Give the registry this plugin's backend."""
+    return [CUDABackend]

@@ -1,0 +1,75 @@
+"""The `opencl` backend: any device with OpenCL 1.2, by pyopencl (extra `opencl`). Kernels and executor are the core's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from llamakit.backend import Availability, Backend
+from llamakit.errors import BackendError, LlamaKitError
+from llamakit.hookspecs import hookimpl
+from llamakit.options import Options
+
+if TYPE_CHECKING:
+    from llamakit.backend import Device
+
+
+class OpenCLOptions(Options):
+    """How kernels are shaped."""
+
+    lanes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024,
+            description="Work-items that share a row of a weight, a power of two; 0 = 1 on CPUs, 64 on GPUs.",
+        ),
+    ] = 0
+
+
+class OpenCLBackend(Backend):
+    """Devices of OpenCL drivers: GPUs first, then others."""
+
+    name = "opencl"
+    summary = "GPUs and other devices with an OpenCL driver"
+    Options = OpenCLOptions
+
+    @classmethod
+    def probe(cls) -> Availability:
+        """Whether there are pyopencl, a driver, and a device that computes right."""
+        try:
+            from llamakit.plugins.backends.opencl.devices import found
+        except ImportError as error:
+            return Availability(
+                available=False, reason=f"pyopencl is not installed ({error}): pip install 'llamakit[opencl]'"
+            )
+        try:
+            devices, refused = found()
+        except LlamaKitError as error:
+            return Availability(available=False, reason=error.message)
+        if not devices:
+            reason = "; ".join(refused) or "no OpenCL driver is installed: that of the GPU's vendor, or pocl-opencl-icd"
+            return Availability(available=False, reason=reason)
+        infos = tuple(device.info for device in devices)
+        return Availability(available=True, reason=f"devices: {', '.join(i.name for i in infos)}", devices=infos)
+
+    def open(self, index: int = 0) -> Device:
+        """Device number `index`."""
+        availability = self.probe()
+        if not availability.available:
+            raise BackendError(f"backend opencl is not available: {availability.reason}", hint="--backend cpu")
+        from llamakit.gpu.device import GPUDevice
+        from llamakit.plugins.backends.opencl.devices import found
+        from llamakit.plugins.backends.opencl.driver import OpenCLDriver
+
+        devices, _ = found()
+        if not 0 <= index < len(devices):
+            raise BackendError(f"backend opencl has no device {index}", found=f"it has {len(devices)}, counted from 0")
+        return GPUDevice(OpenCLDriver(devices[index], self.options.lanes))
+
+
+@hookimpl
+def llamakit_backends() -> list[type[Backend]]:
+    """Give the registry this plugin's backend."""
+    return [OpenCLBackend]
