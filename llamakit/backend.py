@@ -431,6 +431,11 @@ class Backend(ABC):
     def probe(cls) -> Availability:
         """Whether it can run here. Never raises."""
 
+    @classmethod
+    def is_likely(cls) -> bool:
+        """Whether a probe is worth its time when nobody asked for this backend: cheap, and never raises."""
+        return True
+
     @abstractmethod
     def open(self, index: int = 0) -> Device:
         """Open device number `index` of those that `probe` listed."""

@@ -148,9 +148,12 @@ class Registry:
 
     def _probe(self, name: str) -> Availability | None:
         """What a backend says of itself; None if there is none of that name that loads."""
+        from llamakit.backend import Availability
+
         if f"backend.{name}" not in self._entries or self._load(f"backend.{name}") is None:
             return None
-        return self.backend(name).probe()
+        cls = self.backend(name)
+        return cls.probe() if cls.is_likely() else Availability(available=False, reason="there is no sign of a GPU")
 
     def _no_backend(self, message: str) -> BackendError:
         """An error that lists the backends there are."""

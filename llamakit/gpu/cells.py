@@ -94,7 +94,7 @@ class GPUKV(KVCache):
             if rope is None or turns is None:
                 kernels.items(kernels.get("scatter_bytes", "bytes"), n * row, aside, new, self.layers[i], n, row)
                 continue
-            kernel = kernels.get("shift_cells", "cells", **stored_defines(self.spec.type))
+            kernel = kernels.get("shift_cells", "cells", None, stored_defines(self.spec.type))
             kernels.items(
                 kernel, n, aside, self.layers[i], new, turns, n, layer.n_head_kv, layer.head_dim_k,
                 len(rope.inv_freq), int(rope.pairs == "adjacent"), k_bytes, row, -delta if rope.inverse else delta,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def parts_of(driver: Driver, n_row: int, row_bytes: int) -> list[Part]:
 def _cuts(start: int, stop: int, size: int) -> list[tuple[int, int]]:
     """The range, cut at multiples of `size`."""
     edges = [start, *range((start // size + 1) * size, stop, size), stop]
-    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [(a, b) for a, b in pairwise(edges) if b > a]
 
 
 def state_bytes(shape: tuple[int, ...], dtype: DType) -> int:

@@ -86,9 +86,7 @@ class GPUExecutable(Executable):
             if name == "positions":
                 _check_positions(node, found, self._input(node, "sequences", sizes))
             elif found.size and (found.min() < least or found.max() >= n):
-                raise BackendError(
-                    f"node {node.name}: {name} {found.min()}..{found.max()} is outside {least}..{n - 1}"
-                )
+                raise BackendError(f"node {node.name}: {name} {found.min()}..{found.max()} is outside {least}..{n - 1}")
 
     def _input(self, node: Node, name: str, sizes: Mapping[str, int]) -> Any:
         value = node.input(name)

@@ -61,13 +61,17 @@ def stored_defines(kv_type: str) -> dict[str, int | str]:
 
 
 def module_text(traits: Traits, file: str, defines: Mapping[str, int | str], type: GGMLType | None = None) -> str:
-    """The source of a module for a device."""
+    """The source of a module for a device; `file` may name several, such as "states+own"."""
     given = {"LANES": traits.lanes, "CHUNK": CHUNK, **defines} | ({} if type is None else type_defines(type))
     lines = [f"#define {name} {value}" for name, value in given.items()]
     parts = [*lines, read(f"prelude_{traits.language}.h"), read("common.cl")]
     if type is not None:
         parts += [grid(type), read("formats.cl")]
-    return "\n".join([*parts, read(f"{file}.cl")])
+    return "\n".join([*parts, *(read(f"{each}.cl") for each in file.split("+"))])
+
+
+Defines = dict[str, int | str]
+NOTHING: Defines = {}
 
 
 class Kernels:
@@ -78,7 +82,7 @@ class Kernels:
         self._modules: dict[str, Any] = {}
         self._kernels: dict[tuple[Any, ...], Any] = {}
 
-    def get(self, name: str, file: str = "basic", type: GGMLType | None = None, **defines: int | str) -> Any:
+    def get(self, name: str, file: str = "basic", type: GGMLType | None = None, defines: Defines = NOTHING) -> Any:
         """The kernel `name` of a file of the sources."""
         key = (name, file, type, *sorted(defines.items()))
         if key not in self._kernels:
@@ -86,6 +90,14 @@ class Kernels:
             if text not in self._modules:
                 self._modules[text] = self.driver.build(text)
             self._kernels[key] = self.driver.kernel(self._modules[text], name)
+        return self._kernels[key]
+
+    def own(self, name: str, file: str, text: str) -> Any:
+        """The kernel `name` of a text that follows a file of the sources."""
+        key = (name, file, text)
+        if key not in self._kernels:
+            module = self.driver.build(module_text(self.traits, file, {}) + text)
+            self._kernels[key] = self.driver.kernel(module, name)
         return self._kernels[key]
 
     def items(self, kernel: Any, n: int, *arguments: Argument) -> None:

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from llamakit.gpu.source import Kernels
 
 
-def top(
-    kernels: Kernels, place: At, n_vocab: int, rows: list[int], k: int, edits: list[LogitEdits | None]
-) -> Top:
+def top(kernels: Kernels, place: At, n_vocab: int, rows: list[int], k: int, edits: list[LogitEdits | None]) -> Top:
     """The `k` likeliest of `rows` of the logits at `place`, after each row's edits, and the log-sum-exp of all."""
     if not rows or k < 1:
         raise BackendError(f"the {k} likeliest of {len(rows)} rows: one at least of one row is possible")
@@ -30,9 +28,7 @@ def top(
         driver.copy(place.plus(4 * row * n_vocab), space.plus(4 * i * n_vocab), 4 * n_vocab)
     if any(edits):
         _edit(kernels, space, n_vocab, edits)
-    kernels.groups(
-        kernels.get("top_rows", "top", WIDTH=TOP_WIDTH), n, TOP_WIDTH, space, ids, values, sums, n_vocab, k
-    )
+    kernels.groups(_kernel(kernels, "top_rows"), n, TOP_WIDTH, space, ids, values, sums, n_vocab, k)
     found = np.empty(n * (2 * k + width), np.int32)
     driver.read(ids, found)
     space.block.free()
@@ -40,6 +36,10 @@ def top(
         found[: n * k].reshape(n, k), found[n * k : 2 * n * k].view(np.float32).reshape(n, k),
         found[2 * n * k :].view(np.float32).reshape(n, width),
     )  # fmt: skip
+
+
+def _kernel(kernels: Kernels, name: str) -> Any:
+    return kernels.get(name, "top", None, {"WIDTH": TOP_WIDTH})
 
 
 def _edit(kernels: Kernels, space: At, n_vocab: int, edits: list[LogitEdits | None]) -> None:
@@ -62,12 +62,8 @@ def _edit(kernels: Kernels, space: At, n_vocab: int, edits: list[LogitEdits | No
     driver.write(block, packed)
     offsets = np.cumsum([0, *(4 * len(part) for part in words)]).tolist()
     starts, ids, repeats, values, scales, first, mask = (block.plus(offset) for offset in offsets[:-1])
-    kernels.items(
-        kernels.get("edit_rows", "top", WIDTH=TOP_WIDTH), n, space, starts, ids, repeats, values, n, n_vocab
-    )
-    kernels.items(
-        kernels.get("mask_rows", "top", WIDTH=TOP_WIDTH), n * n_vocab, space, scales, first, mask, n, n_vocab
-    )
+    kernels.items(_kernel(kernels, "edit_rows"), n, space, starts, ids, repeats, values, n, n_vocab)
+    kernels.items(_kernel(kernels, "mask_rows"), n * n_vocab, space, scales, first, mask, n, n_vocab)
 
 
 def _floats(parts: list[Any]) -> Any:

@@ -24,6 +24,7 @@ FORBIDDEN = [  # (importer, imported): never
     ("llamakit/passes", r"llamakit\.(engine|train|session|registry|plugins|models)"),
     ("llamakit/models", r"llamakit\.(engine|train|session|plugins|passes|backend)"),
     ("llamakit/gguf", r"llamakit\.(graph|engine|models|session|lora)"),
+    ("llamakit/gpu", r"llamakit\.(engine|train|session|registry|plugins|models)"),
     ("llamakit/lora", r"llamakit\.(graph|engine|train|session|registry|plugins|passes|backend)"),
     ("llamakit/tokenizer", r"llamakit\.(graph|engine|models|session|chat)"),
     ("llamakit/chat", r"llamakit\.(graph|engine|models|session|backend|registry)"),

@@ -63,11 +63,7 @@ KERNEL void rms_norm(BUF(const float, x), BUF(const float, weight), BUF(float, y
     USE(const float, x);
     USE(const float, weight);
     USE(float, y);
-#if LANES > 1
-    SHARED float part[LANES];
-#else
-    LOCAL float *part = 0;
-#endif
+    PART;
     UNITS(n_row);
     x += (i64)UNIT * width;
     y += (i64)UNIT * width;
@@ -84,11 +80,7 @@ KERNEL void layer_norm(BUF(const float, x), BUF(const float, weight), BUF(const 
     USE(const float, weight);
     USE(const float, bias);
     USE(float, y);
-#if LANES > 1
-    SHARED float part[LANES];
-#else
-    LOCAL float *part = 0;
-#endif
+    PART;
     UNITS(n_row);
     x += (i64)UNIT * width;
     y += (i64)UNIT * width;

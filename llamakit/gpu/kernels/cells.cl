@@ -68,14 +68,9 @@ KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, 
     USE(const float, slopes);
     USE(const float, sinks);
     USE(float, y);
-#if LANES > 1
-    SHARED float part[LANES], scores[CHUNK];
-    SHARED int cells[CHUNK];
-#else
-    LOCAL float *part = 0;
-    float scores[CHUNK];
-    int cells[CHUNK];
-#endif
+    PART;
+    SPACE float scores[CHUNK];
+    SPACE int cells[CHUNK];
     UNITS(n_row * n_head);
     int r = UNIT / n_head, head = UNIT % n_head, kv_head = head / (n_head / n_head_kv);
     int p = positions[r], begin = window > 0 && p - window + 1 > 0 ? p - window + 1 : 0;
@@ -109,9 +104,7 @@ KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, 
             more += scores[j];
         }
         sum = sum * rescale + lane_sum(more, part);
-#if LANES > 1
-        BARRIER;
-#endif
+        MEET;
         for (int i = LANE, o = 0; i < HEAD_V; i += LANES, ++o) {
             float value = out[o] * rescale;
             for (int j = 0; j < n; ++j) {
@@ -120,9 +113,7 @@ KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, 
             }
             out[o] = value;
         }
-#if LANES > 1
-        BARRIER;
-#endif
+        MEET;
     }
     for (int i = LANE, o = 0; i < HEAD_V; i += LANES, ++o) y[(i64)UNIT * HEAD_V + i] = out[o] / sum;
 }

@@ -15,6 +15,17 @@
     if (UNIT >= (n)) return
 #endif
 
+// Memory of a unit: shared by its items, or an item's own. PART: for `lane_sum` and `lane_max`.
+#if LANES > 1
+#define SPACE SHARED
+#define MEET BARRIER
+#define PART SHARED float part[LANES]
+#else
+#define SPACE
+#define MEET
+#define PART LOCAL float *part = 0
+#endif
+
 #define MINUS_INFINITY BITS_FLOAT(0xff800000u)
 
 FN float lane_sum(float x, LOCAL float *part) {

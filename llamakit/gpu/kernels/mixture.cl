@@ -44,6 +44,13 @@ KERNEL void combine(BUF(const float, made), BUF(const float, shares), BUF(float,
     y[INDEX] = sum;
 }
 
+// Each row of x for all of its pairs.
+KERNEL void repeat_rows(BUF(const float, x), BUF(float, y), const int n_pair, const int n_used, const int width) {
+    USE(const float, x);
+    USE(float, y);
+    if (INDEX < (i64)n_pair * width) y[INDEX] = x[INDEX / width / n_used * width + INDEX % width];
+}
+
 // `entries`: of each slot the rank, where A and where B begin in `pool`, and the bits of the scale.
 #define RANK(slot) entries[4 * (slot)]
 #define PART_A(slot) (pool + entries[4 * (slot) + 1])

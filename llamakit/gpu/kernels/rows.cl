@@ -15,11 +15,7 @@ KERNEL void linear(BUF(const u8, w), BUF(const float, x), BUF(const float, bias)
     USE(const float, bias);
     USE(float, y);
     USE(const int, chosen);
-#if LANES > 1
-    SHARED float part[LANES];
-#else
-    LOCAL float *part = 0;
-#endif
+    PART;
 #ifdef PAIRS
     UNITS(n_row * n_out);
     int o = UNIT % n_out, r0 = UNIT / n_out;
@@ -75,4 +71,28 @@ KERNEL void decode_rows(BUF(const u8, w), BUF(const int, chosen), BUF(float, y),
     GLOBAL float *to = y + (i64)r * n_in + 32 * c;
     for (int i = 0; i < 32; ++i)
         if (i < left) to[i] = v[i];
+}
+
+// y[r] += d[r] W of the expert that `chosen` names, 32 values of a row an item; the experts' rows of this part.
+KERNEL void expert_back(BUF(const u8, w), BUF(const float, d), BUF(const int, chosen), BUF(float, y), const int first,
+                        const int n_part, const int n_row, const int n_out, const int n_in) {
+    USE(const u8, w);
+    USE(const float, d);
+    USE(const int, chosen);
+    USE(float, y);
+    int n_chunk = (n_in + 31) / 32;
+    if (INDEX >= (i64)n_row * n_chunk) return;
+    int c = (int)(INDEX % n_chunk), r = (int)(INDEX / n_chunk), left = n_in - 32 * c;
+    float v[32], sums[32];
+    zeros(sums);
+    for (int o = 0; o < n_out; ++o) {
+        i64 row = (i64)chosen[r] * n_out + o - first;
+        if (row < 0 || row >= n_part) continue;
+        decode(block_of(w + row * row_size(n_in), c), c % (BLOCK / 32), left, v);
+        float factor = d[(i64)r * n_out + o];
+        for (int i = 0; i < 32; ++i) sums[i] = FMA(factor, v[i], sums[i]);
+    }
+    GLOBAL float *to = y + (i64)r * n_in + 32 * c;
+    for (int i = 0; i < 32; ++i)
+        if (i < left) to[i] += sums[i];
 }

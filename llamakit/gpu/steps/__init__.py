@@ -1,10 +1,10 @@
-"""Steps by op: each makes, of a node, a function that launches its kernels; `WORKSPACES` says what it needs meanwhile."""
+"""Steps by op: each makes, of a node, a function that launches its kernels; `WORKSPACES`: what it needs meanwhile."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llamakit.gpu.steps import attention, experts, linear, values
+from llamakit.gpu.steps import attention, experts, linear, states, training, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 
     Make = Callable[[Lowering, Node, int], Step]
 
-STEPS: dict[Op, Make] = {**values.STEPS, **linear.STEPS, **attention.STEPS, **experts.STEPS}
-WORKSPACES: dict[Op, Callable[[Node, Types], int]] = {**linear.WORKSPACES, **experts.WORKSPACES}
-
+STEPS: dict[Op, Make] = {
+    **values.STEPS,
+    **linear.STEPS,
+    **attention.STEPS,
+    **experts.STEPS,
+    **training.STEPS,
+    **states.STEPS,
+}
+WORKSPACES: dict[Op, Callable[[Node, Types], int]] = {
+    **linear.WORKSPACES,
+    **experts.WORKSPACES,
+    **training.WORKSPACES,
+    **states.WORKSPACES,
+}

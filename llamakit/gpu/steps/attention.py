@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamakit.gpu.lower import count
+from llamakit.gpu.lower import count, width
 from llamakit.gpu.source import stored_defines
 from llamakit.graph.ops import Op
 
@@ -28,8 +28,8 @@ def _cached(b: Lowering, node: Node) -> Step:
     layer, (k_bytes, row) = kv.spec.layers[a.layer], kv.rows[a.layer]
     n_k, n_v = layer.n_values
     n_head, n_head_kv, table_width = int(node.output.shape[1]), layer.n_head_kv, int(tables.shape[1])
-    store = b.kernels.get("store_cells", "cells", **stored)
-    attend = b.kernels.get("attention", "cells", HEAD_V=layer.head_dim_v, **stored)
+    store = b.kernels.get("store_cells", "cells", None, stored)
+    attend = b.kernels.get("attention", "cells", None, {"HEAD_V": layer.head_dim_v, **stored})
     rows, n_block = count(node.output, 1), (n_k + n_v) // int(stored["STORED_BLOCK"])
     written = (b.at(k), b.at(v), b.at(cells), kv.layers[a.layer])
     read = (b.at(q), kv.layers[a.layer], *(b.at(value) for value in (positions, sequences, tables)))
@@ -51,7 +51,7 @@ def _step(b: Lowering, node: Node) -> Step:
     assert k is not None
     assert v is not None
     a, n_head, n_head_kv = node.attrs, int(node.output.shape[1]), int(k.shape[1])
-    kernel = b.kernels.get("step_attention", "step_attention", HEAD_K=int(k.shape[2]), HEAD_V=int(v.shape[2]))
+    kernel = b.kernels.get("step_attention", "step_attention", None, {"HEAD_K": width(k), "HEAD_V": width(v)})
     slopes, sinks = b.constant(np.array(a.slopes, np.float32)), b.vector(node.tensors[0])
     places = (*(b.at(value) for value in (q, k, v, positions, sequences)), slopes, sinks, b.at(node.output))
     log_sums = b.at(node.outputs[1]) if a.log_sum_exp else b.arena
@@ -60,7 +60,7 @@ def _step(b: Lowering, node: Node) -> Step:
 
     def step(sizes: Sizes) -> None:
         n = rows.of(sizes)
-        b.kernels.items(
+        b.kernels.units(
             kernel, n * n_head, *places, log_sums, n, n_head, n_head_kv, a.window or 0, *extra, float(a.scale),
             float(a.soft_cap),
         )  # fmt: skip

@@ -79,8 +79,10 @@ def direct(
     """y = x W^T for few rows; `pairs`: which expert each row takes, and how many rows share a row of x."""
     *_, n_out, n_in = weight.shape
     tile = 1 if n == 1 or pairs is not None else TILE
-    defines = {"TILE": tile} | ({} if pairs is None else {"PAIRS": 1})
-    kernel = b.kernels.get("linear", "rows", weight.type, **defines)
+    defines: dict[str, int | str] = {"TILE": tile}
+    if pairs is not None:
+        defines["PAIRS"] = 1
+    kernel = b.kernels.get("linear", "rows", weight.type, defines)
     chosen, share = pairs or (x, 1)
     for part in weight.parts:
         units = n * n_out if pairs is not None else -(-n // tile) * part.n_row

@@ -84,7 +84,7 @@ def _layer_norm(b: Lowering, node: Node, number: int) -> Step:
 
 
 def _rope(b: Lowering, node: Node, number: int) -> Step:
-    a, (n_row, n_head, dim) = node.attrs, node.output.shape
+    a, (_, n_head, dim) = node.attrs, node.output.shape
     kernel, turns, n_pair = b.kernels.get("rope"), b.constant(turns_of(a)), len(a.inv_freq)
     x, positions, y = b.at(node.inputs[0]), b.at(node.inputs[1]), b.at(node.output)
     rows = count(node.output, 1)

@@ -5,6 +5,8 @@ Kernels and executor are the core's: NVRTC compiles the same sources that OpenCL
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
@@ -16,6 +18,9 @@ from llamakit.options import Options
 
 if TYPE_CHECKING:
     from llamakit.backend import Device
+
+# Of the driver, of Windows' in WSL, of Tegra's.
+DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl-gpu")
 
 
 class CUDAOptions(Options):
@@ -32,6 +37,11 @@ class CUDABackend(Backend):
     name = "cuda"
     summary = "NVIDIA GPUs"
     Options = CUDAOptions
+
+    @classmethod
+    def is_likely(cls) -> bool:
+        """Whether the driver's files are there."""
+        return os.name != "posix" or any(Path(path).exists() for path in DRIVER_FILES)
 
     @classmethod
     def probe(cls) -> Availability:
@@ -57,8 +67,9 @@ class CUDABackend(Backend):
         if not 0 <= index < len(availability.devices):
             n = len(availability.devices)
             raise BackendError(f"backend cuda has no device {index}", found=f"it has {n}, counted from 0")
-        from llamakit.gpu.device import GPUDevice
         from llamakit.plugins.backends.cuda.driver import CUDADriver
+
+        from llamakit.gpu.device import GPUDevice
 
         return GPUDevice(CUDADriver(index, availability.devices[index], self.options.lanes))
 

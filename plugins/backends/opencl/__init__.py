@@ -1,7 +1,10 @@
-"""The `opencl` backend: any device with OpenCL 1.2, by pyopencl (extra `opencl`). Kernels and executor are the core's."""
+"""The `opencl` backend: any device with OpenCL 1.2, by pyopencl (extra `opencl`). Its kernels are the core's."""
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
@@ -13,6 +16,8 @@ from llamakit.options import Options
 
 if TYPE_CHECKING:
     from llamakit.backend import Device
+
+VENDORS = "/etc/OpenCL/vendors"  # where drivers are listed
 
 
 class OpenCLOptions(Options):
@@ -34,6 +39,16 @@ class OpenCLBackend(Backend):
     name = "opencl"
     summary = "GPUs and other devices with an OpenCL driver"
     Options = OpenCLOptions
+
+    @classmethod
+    def is_likely(cls) -> bool:
+        """Whether pyopencl is there, and any driver but PoCL, which stands in for a GPU on processors."""
+        if find_spec("pyopencl") is None:
+            return False
+        folder = Path(os.environ.get("OCL_ICD_VENDORS", VENDORS))
+        if not folder.is_dir():
+            return os.name != "posix" or not str(folder).startswith("/etc/")
+        return any("pocl" not in file.name for file in folder.iterdir())
 
     @classmethod
     def probe(cls) -> Availability:
@@ -59,9 +74,10 @@ class OpenCLBackend(Backend):
         availability = self.probe()
         if not availability.available:
             raise BackendError(f"backend opencl is not available: {availability.reason}", hint="--backend cpu")
-        from llamakit.gpu.device import GPUDevice
         from llamakit.plugins.backends.opencl.devices import found
         from llamakit.plugins.backends.opencl.driver import OpenCLDriver
+
+        from llamakit.gpu.device import GPUDevice
 
         devices, _ = found()
         if not 0 <= index < len(devices):

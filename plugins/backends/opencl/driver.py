@@ -19,10 +19,10 @@ from llamakit.gpu.driver import At, Block, Driver, Traits
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llamakit.gpu.driver import Argument
     from llamakit.plugins.backends.opencl.devices import Found
 
     from llamakit.backend import DeviceInfo
+    from llamakit.gpu.driver import Argument
 
 OUT_OF_MEMORY = (-4, -6)  # CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY
 LOST = (-2, -5, -14, -36)  # device not available, out of resources, failed events, invalid queue: what faults leave

@@ -1,0 +1,136 @@
+"""The opencl backend's own affairs: which devices it takes, what it keeps, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from llamakit.errors import BackendError, DeviceLostError, OutOfMemoryError
+from llamakit.gpu.compiled import CompiledKernels
+from llamakit.gpu.driver import At
+from llamakit.registry import Registry
+
+cl = pytest.importorskip("pyopencl", reason="needs pyopencl")
+OPENCL = Registry.discover().backend("opencl")
+PROBE = OPENCL.probe()
+needs_device = pytest.mark.skipif(not PROBE.available, reason=PROBE.reason)
+KERNEL = "__kernel void twice(__global float *x, const long at) { x[get_global_id(0)] *= 2; }"
+
+
+@pytest.fixture
+def driver(tmp_path):
+    found = OPENCL().open().driver
+    found.compiled = CompiledKernels(tmp_path)
+    return found
+
+
+def test_without_pyopencl_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "llamakit.plugins.backends.opencl.devices", raising=False)
+    monkeypatch.setitem(sys.modules, "pyopencl", None)
+    probe = Registry.discover().backend("opencl").probe()
+    assert not probe.available
+    assert "pip install 'llamakit[opencl]'" in probe.reason
+    with pytest.raises(BackendError, match="pyopencl is not installed"):
+        OPENCL().open()
+
+
+def fake(**more):
+    device = {
+        "name": "x", "available": True, "compiler_available": True, "opencl_c_version": "OpenCL C 1.2 y",
+        "endian_little": True,
+    }  # fmt: skip
+    return SimpleNamespace(**(device | more))
+
+
+@pytest.mark.parametrize(
+    ("platform", "device", "reason"),
+    [
+        ("OpenCL 3.0 PoCL 3.1", {}, ""),
+        ("OpenCL 2.0 PoCL 3.0-rc2", {}, "3.1 or later"),
+        ("OpenCL 3.0", {"compiler_available": False}, "no compiler"),
+        ("OpenCL 1.1", {"opencl_c_version": "OpenCL C 1.1 "}, "1.2 is needed"),
+        ("OpenCL 3.0", {"endian_little": False}, "big-endian"),
+    ],
+)
+def test_devices_that_cannot_be_used_are_told_apart(platform, device, reason):
+    from llamakit.plugins.backends.opencl.devices import _refusal
+
+    found = _refusal(SimpleNamespace(version=platform), fake(**device))
+    assert reason in found
+    assert bool(found) == bool(reason)
+
+
+@needs_device
+def test_kernels_are_kept_and_damaged_ones_made_again(driver, monkeypatch):
+    def run():
+        place = At(driver.allocate(16))
+        driver.write(place, np.arange(4, dtype=np.float32))
+        driver.launch(driver.kernel(driver.build(KERNEL), "twice"), 1, 4, [place])
+        out = np.empty(4, np.float32)
+        driver.read(place, out)
+        return out.tolist()
+
+    assert run() == [0, 2, 4, 6]
+    (kept,) = driver.compiled.folder.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(CompiledKernels, "put", lambda *args: pytest.fail("it was compiled again"))
+        assert run() == [0, 2, 4, 6]
+    driver.compiled.put(kept.name, b"no program at all")
+    assert run() == [0, 2, 4, 6]
+    assert driver.compiled.get(kept.name) != b"no program at all"
+
+
+@needs_device
+def test_a_kernel_that_does_not_compile_says_where_to_read_why(driver):
+    with pytest.raises(BackendError, match="does not compile a kernel") as found:
+        driver.build("__kernel nonsense")
+    path = found.value.found.removeprefix("all of it in ")
+    assert "nonsense" in (driver.compiled.folder / path).read_text()
+
+
+@needs_device
+def test_memory_that_is_not_there_is_told_before_it_is_asked_for(driver):
+    used = driver.used
+    with pytest.raises(OutOfMemoryError, match="are free") as found:
+        driver.allocate(1 << 50)
+    assert "--ctx-size" in found.value.hint
+    block = driver.allocate(1 << 20)
+    assert driver.used == used + (1 << 20)
+    block.free()
+    block.free()
+    assert driver.used == used
+
+
+@needs_device
+@pytest.mark.parametrize(
+    ("code", "kind"), [(-2, DeviceLostError), (-36, DeviceLostError), (-4, OutOfMemoryError), (-30, BackendError)]
+)
+def test_errors_are_ours(driver, code, kind):
+    def fail():
+        raise cl.RuntimeError(SimpleNamespace(routine=lambda: "x", code=lambda: code, what=lambda: "y"))
+
+    with pytest.raises(kind, match="copying"), driver.translated("copying"):
+        fail()
+
+
+@needs_device
+def test_what_a_device_is_asked_for_is_checked():
+    with pytest.raises(BackendError, match="power of two"):
+        OPENCL(OPENCL.Options(lanes=3)).open()
+    with pytest.raises(BackendError, match="no device 99"):
+        OPENCL().open(99)
+    told = OPENCL().open().kernels()
+    assert {"device", "platform", "kernels"} <= told.keys()
+
+
+@needs_device
+def test_a_device_that_was_lost_is_of_use_again(small_model):
+    from llamakit import Session
+
+    with Session(small_model, backend="opencl", ctx_size=64) as session:
+        before = session.generate("Once", max_tokens=5, temperature=0).tokens
+        session.reopen()
+        assert session.generate("Once", max_tokens=5, temperature=0).tokens == before

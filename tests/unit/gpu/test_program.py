@@ -1,0 +1,200 @@
+"""The host side of GPUs, on a driver that records: arguments, lifetimes, order, aliasing. No device is needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llamakit.backend import KVSpec
+from llamakit.engine.runner import kv_spec
+from llamakit.errors import BackendError, OutOfMemoryError, UsageError
+from llamakit.gguf import GGMLType, open_gguf
+from llamakit.gpu.device import GPUDevice
+from llamakit.gpu.driver import Traits
+from llamakit.graph.ops import Op
+from llamakit.models import GraphSizes, load_model
+from llamakit.registry import Registry
+from llamakit.testing.conformance import Case, Setup, cases
+from llamakit.testing.recording import RecordingDriver
+from llamakit.testing.training import Setup as TrainingSetup
+from llamakit.testing.training import training_cases
+from llamakit.weights import load_weights, tensor_sources
+
+ANYWHERE = {"bias", "slopes", "sinks", "chosen", "log_sums", "weights", "losses", "scalars"}  # given even if not there
+
+TYPES = (GGMLType.F32, GGMLType.Q4_K)
+
+
+@pytest.fixture
+def device():
+    return GPUDevice(RecordingDriver())
+
+
+def compiled(case: Case, device: GPUDevice):
+    setup = Setup(case)
+    graph = setup.build()
+    weights = {name: device.load(source, graph.uses()[name]) for name, source in setup.weights.items()}
+    kv = None if setup.kv is None else device.kv_cache(setup.kv)
+    states = {name: device.state(tensor.shape, tensor.dtype) for name, tensor in graph.states.items()}
+    table = None
+    if setup.adapters:
+        table = device.adapter_table({name: setup.weights[name].shape for name in setup.adapters[1]}, 2)
+        for slot, adapters in setup.adapters.items():
+            table.set(slot, adapters)
+    program = device.compile(graph, weights, kv=kv, adapters=table, states=states)
+    for name, values in setup.inputs.items():
+        program.inputs[name][...] = values
+    return program
+
+
+@pytest.mark.parametrize("case", [c for c in cases() if c.type in TYPES], ids=str)
+def test_every_launch_is_as_its_kernel_declares(case, device):
+    program = compiled(case, device)
+    made = program.run({"rows": case.rows, "out_rows": 2, "seqs": 1}, longest=case.past + case.rows)["out"]
+    assert made.numpy().shape == made.shape
+    assert device.driver.launches or case.op == "reshape"
+
+
+@pytest.mark.parametrize("case", [c for c in training_cases() if c.rows == 7], ids=str)
+def test_training_launches_too(case, device):
+    setup = TrainingSetup()
+    case.build(setup)
+    graph = setup.g.build(**{f"r{i}": value for i, value in enumerate(setup.g.nodes[-1].outputs)})
+    weights = {name: device.load(source, graph.uses()[name]) for name, source in setup.weights.items()}
+    states = {name: device.state(tensor.shape, tensor.dtype) for name, tensor in graph.states.items()}
+    program = device.compile(graph, weights, states=states)
+    for name, values in setup.inputs.items():
+        program.inputs[name][...] = values
+    program.run(dict.fromkeys(graph.dims(), case.rows))
+    assert device.driver.launches
+
+
+class Model:
+    """A small real model on a recording driver."""
+
+    def __init__(self, path) -> None:
+        self.file = open_gguf(path)
+        self.model = load_model(self.file, None, Registry.discover())
+        self.device = GPUDevice(RecordingDriver())
+        self.driver = self.device.driver
+        self.sources = tensor_sources(self.model.uses(), self.file)
+        self.weights = load_weights(self.device, self.sources, self.model.uses())
+        self.kv = self.device.kv_cache(kv_spec(self.model, 4, "f16"))
+        self.graph = self.model.build(GraphSizes(rows=32, seqs=2, blocks_per_seq=4))
+        self.program = self.device.compile(self.graph, self.weights, kv=self.kv)
+
+    def run(self, rows: int):
+        self.driver.launches.clear()
+        self.driver.events.clear()
+        return self.program.run({"rows": rows, "out_rows": 1, "seqs": 1}, longest=rows)
+
+
+def test_a_step_is_one_copy_in_and_reads_what_it_made(small_model):
+    model = Model(small_model)
+    for rows in (1, 20):
+        out = model.run(rows)
+        assert model.driver.events.count("write") == 1
+        assert model.driver.events[0] == "write"
+        arena, made = model.program._arena.block, set()
+        for launch in model.driver.launches:
+            for name, place in launch.places("read"):
+                known = place.block is not arena or place.offset in made or name in ANYWHERE
+                assert known, f"{launch.kernel} reads {name}, which nothing made"
+            made |= {place.offset for _, place in launch.places("write") if place.block is arena}
+        assert out["logits"].place.offset in made
+
+
+def test_no_launch_writes_what_it_reads(small_model):
+    """But for what adds to it: the sizes of values are those of the plan, so places that differ do not overlap."""
+    model = Model(small_model)
+    model.run(20)
+    arena = model.program._arena.block
+    for launch in model.driver.launches:
+        written = {place.offset for _, place in launch.places("write") if place.block is arena}
+        read = {p.offset for name, p in launch.places("read") if p.block is arena and name not in ANYWHERE}
+        assert not written & read, launch.kernel
+
+
+def test_memory_is_given_back(small_model):
+    model = Model(small_model)
+    alive = sum(block.alive for block in model.driver.blocks)
+    model.program.close()
+    model.kv.close()
+    assert sum(block.alive for block in model.driver.blocks) <= alive - 2 - len(model.kv.spec.layers)
+
+
+def test_few_rows_meet_the_packed_weight_and_many_a_slice(device):
+    for rows, kernel in ((16, "linear"), (17, "matmul")):
+        program = compiled(Case("linear", rows=rows, n_in=512, n_out=35, type=GGMLType.Q4_K), device)
+        device.driver.launches.clear()
+        program.run({"rows": rows})
+        assert device.driver.launches[-1].kernel == kernel
+
+
+def test_the_footprint_is_what_is_allocated(small_model):
+    model = Model(small_model)
+    told = model.device.footprint(model.graph, model.sources)
+    assert told.weights == sum(weight.n_bytes for weight in model.weights.values())
+    held = model.program._arena.block.n_bytes + model.program._inputs.block.n_bytes
+    assert 0 <= held - told.program < 4096
+    assert model.device.kv_size(model.kv.spec) == sum(place.block.n_bytes for place in model.kv.layers)
+
+
+@pytest.mark.parametrize(("name", "value"), [("tokens", -1), ("tokens", 99999), ("cells", 4096)])
+def test_numbers_out_of_range_are_refused_before_anything_runs(small_model, name, value):
+    model = Model(small_model)
+    model.program.inputs[name][0] = value
+    with pytest.raises(BackendError, match=name):
+        model.run(1)
+    assert model.driver.launches == []
+
+
+def test_caches_say_what_they_cannot_be(device):
+    layer = Setup(Case("attention", head_dim=24, n_head=1, n_head_kv=1))
+    layer.build()
+    odd = KVSpec(layers=layer.kv.layers, n_block=2, block_size=16, type="q8_0")
+    with pytest.raises(UsageError, match="f16 instead"):
+        device.kv_cache(odd)
+    device.driver.traits = Traits("cuda", 64, 128, 100)
+    with pytest.raises(OutOfMemoryError, match="at once"):
+        device.kv_cache(layer.kv)
+
+
+def test_adapters_are_repacked_and_their_pool_grows(device):
+    table = device.adapter_table({"w": (48, 64)}, 2)
+    setup = Setup(Case("linear", adapters=True))
+    setup.build()
+    before = table.pool.block
+    table.set(1, setup.adapters[1])
+    assert table.ranks == {"w": 3}
+    table.set(2, setup.adapters[2])
+    assert table.ranks == {"w": 8}
+    assert table.pool.block is not before
+    table.clear(2)
+    assert table.ranks == {"w": 3}
+    with pytest.raises(UsageError, match="no such tensor"):
+        table.set(1, {"v": setup.adapters[1]["w"]})
+    with pytest.raises(UsageError, match="slots 1 to 2"):
+        table.set(3, {})
+
+
+def test_every_op_has_steps():
+    from llamakit.gpu.lower import ALIASES
+    from llamakit.gpu.steps import STEPS
+
+    assert STEPS.keys() | set(ALIASES) == set(Op)
+
+
+def test_states_hold_what_their_type_can(device):
+    from llamakit.graph.graph import DType
+
+    values = np.linspace(-3, 3, 600, dtype=np.float32).reshape(2, 300)
+    reference = Registry.discover().backend("reference")().open()
+    for dtype in (DType.F32, DType.BF16, DType.I8):
+        mine, theirs = device.state((2, 300), dtype), reference.state((2, 300), dtype)
+        assert not mine.read().any()
+        mine.write(values)
+        theirs.write(values)
+        assert np.allclose(mine.read(), theirs.read(), rtol=0, atol=1e-6)
+    with pytest.raises(UsageError, match="shape"):
+        mine.write(values[0])
