@@ -23,7 +23,6 @@ OPENCL = REGISTRY.backend("opencl")
 PROBE = OPENCL.probe()
 pytestmark = pytest.mark.skipif(not PROBE.available, reason=PROBE.reason)
 SHARED = ("linear", "experts", "rms_norm", "layer_norm", "attention", "step_attention")  # whose items work together
-SHARED_BACK = ("rms_norm_back", "attention_back", "head_loss")
 MULTIPLIED = (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K, GGMLType.Q8_0, GGMLType.IQ2_XS)
 TWO = (GGMLType.F32, GGMLType.Q4_K)
 
@@ -46,8 +45,6 @@ def usual_in_groups(case: Case) -> bool:
     """One or two of each kernel."""
     if case.op == "linear":
         return case.type is GGMLType.F32 and (case.rows, case.n_out) in ((1, 48), (3, 48), (9, 33), (6, 48))
-    if case.op == "experts":
-        return case.n_expert == 5
     return case.n_in == 129 or case.op == "step_attention" or (case.kv_type == "f16" and case.sinks)
 
 
@@ -88,7 +85,14 @@ def test_training_ops(case, device, reference):
     check_training(case, device, reference)
 
 
-@pytest.mark.parametrize("case", split(training_cases(), lambda case: case.name in SHARED_BACK and case.rows == 7))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=str(case), marks=pytest.mark.soak)
+        for case in training_cases()
+        if "linear" not in case.name
+    ],
+)
 def test_training_ops_of_items_that_share_a_row(case, grouped, reference):
     check_training(case, grouped, reference)
 
