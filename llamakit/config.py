@@ -46,6 +46,10 @@ class CoreOptions(Options, frozen=True):
     kv_type: Annotated[
         Literal["f32", "f16", "bf16", "q8_0"], Meta(description="Type of keys and values in the cache.")
     ] = "f16"
+    activations: Annotated[
+        Literal["native", "f32"],
+        Meta(description="What meets quantised weights: native = rounded to eight bits, f32 = float32, slower."),
+    ] = "native"
     seed: Annotated[
         int, Meta(ge=-1, le=(1 << 63) - 1, description="Seed of random numbers; -1 = a new one each time.")
     ] = -1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     `device`: the devices to use, such as "cpu" or "cuda:0,cuda:1" ("": the first of `backend`); several share the
     model's layers, in the proportions of `split`, such as "3,1" ("": by the memory that they have free);
+    `activations`: what meets quantised weights, "native" (rounded to eight bits, as the backend is quickest) or "f32";
     `n_seq`: sequences in a step; `kv_memory`: bytes for keys and values (0: n_seq contexts, as far as memory goes);
     `max_predict`: most tokens of any answer (0: 8 contexts); `lora`: (file, scale) of adapters loaded at the start,
     `adapter_slots`: different selections of adapters in a step (0: 4 if `lora` names any); `lora_base`: a file with
@@ -71,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ctx_size: int = 0
     batch_size: int = 512
     kv_type: str = "f16"
+    activations: Literal["native", "f32"] = "native"
     n_seq: int = 1
     kv_memory: int = 0
     max_predict: int = 0
@@ -348,7 +350,10 @@ class Session:
         return Request(prompt=tokens, options=params, **fields)
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Logits after each token of one sequence, (n_tokens, n_vocab); at most a context long."""
+        """Logits after each token of one sequence, (n_tokens, n_vocab); at most a context long.
+
+        With the adapters, and at the scales, that requests get by default.
+        """
         return self._evaluate(list(tokens), "logits")
 
     def embed(self, text: str | Sequence[int], *, pooling: str = "", normalize: bool = True) -> npt.NDArray[np.float32]:
@@ -532,7 +537,10 @@ class Session:
 
         n_row = self.settings.batch_size
         sizes = GraphSizes(rows=n_row, out_rows=min(n_out, n_row), seqs=n_seq, blocks_per_seq=blocks_for(n_ctx) + 1)
-        return prepare(self.model.build(sizes, outputs=outputs, adapters=self._n_slot > 0))
+        graph = self.model.build(
+            sizes, outputs=outputs, adapters=self._n_slot > 0, activations=self.settings.activations
+        )
+        return prepare(graph)
 
     def _runner(self, n_out: int, outputs: tuple[str, ...], n_seq: int | None = None) -> Runner:
         """The model's graph, compiled to use the KV cache."""

@@ -141,7 +141,10 @@ void Program::multiply_native(const WeightView& weight, const float* x, int64_t 
 void Program::linears(const Step& step) {
     const int64_t n = n_rows(step.norm ? step.norm->out() : step.in[0]);
     if (n == 0) return;
-    if (!step.plain) prepare(step);
+    if (!step.plain)
+        prepare(step);
+    else if (step.norm)
+        rms_norm(*step.norm);
     const Value& x = step.norm ? step.norm->out() : step.in[0];
     deltas_.resize(std::max(deltas_.size(), step.parts.size()));
     bool adapted = false;

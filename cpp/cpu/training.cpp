@@ -9,11 +9,10 @@
 
 namespace lk::cpu {
 
-// Linears with their weights as float32 values; what adapters add to each was begun by `linears`.
+// Linears with their weights as float32 values; their norm, and what adapters add to each, was begun by `linears`.
 void Program::plain_linears(const Step& step) {
     const Value& x = step.norm ? step.norm->out() : step.in[0];
     const int64_t n = n_rows(x);
-    if (step.norm) rms_norm(*step.norm);
     for (size_t i = 0; i < step.parts.size(); ++i) {
         const LinearPart& part = step.parts[i];
         const WeightView& w = part.weight->view;

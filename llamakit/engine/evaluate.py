@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamakit.engine.batch import Batch
-from llamakit.errors import ContextLengthError
+from llamakit.engine.prepare import select
+from llamakit.errors import ContextLengthError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Evaluator:
-    """A program whose every row has an output called `output`; it shares the engine's cache."""
+    """A program whose every row has an output called `output`; it shares the engine's cache and its adapters."""
 
     def __init__(self, runner: Runner, engine: Engine, output: str) -> None:
         self.runner, self.engine, self.output = runner, engine, output
@@ -30,16 +31,22 @@ class Evaluator:
             raise ContextLengthError(
                 f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: give less text, or a larger -c"
             )
+        adapters = self.engine.adapters
+        slot = 0 if adapters is None else adapters.acquire(select(self.engine, None))
+        if slot is None:
+            raise UnavailableError("all slots for adapters are in use", hint="try again later, or more adapter_slots")
         table = self.engine.space.new_table()
         try:
             for start in range(0, len(tokens), self.runner.n_row):
                 part = tokens[start : start + self.runner.n_row]
                 batch = Batch()
                 self.engine.space.find_room(table.missing(len(part)))
-                batch.add(part, table, n_output=len(part))
+                batch.add(part, table, n_output=len(part), adapter=slot)
                 yield self.runner.run(batch)[self.output].numpy()
         finally:
             table.release()
+            if adapters is not None:
+                adapters.release(slot)
 
 
 def evaluate(evaluator: Evaluator, tokens: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -68,7 +68,7 @@ class Context:
         config = self.config
         path = self.model_path(show)
         threads = config["threads"] or None
-        names = ("backend", "device", "split", "ctx_size", "batch_size", "kv_type")
+        names = ("backend", "device", "split", "ctx_size", "batch_size", "kv_type", "activations")
         label = f"loaded {path.name} in " + "{seconds:.1f} s"
         with self.console.progress("loading", label if show else "") as progress:
             session = Session(
@@ -169,6 +169,12 @@ def run_options(command: Command) -> Command:
             metavar="TYPE",
             shell_complete=_completes(lambda: KV_TYPES),
             help="Type of keys and values: f32, f16, bf16, q8_0. [f16]",
+        ),
+        click.option(
+            "--activations",
+            metavar="KIND",
+            shell_complete=_completes(lambda: ("native", "f32")),
+            help="What meets quantised weights: native (rounded to eight bits) or f32, which is slower. [native]",
         ),
         click.option("-b", "--batch-size", type=int, metavar="N", help="Tokens of a prompt evaluated at once. [512]"),
         click.option(

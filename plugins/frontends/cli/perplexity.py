@@ -12,8 +12,9 @@ from llamakit.plugins.frontends.cli.params import Context, common_options, json_
 @common_options
 @json_option
 @click.option("-f", "--file", metavar="FILE", required=True, help="The text; - is standard input.")
+@click.option("--lora", multiple=True, metavar="FILE", help="A LoRA adapter to use. Repeatable.")
 @click.pass_context
-def perplexity(ctx: click.Context, as_json: bool, file: str, **options: Any) -> None:
+def perplexity(ctx: click.Context, as_json: bool, file: str, lora: tuple[str, ...], **options: Any) -> None:
     """Measure how well a model predicts a text: lower is better.
 
     \b
@@ -28,7 +29,7 @@ def perplexity(ctx: click.Context, as_json: bool, file: str, **options: Any) -> 
     text = read_text(file)
     result = None
     interrupted = False
-    with context.session() as session:
+    with context.session(lora=[(each, 1.0) for each in lora]) as session:
         tokens = session.tokenize(text, add_bos=True)
         bos = session.tokenizer.bos_id if session.tokenizer.add_bos else None
         with context.console.progress("perplexity") as progress:

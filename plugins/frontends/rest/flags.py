@@ -46,6 +46,7 @@ CORE: tuple[tuple[tuple[str, ...], str, Any, str], ...] = (
     (("-c", "--ctx-size"), "N", int, "Context of each sequence. [the model's, as memory allows]"),
     (("-b", "--batch-size"), "N", int, "Tokens evaluated in a step. [512]"),
     (("--kv-type",), "TYPE", str, "Type of keys and values: f32, f16, bf16, q8_0. [f16]"),
+    (("--activations",), "KIND", str, "What meets quantised weights: native (rounded), f32. [native]"),
     (("--backend",), "NAMES", str, "Backends in order of preference, or auto. [auto]"),
     (("--device",), "LIST", str, "Devices that share the layers, such as cpu,cuda:1. [one of the backend]"),
     (("--split",), "SHARES", str, "In what proportions they do, such as 3,1. [by free memory]"),
@@ -101,7 +102,7 @@ def _device_option(names: tuple[str, ...], metavar: str, text: str) -> click.Opt
 def settings_from(values: dict[str, Any]) -> dict[str, Any]:
     """Config keys and values that a command line gives, by what click made of it."""
     found: dict[str, Any] = {}
-    for name in ("model", "threads", "ctx_size", "batch_size", "kv_type", "backend", "device", "split"):
+    for name in ("model", "threads", "ctx_size", "batch_size", "kv_type", "activations", "backend", "device", "split"):
         if values.get(name) is not None:
             found[name] = values[name]
     if values.get("memory_f32"):
