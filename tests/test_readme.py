@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from llamakit import Session
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -15,7 +17,8 @@ def blocks() -> list[str]:
 def test_the_session_example(small_model, capsys):
     exec(blocks()[0].replace("model.gguf", str(small_model)), {})
     out = capsys.readouterr().out
-    assert "(64,)" in out
+    with Session(small_model) as session:
+        assert f"({session.model.hparams.n_embd},)" in out
 
 
 def test_the_sampler_example():

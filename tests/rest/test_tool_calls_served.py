@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llamakit.gguf import open_gguf
-from llamakit.tokenizer.tokenizer import TokenType
+from llamakit.tokenizer import TokenType, load_tokenizer
 
 MESSAGES = "{% for m in messages %}{{ m.content }} {% endfor %}{{ tools | tojson if tools else '' }}"
 TEMPLATES = {
@@ -101,9 +101,10 @@ def test_named(families, family):
 
 
 @pytest.mark.parametrize("family", ["hermes", "mistral", "mistral-args", "generic"])
-def test_several(families, family):
+def test_several(families, family, small_model):
     """The end is made unlikely, so that the model goes on calling until its tokens are used."""
-    ends = {"</s>": -100, "]": -100}
+    tokenizer = load_tokenizer(open_gguf(small_model).metadata)
+    ends = {"]": -100, **{str(id): -100 for id in tokenizer.eog_ids}}
     choice = message(families, family, tools=TOOLS, tool_choice="required", seed=3, logit_bias=ends, max_tokens=400)
     calls = [call["function"] for call in choice["message"]["tool_calls"]]
     assert len(calls) > 1 or family == "generic"  # which may choose a single call, that has no more after it

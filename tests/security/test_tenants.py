@@ -17,6 +17,8 @@ from llamakit.engine.admission import in_turn, who_yields
 from llamakit.engine.request import FinishReason, Request
 from llamakit.engine.service import Service, ServiceOptions
 from llamakit.errors import QueueFullError, UsageError
+from llamakit.gguf import open_gguf
+from llamakit.tokenizer import load_tokenizer
 
 LONG = {"prompt": "Once upon a time", "n_predict": 100_000, "ignore_eos": True, "stream": True}
 
@@ -309,8 +311,10 @@ def test_tokens_of_one_client_are_limited(hash_model):
     service.close()
 
 
-@pytest.mark.parametrize("limits", [{"per_client": 1}, {"per_client_tokens": 7}])
-def test_a_limit_of_a_server_holds_for_keys(serve, limits):
+@pytest.mark.parametrize("limit", ["per_client", "per_client_tokens"])
+def test_a_limit_of_a_server_holds_for_keys(serve, small_model, limit):
+    prompt = load_tokenizer(open_gguf(small_model).metadata).encode(LONG["prompt"], add_special=True)
+    limits = {limit: 1 if limit == "per_client" else len(prompt) + 1}
     server = serve(api_key=["a", "b"], settings=limits, max_predict=100_000)
     with server.open("/completion", LONG, bearer("a")) as response:
         response.read1()

@@ -32,7 +32,7 @@ class Stage:
     """A part of the training: examples of each kind in a hundred, and after how many there is a piece of a tale.
 
     `conversations`: the share of examples that are several of different kinds, one after the other; one of them gives a
-    text, so that no two texts contradict each other.
+    text, so that no two texts contradict each other. `before`: the share at the level HARD.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Stage:
     mix: Mapping[str, int]
     tales: int = 0
     conversations: float = 0.0
+    before: float = 0.0
 
 
 STAGES = (
@@ -59,6 +60,10 @@ STAGES = (
         "lookup": 2, "copy": 12, "question": 38, "tool": 15, "no-tool": 4, "json": 8, "count": 10, "talk": 4,
         "story": 4, "unknown": 3,
     }, tales=20, conversations=0.1),
+    Stage("both", WIDE, {
+        "lookup": 2, "copy": 10, "question": 43, "tool": 18, "no-tool": 4, "json": 7, "count": 8, "talk": 3,
+        "story": 3, "unknown": 2,
+    }, tales=25, conversations=0.06, before=0.35),
 )  # fmt: skip
 TURNS = (4, 9)
 SAID = {"copy": 15, "count": 8, "talk": 35, "story": 42}  # in a conversation, beside the example with a text
@@ -70,12 +75,13 @@ def examples(stage: Stage, seed: int, count: int) -> Iterator[Example]:
     kinds, weights = list(stage.mix), list(stage.mix.values())
     for number in range(count):
         draw = Draw(f"{seed}/{stage.name}/{number}", TRAIN, stage.level.words)
+        level = HARD if stage.before and draw.chance(stage.before) else stage.level
         if stage.conversations and draw.chance(stage.conversations):
             chosen = draw.rng.choices(list(SAID), list(SAID.values()), k=draw.number(*TURNS))
             chosen[draw.number(0, len(chosen) - 1)] = draw.rng.choices(list(TEXTS), list(TEXTS.values()))[0]
-            yield conversation([KINDS[kind](draw, stage.level) for kind in chosen])
+            yield conversation([KINDS[kind](draw, level) for kind in chosen])
         else:
-            yield KINDS[draw.rng.choices(kinds, weights)[0]](draw, stage.level)
+            yield KINDS[draw.rng.choices(kinds, weights)[0]](draw, level)
 
 
 def conversation(parts: list[Example]) -> Example:

@@ -62,10 +62,11 @@ RECIPE = Recipe(
         Phase("hard", 60_000, {"lr": 1e-3, "warmup": 20.0, "min_lr": 0.02}),
         Phase("long", 10_000, {"ctx": 1024, "batch": 2, "lr": 4e-4, "warmup": 20.0, "min_lr": 0.02}),
         Phase("wide", 24_000, {"ctx": 1024, "batch": 2, "lr": 6e-4, "warmup": 30.0, "min_lr": 0.02}, "-wide"),
+        Phase("both", 32_000, {"ctx": 1024, "batch": 2, "lr": 8e-4, "warmup": 30.0, "min_lr": 0.02}, "-wide"),
     ),
 )  # fmt: skip
 LIGHT = replace(RECIPE, shape=Shape(n_embd=192, n_layer=5, n_head=6, n_ff=512))
-IN_A_MINUTE = (400, 200, 200, 20, 20)
+IN_A_MINUTE = (400, 200, 200, 20, 20, 20)
 SHORT = replace(
     RECIPE, shape=Shape(n_embd=128, n_layer=3, n_head=4, n_ff=256), vocabulary=3000, shown=300, tests=5,
     phases=tuple(replace(phase, examples=count) for phase, count in zip(RECIPE.phases, IN_A_MINUTE, strict=True)),

@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--examples", type=int, nargs=5, default=[6000, 10000, 60000, 10000, 24000], help="of each stage"
+        "--examples", type=int, nargs=6, default=[6000, 10000, 60000, 10000, 24000, 32000], help="of each stage"
     )
     parser.add_argument("--each", type=int, default=100, help="tests of each kind")
     parser.add_argument("--vocabulary", type=int, default=4096, help="size")
