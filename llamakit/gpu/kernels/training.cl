@@ -8,10 +8,30 @@ FN float activated(float x, int kind, float *slope) {
         *slope = s * (1.0f + x * (1.0f - s));
         return x * s;
     }
-    float t = TANH(0.7978845608028654f * (x + 0.044715f * x * x * x));
-    *slope = 0.5f * (1.0f + t) +
-             0.5f * x * (1.0f - t * t) * 0.7978845608028654f * (1.0f + 3.0f * 0.044715f * x * x);
-    return 0.5f * x * (1.0f + t);
+    if (kind == 1) {
+        float t = TANH(0.7978845608028654f * (x + 0.044715f * x * x * x));
+        *slope = 0.5f * (1.0f + t) +
+                 0.5f * x * (1.0f - t * t) * 0.7978845608028654f * (1.0f + 3.0f * 0.044715f * x * x);
+        return 0.5f * x * (1.0f + t);
+    }
+    if (kind == 2) {
+        float integral = 0.5f * (1.0f + ERF(x * 0.70710678118654752f));
+        *slope = integral + x * 0.3989422804014327f * EXP(-0.5f * x * x);
+        return x * integral;
+    }
+    float positive = x > 0.0f ? x : 0.0f;
+    *slope = kind == 3 ? (x > 0.0f ? 1.0f : 0.0f) : 2.0f * positive;
+    return kind == 3 ? positive : positive * positive;
+}
+
+// The slope of an activation at x; kinds as in `activation`.
+KERNEL void activation_slope(BUF(const float, x), BUF(float, y), const int n, const int kind) {
+    USE(const float, x);
+    USE(float, y);
+    if (INDEX >= n) return;
+    float slope;
+    activated(x[INDEX], kind, &slope);
+    y[INDEX] = slope;
 }
 
 KERNEL void gated_back(BUF(const float, gate), BUF(const float, up), BUF(const float, dy), BUF(float, d_gate),

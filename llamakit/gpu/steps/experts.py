@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llamakit.gpu.lower import ALIGNMENT, count
 from llamakit.gpu.steps.linear import direct
-from llamakit.gpu.steps.values import ACTIVATIONS, gate
+from llamakit.gpu.steps.values import gate
+from llamakit.graph.attrs import ACTIVATIONS
 from llamakit.graph.ops import Op
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from llamakit.gpu.lower import Count, count, width
 from llamakit.gpu.steps.linear import product, slice_space, slices
-from llamakit.gpu.steps.values import ACTIVATIONS, multiply
+from llamakit.gpu.steps.values import multiply
+from llamakit.graph.attrs import ACTIVATIONS
 from llamakit.graph.ops import Op
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from llamakit.gpu.cells import turns_of
 from llamakit.gpu.lower import Count, count, width
 from llamakit.gpu.source import GROUP_MATMUL, SIDE
+from llamakit.graph.attrs import ACTIVATIONS
 from llamakit.graph.ops import Op
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from llamakit.gpu.lower import Lowering, Sizes, Step
     from llamakit.gpu.source import Kernels
     from llamakit.graph.graph import Node
-
-ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu", "relu_squared")
 
 
 def _binary(name: str) -> Callable[[Lowering, Node, int], Step]:
@@ -39,7 +38,9 @@ def _unary(name: str, attribute: str) -> Callable[[Lowering, Node, int], Step]:
 
 
 def _activation(b: Lowering, node: Node, number: int) -> Step:
-    kernel, n, kind = b.kernels.get("activation"), count(node.output), ACTIVATIONS.index(node.attrs.kind)
+    a, n = node.attrs, count(node.output)
+    kernel = b.kernels.get("activation_slope", "training") if a.slope else b.kernels.get("activation")
+    kind = ACTIVATIONS.index(a.kind)
     x, y = b.at(node.inputs[0]), b.at(node.output)
     return lambda sizes: b.kernels.items(kernel, n.of(sizes), x, y, n.of(sizes), kind)
 
