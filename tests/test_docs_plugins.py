@@ -33,9 +33,7 @@ def test_the_optimizer_trains(small_model, tmp_path, monkeypatch):
     options |= {"optimizer": "signs", "optimizer_options": {"momentum": 0.5}}
     losses = []
     with Session(small_model, backend="cpu") as session:
-        run = session.trainer(
-            data=[str(tmp_path / "data.txt")], out=str(tmp_path / "run"), optimizer="signs", **options
-        )
+        run = session.trainer(data=[str(tmp_path / "data.txt")], out=str(tmp_path / "run"), **options)
         run.on_step(lambda info: losses.append(info.loss)).run()
     assert losses[-1] < 0.8 * losses[0]
 
