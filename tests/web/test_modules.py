@@ -205,3 +205,24 @@ def test_formulas_of_the_common_kind_are_read(node: Any) -> None:
         "math(mrow(msubsup(∑ mrow(i = 1) n) msubsup(x i 2) ≤ mroot(π 3)))", "math(mrow(( mrow(a b − 1.5) )))",
         None, None, None, None, None,
     ]  # fmt: skip
+
+
+def test_errors_with_a_caret_are_narrowed_around_it(node: Any) -> None:
+    line = "  12 | date ::= year dash month dash moth dash hour dash minute dash second"
+    at = line.index("moth")
+    text = f"rule moth is not defined, though it is used\n{line}\n     | {' ' * (at - 7)}^^^^\ntry: month"
+    code = f"""
+    import {{ narrowed }} from "./narrow.js";
+    const found = [34, 50, 200].map((n) => narrowed({json.dumps(text)}, n));
+    console.log(JSON.stringify([...found, narrowed("plain text")]));
+    """
+    *narrow, plain = node(code)
+    assert plain == "plain text"
+    assert narrow[2] == text
+    for found, columns in zip(narrow, (34, 50), strict=False):
+        head, excerpt, caret, hint = found.split("\n")
+        assert (head, hint) == ("rule moth is not defined, though it is used", "try: month")
+        assert len(excerpt) <= columns
+        assert excerpt.startswith("  12 | ")
+        start = caret.index("^")
+        assert excerpt[start : start + 4] == "moth"

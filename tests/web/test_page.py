@@ -228,3 +228,62 @@ def test_a_full_context_is_told_with_what_makes_room(mock: Any, page: Any, ask: 
     page.locator(".message.last .card >> text=Allow context shift").click()
     until(lambda: mock.script.bodies("v1/chat/completions")[-1].get("context_shift") is True)
     page.wait_for_selector(".message.last .card", state="detached")
+
+
+def tokens_shown(page: Any) -> int:
+    """How many tokens the context meter says that there are."""
+    title = page.get_attribute("#context", "title") or "0 of"
+    return int("".join(filter(str.isdigit, title.split(" of ")[0])))
+
+
+def test_the_context_meter_is_right_on_paste_and_while_a_prompt_is_read(mock: Any, page: Any, ask: Any) -> None:
+    text = "a word " * 500  # 875 tokens here, by the letters 972
+    page.evaluate(
+        """(text) => {
+          const box = document.getElementById("message");
+          box.value = text;
+          box.dispatchEvent(new InputEvent("input", { inputType: "insertFromPaste", bubbles: true }));
+        }""",
+        text,
+    )
+    until(lambda: tokens_shown(page) == 875)
+    mock.script.prompt, mock.script.step = [300, 600, 901], 0.4
+    page.press("#message", "Enter")
+    until(lambda: tokens_shown(page) == 901)
+    assert page.get_attribute("#send", "data-does") == "stop"
+    page.wait_for_selector("#send[data-does=send]")
+    assert tokens_shown(page) > 901  # the answer's, as the server counted
+
+
+def test_probabilities_of_the_first_half_survive_continue(mock: Any, page: Any, ask: Any) -> None:
+    page.click("#settings")
+    page.click("#drawer-output")
+    page.get_by_label("Token probabilities").check()
+    page.click("#drawer >> [aria-label='Close the settings']")
+    mock.script.text, mock.script.stop_reason = "Once upon a time", "length"
+    ask("Tell the fox story")
+    mock.script.text, mock.script.stop_reason = " there was a fox.", "stop"
+    page.locator(".message.last [data-tool=continue]").click()
+    until(lambda: "there was a fox." in page.inner_text(".message.last"))
+    page.wait_for_selector("#send[data-does=send]")
+    page.locator(".message.last [data-tool=probabilities]").click()
+    page.wait_for_selector(".inspector .token[role=button]")
+    shown = page.locator(".inspector .tokens .token").all_text_contents()
+    assert "".join(shown) == "Once upon a time there was a fox."
+    assert page.locator(".inspector .tokens").text_content() == "".join(shown)
+
+
+def test_the_error_of_a_grammar_is_not_cut_off(tabs: Tabs) -> None:
+    page = tabs.open(viewport={"width": 1280, "height": 800})
+    page.click("#settings")
+    page.click("#drawer-output")
+    page.get_by_label("JSON Schema").check()
+    page.get_by_label("What the answer has to follow").fill('{"type": "object", "properties": {"name": {"type": "string"}, "age" 3}, "x": 1}')
+    page.get_by_label("What the answer has to follow").blur()
+    page.wait_for_selector("pre.problem:visible")
+    size = page.evaluate(
+        "(() => { const p = document.querySelector('pre.problem'); return [p.scrollWidth, p.clientWidth]; })()"
+    )
+    assert size[0] <= size[1]
+    *_, line, caret = page.inner_text("pre.problem").split("\n")
+    assert line[caret.index("^")] == "3"

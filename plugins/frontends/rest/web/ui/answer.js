@@ -126,7 +126,10 @@ export class Run {
     else if (part.type === "probs") this.#probs(part);
     else if (part.type === "queue") this.#phase({ phase: "queued", ahead: part.ahead });
     else if (part.type === "loading") this.#phase({ phase: "loading", progress: part.progress });
-    else if (part.type === "prompt") this.#phase({ phase: "reading", prompt: part });
+    else if (part.type === "prompt") {
+      this.promptTokens = part.total;
+      this.#phase({ phase: "reading", prompt: part });
+    }
     else if (part.type === "error") throw new ApiError(Number(part.error.code) || 500, part.error, null, this.requestId);
     else this.#final(part);
   }
@@ -190,7 +193,7 @@ export class Run {
   async #keepProbs() {
     if (!this.probs.length) return;
     const old = this.base ? ((await get("probs", this.message.id))?.spans ?? []) : [];
-    await put("probs", { message: this.message.id, spans: [...old.filter(({ from }) => from < this.base), ...this.probs] });
+    await put("probs", { message: this.message.id, spans: [...old.filter(({ from }) => from < this.base.length), ...this.probs] });
   }
 
   async #fail(error) {

@@ -2,6 +2,7 @@
 
 import { ApiError, postJson } from "./api.js";
 import { button, h, uniqueId } from "./dom.js";
+import { narrowed } from "./narrow.js";
 import { saveConv, server } from "./state.js";
 import { constraint } from "./wire.js";
 
@@ -21,7 +22,7 @@ export function constraintBox(doc) {
   const on = h("input", { type: "checkbox", role: "switch", id: uniqueId("use"), disabled: Boolean(why), prop: { checked: now.on } });
   const tell = (text) => {
     problem.hidden = !text;
-    problem.textContent = text;
+    problem.textContent = narrowed(text);
     box.setAttribute("aria-invalid", String(Boolean(text)));
   };
   const keep = () => saveConv(doc, { grammar: now.text || now.on ? { ...now } : null });
