@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import errno
 
+import msgspec
+
+LONGEST_SHOWN = 80
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # of an OSError: a full disk
 
 
@@ -36,6 +39,17 @@ class LlamaKitError(Exception):
         return {
             "code": self.code, "message": self.message, "param": self.param, "found": self.found, "hint": self.hint
         }  # fmt: skip
+
+
+def shown(value: object) -> str:
+    """A value of any kind for a message: as JSON has it, at most a line long; "nothing" for none."""
+    if value is None:
+        return "nothing"
+    try:
+        text = msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        text = str(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
 class ReaderGone(Exception):  # noqa: N818 - no error of anybody's

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from llamakit.errors import UsageError
+from llamakit.errors import UsageError, shown
 
 MOST_NAMES = 40  # longer lists are not shown whole
 
@@ -48,10 +48,24 @@ class OptionField(msgspec.Struct, frozen=True, kw_only=True):
                 return next(choice for choice in self.choices if str(choice) == text)
             return msgspec.json.decode(text) if self.kind == "json" else text
         except (ValueError, KeyError, StopIteration, msgspec.DecodeError):
-            wanted = self.interval or {"bool": "true or false", "json": "JSON"}.get(self.kind, self.kind)
-            raise UsageError(f"{self.name} cannot be {text!r}; possible: {wanted}", param=self.name) from None
+            raise UsageError(f"{self.name} cannot be {text!r}; possible: {self.possible}", param=self.name) from None
+
+    @property
+    def possible(self) -> str:
+        """What the value can be, for people."""
+        return self.interval or WORDS.get(self.kind, self.kind)
+
+    @property
+    def shown_default(self) -> str:
+        """The default, for people: nothing where there is none."""
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        if self.default is None or self.default in ("", [], (), {}):
+            return ""
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
 
+WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "json": "JSON"}
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -110,8 +124,8 @@ def build_options(cls: type[Options], values: Mapping[str, object], *, where: st
             try:
                 msgspec.convert({name: value}, cls, strict=True)
             except msgspec.ValidationError:
-                wanted = fields[name].interval or fields[name].kind
-                raise UsageError(f"{prefix}{name} is {value!r}; possible: {wanted}", param=name) from None
+                wanted = fields[name].possible
+                raise UsageError(f"{prefix}{name} is {shown(value)}; possible: {wanted}", param=name) from None
         raise UsageError(f"{prefix}{error}") from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from llamakit.errors import UsageError
 
 FILE = Path(__file__).with_name("model.gguf")
-NOTICE = "no model named: this is the small one that comes with LlamaKit; a bigger one: -m FILE.gguf"
+NOTICE = "no model named: this is LlamaKit's own small one; another: -m FILE.gguf"
 
 
 def named_or_embedded(name: str) -> tuple[Path, str]:

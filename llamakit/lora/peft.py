@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamakit.adapter import Adapter
-from llamakit.errors import ModelFileError, UsageError
+from llamakit.errors import ModelFileError, UsageError, shown
 from llamakit.lora.files import AdapterFile, checked
 from llamakit.lora.heads import restore_head
 from llamakit.lora.names import TOP, Layout, layout_of
@@ -97,21 +97,24 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise ModelFileError(f"{folder} is a PEFT adapter of type {kind!r}; 'LORA' can be used")
+        raise ModelFileError(f"{folder} is a PEFT adapter of type {shown(kind)}; 'LORA' can be used")
     for key, reason in REFUSED.items():
         if config.get(key):
             raise ModelFileError(
-                f"{folder} cannot be used: {key} is {config[key]!r}, so {reason}",
+                f"{folder} cannot be used: {key} is {shown(config[key])}, so {reason}",
                 hint="merge it with PEFT, and convert the merged model" if key == "modules_to_save" else "",
             )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.startswith(CHANGED_BASES):
         raise ModelFileError(
-            f"{folder} began with init_lora_weights {start!r}, which changed the base: it does not fit the plain model",
+            f"{folder} began with init_lora_weights {shown(start)}, which changed the base:"
+            " it does not fit the plain model",
             hint="save it with PEFT's path_initial_model_for_weight_conversion",
         )
     if config.get("bias", "none") != "none":
-        raise ModelFileError(f"{folder} cannot be used: bias is {config['bias']!r}, so it holds biases of the model")
+        raise ModelFileError(
+            f"{folder} cannot be used: bias is {shown(config['bias'])}, so it holds biases of the model"
+        )
     return config
 
 
@@ -120,18 +123,18 @@ def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
     alpha = config.get("alpha_pattern") or {}
     value = alpha[key] if (key := _pattern(alpha, module)) is not None else config.get("lora_alpha", 8)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise ModelFileError(f"the alpha of module {module!r} is {value!r}; a number is needed")
+        raise ModelFileError(f"the alpha of module {module!r} is {shown(value)}; a number is needed")
     ranks = config.get("rank_pattern") or {}
     wanted = ranks[key] if (key := _pattern(ranks, module)) is not None else config.get("r", rank)
     if wanted != rank:
-        raise ModelFileError(f"module {module!r}: the configuration says rank {wanted!r}, its A has {rank} rows")
+        raise ModelFileError(f"module {module!r}: the configuration says rank {shown(wanted)}, its A has {rank} rows")
     return lora_scale(rank, float(value), bool(config.get("use_rslora")))
 
 
 def _pattern(patterns: Any, module: str) -> str | None:
     """The first key of a pattern table that a module's name matches."""
     if not isinstance(patterns, dict):
-        raise ModelFileError(f"a pattern table is {patterns!r}; names and values are needed")
+        raise ModelFileError(f"a pattern table is {shown(patterns)}; names and values are needed")
     for key in patterns:
         # Expressions from a file must not be able to keep the matcher busy: few repetitions, none of a group.
         if len(key) > 500 or len(re.findall(r"[*+{]", key)) > 4 or re.search(r"\)[*+?{]", key):

@@ -152,3 +152,100 @@ def test_doctor_knows_drivers_and_recommends_what_there_is(tmp_path):
         (tmp_path / name).write_text(text)
     assert drivers(tmp_path) == ["NVIDIA 550.54.14", "AMD (ROCm)", "OpenCL pocl"]
     assert not any("llamakit[" in hint for hint in HINTS.values())
+
+
+def test_help_fits_80_columns_and_shows_no_internals():
+    for name in sorted(llamakit.list_commands(None)):
+        found = run(name, "-h")
+        if found.exit_code:
+            continue  # a group without help of its own
+        for line in found.output.splitlines():
+            assert len(line) <= 80, (name, line)
+        for internal in ("[None]", "None]", "[False]", "[True]", "[[]]", "[]", "[{}]", "['", "=<"):
+            assert internal not in found.output, (name, internal)
+
+
+def test_help_begins_with_what_everybody_needs():
+    text = run("generate", "-h").output
+    places = [
+        text.index(flag) for flag in ("--model FILE", "--prompt TEXT", "--file FILE", "--n-predict N", "--seed N")
+    ]
+    titles = [text.index(f"\n{title}:\n") for title in ("Options", "Output", "How the model runs", "Sampling")]
+    assert places == sorted(places)
+    assert titles == sorted(titles)
+    assert titles[0] < places[0] < places[-1] < titles[1]
+
+
+def test_options_of_a_backend_are_a_table_of_the_settings(tmp_path):
+    file = tmp_path / "llamakit.toml"
+    for text, found in (
+        ("[backend.cpu]\nno_repack = true\n", "backend.cpu.no_repack true"),
+        ('backend = "cpu"\n"backend.cpu.no_repack" = true\n', "backend.cpu.no_repack true"),
+        ("[frontend.rest]\nport = 9\n", "frontend.rest.port 9"),
+    ):
+        file.write_text(text)
+        shown = run("--config", str(file), "config", "--changed").output
+        assert found in " ".join(shown.split())
+    for text, message in (
+        ("[backend.cpu]\nnope = 1\n", "unknown setting 'backend.cpu.nope'"),
+        ("backend = 3\n", "backend is 3; possible: a text"),
+        ('threads = ["a"]\n', 'threads is ["a"]; possible: 0..1024'),
+    ):
+        file.write_text(text)
+        found = run("--config", str(file), "config")
+        assert message in str(found.exception or found.output)
+
+
+def test_values_in_messages_are_as_people_write_them():
+    from llamakit.errors import shown
+
+    assert [shown(value) for value in (None, True, {"a": [1, "b"]}, "x", 0.5)] == [
+        "nothing", "true", '{"a":[1,"b"]}', '"x"', "0.5"
+    ]  # fmt: skip
+    assert len(shown("x" * 1000)) == 80
+
+
+class Screen:
+    """Standard output that is a terminal, or not."""
+
+    def __init__(self, is_terminal):
+        self.text, self.is_terminal = "", is_terminal
+        self.buffer = self
+
+    def isatty(self):
+        return self.is_terminal
+
+    def write(self, data):
+        self.text += data.decode() if isinstance(data, bytes) else data
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "options", "shown"),
+    [
+        (True, {}, "\x1b[2mOnce\x1b[0m"),
+        (True, {"quiet": True}, ""),
+        (True, {"quiet": True, "echo": True}, "\x1b[2mOnce\x1b[0m"),
+        (False, {}, ""),
+        (False, {"echo": True}, "Once"),
+    ],
+)
+def test_the_prompt_is_dim_on_a_terminal_and_only_there(monkeypatch, is_terminal, options, shown):
+    from llamakit.plugins.frontends.cli.generate import _show_prompt
+
+    screen = Screen(is_terminal)
+    monkeypatch.setattr(sys, "stdout", screen)
+    _show_prompt("Once", {"echo": False, "quiet": False, "raw": False} | options)
+    assert screen.text == shown
+
+
+def test_a_long_prompt_is_shown_by_its_end(monkeypatch):
+    from llamakit.plugins.frontends.cli.generate import _show_prompt
+
+    screen = Screen(True)
+    monkeypatch.setattr(sys, "stdout", screen)
+    _show_prompt("a" * 5000 + "end", {"echo": False, "quiet": False, "raw": False})
+    assert len(screen.text) < 450
+    assert "end" in screen.text

@@ -278,7 +278,9 @@ def test_the_error_of_a_grammar_is_not_cut_off(tabs: Tabs) -> None:
     page.click("#settings")
     page.click("#drawer-output")
     page.get_by_label("JSON Schema").check()
-    page.get_by_label("What the answer has to follow").fill('{"type": "object", "properties": {"name": {"type": "string"}, "age" 3}, "x": 1}')
+    page.get_by_label("What the answer has to follow").fill(
+        '{"type": "object", "properties": {"name": {"type": "string"}, "age" 3}, "x": 1}'
+    )
     page.get_by_label("What the answer has to follow").blur()
     page.wait_for_selector("pre.problem:visible")
     size = page.evaluate(
@@ -287,3 +289,31 @@ def test_the_error_of_a_grammar_is_not_cut_off(tabs: Tabs) -> None:
     assert size[0] <= size[1]
     *_, line, caret = page.inner_text("pre.problem").split("\n")
     assert line[caret.index("^")] == "3"
+
+
+def test_a_refused_message_is_there_once_and_can_be_edited(mock: Any, page: Any) -> None:
+    mock.script.refuse = {"code": "wrong_usage", "message": "the message is too odd", "param": "messages"}
+    page.fill("#message", "An odd message")
+    page.press("#message", "Enter")
+    page.wait_for_selector(".card.error >> text=the message is too odd")
+    assert page.input_value("#message") == ""
+    assert page.inner_text("body").count("An odd message") <= 3  # the transcript, the list, the title
+    assert page.locator("#transcript >> text=An odd message").count() == 1
+    mock.script.refuse = None
+    page.click(".card.error >> text=Edit the message")
+    page.fill("#transcript textarea", "A better message")
+    page.keyboard.press("Control+Enter")
+    until(lambda: page.locator("#transcript >> text=A better message").count() == 1)
+    until(lambda: mock.script.bodies("v1/chat/completions")[-1]["messages"][-1]["content"] == "A better message")
+
+
+def test_delete_all_is_not_beside_delete(page: Any, ask: Any) -> None:
+    ask("Hello")
+    page.locator("#conversations [data-part=menu]").first.click()
+    page.wait_for_selector(".menu >> text=Delete")
+    assert page.locator(".menu >> text=Delete all").count() == 0
+    page.keyboard.press("Escape")
+    page.click("#settings")
+    page.click("#drawer-output")
+    page.click("#drawer >> text=Delete all conversations…")
+    page.wait_for_selector("dialog >> text=will be gone for good")

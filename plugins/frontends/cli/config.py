@@ -49,5 +49,6 @@ def _print_keys(schema: dict[str, OptionField], as_json: bool) -> None:
         click.echo(msgspec.json.encode(schema).decode())
         return
     for key, field in schema.items():
-        possible = ", ".join(part for part in (field.interval or field.kind, f"default {field.default!r}") if part)
+        default = f"default {field.shown_default}" if field.shown_default else ""
+        possible = ", ".join(part for part in (field.possible, default) if part)
         click.echo(f"{key}  [{possible}]\n    {field.description}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from contextlib import contextmanager
@@ -95,6 +96,12 @@ def write(text: str, raw: bool = False) -> None:
         raise ReaderGone from None  # click would turn the original into exit code 1
 
 
+def dim(text: str, raw: bool = False) -> None:
+    """Text that is not the model's, on a terminal: dim, unless colours are off."""
+    click.echo(click.style(text if raw else safe(text), dim=True), nl=False)
+    sys.stdout.flush()
+
+
 def rate_of(n: float, seconds: float = 1) -> str:
     """Tokens per second for people: 0.52, 17.3, 1,760."""
     rate = n / seconds
@@ -104,6 +111,14 @@ def rate_of(n: float, seconds: float = 1) -> str:
 def tokens(n: int) -> str:
     """So many tokens."""
     return f"{n:,} {'token' if n == 1 else 'tokens'}"
+
+
+def fitted(line: str) -> str:
+    """A line cut to what a terminal shows of it; whole where nobody watches."""
+    if not sys.stdout.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def gib(n_bytes: float) -> str:

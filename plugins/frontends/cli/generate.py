@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from llamakit.plugins.frontends.cli.console import Console, rate_of, tokens, write
+from llamakit.plugins.frontends.cli.console import Console, dim, rate_of, tokens, write
 from llamakit.plugins.frontends.cli.params import (
     Context,
     SamplingCommand,
@@ -21,6 +21,9 @@ from llamakit.options import fields_of
 if TYPE_CHECKING:
     from llamakit import Session
     from llamakit.engine.request import Result
+
+
+LONGEST_SHOWN = 400  # characters of a prompt that a terminal shows without --echo
 
 
 @click.command(cls=SamplingCommand)
@@ -92,8 +95,7 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
         "max_tokens": options["n_predict"], "seed": context.config["seed"], "stop": options["stop"],
         "samplers": samplers, "keep": options["keep"], "shift": options["context_shift"], **values,
     }  # fmt: skip
-    if options["echo"]:
-        write(prompt, options["raw"])
+    _show_prompt(prompt, options)
     with session:
         as_message = not context.config["model"] if options["as_message"] is None else options["as_message"]
         asked = _message(session, prompt) if as_message and prompt else prompt
@@ -101,6 +103,19 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
         _finish(session, prompt, request, result, seed, options, context.console)
     if interrupted:
         ctx.exit(130)
+
+
+def _show_prompt(prompt: str, options: dict[str, Any]) -> None:
+    """The prompt before its text: all of it with --echo; for people, dim, the end of a long one."""
+    import sys
+
+    if not sys.stdout.isatty():
+        if options["echo"]:
+            write(prompt)
+        return
+    shown = prompt if options["echo"] or len(prompt) <= LONGEST_SHOWN else f"…{prompt[-LONGEST_SHOWN:]}"
+    if not options["quiet"] or options["echo"]:
+        dim(shown, options["raw"])
 
 
 def _tell_unused(sampling: dict[str, Any], samplers: tuple[str, ...] | None, context: Context) -> None:

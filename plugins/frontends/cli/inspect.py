@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from llamakit.plugins.frontends.cli.console import gib
+from llamakit.plugins.frontends.cli.console import fitted, gib
 from llamakit.plugins.frontends.cli.params import json_option, settings_model
 
 from llamakit.embedded import named_or_embedded
@@ -127,4 +127,4 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
     rows = [tuple(map(one_line, row)) for row in rows]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[-1]]).rstrip())
+        click.echo(fitted("  ".join([*cells, row[-1]]).rstrip()))

@@ -193,6 +193,12 @@ def run_options(command: Command) -> Command:
     return command
 
 
+# How the help of these commands is told: what everybody needs first, then by what it is about.
+FIRST = ("model", "prompt", "file", "n_predict", "system", "seed", "stop")
+RUNNING = ("backend", "device", "split", "threads", "ctx_size", "batch_size", "kv_type", "lora", "prompt_cache")
+OUTPUT = ("quiet", "verbose", "echo", "raw", "timings", "logdir", "markdown", "history", "help")
+
+
 class SamplingCommand(click.Command):
     """A command with an option for every option of every sampler that is installed."""
 
@@ -217,8 +223,11 @@ class SamplingCommand(click.Command):
         """The command's own options, then the samplers', then those of other packages."""
         sampling = self.sampling_params()
         own = [p for p in super().get_params(ctx) if p not in sampling]
+        own.sort(key=lambda p: FIRST.index(p.name) if p.name in FIRST else len(FIRST))
         for title, params in (
-            ("Options", own),
+            ("Options", [p for p in own if p.name not in RUNNING and p.name not in OUTPUT]),
+            ("Output", [p for p in own if p.name in OUTPUT]),
+            ("How the model runs", [p for p in own if p.name in RUNNING]),
             ("Sampling", [p for p in sampling if "." not in (p.name or "")]),
             ("Sampling, from other packages", [p for p in sampling if "." in (p.name or "")]),
         ):
@@ -265,8 +274,8 @@ def _biases(text: str) -> str:
 def _option(field: OptionField, owner: str | None) -> click.Option:
     flag = "--" + (f"{owner}." if owner else "") + field.name.replace("_", "-")
     name = f"{owner}.{field.name}" if owner else field.name
-    shown = f"{field.interval}, {field.default}" if field.interval else f"{field.default}"
-    text = f"{field.description} [{shown}]"
+    shown = "; ".join(part for part in (field.interval, field.shown_default) if part)
+    text = f"{field.description} [{shown}]" if shown else field.description
     identifier = name.replace(".", "__")  # click wants a Python name; the real one is set below
     if field.kind == "bool":
         option = click.Option([identifier, f"{flag}/--no-{flag[2:]}"], default=None, help=text)

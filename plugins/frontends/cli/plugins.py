@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import click
 from llamakit.plugins.frontends.cli.params import json_option
 
@@ -25,4 +27,7 @@ def plugins(as_json: bool, kind: str | None) -> None:
     for info in infos:
         state = click.style("ok", fg="green") if info.available else click.style("--", fg="red")
         text = info.summary if info.available else info.reason
-        click.echo(f"{state}  {info.kind:<12} {info.name:<{width}}  {info.package} {info.version}  {text}")
+        package = "" if info.package == "llamakit" else f"{info.package} {info.version}: "
+        head = f"  {info.kind:<12} {info.name:<{width}}  "
+        lines = textwrap.wrap(f"{package}{text}", max(20, 78 - len(head)), break_on_hyphens=False) or [""]
+        click.echo(state + head + f"\n  {' ' * len(head)}".join(lines))

@@ -109,6 +109,6 @@ def train_text_from_scratch(args: list[str]) -> None:
     """Train a small model from a text, as the tool of 2023 did, with its flags, checkpoints and samples.
 
     \b
-    llamakit train-text-from-scratch --vocab-model vocabulary.gguf --train-data text.txt
+    llamakit train-text-from-scratch --vocab-model words.gguf --train-data a.txt
     """
     run_tool("train-text-from-scratch", args)

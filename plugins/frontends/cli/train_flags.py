@@ -72,15 +72,13 @@ def _names(field: OptionField) -> list[str]:
 def _shape(field: OptionField) -> dict[str, Any]:
     """What click wants to know of an option."""
     if field.kind == "bool":
-        state = "on" if field.default else "off"
-        return {"default": None, "help": f"{field.description} [{state}]"}
+        return {"default": None, "help": f"{field.description} [{field.shown_default}]"}
     metavar = METAVARS.get(field.name, field.kind.upper())
     if field.kind == "json":
         if not isinstance(field.default, (list, dict)):
             return {"default": None, "type": FieldType(field), "metavar": metavar, "help": field.description}
         return {"multiple": True, "metavar": metavar, "help": f"{field.description} Repeatable."}
-    default = field.default if field.default != "" else ""
-    shown = f"{field.interval}; {default}" if field.interval else f"{default}"
+    shown = "; ".join(part for part in (field.interval, field.shown_default) if part)
     help_ = f"{field.description} [{shown}]" if shown else field.description
     return {"default": None, "type": FieldType(field), "metavar": metavar, "help": help_}
 

@@ -15,7 +15,7 @@ from llamakit.plugins.frontends.rest.security import is_loopback
 from llamakit.plugins.frontends.rest.state import ServerState
 
 from llamakit.embedded import named_or_embedded
-from llamakit.errors import UsageError
+from llamakit.errors import UsageError, shown
 from llamakit.pool import ModelPool, device_memory, opener
 from llamakit.terminal import one_line, safe
 
@@ -149,7 +149,7 @@ def origins_of(config: Config) -> list[str]:
         key = f"frontend.rest.{name}"
         origin = config.origin(key)
         if origin not in ("default", "command line"):
-            value = "" if name == "api_key" else f" {config[key]!r}"
+            value = "" if name == "api_key" else f" {shown(config[key])}"
             found.append(f"--{name.replace('_', '-')}{value} comes from {origin}")
     return found
 
@@ -184,11 +184,14 @@ def lines_of(session: Session, state: ServerState, url: str, seconds: float) -> 
     others = sum(f"sampler.{each}" in state.registry.third_party for each in samplers)
     from_others = f", {others} from other packages" if others else ""
     return [
-        f"model     {model:<48}  backend   {backend.name}{kernels}",
-        f"memory    {size(weights)} weights + {size(kv)} KV ({state.options.parallel} sequences at once,"
-        f" {session.settings.kv_type}) of {size(session.device.memory().free)} free",
-        f"adapters  {adapters or 'none':<48}  samplers  {len(samplers)}{from_others}",
-        f"page      {url}/       API  /completion  /v1  /api  /v1/messages     docs  /docs",
+        f"model     {model}",
+        f"backend   {backend.name}{kernels}",
+        f"memory    {size(weights)} weights, {size(kv)} KV ({state.options.parallel} sequences,"
+        f" {session.settings.kv_type}), {size(session.device.memory().free)} free",
+        *([f"adapters  {adapters}"] if adapters else []),
+        f"samplers  {len(samplers)}{from_others}",
+        f"API       {url}/v1  /completion  /api  /v1/messages  docs: /docs",
+        f"page      {url}/",
         f"ready in {seconds:.1f} s; Ctrl-C stops",
     ]
 

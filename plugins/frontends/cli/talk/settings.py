@@ -39,8 +39,9 @@ class Knob(msgspec.Struct, frozen=True):
         else:
             value = self.field.parse(text)
         if not fits(value, self.schema):
-            wanted = self.field.interval or self.field.kind
-            raise UsageError(f"{self.field.name} cannot be {text!r}; possible: {wanted}", param=self.field.name)
+            raise UsageError(
+                f"{self.field.name} cannot be {text!r}; possible: {self.field.possible}", param=self.field.name
+            )
         return value
 
 

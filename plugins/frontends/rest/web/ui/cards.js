@@ -19,6 +19,7 @@ export function failureCard(failure, view) {
     h("div", { class: "buttons" },
       partial && button("Continue", () => view.actions.continue(view.message), { className: "small bordered" }),
       button("Retry", () => (partial ? view.actions.regenerate(view.message) : view.actions.retry(view.message)), { className: "small bordered" }),
+      !partial && button("Edit the message", () => view.actions.editQuestion(view.message), { className: "small bordered" }),
       copy));
 }
 

@@ -45,8 +45,6 @@ export function startComposer() {
       actions.edit(lastOwn());
     }
   });
-  box.addEventListener("give-back", ({ detail }) => !box.value && put(detail));
-  box.addEventListener("take-back", ({ detail }) => box.value === detail && put(""));
   const submit = () => {
     const text = box.value;
     if (!text.trim()) return;

@@ -3,7 +3,7 @@
 import { openMenu } from "./dialog.js";
 import { remove, rename } from "./rail.js";
 import { loadDoc, saveConv } from "./state.js";
-import { exportMarkdown, exportOne, removeAll } from "./transfer.js";
+import { exportMarkdown, exportOne } from "./transfer.js";
 
 export function showMenu(conv, opener) {
   return openMenu(opener, `Menu of ${conv.title || "Untitled"}`, [
@@ -12,6 +12,5 @@ export function showMenu(conv, opener) {
     ["Export as JSON", "download", async () => exportOne(await loadDoc(conv.id))],
     ["Export as Markdown", "download", async () => exportMarkdown(await loadDoc(conv.id))],
     ["Delete", "trash", () => remove(conv)],
-    ["Delete all…", "trash", removeAll],
   ]);
 }

@@ -2,7 +2,7 @@
 
 import { constraintBox } from "./constraint.js";
 import { control } from "./controls.js";
-import { h, uniqueId } from "./dom.js";
+import { button, h, uniqueId } from "./dom.js";
 import { readField } from "./schema.js";
 import { path, saveConv, saveSettings, server, settings } from "./state.js";
 import { defaultLimit } from "./wire.js";
@@ -52,5 +52,6 @@ const pageSettings = () => [
   choose("Read answers aloud", "aloud", { off: "Off", end: "At the end", sentence: "By sentence" }, "For screen readers. Long answers are announced in one sentence."),
   check("Own messages as Markdown", "ownMarkdown", "Otherwise they are shown as they were typed."),
   check("Keys with Ctrl and Alt", "shortcuts", "Ctrl+/ lists them."),
+  h("div", { class: "option" }, button("Delete all conversations…", async () => (await import("./transfer.js")).removeAll(), { className: "small bordered danger" })),
 ];
 

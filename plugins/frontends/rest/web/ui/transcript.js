@@ -15,6 +15,7 @@ let earlier = 0; // how many messages are not shown
 let pin = null;
 let draw = () => {};
 let unfollow = () => {};
+let failed = null; // the last answer that failed before it had any text: it is shown, and not kept
 let missed = 0; // lines that arrived while the reader was elsewhere
 
 let MessageView = null; // its module, with all of Markdown, comes with the first message
@@ -69,9 +70,15 @@ function showNewest() {
   byId("newest-text").textContent = missed ? `${count(missed)} new ${missed === 1 ? "line" : "lines"}` : "newest";
 }
 
-/** The messages to show: the path to the leaf, or to the answer that is being written. */
+/** The answer that is being written, or that failed and has nothing to be kept. */
+function shownRun() {
+  const late = failed?.doc === doc && failed.message.parent === doc.conv.leaf ? failed : null;
+  return runs.get(doc.conv.id) ?? late;
+}
+
+/** The messages to show: the path to the leaf, or to that answer. */
 function shownPath() {
-  const run = runs.get(doc.conv.id);
+  const run = shownRun();
   return run ? [...path(doc, run.message.parent), run.message] : path(doc);
 }
 
@@ -97,7 +104,7 @@ function show(next) {
 /** Makes the transcript show the present path; messages that stay are not touched but for what is around them. */
 export function refresh() {
   if (!MessageView) return show(doc);
-  const run = runs.get(doc.conv.id);
+  const run = shownRun();
   const messages = shownPath();
   const shown = messages.slice(earlier);
   const parent = byId("transcript");
@@ -113,6 +120,7 @@ export function refresh() {
     const last = index === shown.length - 1;
     const branches = (byParent.get(message.parent) ?? []).toSorted((a, b) => a.created - b.created);
     view.refresh({ index: index + earlier, last, run: run?.message === message ? run : null, branches });
+    if (failed?.message === message) view.showFailure(failed.failure);
     view.node.tabIndex = last ? 0 : -1;
     view.node.classList.toggle("unseen-above", message.id === doc.conv.firstSeen);
   });
@@ -168,24 +176,13 @@ function showBusy(run) {
 
 /** The answer has ended: nothing moves. */
 function detach(run) {
+  failed = run.failure && !run.message.text && !doc.messages.has(run.message.id) ? run : null;
   if (!MessageView) return;
   unfollow();
-  const view = views.get(run.message.id);
-  view?.endStream();
-  if (run.failure && !run.text) return failedBeforeText(run, view);
+  views.get(run.message.id)?.endStream();
   refresh();
+  if (run.failure && !run.text) views.get(run.message.id)?.showFailure(run.failure);
   showNewest();
-}
-
-/** The card stands in place of the answer, and the question goes back to the composer. */
-function failedBeforeText(run, view) {
-  const question = doc.messages.get(run.message.parent);
-  if (run.message.text || doc.messages.has(run.message.id)) refresh();
-  else view?.refresh({ index: views.size - 1, last: true, run, branches: [] });
-  view?.showFailure(run.failure);
-  if (question?.role === "user" && !doc.messages.has(run.message.id)) {
-    byId("message").dispatchEvent(new CustomEvent("give-back", { detail: question.text }));
-  }
 }
 
 /** Sends what the person wrote and starts the answer. A question that got no answer is replaced. */
@@ -235,8 +232,11 @@ export const actions = {
   /** An answer that failed: its text goes on, or the question is asked again. */
   retry(message) {
     if (message.text) return actions.continue(message);
-    byId("message").dispatchEvent(new CustomEvent("take-back", { detail: doc.messages.get(message.parent)?.text }));
     answer(message.parent);
+  },
+  /** The question of an answer that failed. */
+  editQuestion(message) {
+    actions.edit(views.get(message.parent));
   },
   async branch(message, step = 0) {
     await saveConv(doc, { leaf: deepest(doc, message).id });
