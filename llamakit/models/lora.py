@@ -229,8 +229,8 @@ def check_head(file: GGUFFile, architecture: str | None = None) -> float:
     )
     if kind != "adapter":
         raise ModelFileError(
-            f"{path} is {'a training checkpoint' if trained else 'no adapter'}: its general.type is {kind!r},"
-            " not 'adapter'",
+            f"{path} is {'a training checkpoint' if trained else 'no adapter'}",
+            found=f"general.type is {kind!r}" if kind else "it does not say that it is one (general.type)",
             hint=f"llamakit lora import {path} -m BASE.gguf -o adapter.gguf" if trained else "",
         )
     if type_ != "lora":
