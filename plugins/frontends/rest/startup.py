@@ -190,7 +190,7 @@ def lines_of(session: Session, state: ServerState, url: str, seconds: float) -> 
         f" {session.settings.kv_type}), {size(session.device.memory().free)} free",
         *([f"adapters  {adapters}"] if adapters else []),
         f"samplers  {len(samplers)}{from_others}",
-        f"API       {url}/v1  /completion  /api  /v1/messages  docs: /docs",
+        f"API       {url}/v1  /completion  /api  /v1/messages  /docs",
         f"page      {url}/",
         f"ready in {seconds:.1f} s; Ctrl-C stops",
     ]
