@@ -223,7 +223,7 @@ def check(engine: Engine, embed: Embed) -> Any:
             raise UsageError(f"there is nothing to embed: the text gives no tokens{where}", param="input")
         if len(tokens) > engine.n_ctx:
             raise ContextLengthError(
-                f"the text does not fit: it has {len(tokens):,} tokens, the context holds {engine.n_ctx:,}{where}",
+                f"the text is too large: it has {len(tokens):,} tokens, the context holds {engine.n_ctx:,}{where}",
                 hint="a shorter text, or a larger context (-c)", param="input",
             )  # fmt: skip
         if min(tokens) < 0 or max(tokens) >= engine.tokenizer.n_vocab:

@@ -143,7 +143,7 @@ def _fit(engine: Engine, request: Request) -> list[int]:
 def _check_length(engine: Engine, n: int, param: str) -> None:
     if n > engine.n_ctx:
         error = ContextLengthError(
-            f"the prompt does not fit: it has {n:,} tokens, the context holds {engine.n_ctx:,}",
+            f"the prompt exceeds the available context size: it has {n:,} tokens, the context holds {engine.n_ctx:,}",
             found=f"{n - engine.n_ctx:,} tokens too many",
             hint="a shorter text, or a larger context (-c)",
             param=param,

@@ -155,7 +155,9 @@ def whole(*args):
         ("--host 127.0.0.1,::1", {"frontend.rest.host": "127.0.0.1"}),
         ("--api-key a,b --api-key c", {"frontend.rest.api_key": ["a", "b", "c"]}),
         ("--cors-origins http://a,http://b", {"frontend.rest.cors": ["http://a", "http://b"]}),
-        ("-lv 3 --verbosity 2", {}),
+        ("-lv 3 --verbosity 2", {}), ("--reasoning off", {"frontend.rest.reasoning_budget": 0}), ("--reasoning on", {}),
+        ("--ignore-eos --tags a,b -ncmoe 3 -cmoe --no-mmproj -ctxcp 4", {"sampling.ignore_eos": True}),
+        ("--lora a --lora-init-without-apply --lora b", {"frontend.rest.lora_scaled": [("a", 0.0), ("b", 0.0)]}),
     ],
 )  # fmt: skip
 def test_llamacpp_s_command_line(args, found):

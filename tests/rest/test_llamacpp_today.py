@@ -10,7 +10,8 @@ def test_several_prompts(native):
     found = native.complete(prompt=[PROMPT, "The dog"], **body)
     assert [each["index"] for each in found] == [0, 1]
     for each, prompt in zip(found, (PROMPT, "The dog"), strict=True):
-        assert each["prompt"] == prompt
+        assert each["prompt"].endswith(prompt)  # with the text of the token that begins it
+        assert each["prompt"] != prompt
         assert each["content"] == native.complete(prompt=prompt, **body)["content"]
     assert "content" in native.complete(prompt=[PROMPT, "The dog"], n_predict=1)  # as in 2023: one, of two texts
     nested = native.complete(prompt=[[400, 401], PROMPT, {"prompt_string": PROMPT}], n_predict=2)
@@ -83,3 +84,34 @@ def test_tokens_are_counted_for_every_api(server):
         server.post("/v1/chat/completions", {"messages": talk, "max_tokens": 1})[1]["usage"]["prompt_tokens"],
     }
     assert len(counts) == 1
+
+
+def test_the_newer_form_is_llamacpp_s_of_today(native):
+    old = native.complete(prompt=PROMPT, n_predict=1, ignore_eos=True, logit_bias=[[300, 1.5]])
+    new = native.complete(prompt=PROMPT, n_predict=1, ignore_eos=True, logit_bias=[[300, 1.5]], cache_prompt=True)
+    assert old["prompt"] == PROMPT
+    assert [300, 1.5] in old["generation_settings"]["logit_bias"]
+    assert {"token": 300, "bias": 1.5} in new["generation_settings"]["logit_bias"]
+    assert new["generation_settings"]["temperature"] == new["generation_settings"]["temp"]
+
+
+def test_probabilities_after_the_samplers_by_today_s_name(native):
+    found = native.complete(prompt=PROMPT, n_predict=3, n_probs=4, post_sampling_probs=True, top_k=4)
+    assert len(found["completion_probabilities"]) == 3
+    for each in found["completion_probabilities"]:
+        assert {"id", "token", "bytes", "prob"} <= set(each)
+        assert 0 < each["prob"] <= 1
+        assert all({"id", "token", "bytes", "prob"} == set(top) for top in each["top_probs"])
+    old = native.complete(prompt=PROMPT, n_predict=1, n_probs=4)
+    assert set(old["completion_probabilities"][0]) == {"content", "probs"}
+
+
+def test_a_request_of_today_shifts_only_where_it_says_so(serve):
+    server = serve(settings={"ctx_size": 64})
+    long = {"prompt": "word " * 200, "n_predict": 1}
+    status, answer = server.post("/completion", long | {"cache_prompt": True})
+    assert (status, answer["error"]["type"]) == (400, "exceed_context_size_error")
+    assert "exceeds the available context size" in answer["error"]["message"]
+    assert server.post("/completion", long | {"cache_prompt": True, "context_shift": True})[0] == 200
+    server.state.defaults = {"context_shift": True}
+    assert server.post("/completion", long | {"cache_prompt": True})[0] == 200

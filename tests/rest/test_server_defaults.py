@@ -20,6 +20,8 @@ def test_seed_and_limit_hold_where_a_request_says_nothing(serve):
     assert (answer["generation_settings"]["seed"], answer["tokens_predicted"]) == (7, 3)
     _, answer = server.post("/completion", {"prompt": "Once", "seed": 8, "n_predict": 2})
     assert (answer["generation_settings"]["seed"], answer["tokens_predicted"]) == (8, 2)
+    for n in (9, -1, -2):  # never more than the server's
+        assert server.post("/completion", {"prompt": "Once", "n_predict": n})[1]["tokens_predicted"] == 3
     for path, body in {
         "/v1/chat/completions": {"messages": TALK}, "/v1/completions": {"prompt": "Once"}, "/v1/responses": {"input": "Once"},
         "/api/chat": {"messages": TALK, "stream": False}, "/v1/messages": {"messages": TALK, "max_tokens": 3},

@@ -36,13 +36,15 @@ class Body(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """What a body says.
 
     `fields`: an instance of the asked class; `sampling`: sampler options by flat name, checked against their classes;
-    `ignored`: names that mean nothing here; `given`: the names that were there with a value other than null.
+    `ignored`: names that mean nothing here; `given`: the names that were there with a value other than null; `filled`:
+    those that the server's settings gave a value.
     """
 
     fields: T
     sampling: dict[str, object] = {}
     ignored: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
+    filled: frozenset[str] = frozenset()
 
 
 class SamplerOption(msgspec.Struct, frozen=True):
@@ -72,19 +74,31 @@ def read(
     data = _read_all(req, state)
     values = {} if may_be_empty and not data.strip() else decode_object(data)
     skipped = rewrite(values) if rewrite is not None else None
-    fill(values, cls, state)
+    filled = fill(values, cls, state)
     body = check(values, cls, sampler_options(state) if sampling else {})
-    return msgspec.structs.replace(body, ignored=(*body.ignored, *skipped)) if skipped else body
+    return msgspec.structs.replace(
+        body, ignored=(*body.ignored, *(skipped or ())), given=body.given - filled, filled=filled
+    )
 
 
-def fill(values: dict[str, Any], cls: type[Any], state: ServerState) -> None:
-    """Put the server's defaults into fields that a request leaves out and need not have."""
-    known = _field_table(cls)
+def fill(values: dict[str, Any], cls: type[Any], state: ServerState) -> frozenset[str]:
+    """Put the server's defaults into fields that a request leaves out and need not have; returns their names.
+
+    The server's most tokens of an answer are also the most that a request gets.
+    """
+    known, filled = _field_table(cls), set()
     limits = [name for name in known if name in LIMITS]
     for name, value in state.defaults.items():
         given = any(values.get(each) is not None for each in limits) if name in LIMITS else values.get(name) is not None
         if name in known and not given and known[name].default is not msgspec.NODEFAULT:
             values[name] = value
+            filled.add(name)
+    most = state.defaults.get(DEFAULT_LIMITS[0])
+    for name in limits if isinstance(most, int) else ():
+        value = values.get(name)
+        if type(value) is int and (value > most or value < 0):
+            values[name] = most
+    return frozenset(filled)
 
 
 def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOption]) -> Body[T]:

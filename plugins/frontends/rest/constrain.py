@@ -63,8 +63,8 @@ def constrained(state: ServerState, session: Session, prompt: Prompt, sampling: 
     structure = Structure(session.tokenizer.is_control_text)
     if prompt.tool_names:
         answer = structure.answer(
-            prompt.format, _functions(talk, prompt), required=talk.must_call is not None, several=talk.parallel and not talk.must_call,
-            content=content,
+            prompt.format, _functions(talk, prompt), required=talk.must_call is not None,
+            several=talk.parallel and not talk.must_call, content=content,
         )  # fmt: skip
     elif content is not None and prompt.format.channels:
         answer = structure.answer(prompt.format, [], required=False, several=False, content=content)

@@ -15,7 +15,7 @@ from llamakit.errors import UsageError
 SAME = {
     "--chat-template-file": "--chat-template", "--spec-draft-model": "--model-draft", "--draft-max": "--draft",
     "--draft-n": "--draft", "--spec-draft-n-max": "--draft", "--embeddings": "--embedding",
-    "--webui": "", "--ui": "",
+    "--webui": "", "--ui": "", "--log-verbose": "--verbose", "--usage": "--help",
     "--sleep-idle-seconds": "--idle-unload", "--model-alias": "--alias", "-n": "--n-predict",
     "--predict": "--n-predict",
     "--no-webui": "--no-ui",
@@ -34,6 +34,71 @@ SETTINGS: dict[str, tuple[str, type]] = {
 }  # fmt: skip
 # Without effect here, by how many values follow: none, one, or maybe one.
 NONE = {
+    "-ncmoe",
+    "--n-cpu-moe",
+    "-ncmoed",
+    "--n-cpu-moe-draft",
+    "-Cb",
+    "--cpu-mask-batch",
+    "-Crb",
+    "--cpu-range-batch",
+    "--cpu-strict-batch",
+    "-ctkd",
+    "--cache-type-k-draft",
+    "-ctvd",
+    "--cache-type-v-draft",
+    "-hft",
+    "--hf-token",
+    "--tags",
+    "--spec-type",
+    "--spec-synth-len",
+    "--spec-synth-rates",
+    "--spec-ngram-size-n",
+    "--spec-ngram-size-m",
+    "--spec-ngram-min-hits",
+    "--cache-reuse-hybrid",
+    "--cache-reuse-hybrid-min-share",
+    "-ctxcp",
+    "-lcs",
+    "--lookup-cache-static",
+    "-lcd",
+    "--lookup-cache-dynamic",
+    "--media-path",
+    "--allowed-local-media-path",
+    "--local-media-max-size-mb",
+    "--image-min-tokens",
+    "--image-max-tokens",
+    "--webui-config",
+    "--webui-config-file",
+    "--ui-config",
+    "--ui-config-file",
+    "--reasoning-budget-message",
+    "--draft-n-min",
+    "--checkpoint-every-n-tokens",
+    "-cmoe",
+    "--cpu-moe",
+    "-cmoed",
+    "--cpu-moe-draft",
+    "-sp",
+    "--no-mmproj",
+    "--no-mmproj-offload",
+    "--mmproj-offload",
+    "--mmproj-auto",
+    "--no-mmproj-auto",
+    "--cache-idle-slots",
+    "--no-cache-idle-slots",
+    "-bs",
+    "--backend-sampling",
+    "--ui-mcp-proxy",
+    "--no-ui-mcp-proxy",
+    "--webui-mcp-proxy",
+    "--no-webui-mcp-proxy",
+    "--spec-default",
+    "--fit-print",
+    "-cl",
+    "--cont-prefill",
+    "--display-prompt",
+    "--no-display-prompt",
     "-cb",
     "--cont-batching",
     "-nocb",
@@ -85,6 +150,47 @@ NONE = {
     "--no-clear-idle",
 }
 ONE = {
+    "-ncmoe",
+    "--n-cpu-moe",
+    "-ncmoed",
+    "--n-cpu-moe-draft",
+    "-Cb",
+    "--cpu-mask-batch",
+    "-Crb",
+    "--cpu-range-batch",
+    "--cpu-strict-batch",
+    "-ctkd",
+    "--cache-type-k-draft",
+    "-ctvd",
+    "--cache-type-v-draft",
+    "-hft",
+    "--hf-token",
+    "--tags",
+    "--spec-type",
+    "--spec-synth-len",
+    "--spec-synth-rates",
+    "--spec-ngram-size-n",
+    "--spec-ngram-size-m",
+    "--spec-ngram-min-hits",
+    "--cache-reuse-hybrid",
+    "--cache-reuse-hybrid-min-share",
+    "-ctxcp",
+    "-lcs",
+    "--lookup-cache-static",
+    "-lcd",
+    "--lookup-cache-dynamic",
+    "--media-path",
+    "--allowed-local-media-path",
+    "--local-media-max-size-mb",
+    "--image-min-tokens",
+    "--image-max-tokens",
+    "--webui-config",
+    "--webui-config-file",
+    "--ui-config",
+    "--ui-config-file",
+    "--reasoning-budget-message",
+    "--draft-n-min",
+    "--checkpoint-every-n-tokens",
     "-ub",
     "--ubatch-size",
     "--log-file",
@@ -138,6 +244,23 @@ ONE = {
 MAYBE_ONE = {"-fa", "--flash-attn", "--log-colors"}
 # Known, and not to be had: why.
 REFUSED = {
+    "-hff": "models are not downloaded: -m FILE", "-hfd": "models are not downloaded: -md FILE",
+    "-hfrd": "models are not downloaded: -md FILE", "--hf-repo-draft": "models are not downloaded: -md FILE",
+    "-dr": "models are not downloaded: -m FILE", "--docker-repo": "models are not downloaded: -m FILE",
+    "-hfv": "speech is not supported", "-hfrv": "speech is not supported", "--hf-repo-v": "speech is not supported",
+    "-hffv": "speech is not supported", "--hf-file-v": "speech is not supported", "-mv": "speech is not supported",
+    "-l": "a bias belongs to a request", "--logit-bias": "a bias belongs to a request",
+    "--grammar-file": "a grammar belongs to a request", "-jf": "a schema belongs to a request",
+    "--json-schema-file": "a schema belongs to a request", "-r": "stop strings belong to a request",
+    "--reverse-prompt": "stop strings belong to a request",
+    "--control-vector-layer-range": "control vectors are not supported",
+    "-otd": "tensors stay where the backend puts them",
+    "--override-tensor-draft": "tensors stay where the backend puts them",
+    "--spec-replace": "the draft model must have the model's vocabulary",
+    "--list-devices": "llamakit doctor lists them",
+    "--models-preset": "use --models NAME=FILE, or --models-dir DIR", "--tools-runtime": "tools are run by the client",
+    "--mcp-servers-config": "tools are run by the client", "--mcp-servers-json": "tools are run by the client",
+    "--completion-bash": "llamakit completion bash", "--cache-list": "models are not downloaded",
     "--rerank": "this server does not rank documents", "--reranking": "this server does not rank documents",
     "--mmproj": "models that see are not supported", "-mm": "models that see are not supported",
     "--mmproj-url": "models that see are not supported", "-hf": "models are not downloaded: -m FILE",
@@ -156,7 +279,17 @@ REFUSED = {
     "--sampling-seq": "the order belongs to a request", "--model-vocoder": "speech is not supported",
     "--tts-use-guide-tokens": "speech is not supported", "--tools": "tools are run by the client",
 }  # fmt: skip
-NOT_HERE = ("--dry-", "--xtc-", "--dynatemp-", "--top-nsigma", "--top-n-sigma", "--adaptive-", "--yarn-", "--fim-")
+NOT_HERE = (
+    "--dry-",
+    "--xtc-",
+    "--dynatemp-",
+    "--top-nsigma",
+    "--top-n-sigma",
+    "--adaptive-",
+    "--yarn-",
+    "--fim-",
+    "--embd-",
+)
 CACHE_TYPES = {"-ctk": 0, "--cache-type-k": 0, "-ctv": 1, "--cache-type-v": 1}
 
 
@@ -178,6 +311,7 @@ class _Translation:
         self.left = [part for arg in given for part in _split(arg)]
         self.made = Translated()
         self.cache: dict[int, str] = {}
+        self.adapters = ""  # the scale of those that --lora names
 
     def run(self) -> Translated:
         while self.left:
@@ -190,7 +324,18 @@ class _Translation:
                     hint="one type for both", param="kv_type",
                 )  # fmt: skip
             self.made.args += ["--kv-type", kinds.pop()]
+        if self.adapters:
+            self.made.args = self._scaled(self.made.args)
         return self.made
+
+    def _scaled(self, args: list[str]) -> list[str]:
+        """`--lora FILE` with the scale that all of them have."""
+        found: list[str] = []
+        for place, arg in enumerate(args):
+            found.append("--lora-scaled" if arg == "--lora" else arg)
+            if place and args[place - 1] == "--lora":
+                found.append(self.adapters)
+        return found
 
     def _one(self, arg: str) -> None:
         name = arg.replace("_", "-") if arg.startswith("--") else arg
@@ -268,6 +413,22 @@ class _Translation:
                 raise UsageError(f"{name} {value[:80]}: a file and a scale are needed", hint=f"{name} FILE:SCALE")
             self.made.args += [name, file, scale]
 
+    def thoughts(self, name: str) -> None:
+        """--reasoning on, off or auto."""
+        value = self._value(name)
+        if value not in ("on", "off", "auto"):
+            raise UsageError(f"{name} is {value[:40]!r}", hint="possible: on, off, auto", param="reasoning")
+        if value == "off":
+            self.made.settings["frontend.rest.reasoning_budget"] = 0
+
+    def never_ending(self, name: str) -> None:
+        """--ignore-eos: of every request."""
+        self.made.settings["sampling.ignore_eos"] = True
+
+    def adapters_off(self, name: str) -> None:
+        """--lora-init-without-apply: loaded, with scale 0."""
+        self.adapters = "0"
+
     def measured(self, name: str) -> None:
         """--metrics: here they always are; so the names of llama.cpp are what it can mean."""
         self.made.settings["frontend.rest.metric_names"] = "llamacpp"
@@ -290,7 +451,9 @@ SPECIAL: dict[str, Any] = {
     "--threads-batch": _Translation.unless_automatic, "-np": _Translation.unless_automatic,
     "--parallel": _Translation.unless_automatic, "--numa": _Translation.numa, "--api-key": _Translation.each,
     "--cors-origins": _Translation.each, "--host": _Translation.first, "--lora-scaled": _Translation.scaled,
-    "--metrics": _Translation.measured, "--slots": _Translation.listed_slots,
+    "--reasoning": _Translation.thoughts, "-rea": _Translation.thoughts, "--ignore-eos": _Translation.never_ending,
+    "--lora-init-without-apply": _Translation.adapters_off, "--metrics": _Translation.measured,
+    "--slots": _Translation.listed_slots,
     "--no-slots": _Translation.listed_slots,
     "--context-shift": _Translation.context_shift, "--no-context-shift": _Translation.context_shift,
 }  # fmt: skip

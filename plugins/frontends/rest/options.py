@@ -82,7 +82,11 @@ class ServeOptions(Options, frozen=True):
     ssl_key_file: Annotated[str, Meta(description="Private key for TLS, a PEM file.")] = ""
     n_predict: Annotated[
         int,
-        Meta(ge=-2, le=1 << 30, description="Most tokens of an answer to a request that says nothing; -1 = no limit."),
+        Meta(
+            ge=-2,
+            le=1 << 30,
+            description="Most tokens of an answer, and what a request gets that says nothing; -1 = no limit.",
+        ),
     ] = -1
     context_shift: Annotated[
         Literal["", "on", "off"],

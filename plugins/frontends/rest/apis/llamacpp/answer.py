@@ -77,6 +77,12 @@ BEFORE, AFTER = b'data: {"content":', b',"stop":false}\n\n'
 encode_text = msgspec.json.Encoder().encode
 
 
+def settings_today(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with what llama.cpp has changed in them since 2023."""
+    bias = [{"token": token, "bias": value} for token, value in settings["logit_bias"]]
+    return settings | {"logit_bias": bias, "temperature": settings["temp"], "max_tokens": settings["n_predict"]}
+
+
 def sorted_event(value: Any) -> bytes:
     """One event; no `event:` or `id:` lines, keys in alphabetical order."""
     return event(value, order="sorted")
@@ -99,12 +105,13 @@ class Answers(Writer):
         ignored: tuple[str, ...] = (),
         *,
         newer: bool = False,
+        probs_today: bool = False,
     ) -> None:
         self.tokenizer: Tokenizer = session.tokenizer
         self.model, self.fields, self.requests, self.settings = model, fields, requests, settings
         self.readers = [AnswerReader(None, request.n) for request in requests]
         self.several, self.n_dropped = len(requests) > 1 or requests[0].n > 1, n_dropped
-        self.ignored, self.newer = ignored, newer
+        self.ignored, self.newer, self.probs_today = ignored, newer, probs_today
         self._plain = not (self.several or fields.n_probs or fields.return_tokens or fields.timings_per_token)
         n_answer = sum(request.n for request in requests)
         self._pieces: list[list[Piece]] = [[] for _ in range(n_answer)]  # of each answer, for its last event
@@ -194,6 +201,10 @@ class Answers(Writer):
         return chosen_fields(value, wanted) if wanted else value
 
     def _prompt(self, number: int) -> Any:
+        """The prompt as it was given, as in 2023; today, the text of its tokens."""
+        if self.newer:
+            pieces = [self.tokenizer.piece(token, special=True) for token in self.requests[number].prompt]
+            return b"".join(pieces).decode("utf-8", "replace")
         given = self.fields.prompt
         return given[number] if len(self.requests) > 1 and isinstance(given, list) else given
 
@@ -202,6 +213,8 @@ class Answers(Writer):
         extras: dict[str, Any] = {"index": index} if self.several else {}
         if self.fields.n_probs:
             make = self._after if self.fields.post_sampling_probs else self._before
+            if self.probs_today and self.fields.post_sampling_probs:
+                make = self._after_today
             extras["completion_probabilities"] = [make(piece) for piece in pieces]
         if self.fields.return_tokens:
             extras["tokens"] = [piece.token_id for piece in pieces]
@@ -213,6 +226,15 @@ class Answers(Writer):
             "content": self.token_text(piece.token_id),
             "probs": [{"prob": prob, "tok_str": self.token_text(token)} for token, prob in piece.after],
         }
+
+    def _after_today(self, piece: Piece) -> dict[str, Any]:
+        """The same as llama.cpp has it now, where a request asks for it by name."""
+        own = next((prob for token, prob in piece.after if token == piece.token_id), 0.0)
+        return self._prob(piece.token_id, own) | {"top_probs": [self._prob(*each) for each in piece.after]}
+
+    def _prob(self, token: int, prob: float) -> dict[str, Any]:
+        data = self.tokenizer.piece(token, special=False)
+        return {"id": token, "token": data.decode("utf-8", "replace"), "bytes": list(data), "prob": prob}
 
     def _before(self, piece: Piece) -> dict[str, Any]:
         """A token and the likeliest of the model, with the logarithms of their probabilities, as llama.cpp does now."""

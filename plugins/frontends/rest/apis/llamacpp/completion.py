@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llamakit.plugins.frontends.rest.apis.llamacpp.answer import Answers, generation_settings, sorted_event
+from llamakit.plugins.frontends.rest.apis.llamacpp.answer import (
+    Answers,
+    generation_settings,
+    settings_today,
+    sorted_event,
+)
 from llamakit.plugins.frontends.rest.apis.llamacpp.fields import (
     CompletionBody,
     is_newer,
@@ -48,8 +53,12 @@ class Completion(Dialect):
         sampling = sampling_of(self.state, asked.body)
         made, n_dropped = self.made(session, asked.body, sampling)
         settings = generation_settings(self.state.registry, session.n_ctx, name, asked.fields, sampling, made[0])
-        newer = is_newer(asked.body)
-        return Answers(session, name, asked.fields, made, settings, n_dropped, asked.ignored, newer=newer)
+        newer, given = is_newer(asked.body), asked.body.given
+        settings = settings_today(settings) if newer else settings
+        return Answers(
+            session, name, asked.fields, made, settings, n_dropped, asked.ignored, newer=newer,
+            probs_today="post_sampling_probs" in given,
+        )  # fmt: skip
 
     def made(self, session: Session, body: Body[Any], sampling: dict[str, object]) -> tuple[list[Request], int]:
         """The engine's requests, and how many tokens of the texts are not in them."""

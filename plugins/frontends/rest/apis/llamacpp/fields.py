@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from llamakit.session import Session
     from llamakit.tokenizer import Tokenizer
 
+SHIFT = "Drop old context when it is full, and go on; false where newer fields are given."
 DEFAULTS = {"repeat_penalty": 1.1}  # where the request defaults of 2023 differ from the samplers' own
 
 
@@ -68,7 +69,7 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, rename={"draft":
         bool, Meta(description="Probabilities after the samplers (as in 2023), or logarithms of those before.")
     ] = True
     samplers: Annotated[list[Name] | Name, Meta(description='Names of samplers in order, or "a;b".')] | None = None
-    context_shift: Annotated[bool, Meta(description="Drop old context when it is full, and go on.")] = True
+    context_shift: Annotated[bool, Meta(description=SHIFT)] = True
     parse_special: Annotated[bool, Meta(description="Recognise the texts of control tokens in the prompt.")] = True
     cache_prompt: Annotated[bool, Meta(description="Use and keep evaluated beginnings of prompts.")] = True
     cache_salt: Annotated[str, Meta(max_length=256, description="Only requests with the same share them.")] = ""
@@ -145,6 +146,12 @@ def is_newer(body: Body[CompletionBody]) -> bool:
     return bool(NEWER & body.given)
 
 
+def shifts(body: Body[CompletionBody]) -> bool:
+    """Whether a full context drops its oldest tokens: as in 2023 unless a request says otherwise, or is of today."""
+    said = "context_shift" in body.given or "context_shift" in body.filled
+    return body.fields.context_shift if said else not is_newer(body)
+
+
 def make_requests(session: Session, body: Body[CompletionBody], sampling: dict[str, object]) -> list[Request]:
     """The engine's requests, one for each of the body's prompts."""
     fields = body.fields
@@ -161,6 +168,7 @@ def request_for(
 ) -> Request:
     """The engine's request for a prompt. UsageError for what only the model can tell: token ids, adapters."""
     fields, tokenizer = body.fields, session.tokenizer
+    shift = shifts(body)
     options = {name: value for name, value in sampling.items() if name != "ignore_eos"}
     ignore_eos = fields.ignore_eos or bool(sampling.get("ignore_eos"))
     if fields.logit_bias:
@@ -176,8 +184,8 @@ def request_for(
         stop=stop_texts(fields.stop),
         ignore_eos=ignore_eos,
         keep=kept(fields.n_keep, len(tokens), session.n_ctx),
-        shift=fields.context_shift,
-        truncate=fields.context_shift,
+        shift=shift,
+        truncate=shift,
         probs_after=fields.n_probs if fields.post_sampling_probs else 0,
         logprobs=None if fields.post_sampling_probs or not fields.n_probs else fields.n_probs,
         n=fields.n,

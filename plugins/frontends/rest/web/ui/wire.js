@@ -50,7 +50,7 @@ export function notebookRequest(conv, prefix, { suffix, probabilities = false, s
 function asCompletion(body, probabilities) {
   if (body.max_tokens !== undefined) body.n_predict = body.max_tokens;
   delete body.max_tokens;
-  delete body.context_shift; // this path always shifts
+  body.context_shift = true; // a text that goes on always drops its beginning
   if (probabilities) body.n_probs = LIKELIEST;
 }
 
