@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llamakit.engine.failure import own_failure
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from llamakit.backend import Buffer, LogitEdits
     from llamakit.engine.sampling import Rows, SamplerChain
     from llamakit.sampler import Sampler
+
+MOST_TOP = 8192  # likeliest tokens that one chain may ask of every row of a step; with more it is given its row
 
 
 class DeviceRows:
@@ -70,7 +74,16 @@ def sample_on_device(logits: DeviceRows, rows: Sequence[int], chains: Sequence[S
 
 
 def _permitted(plan: _Plan, token: int) -> bool:
-    return token >= 0 and all(sampler.permits(token) for sampler in plan.asked)
+    try:
+        return token >= 0 and all(sampler.permits(token) for sampler in plan.asked)
+    except BaseException as error:
+        _leave_to_the_row(error)
+        return False
+
+
+def _leave_to_the_row(error: BaseException) -> None:
+    """Whatever is wrong with a chain shows again with its row, where it ends that chain's answer and no other."""
+    own_failure(error, "a sampler")  # raises what is nobody's fault
 
 
 def _plan(chain: SamplerChain, n_vocab: int, *, masks: bool) -> _Plan | None:
@@ -83,10 +96,11 @@ def _plan(chain: SamplerChain, n_vocab: int, *, masks: bool) -> _Plan | None:
         edits = _sampling.Edits(n_vocab)
         while rest and (stage := rest[0].native()) is not None and stage.edit(edits):
             rest.pop(0)
-        k = rest[0].enough() if rest else 0
-    except Exception:  # whatever is wrong shows again with the row
+        k = min(int(rest[0].enough()), n_vocab) if rest else 0
+    except BaseException as error:
+        _leave_to_the_row(error)
         return None
-    return _Plan(edits, rest, k, asked) if k > 0 else None
+    return _Plan(edits, rest, k, asked) if 0 < k <= MOST_TOP else None
 
 
 def _run(logits: DeviceRows, rows: list[int], plans: list[_Plan], *, again: bool) -> list[int]:
@@ -102,7 +116,7 @@ def _run(logits: DeviceRows, rows: list[int], plans: list[_Plan], *, again: bool
         if again:
             handles[-1].draw_again()
     usable = [i for i, log_sum in enumerate(top.log_sum_exp.tolist()) if math.isfinite(log_sum)]
-    stages = {i: [sampler.native() for sampler in plans[i].rest] for i in usable}
+    stages = {i: _stages_of(plans[i].rest) for i in usable}
     native = [i for i in usable if None not in stages[i]]
     tokens = [int(_sampling.ROW)] * len(plans)
     chosen = _sampling.sample_tops([handles[i] for i in native], [stages[i] for i in native])
@@ -112,6 +126,18 @@ def _run(logits: DeviceRows, rows: list[int], plans: list[_Plan], *, again: bool
         if None in stages[i]:
             tokens[i] = _python(handles[i], plans[i].rest)
     return tokens
+
+
+def _stages_of(samplers: list[Sampler]) -> list[Any]:
+    """Their native stages; None for those of Python, and for all of a chain in which one gives neither."""
+    from llamakit import _sampling
+
+    try:
+        found = [sampler.native() for sampler in samplers]
+    except BaseException as error:
+        _leave_to_the_row(error)
+        return [None]
+    return found if all(isinstance(stage, _sampling.Stage) for stage in found if stage is not None) else [None]
 
 
 def _python(handle: Any, samplers: list[Sampler]) -> int:
@@ -127,7 +153,8 @@ def _python(handle: Any, samplers: list[Sampler]) -> int:
                 sampler.apply(candidates)
             else:
                 stage.apply(handle)
-    except Exception:  # RowNeeded, and whatever shows again with the row
+    except BaseException as error:  # RowNeeded among them
+        _leave_to_the_row(error)
         return int(_sampling.ROW)
     return int(_sampling.ROW) if candidates.chosen is None else int(candidates.chosen)
 

@@ -10,6 +10,7 @@ import pytest
 
 from llamakit import Session
 from llamakit.backend import Buffer, LogitEdits
+from llamakit.engine import device_rows
 from llamakit.engine.device_rows import DeviceRows
 from llamakit.engine.sampling import make_chain, sample_rows
 from llamakit.errors import LlamaKitError
@@ -201,3 +202,74 @@ def test_errors_of_samplers_are_told_as_ever():
         raise sample_rows(DeviceRows(Remote(x)), [0], [chain({"logit_bias": [(i, False) for i in range(N_VOCAB)]})])[
             0
         ].error
+
+
+class Hostile(Sampler):
+    """Someone's sampler, one of whose methods raises or gives what makes no sense."""
+
+    name = "hostile"
+    Options = Options
+    method, action = "enough", staticmethod(lambda: 3)
+
+    def enough(self):
+        return self.do("enough", 3)
+
+    def native(self):
+        return self.do("native", None)
+
+    def masks(self):
+        return self.do("masks", self.method == "permits")
+
+    def permits(self, token_id):
+        return self.do("permits", True)
+
+    def apply(self, candidates):
+        self.do("apply", None)
+
+    def do(self, method, usual):
+        return self.action() if method == self.method and self.awake else usual
+
+    awake = False
+
+    def start(self):
+        self.awake = True
+
+    def clone(self):
+        return self
+
+
+def leave():
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("action", [leave, lambda: 1 / 0, lambda: "many", lambda: 10**12, list, lambda: float("nan")])
+@pytest.mark.parametrize("method", ["enough", "native", "masks", "permits", "apply"])
+def test_a_hostile_sampler_ends_its_own_answer_alone(method, action):
+    """What it raised ended the answers of all that were sampled in the same step."""
+    rng = np.random.default_rng(3)
+    x, neighbours = (
+        rng.normal(size=(3, N_VOCAB)).astype(np.float32),
+        [chain({"top_k": 40}), chain({"temperature": 0.0})],
+    )
+    cls = type("Other", (Hostile,), {"method": method, "action": staticmethod(action)})
+    context = SequenceContext(n_vocab=N_VOCAB, n_ctx=64, seed=5, newline_id=3, eog_ids=frozenset({2}))
+    hostile = make_chain(REGISTRY.samplers() | {"hostile": cls}, {}, ["hostile", "top_k"], context)
+    hostile.start()
+    alone = [each.token_id for each in sample_rows(x, [0, 2], neighbours)]
+    choices = sample_rows(DeviceRows(Remote(x)), [0, 1, 2], [neighbours[0], hostile, neighbours[1]])
+    assert [choices[0].token_id, choices[2].token_id] == alone
+    assert choices[1].error is None or isinstance(choices[1].error, LlamaKitError)
+    assert choices[1].error is not None or 0 <= choices[1].token_id < N_VOCAB
+
+
+def test_one_chain_that_wants_very_many_does_not_have_them_of_all_rows(monkeypatch):
+    asked, top = [], Remote.top
+    monkeypatch.setattr(
+        Remote, "top", lambda self, rows, k, edits=None: asked.append((len(rows), k)) or top(self, rows, k, edits)
+    )
+    monkeypatch.setattr(device_rows, "MOST_TOP", 100)
+    x = np.random.default_rng(4).normal(size=(2, N_VOCAB)).astype(np.float32)
+    chains = [chain({"top_k": 5}), chain({"top_k": 900})]
+    alone = [each.token_id for each in sample_rows(x, [0, 1], [each.clone() for each in chains])]
+    assert [each.token_id for each in sample_rows(DeviceRows(Remote(x)), [0, 1], chains)] == alone
+    assert all(k <= 100 for _, k in asked)
