@@ -1,5 +1,7 @@
 """Embeddings beside generation: texts are evaluated in batches of their own, one after each step of the engine.
 
+Whose texts come next is by how much was done for each client, so many texts of one do not keep another waiting.
+
 Their keys and values take blocks of the same cache for as long as they are evaluated. The program whose every row has
 an output is compiled when the first text comes.
 """
@@ -63,12 +65,22 @@ class _Text:
 class _Work:
     """One request for vectors."""
 
-    def __init__(self, embed: Embed, selection: Any, gone: Callable[[], bool] | None) -> None:
+    def __init__(
+        self, embed: Embed, selection: Any, gone: Callable[[], bool] | None, owner: str = "", weight: float = 1.0
+    ) -> None:
         self.embed, self.selection, self.slot, self.gone = embed, selection, -1, gone
+        self.owner, self.weight = owner, weight
+        self.n_token = sum(map(len, embed.prompts))
         self.texts = [_Text(tokens, embed.pooling) for tokens in embed.prompts]
         self.next = 0  # the text that is evaluated now
         self.done = threading.Event()
         self.error: BaseException | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of a text is evaluated, whose keys and values are held until its end."""
+        table = self.texts[self.next].table if self.next < len(self.texts) else None
+        return table is not None and table.length > 0
 
     @property
     def unwanted(self) -> bool:
@@ -86,6 +98,7 @@ class Embedder:
         self._make_runner = make_runner
         self._runner: Runner | None = None
         self._queue: deque[_Work] = deque()
+        self._done: dict[str, float] = {}  # tokens evaluated for each client that waits, by its weight
         self._failed: list[_Work] = []  # in a step that failed; they are told when the engine is in order again
 
     def forget(self) -> None:
@@ -104,15 +117,31 @@ class Embedder:
         `gone` tells whether whoever asked has left; then the rest is not evaluated (UnavailableError).
         """
         work = _Work(embed, check(engine, embed), gone)
+        self.add(work)
+        return self.vectors(engine, work, wait)
+
+    def work(
+        self, engine: Engine, embed: Embed, gone: Callable[[], bool] | None = None, owner: str = "", weight: float = 1.0
+    ) -> _Work:
+        """A request, checked, to `add` and to get the `vectors` of.
+
+        `owner` names the client, of which one of `weight` 2 gets twice as much as one of 1.
+        """
+        return _Work(embed, check(engine, embed), gone, owner, weight)
+
+    def add(self, work: _Work) -> None:
+        """Queue a request."""
         self._queue.append(work)
+
+    def vectors(self, engine: Engine, work: _Work, wait: Callable[[threading.Event], object] | None = None) -> Vectors:
+        """Wait for a request that was added."""
         if wait is not None:
             wait(work.done)
         while not work.done.is_set():
             self._step(engine)
         if work.error is not None:
             raise work.error
-        values = [text.value(embed.normalize) for text in work.texts]
-        return Vectors(values, sum(len(tokens) for tokens in embed.prompts))
+        return Vectors([text.value(work.embed.normalize) for text in work.texts], work.n_token)
 
     def _step(self, engine: Engine) -> None:
         """A step on the caller's thread, who gets what it raises."""
@@ -122,19 +151,43 @@ class Embedder:
             self._failed.clear()
             raise
 
+    def __len__(self) -> int:
+        """Requests that are not done."""
+        return len(self._queue)
+
+    def held_by(self, owner: str) -> tuple[int, int]:
+        """Requests of a client that are not done, and the tokens of their texts."""
+        mine = [each for each in tuple(self._queue) if each.owner == owner]
+        return len(mine), sum(each.n_token for each in mine)
+
     def turn(self, engine: Engine) -> bool:
-        """Evaluate one batch of the oldest request; False when there is none, or no room for it yet."""
-        for each in [each for each in self._queue if each.unwanted]:
-            self._end(engine, each, UnavailableError("whoever asked for vectors has left"))
-        if not self._queue:
-            return False
-        work = self._queue[0]
-        try:
-            if not self._begin(engine, work):
-                return False
-        except BaseException as error:  # of its adapters, or of what embeddings alone need: generation goes on
-            self._end(engine, work, own_failure(error, "an adapter"))
-            return True
+        """Evaluate one batch of the request whose turn it is; False when there is none, or no room for it yet."""
+        for each in tuple(self._queue):  # other threads add to it meanwhile
+            if each.unwanted:
+                self._end(engine, each, UnavailableError("whoever asked for vectors has left"))
+        for work in self._in_turn():
+            try:
+                begun = self._begin(engine, work)
+            except BaseException as error:  # of its adapters, or of what embeddings alone need: generation goes on
+                self._end(engine, work, own_failure(error, "an adapter"))
+                return True
+            if begun:
+                return self._evaluate(engine, work)
+        return False
+
+    def _in_turn(self) -> list[_Work]:
+        """Who is next: what is begun, else the clients for which least was done, each by the order of its requests."""
+        works = tuple(self._queue)
+        begun = [each for each in works if each.begun]
+        if begun:
+            return begun[:1]
+        waiting = {each.owner for each in works}
+        least = min((n for owner, n in self._done.items() if owner in waiting), default=0.0)
+        self._done = {owner: max(least, self._done.get(owner, least)) for owner in waiting}
+        return sorted(works, key=lambda each: self._done[each.owner])
+
+    def _evaluate(self, engine: Engine, work: _Work) -> bool:
+        """One batch of a request's texts."""
         try:
             moved = self._run(engine, work)
         except BaseException:
@@ -170,6 +223,7 @@ class Embedder:
         batch, parts = self._fill(engine, work, self._runner)
         if not parts:
             return False
+        self._done[work.owner] = self._done.get(work.owner, 0.0) + len(batch) / work.weight
         states = self._runner.run(batch)["embeddings"].numpy()
         for text, row, start, n in parts:
             text.take(states[row : row + n], start == 0)
@@ -180,11 +234,14 @@ class Embedder:
 
     def _fill(self, engine: Engine, work: _Work, runner: Runner) -> tuple[Batch, list[tuple[_Text, int, int, int]]]:
         """As much of the next texts as fits into a batch: (text, first output, first position, rows)."""
-        batch, parts = Batch(), []
+        batch, parts = Batch(), list[tuple[_Text, int, int, int]]()
         left = min(runner.n_row, engine.prompt_rows)
+        others = len(self._done) > 1
         for text in work.texts[work.next :]:
             if not left or len(batch.tables) == runner.n_seq:
                 break
+            if others and parts and len(text.tokens) > left:
+                break  # what is begun is first brought to its end, and others wait for their turn
             if text.table is None:
                 text.table = engine.space.new_table()
             start = text.table.length

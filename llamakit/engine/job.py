@@ -83,9 +83,9 @@ class Job:
         """Tell something. Never blocks. What comes after an answer's end is dropped."""
         if isinstance(event, (Token, Finished)) and event.choice not in self._open:
             return
-        self._events.put(event)
-        if type(event) is Finished:
+        if type(event) is Finished:  # before anybody can read it, and ask for more in its place
             self._open.discard(event.choice)
+        self._events.put(event)
         if self.listener is not None:
             self.listener()
 

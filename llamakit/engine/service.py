@@ -127,12 +127,9 @@ class Service:
         prepared = self.engine.prepare(request)
         with self._lock:
             if self.n_waiting >= self.options.max_queue:
-                raise QueueFullError(
-                    f"too many requests wait: {self.n_waiting} of at most {self.options.max_queue}",
-                    hint="try again later", retry_after=self._retry_after(),
-                )  # fmt: skip
+                raise self._queue_full(self.n_waiting)
             job = Job(request, id=self._free_id(id), gone=gone, owner=owner, weight=weight)
-            self._check_share(job)
+            self._check_share(job.owner, job.width, len(request.prompt))
             if not self._jobs:
                 self._moved = time.monotonic()
             self._jobs[job.id] = job
@@ -142,15 +139,25 @@ class Service:
             self._fail_all(self._closed())
         return job
 
-    def embed(self, embed: Embed, *, gone: Callable[[], bool] | None = None) -> Vectors:
+    def embed(
+        self, embed: Embed, *, gone: Callable[[], bool] | None = None, owner: str = "", weight: float = 1.0
+    ) -> Vectors:
         """Vectors for texts; waits for them. Generation goes on meanwhile, a batch in turn.
 
-        `gone` tells whether the client left; then the rest is not evaluated, and UnavailableError ends it.
+        `gone` tells whether the client left; then the rest is not evaluated, and UnavailableError ends it. `owner`
+        and `weight` are as for `submit`: a request for vectors counts as one sequence, and with all its tokens.
         """
         self._check_open()
-        if self.engine.embedder is None:
+        embedder = self.engine.embedder
+        if embedder is None:
             raise UnavailableError("this engine makes no embeddings")
-        return self.engine.embedder.wait(self.engine, embed, self._wait, gone)
+        work = embedder.work(self.engine, embed, gone, owner, weight)
+        with self._lock:
+            if len(embedder) >= self.options.max_queue:
+                raise self._queue_full(len(embedder))
+            self._check_share(owner, 1, work.n_token)
+            embedder.add(work)
+        return embedder.vectors(self.engine, work, self._wait)
 
     def cancel(self, id: str, owner: str | None = None) -> bool:
         """Cancel a request by its id; False if there is none (any more), or if it is not that `owner`'s."""
@@ -392,18 +399,27 @@ class Service:
         if self._stuck:
             raise UnavailableError("the backend does not answer", hint="restart the server", retry_after=30)
 
-    def _check_share(self, job: Job) -> None:
+    def _queue_full(self, n: int) -> QueueFullError:
+        return QueueFullError(
+            f"too many requests wait: {n} of at most {self.options.max_queue}", hint="try again later",
+            retry_after=self._retry_after(),
+        )  # fmt: skip
+
+    def _check_share(self, owner: str, more_width: int, more_tokens: int) -> None:
         """Raise QueueFullError for a request of a client that has as many as it may."""
-        mine = [each for each in self._jobs.values() if each.owner == job.owner and not each.finished]
-        width, tokens = sum(each.width for each in mine), sum(len(each.request.prompt) for each in mine)
+        mine = [each for each in self._jobs.values() if each.owner == owner and not each.finished]
+        embedder = self.engine.embedder
+        width, tokens = (0, 0) if embedder is None else embedder.held_by(owner)
+        width += sum(each.width for each in mine)
+        tokens += sum(len(each.request.prompt) for each in mine)
         for held, more, most, what in (
-            (width, job.width, self.options.per_client, "sequences"),
-            (tokens, len(job.request.prompt), self.options.per_client_tokens, "tokens of prompts"),
+            (width, more_width, self.options.per_client, "sequences"),
+            (tokens, more_tokens, self.options.per_client_tokens, "tokens of prompts"),
         ):
             if most and held + more > most:
                 raise QueueFullError(
                     f"too many requests of one client: {held:,} of at most {most:,} {what}, {more:,} more are asked",
-                    hint="try again when one of them is done" if mine else "a smaller request",
+                    hint="try again when one of them is done" if width else "a smaller request",
                     retry_after=self._retry_after(),
                 )
 

@@ -14,6 +14,7 @@ from llamakit.plugins.frontends.rest.security import machine_addresses
 from llamakit.plugins.frontends.rest.startup import check_public, origins_of
 
 from llamakit.engine.admission import in_turn, who_yields
+from llamakit.engine.job import Job
 from llamakit.engine.request import FinishReason, Request
 from llamakit.engine.service import Service, ServiceOptions
 from llamakit.errors import QueueFullError, UsageError
@@ -320,6 +321,9 @@ def test_a_limit_of_a_server_holds_for_keys(serve, small_model, limit):
         response.read1()
         assert server.post("/completion", {"prompt": "x", "n_predict": 1}, bearer("a"))[0] == 429
         assert server.post("/completion", {"prompt": "x", "n_predict": 1}, bearer("b"))[0] == 200
+        for path in ("/embedding", "/v1/embeddings", "/api/embed"):
+            assert server.post(path, {"input": "x"}, bearer("a"))[0] == 429
+            assert server.post(path, {"input": "x"}, bearer("b"))[0] == 200
 
 
 def test_many_threads_of_two_clients_share_the_places(service):
@@ -337,3 +341,29 @@ def test_many_threads_of_two_clients_share_the_places(service):
     for thread in threads:
         thread.join()
     assert done["b"] > done["a"] / 4, done
+
+
+def test_an_answer_that_is_read_counts_no_more(hash_model, monkeypatch):
+    """It was told before it was noted, so who asked again at once met the limit."""
+    service = Service(hash_model.make_engine(), ServiceOptions(per_client=1))
+    seen, emit = [], Job.emit
+
+    def slowly(job, event):
+        job._events = Told(job, seen)
+        emit(job, event)
+
+    class Told:
+        def __init__(self, job, seen):
+            self.job, self.seen, self.inner = job, seen, job._events
+
+        def put(self, event):
+            self.seen.append((type(event).__name__, self.job.finished))
+            self.inner.put(event)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    monkeypatch.setattr(Job, "emit", slowly)
+    service.submit(request(max_tokens=2), owner="a").results()
+    service.close()
+    assert seen[-1] == ("Finished", True)

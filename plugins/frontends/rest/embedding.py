@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.frontends.rest.body import wrong
+from llamakit.plugins.frontends.rest.keys import EVERYBODY, owner_of
 from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens
 
 from llamakit.errors import UnavailableError, UsageError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import falcon
+    from llamakit.plugins.frontends.rest.keys import Key
 
     from llamakit.engine.request import Embed, Vectors
     from llamakit.session import Session
@@ -31,7 +33,8 @@ def client_gone(req: falcon.Request) -> Callable[[], bool] | None:
 
 def embed(req: falcon.Request, session: Session, texts: Embed) -> Vectors:
     """The vectors of texts, for as long as the client waits for them."""
-    return session.service.embed(texts, gone=client_gone(req))
+    key: Key = getattr(req.context, "key", EVERYBODY)
+    return session.service.embed(texts, gone=client_gone(req), owner=owner_of(req), weight=key.weight)
 
 
 def text_tokens(

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-from llamakit.plugins.frontends.rest.keys import EVERYBODY
+from llamakit.plugins.frontends.rest.keys import EVERYBODY, owner_of
 
 from llamakit.engine.job import Finished, Token, raise_error
 from llamakit.engine.request import FinishReason
@@ -36,7 +36,7 @@ class Exchange:
         self.state, self.context = state, req.context
         self.id: str = getattr(req.context, "job_id", "")
         self.key: Key = getattr(req.context, "key", EVERYBODY)
-        self.owner = self.key.id or req.remote_addr or ""
+        self.owner = owner_of(req)
         self.gone = req.env.get("waitress.client_disconnected")
         self.slots: list[int] = []  # of its requests, in order
         self.streams = False

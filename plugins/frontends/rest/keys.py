@@ -23,6 +23,7 @@ from llamakit.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import falcon
     from llamakit.plugins.frontends.rest.options import ServeOptions
 
 MOST_WRONG = 20  # keys of one address that are not known, within `WRONG_SECONDS`
@@ -52,6 +53,12 @@ class Key(msgspec.Struct, frozen=True):
 
 
 EVERYBODY = Key("", frozenset(Role))  # where no key is needed
+
+
+def owner_of(req: falcon.Request) -> str:
+    """Whose a request is: the key's, else the address's."""
+    key: Key = getattr(req.context, "key", EVERYBODY)
+    return key.id or req.remote_addr or ""
 
 
 class Keys:
