@@ -212,7 +212,7 @@ class ModelPool:
             self._changed.notify_all()
             sessions = [self._take(model) for model in self._models.values() if model.session is not None]
         for session in sessions:
-            session.close()
+            _close(session)
 
     # -- how -----------------------------------------------------------------------------------------------------
 
@@ -260,23 +260,29 @@ class ModelPool:
             raise model.error.with_traceback(None)
 
     def _start(self, model: _Model) -> None:
+        thread = threading.Thread(target=self._load, args=(model,), name=f"llamakit-load-{model.name}", daemon=True)
+        try:
+            thread.start()  # it waits for the lock that we hold
+        except RuntimeError as error:
+            raise UnavailableError(f"model {model.name!r} cannot be loaded now: {error}", retry_after=10) from None
         model.loading, model.progress, model.error = True, 0.0, None
-        threading.Thread(target=self._load, args=(model,), name=f"llamakit-load-{model.name}", daemon=True).start()
 
     def _load(self, model: _Model) -> None:
         """The loader's thread."""
         session: Session | None = None
         error: LlamaKitError | None = None
         try:
+            with self._changed:
+                pass  # until it is noted that we load
             self._make_room(model)
             session = self._open_session(model.path, lambda done, total: _set_progress(model, done, total))
         except LlamaKitError as caught:
             error = caught
-        except Exception as caught:
+        except BaseException as caught:  # a plugin's sys.exit among them: else those who wait would do so for ever
             log.exception("model %s could not be loaded", model.name)
             error = LlamaKitError(f"model {model.name!r} could not be loaded: {type(caught).__name__}")
         if session is not None and self._closing.is_set():  # nobody will ask for it
-            session.close()
+            _close(session)
             session = None
         with self._changed:
             model.session, model.error, model.loading = session, error, False
@@ -317,7 +323,15 @@ class ModelPool:
                 sessions = [self._take(model) for model in idle]
             for model, session in zip(idle, sessions, strict=True):
                 log.info("unloading %s: not used for %g s", model.name, self.idle_seconds)
-                session.close()
+                _close(session)
+
+
+def _close(session: Session) -> None:
+    """Close a session; what goes wrong with that must not end a thread that has more to do."""
+    try:
+        session.close()
+    except BaseException:
+        log.exception("a session could not be closed in order")
 
 
 def _set_progress(model: _Model, done: int, total: int) -> None:

@@ -36,7 +36,11 @@ class Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
             start_new_session=True, bufsize=0,
         )  # fmt: skip
-        self.receive(START_SECONDS)
+        try:
+            self.receive(START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, message: bytes) -> None:
         """Hand the process a request."""

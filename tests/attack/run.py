@@ -3,7 +3,10 @@
     python tests/attack/run.py --model stories260K.gguf --requests 100000 --files 200000 --minutes 5 --kills 100
 
 Each part prints a line of figures and what broke; the exit code is 1 if anything did. A neighbour reads an endless
-stream all the while, and the longest silence that it saw is told. Parts: requests, clients, slow, kills, files.
+stream all the while, and the longest silence that it saw is told: by the clock, beside what it saw before the attack,
+and how much of the processor the server used meanwhile, which does not depend on what else the machine does. Resident
+memory is compared once caches are full: after 64 answers at once and a small attack of the same kind.
+Parts: requests, large, clients, slow, kills, files, readers.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1]
 SETTLED = 1.10  # resident memory afterwards, as a share of that before
-SLACK = 48 << 20  # bytes that pools and caches may take beyond that
+SILENCE = 0.25  # seconds of the processor that the server may use between two events of the neighbour
+CALM_SECONDS = 75.0  # until threads that are not needed have ended
 
 
 def module(path: str) -> Any:
@@ -43,12 +48,13 @@ def module(path: str) -> Any:
 
 
 class Neighbour(threading.Thread):
-    """Reads one stream after another; `longest`: seconds between two events of one, `n`: events."""
+    """Reads one stream after another; `longest`: seconds between two events of one, `used`: of the processor, by the
+    server, between two of them; `n`: events."""
 
     def __init__(self, server: Any) -> None:
         super().__init__(daemon=True)
         self.server, self.ended = server, threading.Event()
-        self.longest, self.n, self.faults = 0.0, 0, []
+        self.longest, self.used, self.n, self.faults = 0.0, 0.0, 0, []
 
     def run(self) -> None:
         while not self.ended.is_set():
@@ -63,10 +69,11 @@ class Neighbour(threading.Thread):
         with contextlib.closing(connection):
             connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
             with connection.getresponse() as response:
-                last = 0.0
+                last = (0.0, 0.0)
                 while not self.ended.is_set() and response.read1(1 << 16):
-                    now = time.monotonic()
-                    self.longest = max(self.longest, now - last if last else 0.0)
+                    now = (time.monotonic(), processor_seconds(self.server.pid))
+                    if last[0]:
+                        self.longest, self.used = max(self.longest, now[0] - last[0]), max(self.used, now[1] - last[1])
                     self.n, last = self.n + 1, now
 
     def __enter__(self) -> Neighbour:
@@ -90,23 +97,26 @@ class Attack:
         return self.serving.Server(self.options.model, self.folder / f"{name}.log", "--max-predict", "4000", *more)
 
     def attacked(self, name: str, attack: Any) -> None:
-        """Start a server, attack it beside a neighbour, and look what is left."""
+        """Start a server, attack it beside a neighbour, and look what is left. `attack(server, share of it)`."""
         with self.start(name) as server:
-            server.request("POST", "/completion", {"prompt": "Once upon a time", "n_predict": 300})
-            with Neighbour(server) as warm:
-                time.sleep(2)
-            before, began = resident(server.pid), time.monotonic()
+            fill(server)
+            attack(server, 0.05)
+            before, began = settled(server.pid), time.monotonic()
+            with Neighbour(server) as alone:
+                time.sleep(5)
             with Neighbour(server) as neighbour:
-                figures = attack(server)
-            time.sleep(1)
-            after = resident(server.pid)
-            self.faults += [f"{name}: {fault}" for fault in (*warm.faults, *neighbour.faults)][:20]
-            if after > before * SETTLED + SLACK:
+                figures = attack(server, 1.0)
+            seconds, after = time.monotonic() - began, settled(server.pid)
+            self.faults += [f"{name}: {fault}" for fault in (*alone.faults, *neighbour.faults)][:20]
+            if after > before * SETTLED:
                 self.faults.append(f"{name}: resident {before >> 20} -> {after >> 20} MiB")
+            if neighbour.used > SILENCE:
+                self.faults.append(f"{name}: {neighbour.used:.2f} s of the processor between two events of a neighbour")
             if server.request("GET", "/health")[0] != 200 or "Traceback" in server.output():
                 self.faults.append(f"{name}: the server is not well:\n{server.output()[-2000:]}")
         tell(
-            name, figures, seconds=round(time.monotonic() - began, 1), longest_gap_ms=round(neighbour.longest * 1e3),
+            name, figures, seconds=round(seconds, 1), longest_gap_ms=round(neighbour.longest * 1e3),
+            of_the_processor_ms=round(neighbour.used * 1e3), before_the_attack_ms=round(alone.longest * 1e3),
             neighbour_events=neighbour.n, resident_mib=f"{before >> 20} -> {after >> 20}",
         )  # fmt: skip
 
@@ -114,22 +124,52 @@ class Attack:
         """Malformed requests of all kinds from eight clients."""
         tests = module("rest/test_malformed.py")
 
-        def attack(server: Any) -> dict[str, Any]:
-            made = tests.malformed.Maker(self.options.seed, tests.described_fields(server)).all(self.options.requests)
+        def attack(server: Any, share: float) -> dict[str, Any]:
+            n = round(self.options.requests * share)
+            made = tests.malformed.Maker(self.options.seed, tests.described_fields(server)).all(n)
             faults, seen = tests.attack(server, made)
             self.faults += [f"requests: {fault}" for fault in faults[:20]]
             return {"requests": len(made), "faults": len(faults)} | dict(seen.most_common())
 
         self.attacked("requests", attack)
 
+    def large(self) -> None:
+        """Requests of megabytes, on all APIs, from eight clients: refused, and nothing of them stays."""
+        text = "Once upon a time there was a girl. " * 60_000
+
+        def attack(server: Any, share: float) -> dict[str, Any]:
+            bodies = [
+                ("/completion", {"prompt": text, "n_predict": 1}), ("/v1/embeddings", {"input": [text, text]}),
+                ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "max_tokens": 1}),
+                ("/tokenize", {"content": text[:100_000], "with_pieces": True}), ("/v1/completions", {"prompt": [5] * 400_000}),
+                ("/completion", {"prompt": "a", "n_predict": 1, "logit_bias": [[i % 500, 1.0] for i in range(100_000)]}),
+            ]  # fmt: skip
+            n, seen = round(self.options.large * share), Counter[int]()
+
+            def client(first: int) -> None:
+                for i in range(first, n, 8):
+                    with contextlib.suppress(OSError):  # it refused before all was sent
+                        seen[server.request("POST", *bodies[i % len(bodies)])[0]] += 1
+
+            threads = [threading.Thread(target=client, args=(i,)) for i in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if any(status >= 500 and status != 503 for status in seen):
+                self.faults.append(f"large: {dict(seen)}")
+            return {"requests": n} | {str(status): count for status, count in seen.most_common()}
+
+        self.attacked("large", attack)
+
     def clients(self) -> None:
         """Clients that come, read, leave in the middle; each whole answer is compared with the one given alone."""
         load = module("soak/load.py")
 
-        def attack(server: Any) -> dict[str, Any]:
+        def attack(server: Any, share: float) -> dict[str, Any]:
             jobs, options = load.requests(self.options.seed), self.options
             alone = asyncio.run(load.one_after_another(server.host, server.port, jobs))
-            seconds = 60 * options.minutes
+            seconds = max(5.0, 60 * options.minutes * share)
             tally = asyncio.run(load.all_at_once(server.host, server.port, jobs, alone, options.clients, seconds))
             self.faults += [f"clients: {fault}" for fault in (*tally.faults, *tally.errors)][:20]
             return {"clients": options.clients, "whole": tally.whole, "left": tally.left, "errors": dict(tally.errors)}
@@ -139,8 +179,8 @@ class Attack:
     def slow(self) -> None:
         """Half-sent headers, bodies that trickle, answers that nobody reads; /health is asked meanwhile."""
 
-        def attack(server: Any) -> dict[str, Any]:
-            n, worst = self.options.slow, 0.0
+        def attack(server: Any, share: float) -> dict[str, Any]:
+            n, worst = round(self.options.slow * share), 0.0
             body = json.dumps({"prompt": "Once", "n_predict": 4000, "stream": True, "n_probs": 20}).encode()
             head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
             kinds = [b"GET /health HTTP/1.1\r\nX: ", head % 100_000 + b"x", head % len(body) + body, b""]
@@ -149,7 +189,7 @@ class Attack:
                     with contextlib.suppress(OSError):
                         sock = stack.enter_context(socket.create_connection((server.host, server.port), timeout=10))
                         sock.sendall(kinds[i % len(kinds)])
-                end = time.monotonic() + self.options.slow_seconds
+                end = time.monotonic() + self.options.slow_seconds * share
                 while time.monotonic() < end:
                     began = time.monotonic()
                     if server.request("GET", "/health")[0] != 200:
@@ -187,10 +227,43 @@ class Attack:
             self.faults.append(f"files: {done.stdout[-1000:]}{done.stderr[-3000:]}")
         tell("files", {"files": self.options.files, "said": done.stdout.strip().rpartition("\n")[2]})
 
+    def readers(self) -> None:
+        """Spoilt adapters, checkpoints, sessions, data, settings and more, for each reader of them."""
+        fuzz = module("fuzz/readers.py")
+        readers, work = fuzz.Readers(self.folder), self.folder / "work"
+        work.mkdir()
+        for name, reader in readers.all().items():
+            accepted, faults = fuzz.attack(reader, work, self.options.each, self.options.seed)
+            self.faults += [f"readers, {name}: {fault}" for fault in faults[:5]]
+            tell("readers", {"of": name, "files": self.options.each, "accepted": accepted, "faults": len(faults)})
+        readers.close()
 
-def resident(pid: int) -> int:
-    """Bytes of a process in memory."""
+
+def fill(server: Any) -> None:
+    """Have every place and the whole cache of keys and values used once, and each kind of request asked."""
+
+    def ask(number: int) -> None:
+        server.request("POST", "/completion", {"prompt": f"{number} times", "n_predict": 450, "ignore_eos": True})
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def settled(pid: int) -> int:
+    """Bytes of a process in memory, once the threads that it does not need have ended."""
+    end = time.monotonic() + CALM_SECONDS
+    while len(os.listdir(f"/proc/{pid}/task")) > 20 and time.monotonic() < end:  # noqa: PTH208
+        time.sleep(0.5)
+    time.sleep(2)  # freed memory is given back every second
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def processor_seconds(pid: int) -> float:
+    """Of all threads of a process so far."""
+    return time.clock_gettime((~pid << 3) | 2)  # the clock of a process, as clock_getcpuclockid makes it
 
 
 def tell(name: str, figures: dict[str, Any], **more: Any) -> None:
@@ -202,8 +275,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = os.environ.get("LLAMAKIT_TEST_DATA", "")
     parser.add_argument("--model", default=f"{data}/models/stories260K.gguf" if data else "", help="a small GGUF file")
-    parser.add_argument("--parts", default="requests,clients,slow,kills,files")
-    for name, default in {"requests": 100_000, "files": 200_000, "clients": 64, "kills": 100, "slow": 1500}.items():
+    parser.add_argument("--parts", default="requests,large,clients,slow,kills,files,readers")
+    counts = {"requests": 100_000, "large": 1000, "files": 200_000, "clients": 64, "kills": 100, "slow": 1500}
+    for name, default in (counts | {"each": 2000}).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--minutes", type=float, default=5.0, help="of the clients")
     parser.add_argument("--slow-seconds", type=float, default=60.0)

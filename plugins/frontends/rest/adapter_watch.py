@@ -64,6 +64,9 @@ class AdapterWatch:
             except (LlamaKitError, OSError) as error:
                 log.error("adapter %s is not loaded, what was there stays: %s", self.name, error)
                 return False
+            except Exception:  # a model opens without it too
+                log.exception("adapter %s is not loaded, what was there stays", self.name)
+                return False
             return True
 
     def _load(self, session: Session) -> None:
@@ -89,12 +92,15 @@ class AdapterWatch:
 
     def _run(self, pool: ModelPool, ended: threading.Event) -> None:
         while not ended.wait(POLL_SECONDS):
-            session = pool.loaded(pool.default)
-            if session is None or self._stamp() == self._seen.get(session):
-                continue  # so that a model is held only while it changes
-            with pool.held(pool.default) as held:
-                try:
-                    if held is not None:
-                        self.check(held)
-                except Exception:
-                    log.exception("the watch of %s goes on", self.path)
+            try:
+                self._look(pool)
+            except Exception:
+                log.exception("the watch of %s goes on", self.path)
+
+    def _look(self, pool: ModelPool) -> None:
+        session = pool.loaded(pool.default)
+        if session is None or self._stamp() == self._seen.get(session):
+            return  # so that a model is held only while it changes
+        with pool.held(pool.default) as held:
+            if held is not None:
+                self.check(held)

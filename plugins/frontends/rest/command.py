@@ -118,8 +118,8 @@ class _Run:
     def __init__(self, server: Server, state: ServerState, options: ServeOptions) -> None:
         self.server, self.state, self.options = server, state, options
         self._signals = 0
-        self._wake: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()  # may be put to in a signal's handler
-        self._error: Exception | None = None
+        self._wake: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()  # may be put to in a signal's handler
+        self._error: BaseException | None = None
         self._told = 0.0
 
     def run(self) -> int:
@@ -139,7 +139,7 @@ class _Run:
             raise self._error
         return 0
 
-    def _wait(self) -> Exception | None:
+    def _wait(self) -> BaseException | None:
         """Until a signal comes, or something that ends the server: loading failed, or an engine that is given up."""
         while True:
             with suppress(queue.Empty):
@@ -169,7 +169,7 @@ class _Run:
                 log.info("ready", extra={"fields": {"url": self.server.url, "model": pool.default}})
             else:
                 click.echo("\n".join(lines), err=True)
-        except Exception as error:  # the main thread raises it
+        except BaseException as error:  # the main thread raises it
             self._wake.put(error)
 
     def _on_signal(self, number: int, frame: Any) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from llamakit.errors import LlamaKitError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -18,12 +16,12 @@ TICK = 0.1
 def load(state: ServerState, name: str) -> Iterator[float]:
     """Load a model; yields how far it is, from 0 to 1, when that has changed. Raises what its loading raised."""
     ended = threading.Event()
-    errors: list[LlamaKitError] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
             state.pool.load(name)
-        except LlamaKitError as error:
+        except BaseException as error:  # raised again on the thread that asked
             errors.append(error)
         finally:
             ended.set()

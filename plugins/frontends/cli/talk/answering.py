@@ -80,8 +80,9 @@ def _next(stop: Stop) -> Any:
 
 
 def _work(source: Source, turns: Sequence[Turn], begun: str, params: Mapping[str, Any], stop: Stop) -> None:
-    stream = source.stream(turns, begun, params)
+    stream = None
     try:
+        stream = source.stream(turns, begun, params)
         while not stop.wanted.is_set():
             stop.items.put(next(stream))
     except StopIteration as end:
@@ -89,7 +90,8 @@ def _work(source: Source, turns: Sequence[Turn], begun: str, params: Mapping[str
     except BaseException as error:  # raised again on the thread that asked
         stop.items.put(error)
     finally:
-        stream.close()
+        if stream is not None:
+            stream.close()
 
 
 @contextmanager
