@@ -138,11 +138,13 @@ class Attack:
         text = "Once upon a time there was a girl. " * 60_000
 
         def attack(server: Any, share: float) -> dict[str, Any]:
+            bias = [[i % 500, 1.0] for i in range(100_000)]
             bodies = [
                 ("/completion", {"prompt": text, "n_predict": 1}), ("/v1/embeddings", {"input": [text, text]}),
+                ("/completion", {"prompt": "a", "n_predict": 1, "logit_bias": bias}),
                 ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "max_tokens": 1}),
-                ("/tokenize", {"content": text[:100_000], "with_pieces": True}), ("/v1/completions", {"prompt": [5] * 400_000}),
-                ("/completion", {"prompt": "a", "n_predict": 1, "logit_bias": [[i % 500, 1.0] for i in range(100_000)]}),
+                ("/tokenize", {"content": text[:100_000], "with_pieces": True}),
+                ("/v1/completions", {"prompt": [5] * 400_000}),
             ]  # fmt: skip
             n, seen = round(self.options.large * share), Counter[int]()
 
@@ -240,12 +242,14 @@ class Attack:
 
 
 def fill(server: Any) -> None:
-    """Have every place and the whole cache of keys and values used once, and each kind of request asked."""
+    """Have every place and most of the cache of keys and values used once."""
 
     def ask(number: int) -> None:
-        server.request("POST", "/completion", {"prompt": f"{number} times", "n_predict": 450, "ignore_eos": True})
+        body = {"prompt": f"{number} " + "there was a girl " * 100, "n_predict": 8, "ignore_eos": True}
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            server.request("POST", "/completion", body)
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(64)]
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(96)]
     for thread in threads:
         thread.start()
     for thread in threads:

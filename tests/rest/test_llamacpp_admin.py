@@ -99,6 +99,15 @@ def test_errors_of_counts_have_the_form_of_their_api(server):
     assert isinstance(server.post("/api/chat/input_tokens", {"messages": [{"role": 5}]})[1]["error"], str)
 
 
+@pytest.mark.parametrize("path", [path for path, _, _ in COUNTED])
+@pytest.mark.parametrize("body", [{}, {"messages": []}, {"prompt": ""}, {"input": []}])
+def test_counts_of_nothing(server, path, body):
+    """Of a chat without messages, which only loads a model, it was status 500."""
+    status, reply = server.post(f"{path}/input_tokens", body)
+    assert status in (200, 400), reply
+    assert "internal" not in str(reply)
+
+
 def test_the_switches_of_the_command_line():
     from llamakit.plugins.frontends.rest.llamacpp_flags import translate
     from llamakit.plugins.frontends.rest.options import ServeOptions

@@ -115,8 +115,8 @@ def fault(nasty: Any, answer: bytes | None) -> str:
     status = int(head.split(b" ", 2)[1])
     if status == 100:
         return fault(nasty, body)
-    if status == 501 and b"Transfer-Encoding" in nasty.raw:
-        return ""  # as RFC 9112 asks for where an encoding is not known
+    if status == 501 and (b"Transfer-Encoding" in nasty.raw or b'"not_supported"' in body):
+        return ""  # as RFC 9112 asks for where an encoding is not known, and of what is switched off
     if status >= 500 and status != 503:
         return f"{status}: {body[:300]!r}"
     if status < 400 or nasty.raw.startswith(b"HEAD "):

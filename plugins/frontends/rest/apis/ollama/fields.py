@@ -136,6 +136,8 @@ def variables(think: Think | None) -> dict[str, Any]:
 def conversation(fields: ChatBody) -> Conversation:
     """The conversation that is asked for. A last message of the assistant is continued, unless it calls tools."""
     messages = [_message(message, f"message {number + 1}") for number, message in enumerate(fields.messages)]
+    if not messages:  # which only loads a model, where that is asked for
+        raise UsageError("messages is empty", hint="at least one message", param="messages")
     last = messages[-1]
     return Conversation(
         messages=messages, tools=checked_tools(fields.tools), variables=variables(fields.think),
