@@ -38,6 +38,16 @@ class CoreOptions(Options, frozen=True):
     split: Annotated[
         str, Meta(description="In what proportions several devices share them, such as 3,1; empty = by free memory.")
     ] = ""
+    gpu_layers: Annotated[
+        int,
+        Meta(
+            ge=-1, le=100_000, description="Layers on the GPU, the last ones, the others on the CPU; -1 = all that fit."
+        ),
+    ] = -1
+    main_gpu: Annotated[int, Meta(ge=0, le=63, description="The number of the GPU, where one has all of them.")] = 0
+    tensor_split: Annotated[
+        str, Meta(description="In what proportions several GPUs share them, such as 3,1; empty = one has them.")
+    ] = ""
     threads: Annotated[int, Meta(ge=0, le=1024, description="Threads; 0 = as many as there are cores.")] = 0
     ctx_size: Annotated[
         int, Meta(ge=0, le=1 << 24, description="Context in tokens; 0 = the model's, as memory allows.")

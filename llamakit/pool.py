@@ -350,12 +350,17 @@ def _no_room(model: _Model, free: int, loaded: list[_Model]) -> LlamaKitError:
 def device_memory(registry: Registry, settings: Mapping[str, Any]) -> Memory:
     """How much memory the device has, now, that sessions with these settings use."""
     from llamakit.devices import open_members
+    from llamakit.devices.offload import is_gpu
     from llamakit.session import make_backend
 
     options, threads = settings.get("backend_options"), settings.get("threads")
     if settings.get("device"):
         return _members_memory(open_members(registry, settings["device"], options, threads))
-    device = make_backend(registry, settings.get("backend", "auto"), options, threads)[0].open()
+    backend, _ = make_backend(registry, settings.get("backend", "auto"), options, threads)
+    if is_gpu(type(backend)):  # layers that do not fit there run on the CPU
+        named = f"cpu,{backend.name}:{settings.get('main_gpu', 0)}"
+        return _members_memory(open_members(registry, named, options, threads))
+    device = backend.open()
     try:
         return device.memory()
     finally:

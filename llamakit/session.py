@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from llamakit.backend import AdapterTable, Backend, Device, Footprint, KVCache, TensorSource, Weight
     from llamakit.chat.template import ChatTemplate
+    from llamakit.devices.offload import Offload
     from llamakit.devices.split import Member
     from llamakit.engine.adapters import AdapterStore
     from llamakit.engine.engine import Engine
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 LEAST_OUTPUTS = 64  # rows of a step that may have logits: 64 x 128k x 4 bytes are 32 MB
 DEFAULT_SLOTS = 4
+LEAST_CTX = 4096  # positions that are counted on where no context was asked for, when layers are given to a GPU
 POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # of the key pooling_type; 0 is none, of models that generate
 
 
@@ -56,6 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `device`: the devices to use, such as "cpu" or "cuda:0,cuda:1" ("": the first of `backend`); several share the
     model's layers, in the proportions of `split`, such as "3,1" ("": by the memory that they have free);
     `activations`: what meets quantised weights, "native" (rounded to eight bits, as the backend is quickest) or "f32";
+    `gpu_layers`: how many of the last layers run on GPUs (-1: as many as fit), `main_gpu`, `tensor_split`: on which
+    (see `devices.offload`; `device` settles all of it);
     `n_seq`: sequences in a step; `kv_memory`: bytes for keys and values (0: n_seq contexts, as far as memory goes);
     `max_predict`: most tokens of any answer (0: 8 contexts); `lora`: (file, scale) of adapters loaded at the start,
     `adapter_slots`: different selections of adapters in a step (0: 4 if `lora` names any); `lora_base`: a file with
@@ -69,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backend_options: dict[str, object] = {}
     device: str = ""
     split: str = ""
+    gpu_layers: int = -1
+    main_gpu: int = 0
+    tensor_split: str = ""
     ctx_size: int = 0
     batch_size: int = 512
     kv_type: str = "f16"
@@ -172,18 +179,66 @@ class Session:
         """The chosen backend, and why it was chosen; of several devices that of the first."""
         if self.settings.device:
             return self._members[0].backend, f"device {self.settings.device} was asked for"
-        return make_backend(self.registry, self.settings.backend, self.settings.backend_options, self._threads)
+        if self.offload.layers:
+            return self._members[0].backend, self.offload.told
+        return self._alone
+
+    @cached_property
+    def _alone(self) -> tuple[Backend, str]:
+        """The backend that the settings choose, and why."""
+        settings = self.settings
+        name = self.offload.device.partition(":")[0] if settings.gpu_layers == 0 else settings.backend
+        return make_backend(self.registry, name or settings.backend, settings.backend_options, self._threads)
+
+    @cached_property
+    def offload(self) -> Offload:
+        """Which layers run on which devices where no device was named."""
+        from llamakit.devices.offload import Offload, is_gpu, offload
+
+        settings = self.settings
+        cls, _ = self.registry.choose_backend(settings.backend)
+        if settings.gpu_layers == 0:
+            return Offload("cpu")
+        if settings.device or not is_gpu(cls):
+            asked = settings.gpu_layers > 0 and not settings.device
+            return Offload("", told=f"no GPU is used (backend {cls.name}): all layers run on the CPU" if asked else "")
+        n_layer, n = len(self.model.cache_layers()), settings.gpu_layers
+        n = self._layers_that_fit(cls) if n < 0 else n
+        return offload(cls.name, cls.probe(), n_layer, n, settings.main_gpu, settings.tensor_split)
+
+    def _layers_that_fit(self, cls: type[Backend]) -> int:
+        """How many layers fit on the main GPU; with several GPUs, by what all of them have free."""
+        from llamakit.devices import smallest_graph
+        from llamakit.devices.offload import layers_that_fit
+        from llamakit.engine.runner import blocks_for, kv_spec
+
+        settings, probe = self.settings, cls.probe()
+        several = settings.tensor_split.replace("/", ",").count(",") + 1 if settings.tensor_split.strip() else 0
+        device = make_backend(self.registry, cls.name, settings.backend_options)[0].open(settings.main_gpu)
+        try:
+            n_ctx = settings.ctx_size or min(self.model.hparams.n_ctx_train, LEAST_CTX)
+            spec = kv_spec(self.model, settings.n_seq * blocks_for(n_ctx), settings.kv_type)
+            graph = self._graph(LEAST_OUTPUTS, ("logits",), settings.n_seq, n_ctx)
+            program = device.footprint(graph, self._sources).program
+            free = device.memory().free * max(min(several, len(probe.devices)), 1)
+            sizes = {name: info.n_bytes for name, info in self.file.tensors.items()}
+            per_layer = device.kv_size(spec) / max(len(spec.layers), 1)
+            return layers_that_fit(smallest_graph(self.model), sizes, per_layer, program, free)
+        finally:
+            device.close()
 
     @cached_property
     def device(self) -> Device:
-        """The backend's first device, or those that were named."""
-        if not self.settings.device:
-            return self.backend[0].open()
+        """The backend's device, or those that were named or are needed."""
+        if not self.settings.device and not self.offload.layers:
+            _, _, number = self.offload.device.partition(":")
+            return self.backend[0].open(int(number or 0))
         if len(self._members) == 1:
             return self._members[0].device
         from llamakit.devices import share_model
 
-        return share_model(self._members, self.settings.split, self.model, self.file)
+        layers = () if self.settings.device else self.offload.layers
+        return share_model(self._members, self.settings.split, self.model, self.file, layers)
 
     @cached_property
     def _members(self) -> list[Member]:
@@ -191,7 +246,8 @@ class Session:
         from llamakit.devices import open_members
 
         settings = self.settings
-        return open_members(self.registry, settings.device, settings.backend_options, self._threads)
+        named = settings.device or self.offload.device
+        return open_members(self.registry, named, settings.backend_options, self._threads)
 
     @cached_property
     def weights(self) -> dict[str, Weight]:

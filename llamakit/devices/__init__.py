@@ -8,11 +8,12 @@ from llamakit.errors import BackendError, UsageError
 from llamakit.options import build_options, near
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from llamakit.backend import Backend
     from llamakit.devices.split import Member, SplitDevice
     from llamakit.gguf import GGUFFile
+    from llamakit.graph.graph import Graph
     from llamakit.models import LoadedModel
     from llamakit.registry import Registry
 
@@ -35,15 +36,15 @@ def parse_devices(text: str) -> list[tuple[str, int]]:
     return found
 
 
-def parse_shares(text: str, n: int) -> list[float] | None:
-    """A share for each of `n` devices, of "3,1"; None if there are none."""
+def parse_shares(text: str, n: int, *, allow_zero: bool = False) -> list[float] | None:
+    """A share for each of `n` devices, of "3,1"; None if there are none. With `allow_zero` some may be 0."""
     if not text.strip():
         return None
     try:
         shares = [float(each) for each in text.split(",")]
     except ValueError:
         shares = []
-    if len(shares) != n or not all(0 < share < float("inf") for share in shares):
+    if len(shares) != n or not all(0 < share + allow_zero < float("inf") and share >= 0 for share in shares):
         raise UsageError(
             f"split {text!r} does not say how {n} devices share the model", found=f"{n} numbers above 0 are needed",
             hint="such as --split 3,1", param="split",
@@ -72,21 +73,29 @@ def open_members(
     return members
 
 
-def share_model(members: list[Member], split: str, model: LoadedModel, file: GGUFFile) -> SplitDevice:
-    """The devices as one, with a placement for the model's layers."""
+def share_model(
+    members: list[Member], split: str, model: LoadedModel, file: GGUFFile, layers: Sequence[int] = ()
+) -> SplitDevice:
+    """The devices as one, with a placement for the model's layers; `layers`: how many each has, if that is settled."""
     from llamakit.devices.split import SplitDevice
     from llamakit.graph.errors import GraphError
-    from llamakit.models import GraphSizes
     from llamakit.passes.placement import place
 
     shares = parse_shares(split, len(members)) or [max(each.device.memory().free, 1) for each in members]
-    sizes = GraphSizes(rows=1, out_rows=1, seqs=1, blocks_per_seq=1)
-    graph = model.build(sizes, outputs=("logits", "embeddings"))
+    graph = smallest_graph(model)
     try:
-        placement = place(graph, shares, {name: info.n_bytes for name, info in file.tensors.items()})
+        placement = place(graph, shares, {name: info.n_bytes for name, info in file.tensors.items()}, layers)
     except GraphError as error:
         raise UsageError(f"{file.path}: {error}", param="device") from None
     return SplitDevice(members, placement)
+
+
+def smallest_graph(model: LoadedModel) -> Graph:
+    """A graph with all of the model's nodes, which tells how layers can be shared out."""
+    from llamakit.models import GraphSizes
+
+    sizes = GraphSizes(rows=1, out_rows=1, seqs=1, blocks_per_seq=1)
+    return model.build(sizes, outputs=("logits", "embeddings"))
 
 
 def _backend(registry: Registry, name: str, options: Mapping[str, object], threads: int | None) -> Backend:

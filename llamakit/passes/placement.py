@@ -52,19 +52,20 @@ class Stage:
     received: tuple[str, ...]
 
 
-def place(graph: Graph, shares: Sequence[float], n_bytes: Mapping[str, int]) -> Placement:
+def place(graph: Graph, shares: Sequence[float], n_bytes: Mapping[str, int], counts: Sequence[int] = ()) -> Placement:
     """Share the layers of a graph out, in order, by the bytes of their tensors; every device gets one at least.
 
     `shares`: how much each device is to have, in any unit. `n_bytes` of each tensor of the file, by name.
+    `counts`: how many layers each has, in place of what its share comes to.
     """
     layer_of = _layers(graph)
     n_layer = max(layer_of.values(), default=-1) + 1
     if n_layer < len(shares):
         raise GraphError(f"{len(shares)} devices cannot share {n_layer} layers")
-    costs = [0] * n_layer
-    for name, layer in {(t.name, layer_of[node.name]) for node in graph.nodes for t in _files(node)}:
-        costs[layer] += n_bytes[name]
-    layers = _share_out(costs, shares)
+    if counts and (len(counts) != len(shares) or sum(counts) != n_layer):
+        raise GraphError(f"{len(shares)} devices are to have {tuple(counts)} layers; the model has {n_layer}")
+    exact = [device for device, n in enumerate(counts) for _ in range(n)]
+    layers = exact or _share_out(layer_bytes(graph, n_bytes), shares)
     nodes = {name: layers[layer] for name, layer in layer_of.items()}
     cache = {node.attrs.layer: nodes[node.name] for node in graph.nodes if _is_cached(node)}
     tensors: dict[str, set[int]] = {}
@@ -79,6 +80,15 @@ def place(graph: Graph, shares: Sequence[float], n_bytes: Mapping[str, int]) -> 
         {name: frozenset(on) for name, on in tensors.items()},
         tuple(max(each, 1) / max(sum(held), 1) for each in held),
     )
+
+
+def layer_bytes(graph: Graph, n_bytes: Mapping[str, int]) -> list[int]:
+    """Bytes of each layer's tensors, with those before the first and behind the last."""
+    layer_of = _layers(graph)
+    costs = [0] * (max(layer_of.values(), default=-1) + 1)
+    for name, layer in {(t.name, layer_of[node.name]) for node in graph.nodes for t in _files(node)}:
+        costs[layer] += n_bytes[name]
+    return costs
 
 
 def split(graph: Graph, placement: Placement) -> list[Stage]:

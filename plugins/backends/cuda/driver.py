@@ -28,9 +28,9 @@ ITEMS = 128
 class CUDABlock(Block):
     """Memory of the GPU."""
 
-    def __init__(self, n_bytes: int, address: int) -> None:
+    def __init__(self, driver: CUDADriver, n_bytes: int, address: int) -> None:
         self.n_bytes, self.address = n_bytes, address
-        self._gone = weakref.finalize(self, _free, address)
+        self._gone = weakref.finalize(self, driver.give_back, address, driver.age)
         self._gone.atexit = False  # the driver gives all back when the process ends
 
     def free(self) -> None:
@@ -38,13 +38,10 @@ class CUDABlock(Block):
         self._gone()
 
 
-def _free(address: int) -> None:
-    """After a fault there is nothing to give back, and the error says nothing new."""
-    cu.cuMemFree(cu.CUdeviceptr(address))
-
-
 class CUDADriver(Driver):
-    """One GPU. Kernels are compiled for it by NVRTC, and kept on the disk."""
+    """One GPU. Kernels are compiled for it by NVRTC, and kept on the disk. `age`: how often it was opened."""
+
+    age = 0
 
     def __init__(self, index: int, info: DeviceInfo, lanes: int = 0) -> None:
         self.index, self.info, self.compiled = index, info, CompiledKernels()
@@ -60,6 +57,7 @@ class CUDADriver(Driver):
         device = call(cu.cuDeviceGet(self.index), "device")
         if getattr(self, "stream", None) is not None:
             cu.cuDevicePrimaryCtxReset(device)
+        self.age += 1
         self.architecture = "sm_{}{}".format(*capability(device))
         context = call(cu.cuDevicePrimaryCtxRetain(device), "context")
         call(cu.cuCtxSetCurrent(context), "context")
@@ -88,7 +86,12 @@ class CUDADriver(Driver):
                 f" {memory.total / 2**20:,.1f} MiB are free",
                 hint=error.hint,
             ) from None
-        return CUDABlock(n_bytes, int(address))
+        return CUDABlock(self, n_bytes, int(address))
+
+    def give_back(self, address: int, age: int) -> None:
+        """Free memory, unless it went with a device that was lost: its address may be somebody else's by now."""
+        if age == self.age:
+            cu.cuMemFree(cu.CUdeviceptr(address))
 
     def write(self, to: At, data: Any) -> None:
         """Copy to the device, in order."""

@@ -68,7 +68,7 @@ class Context:
         config = self.config
         path = self.model_path(show)
         threads = config["threads"] or None
-        names = ("backend", "device", "split", "ctx_size", "batch_size", "kv_type", "activations")
+        names = (*PLACEMENT, "ctx_size", "batch_size", "kv_type", "activations")
         label = f"loaded {path.name} in " + "{seconds:.1f} s"
         with self.console.progress("loading", label if show else "") as progress:
             session = Session(
@@ -76,6 +76,8 @@ class Context:
                 backend_options=config.backend_options(), **{name: config[name] for name in names}, **more,
             )  # fmt: skip
             session.n_ctx  # noqa: B018 - loads the weights
+        if session.offload.told:
+            self.console.note(session.offload.told)
         if show:
             self._describe(session)
         return session
@@ -114,6 +116,7 @@ def output_options(command: Command) -> Command:
     return click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr.")(command)
 
 
+PLACEMENT = ("backend", "device", "split", "gpu_layers", "main_gpu", "tensor_split")
 KV_TYPES = ("f32", "f16", "bf16", "q8_0")
 
 
@@ -138,6 +141,18 @@ def complete_samplers(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 DEVICE_OPTIONS = (
+    click.option(
+        "--tensor-split", "-ts", metavar="N,N", help="In what proportions several GPUs share layers. [one has them]"
+    ),
+    click.option("--main-gpu", "-mg", type=int, metavar="N", help="The number of the GPU that has them. [0]"),
+    click.option(
+        "--gpu-layers",
+        "--n-gpu-layers",
+        "-ngl",
+        type=int,
+        metavar="N",
+        help="Layers on the GPU, the last ones; -1 = all that fit. [-1]",
+    ),
     click.option("--split", metavar="SHARES", help="In what proportions they do, such as 3,1. [by free memory]"),
     click.option(
         "--device",

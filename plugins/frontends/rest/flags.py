@@ -29,9 +29,6 @@ METAVARS = {
 }  # fmt: skip
 # The options of 2023 that only some backends know: names, metavar (none: a switch), help.
 DEVICE: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "n_gpu_layers": (("-ngl", "--n-gpu-layers", "--gpu-layers"), "N", "Layers on the GPU."),
-    "main_gpu": (("-mg", "--main-gpu"), "N", "The GPU for what is not split."),
-    "tensor_split": (("-ts", "--tensor-split"), "N,N", "How several GPUs share the tensors."),
     "low_vram": (("-lv", "--low-vram"), "", "Keep more in main memory."),
     "no_mul_mat_q": (("-nommq", "--no-mul-mat-q"), "", "Multiply with dequantized weights."),
     "threads_batch": (("-tb", "--threads-batch"), "N", "Threads for prompts. [as --threads]"),
@@ -50,7 +47,15 @@ CORE: tuple[tuple[tuple[str, ...], str, Any, str], ...] = (
     (("--backend",), "NAMES", str, "Backends in order of preference, or auto. [auto]"),
     (("--device",), "LIST", str, "Devices that share the layers, such as cpu,cuda:1. [one of the backend]"),
     (("--split",), "SHARES", str, "In what proportions they do, such as 3,1. [by free memory]"),
+    (("-ngl", "--gpu-layers", "--n-gpu-layers"), "N", int, "Layers on the GPU, the last ones; -1 = all that fit. [-1]"),
+    (("-mg", "--main-gpu"), "N", int, "The number of the GPU that has them. [0]"),
+    (("-ts", "--tensor-split"), "N,N", str, "In what proportions several GPUs share layers. [one has them]"),
 )
+
+SETTINGS = (
+    "model", "threads", "ctx_size", "batch_size", "kv_type", "activations", "backend", "device", "split", "gpu_layers",
+    "main_gpu", "tensor_split",
+)  # fmt: skip
 
 
 def add_flags(command: Any) -> Any:
@@ -102,7 +107,7 @@ def _device_option(names: tuple[str, ...], metavar: str, text: str) -> click.Opt
 def settings_from(values: dict[str, Any]) -> dict[str, Any]:
     """Config keys and values that a command line gives, by what click made of it."""
     found: dict[str, Any] = {}
-    for name in ("model", "threads", "ctx_size", "batch_size", "kv_type", "activations", "backend", "device", "split"):
+    for name in SETTINGS:
         if values.get(name) is not None:
             found[name] = values[name]
     if values.get("memory_f32"):

@@ -34,7 +34,10 @@ SECURITY = (  # settings of which it is told where they came from
     "host", "path", "api_key", "api_key_file", "insecure_no_key", "cors", "allowed_host", "lora_dir", "ssl_cert_file",
     "ssl_key_file", "max_body", "request_memory",
 )  # fmt: skip
-CORE = ("backend", "device", "split", "ctx_size", "batch_size", "kv_type", "activations")
+CORE = (
+    "backend", "device", "split", "gpu_layers", "main_gpu", "tensor_split", "ctx_size", "batch_size", "kv_type",
+    "activations",
+)  # fmt: skip
 
 
 def models_of(config: Config, options: ServeOptions) -> dict[str, Path]:
