@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import errno
 
-import msgspec
-
 LONGEST_SHOWN = 80
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # of an OSError: a full disk
 
@@ -45,6 +43,8 @@ def shown(value: object) -> str:
     """A value of any kind for a message: as JSON has it, at most a line long; "nothing" for none."""
     if value is None:
         return "nothing"
+    import msgspec
+
     try:
         text = msgspec.json.encode(value).decode()
     except (TypeError, ValueError, OverflowError, RecursionError):

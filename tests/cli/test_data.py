@@ -196,7 +196,7 @@ def test_every_flag_is_in_the_help():
     (["--rank", "x"], "--rank cannot be 'x'"),
     (["--rank", "0"], "rank is 0; possible: 1..4096"),
     (["--rank-pattern", "ffn"], "--rank-pattern 'ffn': a name and a value are needed"),
-    (["--rank-pattern", "ffn=x"], "rank_pattern is {'ffn': 'x'}"),
+    (["--rank-pattern", "ffn=x"], 'rank_pattern is {"ffn":"x"}'),
     (["--schedule-2023", "{"], "--schedule-2023 cannot be"),
 ])  # fmt: skip
 def test_wrong_flags(args, what):

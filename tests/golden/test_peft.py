@@ -173,6 +173,6 @@ def test_types_of_torch_are_kept(tmp_path):
 def test_modules_to_save_are_refused_by_name(tmp_path):
     base = write_base(make("Llama"), "Llama", tmp_path / "base.gguf")
     adapt(make("Llama"), modules_to_save=["lm_head"]).save_pretrained(tmp_path / "a")
-    with open_gguf(base) as file, pytest.raises(ModelFileError, match=r"modules_to_save is \['lm_head'\]"):
+    with open_gguf(base) as file, pytest.raises(ModelFileError, match=r"modules_to_save is \[\"lm_head\"\]"):
         read_adapter_file(tmp_path / "a", file)
     assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["modules_to_save"] == ["lm_head"]

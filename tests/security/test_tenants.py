@@ -202,7 +202,7 @@ def test_settings_from_elsewhere_are_named_at_the_start(tmp_path, monkeypatch):
     config = load_config(Registry.discover(), environ={"LLAMAKIT_FRONTEND__REST__CORS": '["*"]'})
     config.set("frontend.rest.max_body", "1M", "command line")
     told = origins_of(config)
-    assert "--host '0.0.0.0' comes from llamakit.toml" in told
+    assert '--host "0.0.0.0" comes from llamakit.toml' in told
     assert any(line.startswith("--path") for line in told)
     assert any("environment LLAMAKIT_FRONTEND__REST__CORS" in line for line in told)
     assert not any("secret" in line or "max-body" in line for line in told)

@@ -187,7 +187,9 @@ class InputTokens:
 
     def __init__(self, dialect: Dialect) -> None:
         self.on_post = dialect.count
-        self.error_body = getattr(dialect, "error_body", body_of)
+        error_body = getattr(dialect, "error_body", None)
+        if error_body is not None:
+            self.error_body = error_body
 
 
 def input_tokens(path: str, dialect: Dialect, tag: str, body: Any) -> Route:

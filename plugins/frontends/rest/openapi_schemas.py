@@ -99,7 +99,8 @@ def error_schema(resource: Any) -> tuple[str, Schema]:
     if make is None:
         return "Error", ERROR
     sample = make(UsageError("what was asked", found="what was found", hint="what would work", param="field"))
-    return f"{type(resource).__module__.rpartition('.')[2].partition('_')[0].title()}Error", like(sample)
+    owner = getattr(make, "__self__", resource)  # a dialect's, where its API has several resources
+    return f"{type(owner).__module__.rpartition('.')[2].partition('_')[0].title()}Error", like(sample)
 
 
 def like(value: Any) -> Schema:

@@ -189,6 +189,7 @@ def lines_of(session: Session, state: ServerState, url: str, seconds: float) -> 
     return [
         f"model     {model}",
         f"backend   {backend.name}{kernels}",
+        *([f"layers    {session.offload.told}"] if session.offload.told else []),
         f"memory    {size(weights)} weights, {size(kv)} KV ({state.options.parallel} sequences,"
         f" {session.settings.kv_type}), {size(session.device.memory().free)} free",
         *([f"adapters  {adapters}"] if adapters else []),

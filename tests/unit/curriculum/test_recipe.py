@@ -48,10 +48,11 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", trained)
     with pytest.raises(subprocess.CalledProcessError):
         recipe.train(recipe.SHORT, tmp_path, 1)
-    assert recipe.train(recipe.SHORT, tmp_path, 1) == tmp_path / "long" / "model.gguf"
+    assert recipe.train(recipe.SHORT, tmp_path, 1) == tmp_path / "both" / "model.gguf"
     bases = [command[command.index("-m", 3) + 1] for command in asked if "--data" in command]
     assert bases == [
-        str(tmp_path / name) for name in ("first.gguf", "easy/model.gguf", "middle/model.gguf", "hard/model.gguf")
+        str(tmp_path / f"{name}.gguf")
+        for name in ("first", "easy/model", "middle/model", "hard/model", "long/model", "wide/model")
     ]
     assert asked[2][3:] == ["finetune", "resume", str(tmp_path / "middle")]
 

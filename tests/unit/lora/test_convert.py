@@ -161,8 +161,8 @@ def test_patterns_are_regular_expressions_for_the_end_of_a_name(tmp_path, base):
 
 
 REFUSED = {
-    "modules_to_save is ['score']": {"modules_to_save": ["score"]},
-    "type 'IA3'": {"peft_type": "IA3"},
+    'modules_to_save is ["score"]': {"modules_to_save": ["score"]},
+    'type "IA3"': {"peft_type": "IA3"},
     "which changed the base": {"init_lora_weights": "pissa_niter_4"},
     "biases of the model": {"bias": "lora_only"},
     "says rank 3": {"r": 3},

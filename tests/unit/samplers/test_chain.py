@@ -90,7 +90,7 @@ def test_order(order, values, names):
         (["top_k", "top_k"], {}, "named twice"),
         (None, {"temprature": 1.0}, r"no sampler option .temprature.\n  found   temperature is nearest"),
         (None, {"top_p": 1.5}, r"top_p is 1.5; possible: 0(\.0)?..1"),
-        (None, {"top_k": "many"}, "top_k is 'many'"),
+        (None, {"top_k": "many"}, 'top_k is "many"'),
         (None, {"logit_bias": [(5000, 1.0)]}, "token 5000 is outside the vocabulary"),
     ],
 )

@@ -27,7 +27,8 @@ class SettingsAnswer(Struct, frozen=True, kw_only=True):
     frequency_penalty: float
     grammar: str
     ignore_eos: bool
-    logit_bias: list[Annotated[list[float | None], Meta(min_length=2, max_length=2)]]  # of (token, bias); null bans
+    # Of (token, bias), or {"token", "bias"} in today's form; null bans.
+    logit_bias: list[Annotated[list[float | None], Meta(min_length=2, max_length=2)] | dict[str, float | None]]
     mirostat: int
     mirostat_eta: float
     mirostat_tau: float
