@@ -121,6 +121,7 @@ def test_arm_kernels_under_emulation():
     check_kernels("check-aarch64", *options, emulator=emulator, isas=("generic", "dotprod", "i8mm"))
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_avx_vnni_kernels_with_an_emulated_instruction():
     if "AVX2" not in system.cpu_flags():

@@ -35,9 +35,9 @@ def server(small_model: Path, tmp_path: Path) -> Iterator[Any]:
     assert spec.loader
     serving = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(serving)
-    with serving.Server(
-        small_model, tmp_path / "log", "--max-predict", "16", "--props", "--slot-save-path", str(tmp_path)
-    ) as server:
+    (tmp_path / "slots").mkdir()
+    flags = ("--max-predict", "16", "--props", "--slot-save-path", str(tmp_path / "slots"))
+    with serving.Server(small_model, tmp_path / "log", *flags) as server:
         yield server
 
 
