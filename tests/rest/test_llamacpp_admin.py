@@ -41,6 +41,21 @@ def test_defaults_of_requests_change_together_or_not_at_all(serve):
     assert server.post("/completion", {"prompt": "Once", "n_predict": 5})[1]["tokens_predicted"] <= 5
 
 
+
+def test_every_default_that_can_be_changed_is_one_for_every_api(serve, small_model):
+    """`ignore_eos` is a field of requests and an option of a sampler: both at once were an internal error."""
+    server = serve(props=True, max_predict=8)
+    assert server.post("/props", {"ignore_eos": True, "context_shift": True, "seed": 5, "n_predict": 4})[0] == 200
+    message = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    for path, body in (
+        ("/completion", {"prompt": "x"}), ("/v1/completions", {"prompt": "x"}), ("/v1/messages", message),
+        ("/v1/chat/completions", message), ("/v1/responses", {"input": "x"}),
+        ("/api/generate", {"prompt": "x", "stream": False}), ("/api/chat", {**message, "stream": False}),
+    ):  # fmt: skip
+        status, reply = server.post(path, {"model": "m"} | body)
+        assert status == 200 or "template" in str(reply), (path, reply)
+
+
 def test_a_model_that_was_unloaded_sleeps(serve, small_model):
     server = serve()
     assert server.get("/props")[1]["is_sleeping"] is False

@@ -205,8 +205,9 @@ class Extensions(msgspec.Struct, frozen=True, kw_only=True):
 
 def extended(session: Session, tokens: list[int], fields: Extensions, *, seed: int, **params: Any) -> Request:
     """The engine's request with the fields of `Extensions`."""
+    ignore_eos = params.pop("ignore_eos", False) or fields.ignore_eos  # of the server's settings, or the request's
     return session.request(
-        tokens, ignore_eos=fields.ignore_eos, samplers=sampler_names(fields.samplers), shift=fields.context_shift,
+        tokens, ignore_eos=ignore_eos, samplers=sampler_names(fields.samplers), shift=fields.context_shift,
         adapters=adapters(session, fields.lora), cache=fields.cache_prompt, cache_salt=fields.cache_salt,
         beams=fields.n_beams, priority=fields.priority, deadline=fields.deadline, draft=fields.draft,
         seed=-1 if seed == RANDOM_SEED else seed, **params,
