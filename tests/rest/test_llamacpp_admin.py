@@ -41,7 +41,6 @@ def test_defaults_of_requests_change_together_or_not_at_all(serve):
     assert server.post("/completion", {"prompt": "Once", "n_predict": 5})[1]["tokens_predicted"] <= 5
 
 
-
 def test_every_default_that_can_be_changed_is_one_for_every_api(serve, small_model):
     """`ignore_eos` is a field of requests and an option of a sampler: both at once were an internal error."""
     server = serve(props=True, max_predict=8)
