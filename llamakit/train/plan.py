@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from llamakit.backend import Device, TensorSource
     from llamakit.train.graphs import Graphs
 
-REPEATS = 2  # measured steps, of which the quickest counts
+REPEATS = 3  # measured steps
+FEW_LAYERS = 3
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,28 +67,32 @@ def values_of(device: Device, graphs: Graphs, sources: Mapping[str, TensorSource
 def measure(make: Callable[[int], Stepper], n_layer: int, rows: int, n_ctx: int, n_vocab: int) -> tuple[float, float]:
     """Seconds of a micro-step and of an update of the whole model.
 
-    `make(n)` gives the first n layers with the head. What a layer takes is the difference between two and one.
+    `make(n)` gives the first n layers with the head. What a layer takes is the difference between few and twice as
+    many: a single one would lie in the processor's cache, where those of a run do not.
     """
     batch = _random(rows, n_ctx, n_vocab)
-    one = _seconds(make(1), batch)
-    if n_layer == 1:
-        return one
-    two = _seconds(make(2), batch)
-    micro, update = (first + (n_layer - 1) * max(second - first, 0.0) for first, second in zip(one, two, strict=True))
+    few, more = FEW_LAYERS, 2 * FEW_LAYERS
+    if n_layer <= more:
+        return _seconds(make(n_layer), batch)
+    low, high = _seconds(make(few), batch), _seconds(make(more), batch)
+    micro, update = (
+        second + (n_layer - more) * max(second - first, 0.0) / few for first, second in zip(low, high, strict=True)
+    )
     return micro, update
 
 
 def _seconds(stepper: Stepper, batch: Batch) -> tuple[float, float]:
-    best = [float("inf")] * 2
-    for step in range(REPEATS + 1):  # the first run warms up
+    """Medians over some steps, the first of which warms up."""
+    found = []
+    for step in range(REPEATS + 1):
         times = [time.perf_counter()]
         stepper.accumulate(batch, batch.loss_weight)
         times.append(time.perf_counter())
         stepper.update(step + 1, 1e-9, 1.0)
         times.append(time.perf_counter())
-        if step:
-            best = [min(old, new) for old, new in zip(best, np.diff(times).tolist(), strict=True)]
-    return best[0], best[1]
+        found.append(np.diff(times))
+    micro, update = np.median(found[1:], axis=0).tolist()
+    return micro, update
 
 
 def _random(rows: int, n_ctx: int, n_vocab: int) -> Batch:
