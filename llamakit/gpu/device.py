@@ -81,8 +81,9 @@ class GPUDevice(Device):
         return self.driver.describe()
 
     def reopen(self) -> None:
-        """Drop what was compiled, and have the driver start again."""
+        """Drop what was compiled, free all that was held, whoever refers to it, and have the driver start again."""
         self.kernel_store.clear()
+        self.driver.free_all()
         self.driver.reopen()
 
     def close(self) -> None:

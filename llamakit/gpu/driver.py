@@ -8,6 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
+
+from llamakit.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llamakit.backend import DeviceInfo, Memory
+
+
+GIVEN_BACK = "memory of the device is used that was given back: it went with a device that was lost"
 
 
 class Block(ABC):
@@ -58,10 +64,14 @@ class Traits:
 
 
 class Driver(ABC):
-    """One device. Every method may raise BackendError, `allocate` OutOfMemoryError, and all DeviceLostError."""
+    """One device. Every method may raise BackendError, `allocate` OutOfMemoryError, and all DeviceLostError.
+
+    `alive`: the blocks that were allocated and are still there; `allocate` puts each new one in.
+    """
 
     info: DeviceInfo
     traits: Traits
+    alive: WeakSet[Block]
 
     @abstractmethod
     def memory(self) -> Memory:
@@ -107,8 +117,23 @@ class Driver(ABC):
         """What is in use, for people."""
         return {}
 
+    def free_all(self) -> None:
+        """Give all blocks back, whoever still refers to them: nobody may use one of them from now on."""
+        for block in list(self.alive):
+            block.free()
+        self.alive.clear()
+
     def reopen(self) -> None:
-        """After a loss: be usable again, with nothing of what there was."""
+        """After a loss, and after `free_all`: be usable again, with nothing of what there was."""
 
     def close(self) -> None:
         """Give everything back."""
+
+
+def does_not_fit(name: str, needed: int, memory: Memory, what: str = "") -> OutOfMemoryError:
+    """The error of a device `name` that has no room for `needed` more bytes; `what` they are for."""
+    return OutOfMemoryError(
+        f"{name}: {needed / 2**20:,.1f} MiB more are needed{f' for {what}' if what else ''}",
+        found=f"{memory.free / 2**20:,.1f} of {memory.total / 2**20:,.1f} MiB are free",
+        hint="fewer layers on this device (-ngl, --split), a smaller --ctx-size, or --kv-type q8_0",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,11 @@ def module_text(traits: Traits, file: str, defines: Mapping[str, int | str], typ
     if type is not None:
         parts += [grid(type), read("formats.cl")]
     return "\n".join([*parts, *(read(f"{each}.cl") for each in file.split("+"))])
+
+
+def kernel_names(text: str) -> str:
+    """The kernels that a source has, for people."""
+    return ", ".join(re.findall(r"^(?:KERNEL|__kernel) void (\w+)", text, re.MULTILINE)) or "no kernel"
 
 
 Defines = dict[str, int | str]

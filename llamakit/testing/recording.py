@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Launch:
         return [(parameter.name, value) for parameter, value in pairs if parameter.kind == kind]
 
 
-@dataclass
+@dataclass(eq=False)
 class HostBlock(Block):
     """Memory of the host in place of a device's; `touched`: whether anything was written there."""
 
@@ -72,6 +73,7 @@ class RecordingDriver(Driver):
     blocks: list[HostBlock] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    alive: WeakSet[Block] = field(default_factory=WeakSet)
 
     def memory(self) -> Memory:
         """A GiB, less what is alive."""
@@ -82,6 +84,7 @@ class RecordingDriver(Driver):
         assert 0 < n_bytes <= self.traits.most_bytes, n_bytes
         block = HostBlock(n_bytes, data=np.zeros(n_bytes, np.uint8))
         self.blocks.append(block)
+        self.alive.add(block)
         return block
 
     def write(self, to: At, data: Any) -> None:

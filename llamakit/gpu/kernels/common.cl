@@ -15,14 +15,17 @@
     if (UNIT >= (n)) return
 #endif
 
-// Memory of a unit: shared by its items, or an item's own. PART: for `lane_sum` and `lane_max`.
+// Memory of a unit: shared by its items, or an item's own. PART: for `lane_sum` and `lane_max`. MEET orders what items do
+// in such memory; MEET_FOR_ALL orders buffers too, for a unit whose items write what others of it have read.
 #if LANES > 1
 #define SPACE SHARED
 #define MEET BARRIER
+#define MEET_FOR_ALL BARRIER_FOR_ALL
 #define PART SHARED float part[LANES]
 #else
 #define SPACE
 #define MEET
+#define MEET_FOR_ALL
 #define PART LOCAL float *part = 0
 #endif
 

@@ -12,6 +12,7 @@ typedef long long i64;
 #define SHARED __shared__
 #define CONSTANT __constant__
 #define BARRIER __syncthreads()
+#define BARRIER_FOR_ALL __syncthreads()
 #define GROUP ((int)blockIdx.x)
 #define ITEM ((int)threadIdx.x)
 #define GROUP_ITEMS ((int)blockDim.x)

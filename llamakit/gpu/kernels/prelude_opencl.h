@@ -12,6 +12,7 @@ typedef long i64;
 #define SHARED __local
 #define CONSTANT __constant
 #define BARRIER barrier(CLK_LOCAL_MEM_FENCE)
+#define BARRIER_FOR_ALL barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE)
 #define GROUP ((int)get_group_id(0))
 #define ITEM ((int)get_local_id(0))
 #define GROUP_ITEMS ((int)get_local_size(0))

@@ -73,7 +73,7 @@ KERNEL void cross_entropy(BUF(const float, logits), BUF(const int, targets), BUF
     }
     float log_sum = top + LOG(lane_sum(sum, part)), chosen = target < 0 ? 0.0f : logits[target];
     if (has_losses && LANE == 0) losses[r] = weight != 0.0f ? log_sum - chosen : 0.0f;
-    MEET;  // all have read the target's logit
+    MEET_FOR_ALL;  // all have read the target's logit, which `d` may lie on
     if (!gradients) return;
     for (int i = LANE; i < n_vocab; i += LANES) {
         float p = EXP(logits[i] - log_sum);

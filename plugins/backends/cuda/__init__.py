@@ -19,6 +19,7 @@ from llamakit.options import Options
 if TYPE_CHECKING:
     from llamakit.backend import Device
 
+NO_GPU = "the NVIDIA driver is there, but it finds no GPU (CUDA_VISIBLE_DEVICES hides them if it is set to nothing)"
 # Of the driver, of Windows' in WSL, of Tegra's.
 DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl-gpu")
 
@@ -45,18 +46,20 @@ class CUDABackend(Backend):
 
     @classmethod
     def probe(cls) -> Availability:
-        """Whether there are the wheels, a driver, and a GPU."""
+        """Whether there are the wheels, a driver, a GPU, and NVRTC, without which nothing runs on it."""
         try:
+            from llamakit.plugins.backends.cuda.compiler import version
             from llamakit.plugins.backends.cuda.devices import found
         except ImportError as error:
             reason = f"its Python packages are not installed ({error}): pip install 'llamakit[cuda]'"
             return Availability(available=False, reason=reason)
         try:
             infos = tuple(found())
+            version()
         except LlamaKitError as error:
             return Availability(available=False, reason=error.message)
         if not infos:
-            return Availability(available=False, reason="the NVIDIA driver is there, but it finds no GPU")
+            return Availability(available=False, reason=NO_GPU)
         return Availability(available=True, reason=f"devices: {', '.join(i.name for i in infos)}", devices=infos)
 
     def open(self, index: int = 0) -> Device:
@@ -67,10 +70,13 @@ class CUDABackend(Backend):
         if not 0 <= index < len(availability.devices):
             n = len(availability.devices)
             raise BackendError(f"backend cuda has no device {index}", found=f"it has {n}, counted from 0")
+        from llamakit.plugins.backends.cuda.devices import refusal
         from llamakit.plugins.backends.cuda.driver import CUDADriver
 
         from llamakit.gpu.device import GPUDevice
 
+        if reason := refusal(index, availability.devices[index]):
+            raise BackendError(f"backend cuda: {reason}", hint="another device: --main-gpu, or --device cuda:N")
         return GPUDevice(CUDADriver(index, availability.devices[index], self.options.lanes))
 
 

@@ -20,14 +20,16 @@ LOST = (
 )  # fmt: skip
 
 
-def call(result: tuple[Any, ...], what: str) -> Any:
-    """What a function of the driver gives, or its error as one of ours."""
+def call(result: tuple[Any, ...], what: str, name: str = "") -> Any:
+    """What a function of the driver gives, or its error as one of ours; `what` was done, with `name` in its place."""
     code, *values = result
     if code == cu.CUresult.CUDA_SUCCESS:
         return values[0] if len(values) == 1 else tuple(values)
-    text = f"cuda: {what}: {code.name}"
+    text = f"cuda: {what.format(name)}: {code.name}"
     if code == cu.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-        raise OutOfMemoryError(text, hint="a smaller --ctx-size, --kv-type q8_0, or fewer layers on this device")
+        raise OutOfMemoryError(text, hint="fewer layers on this device (-ngl), a smaller --ctx-size, or --kv-type q8_0")
+    if code == cu.CUresult.CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES:
+        raise BackendError(text, found="its groups are too large for this GPU", hint="backend.cuda.lanes = 32")
     raise (DeviceLostError if code.name in LOST else BackendError)(text)
 
 
@@ -35,10 +37,8 @@ def found() -> list[DeviceInfo]:
     """The GPUs, as the driver counts them. BackendError says what is wrong with the driver."""
     try:
         code = cu.cuInit(0)[0]
-    except Exception as error:  # the library is missing or too old to have the function
-        raise BackendError(
-            f"no NVIDIA driver is found ({_first_line(error)}): install that of the GPU, version 525 or later"
-        ) from None
+    except Exception:  # the library is missing or too old to have the function
+        raise BackendError("no NVIDIA driver is found: install that of the GPU, version 525 or later") from None
     if code == cu.CUresult.CUDA_ERROR_NO_DEVICE:
         return []
     call((code,), "starting the driver")
@@ -48,7 +48,22 @@ def found() -> list[DeviceInfo]:
             f"the NVIDIA driver is of CUDA {version // 1000}.{version % 1000 // 10}; version 525 (CUDA 12) or later is"
             " needed"
         )
-    return [_info(i, version) for i in range(call(cu.cuDeviceGetCount(), "number of GPUs"))]
+    infos = [_info(i, version) for i in range(call(cu.cuDeviceGetCount(), "number of GPUs"))]
+    if infos and not any(_usable(i) for i in range(len(infos))):
+        raise BackendError(
+            f"no GPU is of use: {'; '.join(f'{i.name}: {i.details[0]}' for i in infos)};"
+            f" {LEAST[0]}.{LEAST[1]} or later is needed"
+        )
+    return infos
+
+
+def refusal(index: int, info: DeviceInfo) -> str:
+    """Why a GPU of those found cannot be used; nothing if it can."""
+    return "" if _usable(index) else f"{info.name}: {info.details[0]}; {LEAST[0]}.{LEAST[1]} or later is needed"
+
+
+def _usable(index: int) -> bool:
+    return capability(call(cu.cuDeviceGet(index), "device")) >= LEAST
 
 
 def capability(device: Any) -> tuple[int, int]:
@@ -66,7 +81,3 @@ def _info(index: int, version: int) -> DeviceInfo:
     total = int(call(cu.cuDeviceTotalMem(device), "memory"))
     details = (f"compute capability {major}.{minor}", f"driver of CUDA {version // 1000}.{version % 1000 // 10}")
     return DeviceInfo(name, "gpu", total, total, details)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

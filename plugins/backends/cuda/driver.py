@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakSet
 
 from cuda.bindings import driver as cu
 from llamakit.plugins.backends.cuda.compiler import OPTIONS, CompileError, compile_cubin, version
 from llamakit.plugins.backends.cuda.devices import call, capability
 
 from llamakit.backend import Memory
-from llamakit.errors import BackendError, OutOfMemoryError
+from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gpu.compiled import CompiledKernels
-from llamakit.gpu.driver import At, Block, Driver, Traits
+from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Traits, does_not_fit
+from llamakit.gpu.source import kernel_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,19 +32,42 @@ class CUDABlock(Block):
     """Memory of the GPU."""
 
     def __init__(self, driver: CUDADriver, n_bytes: int, address: int) -> None:
-        self.n_bytes, self.address = n_bytes, address
+        self.n_bytes, self._address = n_bytes, address
         self._gone = weakref.finalize(self, driver.give_back, address, driver.age)
         self._gone.atexit = False  # the driver gives all back when the process ends
+        driver.alive.add(self)
+
+    @property
+    def address(self) -> int:
+        """Where it lies. DeviceLostError: it was given back."""
+        if not self._gone.alive:
+            raise DeviceLostError(GIVEN_BACK)
+        return self._address
 
     def free(self) -> None:
         """Give it back, once."""
         self._gone()
 
 
-class CUDADriver(Driver):
-    """One GPU. Kernels are compiled for it by NVRTC, and kept on the disk. `age`: how often it was opened."""
+class Current:
+    """Makes a context that of the thread for a while, and puts the one that was there before back."""
 
-    age = 0
+    def __init__(self, context: Any) -> None:
+        self.context = context
+
+    def __enter__(self) -> Self:
+        call(cu.cuCtxPushCurrent(self.context), "context")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        cu.cuCtxPopCurrent()
+
+
+class CUDADriver(Driver):
+    """One GPU, with a context of its own: what happens to it happens to nobody else in the process, nor the other way.
+
+    Kernels are compiled for it by NVRTC, and kept on the disk. `age`: how often it was opened.
+    """
 
     def __init__(self, index: int, info: DeviceInfo, lanes: int = 0) -> None:
         self.index, self.info, self.compiled = index, info, CompiledKernels()
@@ -49,93 +75,108 @@ class CUDADriver(Driver):
         if lanes & (lanes - 1):
             raise BackendError(f"cuda: lanes {lanes}: a power of two up to 1024 is possible", param="lanes")
         self.traits = Traits("cuda", lanes, ITEMS, info.memory or 1 << 62)
-        self.compiler = version()
+        self.compiler, self.age, self.alive = version(), 0, WeakSet()
+        self.context: Any = None
+        self.stream: Any = None
+        self._modules: list[Any] = []
         self.reopen()
 
     def reopen(self) -> None:
-        """The device's primary context, fresh if it was lost, and a stream."""
+        """A new context and a stream; what was lost goes first."""
+        self._destroy()
         device = call(cu.cuDeviceGet(self.index), "device")
-        if getattr(self, "stream", None) is not None:
-            cu.cuDevicePrimaryCtxReset(device)
-        self.age += 1
         self.architecture = "sm_{}{}".format(*capability(device))
-        context = call(cu.cuDevicePrimaryCtxRetain(device), "context")
-        call(cu.cuCtxSetCurrent(context), "context")
-        self.context = context
-        self.stream = call(cu.cuStreamCreate(cu.CUstream_flags.CU_STREAM_NON_BLOCKING.value), "stream")
+        self.context = _new_context(device)
+        self.age += 1
+        try:
+            with self.current():
+                flags = cu.CUstream_flags.CU_STREAM_NON_BLOCKING.value
+                self.stream = call(cu.cuStreamCreate(flags), "stream")
+        except LlamaKitError:
+            self._destroy()
+            raise
 
-    def enter(self) -> None:
-        """Whatever thread uses the device now."""
-        call(cu.cuCtxSetCurrent(self.context), "context")
+    def current(self) -> Current:
+        """For `with`: the device's context is that of the thread, whatever thread it is."""
+        if self.context is None:
+            raise DeviceLostError(f"{self.info.name} is not open")
+        return Current(self.context)
 
     def memory(self) -> Memory:
         """As the driver says."""
-        self.enter()
-        free, total = call(cu.cuMemGetInfo(), "memory")
+        with self.current():
+            free, total = call(cu.cuMemGetInfo(), "memory")
         return Memory(int(total), int(free))
 
     def allocate(self, n_bytes: int) -> CUDABlock:
         """Memory of the GPU."""
-        self.enter()
         try:
-            address = call(cu.cuMemAlloc(n_bytes), f"allocating {n_bytes / 2**20:,.1f} MiB")
-        except OutOfMemoryError as error:
-            memory = self.memory()
-            raise OutOfMemoryError(
-                f"{self.info.name}: {n_bytes / 2**20:,.1f} MiB more are needed, {memory.free / 2**20:,.1f} of"
-                f" {memory.total / 2**20:,.1f} MiB are free",
-                hint=error.hint,
-            ) from None
+            with self.current():
+                address = call(cu.cuMemAlloc(n_bytes), f"allocating {n_bytes / 2**20:,.1f} MiB")
+        except OutOfMemoryError:
+            raise does_not_fit(self.info.name, n_bytes, self.memory()) from None
         return CUDABlock(self, n_bytes, int(address))
 
     def give_back(self, address: int, age: int) -> None:
-        """Free memory, unless it went with a device that was lost: its address may be somebody else's by now."""
-        if age == self.age:
-            cu.cuMemFree(cu.CUdeviceptr(address))
+        """Free memory, unless it went with a context that is gone: its address may be somebody else's by now."""
+        if age == self.age and self.context is not None:
+            with suppress(LlamaKitError), self.current():
+                cu.cuMemFree(cu.CUdeviceptr(address))
 
     def write(self, to: At, data: Any) -> None:
         """Copy to the device, in order."""
-        self.enter()
-        call(cu.cuMemcpyHtoDAsync(_address(to), data.ctypes.data, data.nbytes, self.stream), "copying to the device")
-        call(cu.cuStreamSynchronize(self.stream), "copying to the device")
+        what = "copying to the device"
+        with self.current():
+            call(cu.cuMemcpyHtoDAsync(_address(to), data.ctypes.data, data.nbytes, self.stream), what)
+            call(cu.cuStreamSynchronize(self.stream), what)
 
     def read(self, place: At, data: Any) -> None:
         """Copy from the device, when all before is done."""
-        self.enter()
-        call(cu.cuMemcpyDtoHAsync(data.ctypes.data, _address(place), data.nbytes, self.stream), "copying to the host")
-        call(cu.cuStreamSynchronize(self.stream), "waiting for the device")
+        with self.current():
+            call(
+                cu.cuMemcpyDtoHAsync(data.ctypes.data, _address(place), data.nbytes, self.stream), "copying to the host"
+            )
+            call(cu.cuStreamSynchronize(self.stream), "waiting for the device")
 
     def copy(self, source: At, to: At, n_bytes: int) -> None:
         """Copy on the device."""
-        self.enter()
-        call(cu.cuMemcpyDtoDAsync(_address(to), _address(source), n_bytes, self.stream), "copying on the device")
+        with self.current():
+            call(cu.cuMemcpyDtoDAsync(_address(to), _address(source), n_bytes, self.stream), "copying on the device")
 
     def zero(self, to: At, n_bytes: int) -> None:
         """Fill with zeros."""
-        self.enter()
-        call(cu.cuMemsetD32Async(_address(to), 0, n_bytes // 4, self.stream), "filling memory")
+        with self.current():
+            call(cu.cuMemsetD32Async(_address(to), 0, n_bytes // 4, self.stream), "filling memory")
 
     def build(self, source: str) -> Any:
         """Compile for this GPU, or take what was compiled before."""
-        self.enter()
         key = self.compiled.key(source, *OPTIONS, self.architecture, self.compiler)
         kept = self.compiled.get(key)
         if kept is not None:
-            code, module = cu.cuModuleLoadData(kept)
+            with self.current():
+                code, module = cu.cuModuleLoadData(kept)
             if code == cu.CUresult.CUDA_SUCCESS:
+                self._modules.append(module)
                 return module
         try:
             made = compile_cubin(source, self.architecture)
         except CompileError as error:
-            path = self.compiled.keep_log(key, f"{error.log}\n\n{source}")
-            where = f"all that it said in {path}" if path else error.log[-2000:]
-            raise BackendError(error.message, found=where) from None
+            raise self._refused(error.message, key, source, error.log) from None
+        try:
+            with self.current():
+                module = call(cu.cuModuleLoadData(made.code), "loading kernels")
+        except DeviceLostError:
+            raise
+        except BackendError as error:
+            raise self._refused(error.message, key, source, made.log) from None
         self.compiled.put(key, made.code)
-        return call(cu.cuModuleLoadData(made.code), "loading kernels")
+        self._modules.append(module)
+        return module
 
     def kernel(self, module: Any, name: str) -> Any:
         """A function of a module."""
-        return call(cu.cuModuleGetFunction(module, name.encode()), f"kernel {name}")
+        with self.current():
+            return Kernel(name, call(cu.cuModuleGetFunction(module, name.encode()), f"kernel {name}"))
 
     def launch(self, kernel: Any, n_group: int, n_item: int, arguments: Sequence[Argument]) -> None:
         """Put it on the stream."""
@@ -148,14 +189,15 @@ class CUDADriver(Driver):
             else:
                 values.append(each)
                 types.append(ctypes.c_float if isinstance(each, float) else ctypes.c_int32)
-        self.enter()
         given = (tuple(values), tuple(types))
-        call(cu.cuLaunchKernel(kernel, n_group, 1, 1, n_item, 1, 1, 0, self.stream, given, 0), "running a kernel")
+        with self.current():
+            result = cu.cuLaunchKernel(kernel.function, n_group, 1, 1, n_item, 1, 1, 0, self.stream, given, 0)
+            call(result, "running kernel {}", kernel.name)
 
     def finish(self) -> None:
         """Wait."""
-        self.enter()
-        call(cu.cuStreamSynchronize(self.stream), "waiting for the device")
+        with self.current():
+            call(cu.cuStreamSynchronize(self.stream), "waiting for the device")
 
     def describe(self) -> dict[str, str]:
         """The GPU, and what compiled for it."""
@@ -167,8 +209,48 @@ class CUDADriver(Driver):
         }
 
     def close(self) -> None:
-        """Wait for what is under way, and let go of the context."""
-        self.finish()
+        """Wait for what is under way, give all memory back, and end the context."""
+        if self.context is None:
+            return
+        with suppress(LlamaKitError):  # a device that is lost has nothing under way
+            self.finish()
+        self.free_all()
+        self._destroy()
+
+    def _destroy(self) -> None:
+        """End the context with all that is in it; of one that is lost, nothing needs to work."""
+        if self.context is None:
+            return
+        with suppress(LlamaKitError), self.current():
+            for module in self._modules:
+                cu.cuModuleUnload(module)
+            if self.stream is not None:
+                cu.cuStreamDestroy(self.stream)
+        cu.cuCtxDestroy(self.context)
+        self.context, self.stream, self._modules = None, None, []
+
+    def _refused(self, message: str, key: str, source: str, log: str) -> BackendError:
+        path = self.compiled.keep_log(key, f"{log}\n\n{source}")
+        where = f"all that the compiler said in {path}" if path else log[-2000:]
+        return BackendError(f"{message} ({kernel_names(source)})", found=where)
+
+
+class Kernel:
+    """A function, and its name for people."""
+
+    def __init__(self, name: str, function: Any) -> None:
+        self.name, self.function = name, function
+
+
+def _new_context(device: Any) -> Any:
+    """A context that nobody shares, and that is not that of the thread."""
+    try:
+        made = cu.cuCtxCreate(None, 0, device)
+    except TypeError:  # bindings of CUDA 12
+        made = cu.cuCtxCreate(0, device)
+    context = call(made, "context")
+    cu.cuCtxPopCurrent()  # making one makes it the thread's
+    return context
 
 
 def _address(place: At) -> Any:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 import pyopencl as cl
 
 from llamakit import system
 from llamakit.backend import Memory
-from llamakit.errors import BackendError, DeviceLostError, OutOfMemoryError
+from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gpu.compiled import CompiledKernels
-from llamakit.gpu.driver import At, Block, Driver, Traits
+from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Traits, does_not_fit
+from llamakit.gpu.source import kernel_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from llamakit.gpu.driver import Argument
 
 OUT_OF_MEMORY = (-4, -6)  # CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY
-LOST = (-2, -5, -14, -36)  # device not available, out of resources, failed events, invalid queue: what faults leave
+OUT_OF_RESOURCES = -5  # of a launch that asks for too much, of memory that is short, or of a kernel that faulted
+LOST = (-2, -14, -36)  # device not available, failed events, invalid queue: what faults leave
+INVALID_GROUP = -54  # CL_INVALID_WORK_GROUP_SIZE
 EXACT_DIVISION = 1 << 7  # CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT
 
 
@@ -34,15 +38,25 @@ class OpenCLBlock(Block):
 
     def __init__(self, driver: OpenCLDriver, n_bytes: int) -> None:
         self.n_bytes = n_bytes
-        self.buffer = cl.Buffer(driver.context, cl.mem_flags.READ_WRITE, n_bytes)
+        self._buffer = cl.Buffer(driver.context, cl.mem_flags.READ_WRITE, n_bytes)
         driver.used += n_bytes
         self._gone = weakref.finalize(self, driver.released, n_bytes)
+        driver.alive.add(self)
+
+    @property
+    def buffer(self) -> Any:
+        """The buffer. DeviceLostError: it was given back."""
+        if self._buffer is None:
+            raise DeviceLostError(GIVEN_BACK)
+        return self._buffer
 
     def free(self) -> None:
         """Release it, once."""
         if self._gone.alive:
             self._gone()
-            self.buffer.release()
+            buffer, self._buffer = self._buffer, None
+            with suppress(cl.Error):  # of a device that is lost
+                buffer.release()
 
 
 class OpenCLDriver(Driver):
@@ -51,11 +65,12 @@ class OpenCLDriver(Driver):
     def __init__(self, found: Found, lanes: int = 0) -> None:
         self.device, self.info = found
         self.traits = _traits(self.device, self.info, lanes)
-        self.compiled, self.used = CompiledKernels(), 0
+        self.compiled, self.used, self.alive = CompiledKernels(), 0, WeakSet()
         self.reopen()
 
     def reopen(self) -> None:
         """A new context and queue."""
+        self.queue = self.context = None  # what was lost goes first
         with self.translated("opening the device"):
             self.context = cl.Context([self.device])
             self.queue = cl.CommandQueue(self.context)
@@ -74,12 +89,8 @@ class OpenCLDriver(Driver):
         """A buffer; drivers allocate when it is first used, so what cannot fit is refused here."""
         memory = self.memory()
         if n_bytes > memory.free:
-            raise OutOfMemoryError(
-                f"{self.info.name}: {n_bytes / 2**20:,.1f} MiB more are needed, {memory.free / 2**20:,.1f} of"
-                f" {memory.total / 2**20:,.1f} MiB are free",
-                hint="a smaller --ctx-size, --kv-type q8_0, or fewer layers on this device (--device, --split)",
-            )
-        with self.translated(f"allocating {n_bytes / 2**20:,.1f} MiB"):
+            raise does_not_fit(self.info.name, n_bytes, memory)
+        with self.translated(f"allocating {n_bytes / 2**20:,.1f} MiB", n_bytes):
             return OpenCLBlock(self, n_bytes)
 
     def write(self, to: At, data: Any) -> None:
@@ -138,8 +149,10 @@ class OpenCLDriver(Driver):
                 given += (each.block.buffer, np.int64(each.offset))  # type: ignore[attr-defined]
             else:
                 given.append(np.float32(each) if isinstance(each, float) else np.int32(each))
-        with self.translated("running a kernel"):
+        try:
             kernel(self.queue, (n_group * n_item,), (n_item,), *given)
+        except cl.Error as error:
+            raise self._launch_error(error, kernel, n_item) from None
 
     def finish(self) -> None:
         """Wait."""
@@ -158,18 +171,52 @@ class OpenCLDriver(Driver):
     def _refused(self, key: str, source: str, text: str) -> BackendError:
         path = self.compiled.keep_log(key, f"{text}\n\n{source}")
         where = f"all of it in {path}" if path else text[-2000:]
-        return BackendError(f"{self.info.name}: its driver does not compile a kernel", found=where)
+        return BackendError(
+            f"{self.info.name}: its driver does not compile a kernel ({kernel_names(source)})", found=where
+        )
+
+    def _launch_error(self, error: cl.Error, kernel: Any, n_item: int) -> LlamaKitError:
+        """Why a kernel was not run: a group that is too large for it is nothing that is lost."""
+        code, name = getattr(error, "code", 0), kernel.function_name
+        most = int(kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, self.device))
+        if code in (OUT_OF_RESOURCES, INVALID_GROUP) and n_item > most:
+            return BackendError(
+                f"{self.info.name}: kernel {name} is to run in groups of {n_item} items", found=f"it can have {most}",
+                hint=f"backend.opencl.lanes = {1 << most.bit_length() - 1 if most else 1}",
+            )  # fmt: skip
+        return self._error(error, f"running kernel {name}", 0)
+
+    def _error(self, error: cl.Error, what: str, needed: int) -> LlamaKitError:
+        """An error of OpenCL as one of ours."""
+        code, text = getattr(error, "code", 0), f"{self.info.name}: {what}: {error}"
+        if code == OUT_OF_RESOURCES:
+            if not self._answers():
+                return DeviceLostError(f"{text}; it does not answer any more")
+            if not needed:
+                return BackendError(f"{text}; it goes on, but for this", hint="a smaller --batch-size or --ctx-size")
+        if code in (OUT_OF_RESOURCES, *OUT_OF_MEMORY) or isinstance(error, cl.MemoryError):
+            found = does_not_fit(self.info.name, needed, self.memory(), what)
+            return OutOfMemoryError(f"{text}", found=found.found, hint=found.hint)
+        return (DeviceLostError if code in LOST else BackendError)(text)
+
+    def _answers(self) -> bool:
+        """Whether the device still does what it is asked for: a word goes there and comes back."""
+        sent, back = np.array([0x5A17], np.uint32), np.zeros(1, np.uint32)
+        try:
+            probe = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, 4)
+            cl.enqueue_copy(self.queue, probe, sent, is_blocking=True)
+            cl.enqueue_copy(self.queue, back, probe, is_blocking=True)
+        except cl.Error:
+            return False
+        return bool(back[0] == sent[0])
 
     @contextmanager
-    def translated(self, what: str) -> Iterator[None]:
-        """OpenCL's errors as LlamaKit's."""
+    def translated(self, what: str, needed: int = 0) -> Iterator[None]:
+        """OpenCL's errors as LlamaKit's. `needed`: bytes that were asked for."""
         try:
             yield
         except cl.Error as error:
-            code, text = getattr(error, "code", 0), f"{self.info.name}: {what}: {error}"
-            if code in OUT_OF_MEMORY or isinstance(error, cl.MemoryError):
-                raise OutOfMemoryError(text, hint="a smaller --ctx-size, or fewer layers on this device") from None
-            raise (DeviceLostError if code in LOST else BackendError)(text) from None
+            raise self._error(error, what, needed) from None
 
 
 def _traits(device: Any, info: DeviceInfo, lanes: int) -> Traits:

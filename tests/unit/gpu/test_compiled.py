@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from llamakit.gpu import compiled
 from llamakit.gpu.compiled import CompiledKernels, folder
 
 
@@ -32,12 +33,33 @@ def test_damaged_files_count_as_missing(tmp_path):
         assert kernels.get("key") == b"code"
 
 
-def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
+def test_a_folder_that_cannot_be_written_keeps_nothing_and_that_is_said_once(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
-    kernels = CompiledKernels(tmp_path / "file" / "below")
+    for _ in range(2):
+        kernels = CompiledKernels(tmp_path / "file" / "below")
+        kernels.put("key", b"code")
+        kernels.put("other", b"code")
+    assert kernels.get("key") is None
+    assert kernels.keep_log("key", "text") == ""
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "compiled kernels are not kept, so they are compiled at every start"
+    ]
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch, caplog):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(compiled, "_told", set())
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compiled.Path, "home", homeless)
+    assert folder() is None
+    kernels = CompiledKernels()
     kernels.put("key", b"code")
     assert kernels.get("key") is None
     assert kernels.keep_log("key", "text") == ""
+    assert "XDG_CACHE_HOME" in caplog.text
 
 
 def test_many_write_the_same_at_once(tmp_path):

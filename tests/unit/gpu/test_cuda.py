@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -100,8 +103,15 @@ def test_without_a_gpu_one_line_says_what_is_missing(small_model):
         pytest.skip("there is a GPU")
     assert "\n" not in probe.reason
     result = CliRunner().invoke(llamakit, ["generate", "-m", str(small_model), "--backend", "cuda", "-p", "x"])
-    assert result.exit_code != 0
     assert isinstance(result.exception, BackendError | SystemExit)
+    made = subprocess.run(
+        [sys.executable, "-m", "llamakit", "generate", "-m", str(small_model), "--backend", "cuda", "-p", "x"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 5
+    first = made.stderr.splitlines()[0]
+    assert first.startswith("error: backend cuda is not available: ")
+    assert "install" in first or "finds no GPU" in first
     with pytest.raises(BackendError, match="NVIDIA driver|GPU|NVRTC"):
         Registry.discover().backend("cuda")().open()
 

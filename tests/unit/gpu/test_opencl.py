@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llamakit.errors import BackendError, DeviceLostError, OutOfMemoryError
+from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gpu.compiled import CompiledKernels
 from llamakit.gpu.driver import At
 from llamakit.registry import Registry
@@ -94,9 +94,10 @@ def test_a_kernel_that_does_not_compile_says_where_to_read_why(driver):
 @needs_device
 def test_memory_that_is_not_there_is_told_before_it_is_asked_for(driver):
     used = driver.used
-    with pytest.raises(OutOfMemoryError, match="are free") as found:
+    with pytest.raises(OutOfMemoryError, match="1,073,741,824.0 MiB more are needed") as found:
         driver.allocate(1 << 50)
-    assert "--ctx-size" in found.value.hint
+    assert "MiB are free" in found.value.found
+    assert "-ngl" in found.value.hint
     block = driver.allocate(1 << 20)
     assert driver.used == used + (1 << 20)
     block.free()
@@ -109,11 +110,57 @@ def test_memory_that_is_not_there_is_told_before_it_is_asked_for(driver):
     ("code", "kind"), [(-2, DeviceLostError), (-36, DeviceLostError), (-4, OutOfMemoryError), (-30, BackendError)]
 )
 def test_errors_are_ours(driver, code, kind):
-    def fail():
-        raise cl.RuntimeError(SimpleNamespace(routine=lambda: "x", code=lambda: code, what=lambda: "y"))
-
     with pytest.raises(kind, match="copying"), driver.translated("copying"):
-        fail()
+        raise failure(code)
+
+
+def failure(code):
+    return cl.RuntimeError(SimpleNamespace(routine=lambda: "x", code=lambda: code, what=lambda: "y"))
+
+
+@needs_device
+def test_short_resources_are_told_from_a_device_that_is_lost(driver, monkeypatch):
+    """CL_OUT_OF_RESOURCES is what drivers say of either."""
+
+    def told(needed):
+        with pytest.raises(LlamaKitError, match="allocating") as found, driver.translated("allocating", needed):
+            raise failure(-5)
+        return found.value
+
+    assert type(told(1 << 20)) is OutOfMemoryError
+    assert "are free" in told(1 << 20).found
+    assert type(told(0)) is BackendError
+    monkeypatch.setattr(driver, "_answers", lambda: False)
+    assert type(told(1 << 20)) is DeviceLostError
+
+
+@needs_device
+@pytest.mark.parametrize("code", [-5, -54])
+def test_groups_that_are_too_large_are_no_loss(driver, code):
+    kernel = driver.kernel(driver.build(KERNEL), "twice")
+
+    class Refused:
+        function_name = "twice"
+        get_work_group_info = kernel.get_work_group_info
+
+        def __call__(self, *given):
+            raise failure(code)
+
+    most = kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, driver.device)
+    with pytest.raises(BackendError, match=f"twice is to run in groups of {2 * most} items") as found:
+        driver.launch(Refused(), 1, 2 * most, [])
+    assert not isinstance(found.value, DeviceLostError)
+    assert f"lanes = {most}" in found.value.hint
+
+
+@needs_device
+def test_memory_that_went_with_a_device_is_not_used(driver):
+    place = At(driver.allocate(16))
+    driver.free_all()
+    driver.reopen()
+    assert driver.used == 0
+    with pytest.raises(DeviceLostError, match="given back"):
+        driver.write(place, np.zeros(4, np.float32))
 
 
 @needs_device
@@ -127,10 +174,15 @@ def test_what_a_device_is_asked_for_is_checked():
 
 
 @needs_device
-def test_a_device_that_was_lost_is_of_use_again(small_model):
+def test_a_device_that_was_lost_is_of_use_again(small_model, monkeypatch):
     from llamakit import Session
 
     with Session(small_model, backend="opencl", ctx_size=64) as session:
         before = session.generate("Once", max_tokens=5, temperature=0).tokens
+        driver, used = session.device.driver, []
+        allocate = driver.allocate
+        monkeypatch.setattr(driver, "allocate", lambda n: (allocate(n), used.append(driver.used))[0])
+        held = driver.used
         session.reopen()
         assert session.generate("Once", max_tokens=5, temperature=0).tokens == before
+        assert max(used) <= held + (1 << 20)  # what was lost is not held beside what is loaded

@@ -57,6 +57,11 @@ def test_every_launch_is_as_its_kernel_declares(case, device):
 
 @pytest.mark.parametrize("case", [c for c in training_cases() if c.rows == 7], ids=str)
 def test_training_launches_too(case, device):
+    run_training(case, device)
+    assert device.driver.launches
+
+
+def run_training(case, device):
     setup = TrainingSetup()
     case.build(setup)
     graph = setup.g.build(**{f"r{i}": value for i, value in enumerate(setup.g.nodes[-1].outputs)})
@@ -66,7 +71,29 @@ def test_training_launches_too(case, device):
     for name, values in setup.inputs.items():
         program.inputs[name][...] = values
     program.run(dict.fromkeys(graph.dims(), case.rows))
-    assert device.driver.launches
+
+
+def body(source: str, kernel: str) -> str:
+    """The text of a kernel."""
+    return source.split(f"KERNEL void {kernel}(")[1].partition("\nKERNEL ")[0]
+
+
+def test_items_that_write_what_others_read_meet_at_a_fence_of_buffers(device):
+    """Barriers order local memory alone where nothing else is said, but what a unit hands over may lie in a buffer."""
+    found = set()
+    for case in training_cases():
+        if case.rows != 7:
+            continue
+        device.driver.launches.clear()
+        run_training(case, device)
+        for launch in device.driver.launches:
+            read = {(id(place.block), place.offset) for name, place in launch.places("read") if name not in ANYWHERE}
+            written = {(id(place.block), place.offset) for _, place in launch.places("write")}
+            text = next(s for s in device.driver.sources if f"KERNEL void {launch.kernel}(" in s)
+            if read & written and "PART;" in body(text, launch.kernel):  # of units, whose items work together
+                found.add(launch.kernel)
+                assert "MEET_FOR_ALL" in body(text, launch.kernel), launch.kernel
+    assert "cross_entropy" in found
 
 
 class Model:

@@ -1,0 +1,255 @@
+# ruff: noqa: D102, N802 (names are those of the driver, which documents them)
+"""A driver of NVIDIA without a GPU, for `cuda.bindings.driver`: it keeps the rules, and kernels run on the host.
+
+Every call is held against the context that is current on the thread that makes it. What is misused is noted in
+`misuses`, since a destructor that fails tells nobody. Modules are the kernels' source, which `testing.shim` builds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import threading
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from llamakit.gpu.source import read
+from llamakit.testing import shim
+
+MAGIC = b"\x7fELFfake"
+
+
+class CUresult(enum.IntEnum):
+    """Some of the driver's codes."""
+
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_NO_DEVICE = 100
+    CUDA_ERROR_INVALID_IMAGE = 200
+    CUDA_ERROR_INVALID_CONTEXT = 201
+    CUDA_ERROR_NO_BINARY_FOR_GPU = 209
+    CUDA_ERROR_NOT_FOUND = 500
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
+    CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES = 701
+    CUDA_ERROR_LAUNCH_FAILED = 719
+
+
+OK = CUresult.CUDA_SUCCESS
+
+
+class Context:
+    """What a context holds."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, int] = {}
+        self.streams: set[Any] = set()
+        self.modules: set[Any] = set()
+        self.alive, self.fault = True, OK
+
+
+class CUdeviceptr(int):
+    """An address."""
+
+
+class FakeCUDA(ModuleType):
+    """The functions that the plugin calls. `stop_at`: the launch that faults; `room`: bytes of memory."""
+
+    def __init__(self, room: int = 1 << 28, n_device: int = 1, *, old_bindings: bool = False) -> None:
+        super().__init__("cuda.bindings.driver")
+        self.CUresult, self.CUdeviceptr, self.room, self.n_device = CUresult, CUdeviceptr, room, n_device
+        self.CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=SimpleNamespace(value=1))
+        self.CUdevice_attribute = SimpleNamespace(
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor"
+        )
+        self.old_bindings, self.version, self.init = old_bindings, 12080, OK
+        self.capability = {"major": 9, "minor": 0}
+        self.calls: list[str] = []
+        self.misuses: list[str] = []
+        self.contexts: list[Context] = []
+        self.n_launch, self.stop_at, self.launch_error = 0, -1, CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+        self.load_error = OK
+        self.peak = 0
+        self._stacks = threading.local()
+
+    # -- contexts -------------------------------------------------------------------------------------------------
+
+    @property
+    def stack(self) -> list[Any]:
+        """Contexts of this thread, the current one last."""
+        if not hasattr(self._stacks, "of"):
+            self._stacks.of = []
+        found: list[Any] = self._stacks.of
+        return found
+
+    @property
+    def used(self) -> int:
+        return sum(sum(context.memory.values()) for context in self.contexts)
+
+    def _enter(self, name: str, *, needs: Any = None) -> tuple[CUresult, Context]:
+        """The current context of a call that needs one."""
+        self.calls.append(name)
+        if not self.stack:
+            self.misuses.append(f"{name} without a context")
+            return CUresult.CUDA_ERROR_INVALID_CONTEXT, Context()
+        context = self.stack[-1]
+        if not isinstance(context, Context) or not context.alive:
+            self.misuses.append(f"{name} in a context of others, or one that is gone")
+            return CUresult.CUDA_ERROR_INVALID_CONTEXT, Context()
+        return context.fault, context
+
+    def cuInit(self, flags: int) -> Any:
+        return (self.init,)
+
+    def cuDriverGetVersion(self) -> Any:
+        return OK, self.version
+
+    def cuDeviceGetCount(self) -> Any:
+        return OK, self.n_device
+
+    def cuDeviceGet(self, index: int) -> Any:
+        return OK, index
+
+    def cuDeviceGetName(self, n: int, device: int) -> Any:
+        return OK, b"Fake GPU\0"
+
+    def cuDeviceGetAttribute(self, name: str, device: int) -> Any:
+        return OK, self.capability[name]
+
+    def cuDeviceTotalMem(self, device: int) -> Any:
+        return OK, self.room
+
+    def cuCtxCreate(self, *given: Any) -> Any:
+        if self.old_bindings == (len(given) == 3):
+            raise TypeError("cuCtxCreate() takes other arguments")
+        self.calls.append("cuCtxCreate")
+        self.contexts.append(Context())
+        self.stack.append(self.contexts[-1])
+        return OK, self.contexts[-1]
+
+    def cuCtxDestroy(self, context: Context) -> Any:
+        self.calls.append("cuCtxDestroy")
+        if not context.alive:
+            self.misuses.append("a context is destroyed twice")
+        for address in context.memory:
+            shim.libc().free(address)
+        context.memory, context.alive = {}, False
+        return (context.fault,)
+
+    def cuCtxPushCurrent(self, context: Any) -> Any:
+        if isinstance(context, Context) and not context.alive:
+            self.misuses.append("a context that is gone is made current")
+        self.stack.append(context)
+        return (OK,)
+
+    def cuCtxPopCurrent(self) -> Any:
+        return OK, self.stack.pop()
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def cuMemGetInfo(self) -> Any:
+        code, _ = self._enter("cuMemGetInfo")
+        return code, self.room - self.used, self.room
+
+    def cuMemAlloc(self, n_bytes: int) -> Any:
+        code, context = self._enter("cuMemAlloc")
+        if code is OK and self.used + n_bytes > self.room:
+            code = CUresult.CUDA_ERROR_OUT_OF_MEMORY
+        if code is not OK:
+            return code, 0
+        address = shim.libc().malloc(n_bytes)
+        ctypes.memset(address, shim.GARBAGE, n_bytes)
+        context.memory[address] = n_bytes
+        self.peak = max(self.peak, self.used)
+        return OK, CUdeviceptr(address)
+
+    def cuMemFree(self, address: int) -> Any:
+        code, context = self._enter("cuMemFree")
+        if int(address) not in context.memory:
+            self.misuses.append("memory is freed that is not of this context, or was freed before")
+            return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        del context.memory[int(address)]
+        shim.libc().free(int(address))
+        return (code,)
+
+    def _move(self, name: str, to: int, source: int, n_bytes: int, stream: Any, *places: int) -> Any:
+        code, context = self._enter(name)
+        if stream not in context.streams:
+            self.misuses.append(f"{name} on a stream of another context")
+            return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        for place in places:
+            if not any(a <= int(place) and int(place) + n_bytes <= a + n for a, n in context.memory.items()):
+                self.misuses.append(f"{name}: memory that is not there")
+                return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        if code is OK:
+            ctypes.memmove(int(to), int(source), n_bytes)
+        return (code,)
+
+    def cuMemcpyHtoDAsync(self, to: int, source: int, n_bytes: int, stream: Any) -> Any:
+        return self._move("cuMemcpyHtoDAsync", to, source, n_bytes, stream, to)
+
+    def cuMemcpyDtoHAsync(self, to: int, source: int, n_bytes: int, stream: Any) -> Any:
+        return self._move("cuMemcpyDtoHAsync", to, source, n_bytes, stream, source)
+
+    def cuMemcpyDtoDAsync(self, to: int, source: int, n_bytes: int, stream: Any) -> Any:
+        return self._move("cuMemcpyDtoDAsync", to, source, n_bytes, stream, to, source)
+
+    def cuMemsetD32Async(self, to: int, value: int, n: int, stream: Any) -> Any:
+        words = (ctypes.c_uint32 * n)(*([value] * n)) if value else (ctypes.c_uint32 * n)()
+        return self._move("cuMemsetD32Async", to, ctypes.addressof(words), 4 * n, stream, to)
+
+    # -- streams, modules, launches ---------------------------------------------------------------------------------
+
+    def cuStreamCreate(self, flags: int) -> Any:
+        code, context = self._enter("cuStreamCreate")
+        stream = object()
+        context.streams.add(stream)
+        return code, stream
+
+    def cuStreamDestroy(self, stream: Any) -> Any:
+        code, context = self._enter("cuStreamDestroy")
+        context.streams.remove(stream)
+        return (code,)
+
+    def cuStreamSynchronize(self, stream: Any) -> Any:
+        code, context = self._enter("cuStreamSynchronize")
+        if stream not in context.streams:
+            self.misuses.append("waiting for a stream of another context")
+        return (code,)
+
+    def cuModuleLoadData(self, data: bytes) -> Any:
+        code, context = self._enter("cuModuleLoadData")
+        if self.load_error is not OK or not data.startswith(MAGIC):
+            return (self.load_error or CUresult.CUDA_ERROR_INVALID_IMAGE), None
+        source = data.removeprefix(MAGIC).decode().replace(read("prelude_cuda.h"), read("prelude_host.h"))
+        module = shim.build(source)
+        context.modules.add(module)
+        return code, (context, module)
+
+    def cuModuleUnload(self, module: Any) -> Any:
+        code, context = self._enter("cuModuleUnload")
+        context.modules.discard(module[1])
+        return (code,)
+
+    def cuModuleGetFunction(self, module: Any, name: bytes) -> Any:
+        code, _ = self._enter("cuModuleGetFunction")
+        if not hasattr(module[1], f"run_{name.decode()}"):
+            return CUresult.CUDA_ERROR_NOT_FOUND, None
+        return code, (*module, name.decode())
+
+    def cuLaunchKernel(self, function: Any, gx: int, gy: int, gz: int, x: int, y: int, z: int, *rest: Any) -> Any:
+        code, context = self._enter("cuLaunchKernel")
+        _, stream, (values, types), _ = rest
+        owner, library, name = function
+        if owner is not context or stream not in context.streams:
+            self.misuses.append(f"kernel {name} of another context")
+            return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        self.n_launch += 1
+        if self.n_launch == self.stop_at:
+            code = self.launch_error
+            if code is not CUresult.CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES:
+                context.fault = code
+        if code is OK:
+            given = [type_(value) for type_, value in zip(types, values, strict=True)]
+            shim.run(library, name, gx, x, given, self.n_launch)
+        return (code,)

@@ -1,0 +1,239 @@
+"""The cuda plugin on a driver that is a fake: contexts, lifetimes, errors, and whole models, with no GPU."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from llamakit import Session
+from llamakit.errors import BackendError, DeviceLostError, OutOfMemoryError
+from llamakit.gpu.compiled import CompiledKernels
+from llamakit.gpu.driver import At
+from llamakit.registry import Registry
+from llamakit.testing import shim
+from llamakit.testing.fake_cuda import MAGIC, CUresult, FakeCUDA
+
+pytestmark = pytest.mark.skipif(shim.compiler() is None, reason="needs a C++ compiler")
+PLUGIN = "llamakit.plugins.backends.cuda."
+KERNEL = "KERNEL void twice(BUF(float, x)) { USE(float, x); x[ITEM] *= 2; }"
+
+
+@pytest.fixture
+def cu(monkeypatch, tmp_path):
+    """The fake in place of the bindings, and a compiler that leaves the source as it is."""
+    fake = FakeCUDA()
+    bindings = ModuleType("cuda.bindings")
+    bindings.driver = fake
+    kept = {name: module for name, module in sys.modules.items() if name.startswith(PLUGIN)}
+    for name in kept:
+        del sys.modules[name]
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiler, driver = import_module(PLUGIN + "compiler"), import_module(PLUGIN + "driver")
+
+    def compiled(source, architecture):
+        if "nonsense" in source:
+            error = compiler.CompileError(f"NVRTC does not compile a kernel for {architecture}")
+            error.log = "line 1: nonsense"
+            raise error
+        return compiler.Compiled(MAGIC + source.encode(), "all well")
+
+    monkeypatch.setattr(compiler, "version", lambda: "12.9")
+    monkeypatch.setattr(driver, "version", lambda: "12.9")
+    monkeypatch.setattr(driver, "compile_cubin", compiled)
+    yield fake
+    for name in [each for each in sys.modules if each.startswith(PLUGIN)]:
+        del sys.modules[name]
+    sys.modules.update(kept)
+    assert fake.misuses == []
+
+
+def opened(**options):
+    backend = Registry.discover().backend("cuda")
+    return backend(backend.Options(**options)).open()
+
+
+def source(text: str = KERNEL) -> str:
+    from llamakit.gpu.source import read
+
+    return f"#define LANES 1\n{read('prelude_cuda.h')}{read('common.cl')}{text}"
+
+
+def told(error: BackendError) -> str:
+    """What is in the file that an error names."""
+    return Path(error.found.removeprefix("all that the compiler said in ")).read_text()
+
+
+def doubled(driver) -> list[float]:
+    place = At(driver.allocate(16))
+    driver.write(place, np.arange(4, dtype=np.float32))
+    driver.launch(driver.kernel(driver.build(source()), "twice"), 1, 4, [place])
+    out = np.empty(4, np.float32)
+    driver.read(place, out)
+    return out.tolist()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_the_context_of_the_thread_is_what_it_was(cu, old):
+    cu.old_bindings = old
+    theirs = object()  # of another library, such as PyTorch's
+    cu.stack.append(theirs)
+    device = opened()
+    assert doubled(device.driver) == [0, 2, 4, 6]
+    assert cu.stack == [theirs]
+    found = []
+    thread = threading.Thread(target=lambda: found.append((doubled(device.driver), list(cu.stack))))
+    thread.start()
+    thread.join()
+    assert found == [([0, 2, 4, 6], [])]
+    device.close()
+    assert cu.stack == [theirs]
+
+
+def test_all_is_given_back_once(cu):
+    device = opened()
+    block = device.driver.allocate(64)
+    place = At(device.driver.allocate(64))
+    block.free()
+    block.free()
+    del place
+    gc.collect()
+    assert cu.used == 0
+    kept = device.driver.allocate(64)
+    doubled(device.driver)
+    (context,) = cu.contexts
+    device.close()
+    device.close()
+    assert not context.alive
+    assert not context.modules
+    assert not context.streams
+    assert cu.calls.count("cuCtxDestroy") == 1
+    kept.free()  # nothing, and no misuse
+    with pytest.raises(DeviceLostError):
+        device.driver.write(At(kept), np.zeros(1, np.float32))
+
+
+def test_memory_is_freed_by_a_thread_that_has_no_context(cu):
+    device = opened()
+    blocks = [device.driver.allocate(64)]
+    thread = threading.Thread(target=blocks.clear)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert cu.used == 0
+    device.close()
+
+
+def test_after_a_fault_a_new_context_is_made_and_only_ours_is_ended(cu):
+    device = opened()
+    old = device.driver.allocate(64)
+    cu.stop_at = 1
+    with pytest.raises(DeviceLostError, match="running kernel twice: CUDA_ERROR_ILLEGAL_ADDRESS"):
+        doubled(device.driver)
+    with pytest.raises(DeviceLostError):
+        device.driver.allocate(64)
+    device.reopen()
+    assert [context.alive for context in cu.contexts] == [False, True]
+    assert doubled(device.driver) == [0, 2, 4, 6]
+    with pytest.raises(DeviceLostError, match="given back"):
+        device.driver.write(At(old), np.zeros(1, np.float32))
+    device.close()
+
+
+def test_memory_that_is_not_there(cu):
+    device = opened()
+    held = device.driver.allocate(200 << 20)
+    with pytest.raises(OutOfMemoryError, match=r"Fake GPU: 100.0 MiB more are needed") as error:
+        device.driver.allocate(100 << 20)
+    assert "56.0 of 256.0 MiB are free" in error.value.found
+    assert "-ngl" in error.value.hint
+    held.free()
+    device.close()
+
+
+def test_groups_that_are_too_large_are_no_loss(cu):
+    device = opened()
+    cu.stop_at, cu.launch_error = 1, CUresult.CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
+    with pytest.raises(BackendError, match="twice") as error:
+        doubled(device.driver)
+    assert not isinstance(error.value, DeviceLostError)
+    assert "backend.cuda.lanes" in error.value.hint
+    assert doubled(device.driver) == [0, 2, 4, 6]
+    device.close()
+
+
+def test_modules_that_do_not_load_name_their_kernels_and_a_file(cu):
+    device = opened()
+    cu.load_error = CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU
+    with pytest.raises(BackendError, match=r"NO_BINARY_FOR_GPU \(twice\)") as error:
+        device.driver.build(source())
+    assert "all well" in told(error.value)
+    cu.load_error = CUresult.CUDA_SUCCESS
+    with pytest.raises(BackendError, match=r"sm_90 \(twice\)") as error:
+        device.driver.build(source(KERNEL + "nonsense"))
+    assert "line 1: nonsense" in told(error.value)
+    with pytest.raises(BackendError, match="kernel thrice"):
+        device.driver.kernel(device.driver.build(source()), "thrice")
+    device.close()
+
+
+def test_kept_kernels_are_used_and_those_that_do_not_load_made_again(cu, monkeypatch):
+    device = opened()
+    assert doubled(device.driver) == [0, 2, 4, 6]
+    (kept,) = device.driver.compiled.folder.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(CompiledKernels, "put", lambda *args: pytest.fail("it was compiled again"))
+        assert doubled(device.driver) == [0, 2, 4, 6]
+    device.driver.compiled.put(kept.name, b"of another driver")
+    assert doubled(device.driver) == [0, 2, 4, 6]
+    device.close()
+
+
+def test_what_is_missing_is_said_in_a_line(cu, monkeypatch):
+    backend = Registry.discover().backend("cuda")
+    assert backend.probe().available
+    compiler = sys.modules[PLUGIN + "compiler"]
+
+    def missing():
+        raise BackendError("NVRTC, which compiles the kernels, is not found: pip install 'llamakit[cuda]'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "version", missing)
+        assert "NVRTC" in backend.probe().reason
+        assert "pip install" in backend.probe().reason
+        assert not backend.probe().available
+    cu.init = CUresult.CUDA_ERROR_NO_DEVICE
+    assert "finds no GPU" in backend.probe().reason
+    cu.init, cu.version = CUresult.CUDA_SUCCESS, 11040
+    assert "CUDA 11.4; version 525" in backend.probe().reason
+    cu.version, cu.capability = 12080, {"major": 6, "minor": 1}
+    assert "compute capability 6.1" in backend.probe().reason
+    assert not backend.probe().available
+
+
+def test_a_model_says_what_it_says_elsewhere_and_comes_back_in_the_same_memory(cu, small_model):
+    wanted = {"max_tokens": 5, "temperature": 0.0}
+    with Session(small_model, backend="cpu", kv_type="f32", ctx_size=64) as session:
+        expected = session.generate("Once upon", **wanted).tokens
+    with Session(
+        small_model, backend="cuda", kv_type="f32", ctx_size=64, batch_size=8, backend_options={"lanes": 4}
+    ) as session:
+        assert session.generate("Once upon", **wanted).tokens == expected
+        peak = cu.peak
+        cu.stop_at = cu.n_launch + 20
+        with pytest.raises(DeviceLostError):
+            session.generate("There", **wanted)
+        session.reopen()
+        assert cu.peak <= peak + 4096
+        assert session.generate("Once upon", **wanted).tokens == expected
+    gc.collect()
+    assert cu.used == 0
+    assert not any(context.alive for context in cu.contexts)

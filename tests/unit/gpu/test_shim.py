@@ -1,0 +1,160 @@
+"""The kernels' text on the host's compiler: items as fibres in shuffled order, under sanitizers, without warnings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from llamakit.errors import BackendError
+from llamakit.gguf import GGMLType
+from llamakit.gpu.device import GPUDevice
+from llamakit.gpu.driver import At, Traits
+from llamakit.gpu.source import module_text
+from llamakit.registry import Registry
+from llamakit.testing import shim
+from llamakit.testing.conformance import Case, cases, check, check_top
+from llamakit.testing.shim import ShimDriver
+from llamakit.testing.training import check_training, training_cases
+
+pytestmark = pytest.mark.skipif(shim.compiler() is None, reason="needs a C++ compiler")
+TOGETHER = ("linear", "experts", "rms_norm", "layer_norm", "attention", "step_attention")  # whose items share a row
+SMALL = [c for c in cases() if c.rows <= 20 and c.type in (GGMLType.F32, GGMLType.Q4_K, GGMLType.IQ2_XS)]
+LANES = 8
+
+
+def usual(case: Case) -> bool:
+    """Of each kernel one case or two."""
+    if case.op == "linear":
+        return (case.rows, case.n_out) in ((3, 33), (17, 16)) or (case.type is GGMLType.Q4_K and case.rows == 2)
+    return case.op in ("experts", "layer_norm", "step_attention") or case.sinks or case.n_in == 129
+
+
+def split(found, usual):
+    return [pytest.param(case, id=str(case), marks=[] if usual(case) else [pytest.mark.soak]) for case in found]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return Registry.discover().backend("reference")().open()
+
+
+@pytest.fixture(scope="module")
+def grouped():
+    return GPUDevice(ShimDriver(LANES, 16))
+
+
+@pytest.mark.parametrize("case", split([c for c in SMALL if c.op in TOGETHER], usual))
+def test_items_in_any_order(case, grouped, reference):
+    check(case, grouped, reference)
+
+
+@pytest.mark.parametrize("case", split([c for c in training_cases() if c.rows == 7], lambda c: c.name[-1] in "ks"))
+def test_training_in_any_order(case, grouped, reference):
+    check_training(case, grouped, reference)
+
+
+def test_the_likeliest_in_any_order(grouped):
+    check_top(grouped)
+
+
+SANITIZED = """
+import sys
+from llamakit.gguf import GGMLType
+from llamakit.gpu.device import GPUDevice
+from llamakit.registry import Registry
+from llamakit.testing.conformance import cases, check, check_top
+from llamakit.testing.shim import ShimDriver
+from llamakit.testing.training import check_training, training_cases
+
+every, reference = int(sys.argv[1]), Registry.discover().backend("reference")().open()
+device = GPUDevice(ShimDriver(int(sys.argv[2]), 16, sanitize=True))
+types = GGMLType.F32, GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.IQ2_XS, GGMLType.Q8_0
+found = [case for case in cases() if case.rows <= 20 and (every == 1 or case.type in types)]
+for case in found[::every]:
+    check(case, device, reference)
+for case in [case for case in training_cases() if case.rows == 7][::every]:
+    check_training(case, device, reference)
+check_top(device)
+print("clean", len(found[::every]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("every", "lanes"),
+    [(53, 4), pytest.param(1, 1, marks=pytest.mark.soak), pytest.param(3, 8, marks=pytest.mark.soak)],
+)
+def test_no_kernel_leaves_its_memory_or_what_c_defines(every, lanes):
+    made = subprocess.run(
+        [sys.executable, "-c", SANITIZED, str(every), str(lanes)], env=os.environ | shim.preload(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr[-4000:]
+    assert "clean" in made.stdout
+
+
+def text(kernel: str) -> str:
+    return module_text(Traits("host", LANES, 16, 1 << 30), "bytes", {}) + kernel
+
+
+def launched(kernel: str, n: int = LANES) -> list[int]:
+    driver = ShimDriver(LANES)
+    place = At(driver.allocate(4 * n))
+    driver.zero(place, 4 * n)
+    driver.launch(driver.kernel(driver.build(text(kernel)), "try_it"), 1, n, [place])
+    out = np.empty(n, np.int32)
+    driver.read(place, out)
+    return out.tolist()
+
+
+HANDED_ON = """
+KERNEL void try_it(BUF(int, y)) {
+    USE(int, y);
+    SHARED int from[LANES];
+    from[ITEM] = ITEM + 1;
+    %s
+    y[ITEM] = from[(ITEM + 1) %% LANES];
+}
+"""
+
+
+def test_a_barrier_that_is_missing_shows():
+    right = [*range(2, LANES + 1), 1]
+    assert launched(HANDED_ON % "BARRIER;") == right
+    assert launched(HANDED_ON % "") != right
+
+
+def test_items_that_part_at_a_barrier_are_an_error():
+    with pytest.raises(BackendError, match=r"kernel try_it: group 0: items 0 and \d+ part at lines"):
+        launched("KERNEL void try_it(BUF(int, y)) { USE(int, y); if (ITEM < 3) BARRIER; y[ITEM] = 1; }")
+
+
+def test_what_the_compiler_warns_of_is_an_error():
+    with pytest.raises(BackendError, match="does not compile") as found:
+        launched("KERNEL void try_it(BUF(int, y)) { USE(int, y); int unset; y[ITEM] = unset; }")
+    assert "unset" in found.value.found
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("y[ITEM + LANES] = 1;", "heap-buffer-overflow"), ("y[ITEM] = 1 << (ITEM + 40);", "shift exponent")],
+)
+def test_sanitizers_see_what_kernels_do(body, said):
+    code = (
+        "import sys; from llamakit.gpu.driver import At; from llamakit.testing.shim import ShimDriver\n"
+        "driver = ShimDriver(8, sanitize=True); place = At(driver.allocate(32))\n"
+        "driver.launch(driver.kernel(driver.build(sys.argv[1]), 'try_it'), 1, 8, [place])"
+    )
+    kernel = text(f"KERNEL void try_it(BUF(int, y)) {{ USE(int, y); {body} }}")
+    made = subprocess.run(
+        [sys.executable, "-c", code, kernel],
+        env=os.environ | shim.preload(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode != 0
+    assert said in made.stderr
