@@ -17,38 +17,12 @@ from llamakit.models.lora import load_adapter
 from llamakit.passes.memory import plan as memory_plan
 from llamakit.testing.killing import Runs
 from llamakit.testing.lora import adapted_logits
-from llamakit.testing.vocabulary import BYTES
 from llamakit.train import checkpoint
 from llamakit.train.mask import Encoder
 from llamakit.train.plan import values_of
 from llamakit.train.report import read_log
-from llamakit.train.scratch import ShapeOptions, choose_shape, write_new_model
-from llamakit.train.vocabulary import add_vocabulary
 from llamakit.training import Trainer
-
-TEXT = "the cat sat on the mat and the dog sat on the log. "
-QUICK = {
-    "ctx": 16, "batch": 2, "rank": 2, "lr": 1e-2, "save_every": 2, "val_split": 0.0, "packing": "wrapped", "steps": 6
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    path = tmp_path_factory.mktemp("base") / "base.gguf"
-    shape = choose_shape(ShapeOptions(embd=16, layers=2, heads=2, kv_heads=1, ff=32), 259, 64)
-    write_new_model(path, shape, lambda writer: add_vocabulary(writer, BYTES), seed=1)
-    return path
-
-
-@pytest.fixture
-def data(tmp_path):
-    path = tmp_path / "data.txt"
-    path.write_text(TEXT * 40)
-    return path
-
-
-def trainer(base, data, out, **options):
-    return Session(base, backend="cpu").trainer(data=[str(data)], out=str(out), **{**QUICK, **options})
+from tests.unit.train.tiny import QUICK, TEXT, trainer
 
 
 def losses(run: Trainer) -> list[float]:
