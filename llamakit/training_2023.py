@@ -22,7 +22,7 @@ from llamakit.models import RopeOverrides
 from llamakit.options import build_options
 from llamakit.session import Session
 from llamakit.train.tools_2023.checkpoint import Checkpoint2023, read_checkpoint, with_vocabulary, write_model
-from llamakit.train.tools_2023.flags import KINDS, Tool
+from llamakit.train.tools_2023.flags import KINDS, NORMS, Tool
 from llamakit.train.tools_2023.plan import Plan2023, plan_2023
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ class Tool2023:
             if not rank or name not in self.session.file.tensors:
                 continue
             *outer, n_in = self.session.file.tensors[name].shape
+            if rank > min((*outer, n_in)):
+                raise self._too_high(name, rank, min((*outer, n_in)))
             a = first_adapter(f"{name}.lora_a", (rank, n_in), seed)
             tensors[f"{name}.lora_a"] = np.ascontiguousarray(a.T)
             tensors[f"{name}.lora_b"] = np.zeros((outer[0] if outer else 1, rank), np.float32)
@@ -175,6 +177,13 @@ class Tool2023:
             "finetune_lora", _metadata(sizes, h.norm_epsilon, h.rope.freq_base, h.rope.factor), tensors,
             lora_r=self.plan.lora_r, lora_alpha=self.plan.lora_alpha,
         )  # fmt: skip
+
+    def _too_high(self, name: str, rank: int, most: int) -> UsageError:
+        """2023 trained such an adapter, which no reader takes."""
+        kind = name.removesuffix(".weight").rpartition(".")[2]
+        flag = f"rank-{KINDS[kind]}" if kind in NORMS or rank != self.plan.lora_r else "lora-r"
+        text = f"--{flag} {rank} is more than the smaller side of {name!r}"
+        return UsageError(text, hint=f"at most {most}", param=flag.replace("-", "_"))
 
     def _first_model(self) -> Checkpoint2023:
         """A new model of the shape and with the vocabulary that the command line names."""

@@ -194,3 +194,19 @@ def test_a_byte_is_off_by_half_a_step_of_its_256_values(device):
         off = np.abs(stored - exact) / steps
         assert off.max() <= 0.5 + 1e-3
         assert off.max() > 0.3
+
+
+def test_what_eight_bits_lose_makes_no_step_longer_than_adam_s(device):
+    """After one large gradient the squares of small ones are rounded to nothing, their means are not."""
+    shapes = {MATRIX: (64, 96)}
+    updates = Updates(device, AdamW8Bit(), shapes)
+    before, longest = first_values(shapes)[MATRIX].astype(np.float64), 0.0
+    for number in range(STEPS):
+        g = np.full(shapes[MATRIX], 1e-3, np.float32)
+        g[:, ::32] = 0.0 if number else 100.0
+        updates.step(number, {MATRIX: g})
+        after = updates.states[MATRIX].read().astype(np.float64)
+        longest = max(longest, float(np.abs(after - before).max()) / rate(number))
+        before = after
+    bound = (1 - 0.9) / math.sqrt(1 - 0.999)  # Kingma and Ba 2014, section 2.1
+    assert 0.9 * bound < longest < 1.001 * bound

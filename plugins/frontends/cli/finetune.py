@@ -99,7 +99,7 @@ def write_plan(trainer: Trainer, found: RunPlan) -> None:
         click.echo(f"{label:<9}{text}")
     if not found.recomputes:
         click.echo(
-            f"note: --checkpointing on would need {gib(found.values_again)} for values instead, about a third slower"
+            f"note: --checkpointing on would need {gib(found.values_again)} for values instead, about 15 % slower"
         )
     if found.memory > free:
         n = trainer.options.batch

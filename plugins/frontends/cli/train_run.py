@@ -102,13 +102,20 @@ def describe(context: Context, trainer: Trainer) -> None:
 
 
 def notes(trainer: Trainer) -> list[str]:
-    """What a person may not expect: samples that are cut or left out, windows beyond what the base knows."""
+    """What a person may not expect: samples that are cut or left out, smaller ranks, long windows."""
+    from llamakit.train.targets import cut_ranks, left_out
+
     found = []
     for what, windows in zip(("samples", "samples to validate on"), trainer.windows, strict=True):
         if windows.truncated:
             found.append(f"{windows.truncated:,} {what} are longer than a window and were cut; see data check")
         if windows.dropped:
             found.append(f"{windows.dropped:,} {what} have no answer within a window and are left out")
+    if cut := cut_ranks(trainer.adapters, trainer.options):
+        ranks = ", ".join(f"{name} {rank}" for name, rank in cut.items())
+        found.append(f"the rank is cut to the size of smaller weights: {ranks}")
+    if (names := left_out(trainer.adapters, trainer.options)) and not trainer.options.full:
+        found.append(f"no adapter can change this model's {', '.join(names)}; all others have one")
     known = trainer.session.model.hparams.n_ctx_train
     if known and trainer.n_ctx > known:
         found.append(f"windows of {trainer.n_ctx:,} tokens; the base was trained for {known:,}")

@@ -1,4 +1,4 @@
-"""For tests of data a vocabulary of bytes, so that texts come back letter by letter; for runs a tiny model and a text."""
+"""For tests of data a vocabulary of bytes, so that texts come back letter by letter; for runs a tiny model."""
 
 from __future__ import annotations
 

@@ -164,9 +164,12 @@ def next_loss(tool: Tool2023, path, adapter=None) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("name", ["lora-ITERATION.gguf", "lora-ITERATION.bin"])
-def test_what_is_served_is_what_was_trained_whatever_alpha(tmp_path, in_folder, name):
-    """Alpha, ranks of kinds, norms and embeddings: the trainer's loss is that of the adapter's file."""
-    ranks = ("--lora-r", "4", "--lora-alpha", "16", "--rank-wq", "2", "--rank-tok-embd", "3", "--rank-att-norm", "2")
+@pytest.mark.parametrize("ranks", [
+    ("--lora-r", "4", "--lora-alpha", "16", "--rank-wq", "2", "--rank-tok-embd", "3", "--rank-att-norm", "2"),
+    ("--lora-r", "32", "--rank-wk", "31", "--rank-tok-embd", "32", "--rank-out-norm", "32"),  # the base is 32 wide
+])  # fmt: skip
+def test_what_is_served_is_what_was_trained_whatever_alpha(tmp_path, in_folder, name, ranks):
+    """Alpha, ranks of kinds, the largest too, norms, embeddings: the trainer's loss is that of the adapter's file."""
     more = (*BASE, *ranks, "--rank-w1", "0", "--adam-alpha", "0.02", "--lora-out", tmp_path / name)
     finetune(tmp_path, *more, "--adam-iter", "3")
     again = args_of(tmp_path, *more, "--checkpoint-in", tmp_path / "c-3.gguf")
@@ -178,6 +181,20 @@ def test_what_is_served_is_what_was_trained_whatever_alpha(tmp_path, in_folder, 
     assert abs(trained - served) < 1e-4
     assert abs(first - base) < 1e-4  # B is 0 in a new adapter: the run begins with the base itself
     assert abs(trained - base) > 1e-2
+
+
+@pytest.mark.parametrize(("args", "flag", "tensor"), [
+    (("--lora-r", "33"), "--lora-r 33", "token_embd"), (("--rank-wk", "99"), "--rank-wk 99", "blk.0.attn_k"),
+    (("--rank-out-norm", "33"), "--rank-out-norm 33", "output_norm"),
+    (("--rank-tok-embd", "40"), "--rank-tok-embd 40", "token_embd"),
+    (("--rank-ffn_up", "33"), "--rank-w3 33", "blk.0.ffn_up"),
+])  # fmt: skip
+def test_ranks_above_a_size_are_refused_before_anything_is_trained(tmp_path, in_folder, args, flag, tensor):
+    """No reader would take such an adapter."""
+    with pytest.raises(UsageError, match=f"{flag} is more than the smaller side of '{tensor}.weight'") as caught:
+        finetune(tmp_path, *BASE, *args)
+    assert caught.value.hint == "at most 32"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_alpha_is_the_checkpoint_s(tmp_path, in_folder):
