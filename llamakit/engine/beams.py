@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llamakit.engine.group import Group
 from llamakit.engine.request import FinishReason
-from llamakit.engine.sampling import NativeCandidates
+from llamakit.engine.sampling import NativeCandidates, apply
 from llamakit.engine.sequence import Sequence, Track
 from llamakit.sampler import EndOfAnswer, Stage
 
@@ -188,9 +188,5 @@ def _changed(chain: SamplerChain, row: npt.NDArray[np.float32]) -> NativeCandida
     candidates = NativeCandidates(row)
     for sampler in chain.samplers:
         if sampler.stage is Stage.LOGITS:
-            stage = sampler.native()
-            if stage is None:
-                sampler.apply(candidates)
-            else:
-                stage.apply(candidates.handle)
+            apply(sampler, candidates)
     return candidates

@@ -83,7 +83,7 @@ def _permitted(plan: _Plan, token: int) -> bool:
 
 def _leave_to_the_row(error: BaseException) -> None:
     """Whatever is wrong with a chain shows again with its row, where it ends that chain's answer and no other."""
-    own_failure(error, "a sampler")  # raises what is nobody's fault
+    own_failure(error, "a sampler", on_host=True)  # raises what is nobody's fault
 
 
 def _plan(chain: SamplerChain, n_vocab: int, *, masks: bool) -> _Plan | None:

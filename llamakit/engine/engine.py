@@ -118,19 +118,23 @@ class Engine:
         self._retire()
 
     def step(self) -> bool:
-        """Evaluate one batch and sample from it; False when there was nothing to do."""
+        """Evaluate one batch and sample from it; False when there was nothing to do.
+
+        Answers whose readers are far behind wait until these have read.
+        """
         now = time.perf_counter()
         self.queue.end_unwanted(now)
         self._retire()
         self.queue.admit(now)
         self._make_room()
-        self._draft()
-        chunks, batch = self._fill(schedule(self.running, self._limits()))
+        read = [group for group in self.running if not group.job.behind]
+        self._draft(read)
+        chunks, batch = self._fill(schedule(read, self._limits()))
         if chunks:
             self._run(chunks, batch)
         self._retire()
         embedded = self.embedder is not None and self.embedder.turn(self)
-        return bool(chunks) or embedded or bool(self.running)
+        return bool(chunks) or embedded or bool(read)
 
     def run(self, job: Job) -> Iterator[Any]:
         """Step until a job is finished, yielding its events: for those who have no engine thread."""
@@ -191,8 +195,11 @@ class Engine:
         shifts = group.request.shift and group.request.max_tokens != UNTIL_CONTEXT_FULL and not group.lockstep
         if shifts and isinstance(track, Sequence):
             self._shift(track)
-        else:
+            return
+        try:
             group.context_full(track)
+        except BaseException as error:  # of the detokenizer, say, by which the best of the beams is told
+            group.fail(error, "the answer")
 
     def _shift(self, sequence: Sequence) -> None:
         """Drop the older half of what follows the kept tokens (and the BOS), as the 2023 server did."""
@@ -217,12 +224,12 @@ class Engine:
                 if not track.table.length and track.n_pending > 1:
                     self.space.recall(group.key, track)
 
-    def _draft(self) -> None:
+    def _draft(self, groups: list[Group]) -> None:
         """Take tokens that must follow anyway; else let the drafter guess, as far as that pays."""
-        force(self.running, self.n_ctx)
+        force(groups, self.n_ctx)
         if self.drafter is None:
             return
-        wanted = draft_lengths(self.running, self.cost, self.drafter, self.n_ctx)
+        wanted = draft_lengths(groups, self.cost, self.drafter, self.n_ctx)
         if not wanted:
             return
         try:

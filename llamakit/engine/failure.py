@@ -12,18 +12,19 @@ from typing import NoReturn
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, PluginError, UsageError
 
 
-def own_failure(error: BaseException, part: str) -> LlamaKitError:
+def own_failure(error: BaseException, part: str, *, on_host: bool = False) -> LlamaKitError:
     """What ends a request of which `part` raised `error`.
 
     Limits of a grammar and candidates of which none is left are the request's fault (UsageError), logits that are no
     numbers the model's (BackendError), everything else that of the part (PluginError). Nobody's are Ctrl-C, which
-    arrives in the main thread, and a device that is lost: they are raised again.
+    arrives in the main thread, and a device that is lost: they are raised again. A part that works `on_host` only
+    loses no device, whatever it says.
     """
     if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
         raise error
-    if isinstance(error, DeviceLostError):
+    if isinstance(error, DeviceLostError) and not on_host:
         raise error
-    if isinstance(error, LlamaKitError):
+    if isinstance(error, LlamaKitError) and not isinstance(error, DeviceLostError):
         return error
     from llamakit import _sampling
 
@@ -33,14 +34,22 @@ def own_failure(error: BaseException, part: str) -> LlamaKitError:
     elif isinstance(error, (_sampling.SamplingError, _sampling.GrammarLimitError)):
         found = no_token(str(error))
     else:
-        found = PluginError(f"{part} failed: {type(error).__name__}: {str(error)[:500]}")
+        found = PluginError(f"{part} failed: {type(error).__name__}: {_words(error)}")
     found.__cause__ = error
     return found
 
 
+def _words(error: BaseException) -> str:
+    """What an error says; one that raises when it is asked says nothing."""
+    try:
+        return str(error)[:500]
+    except BaseException:
+        return "it cannot be shown"
+
+
 def blame(part: str, error: BaseException) -> NoReturn:
-    """Raise `own_failure(error, part)`."""
-    failure = own_failure(error, part)
+    """Raise `own_failure` of a part that works on the host, as samplers do."""
+    failure = own_failure(error, part, on_host=True)
     raise failure from (failure.__cause__ if failure is error else error)
 
 

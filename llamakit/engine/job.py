@@ -59,6 +59,8 @@ class Job:
     `owner`: the client it belongs to, "" for nobody in particular; one of `weight` 2 gets twice the share of one of 1.
     """
 
+    most_ahead = 0  # parts of answers that may wait to be read before it pauses; 0: any number
+
     def __init__(
         self,
         request: Request,
@@ -74,6 +76,8 @@ class Job:
         self._open = set(range(request.n))  # answers not finished yet
         self._cancelled = threading.Event()
         self._read_left = request.n  # the same, as far as events were read
+        self._n_told = self._n_read = 0  # parts of answers, by the engine and by the reader
+        self._paused = False
         self.listener: Callable[[], object] | None = None  # called after each event, by the engine
         self.observer: Callable[[list[Event]], None] | None = None  # sees what is read, such as to measure it
 
@@ -85,6 +89,8 @@ class Job:
             return
         if type(event) is Finished:  # before anybody can read it, and ask for more in its place
             self._open.discard(event.choice)
+        else:
+            self._n_told += n_parts(event)
         self._events.put(event)
         if self.listener is not None:
             self.listener()
@@ -93,6 +99,14 @@ class Job:
     def finished(self) -> bool:
         """Whether every answer is complete."""
         return not self._open
+
+    @property
+    def behind(self) -> bool:
+        """Whether its reader is so far behind that nothing more is made for it, until it has read half of that."""
+        if self.most_ahead:
+            ahead = self._n_told - self._n_read
+            self._paused = ahead > (self.most_ahead // 2 if self._paused else self.most_ahead)
+        return self._paused
 
     @property
     def unwanted(self) -> bool:
@@ -129,6 +143,7 @@ class Job:
         except queue.Empty:
             pass
         self._read_left -= sum(type(event) is Finished for event in events)
+        self._n_read += sum(map(n_parts, events))
         if self.observer is not None:
             self.observer(events)
         return events
@@ -144,6 +159,11 @@ class Job:
         for result in found:
             raise_error(result)
         return sorted(found, key=lambda result: result.choice)
+
+
+def n_parts(event: Event) -> int:
+    """What an event holds: tokens, and others that were likely in their places."""
+    return 1 + len(event.piece.top) + len(event.piece.after) if type(event) is Token else 0
 
 
 def raise_error(result: Result) -> None:

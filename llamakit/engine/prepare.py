@@ -10,7 +10,7 @@ from llamakit.engine.beams import BeamGroup
 from llamakit.engine.group import Group, Prepared
 from llamakit.engine.guided import GuidedGroup
 from llamakit.engine.request import UNTIL_CONTEXT_FULL, Request
-from llamakit.engine.sampling import make_chain
+from llamakit.engine.sampling import plan_chain
 from llamakit.errors import ContextLengthError, UsageError
 from llamakit.sampler import SequenceContext
 
@@ -66,12 +66,13 @@ def _chains(engine: Engine, request: Request, tokens: list[int], n: int) -> list
     if request.ignore_eos:
         options["ignore_eos"] = True
     tokenizer, chains = engine.tokenizer, []
+    plan = plan_chain(engine.samplers, options, request.samplers)
     for choice in range(n):
         context = SequenceContext(
             n_vocab=tokenizer.n_vocab, n_ctx=engine.n_ctx, seed=request.seed, choice=choice,
             newline_id=tokenizer.nl_id, eog_ids=tokenizer.eog_ids, tokenizer=tokenizer,
         )  # fmt: skip
-        chain = make_chain(engine.samplers, options, request.samplers, context)
+        chain = plan.chain(context)
         chain.accept_many(tokens)
         chain.start()
         chains.append(chain)

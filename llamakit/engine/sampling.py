@@ -128,9 +128,26 @@ def make_chain(
     `order` names samplers; `logit_bias` and `penalties` go first unless named, and a chooser is added where it names
     none. Temperature 0 makes the chain greedy; `mirostat` takes the place of what truncates.
     """
+    return plan_chain(classes, values, order).chain(context)
+
+
+class ChainPlan(msgspec.Struct, frozen=True):
+    """Samplers in order with their options, which all chains that are made of it share."""
+
+    samplers: list[tuple[type[Sampler], Any]]
+
+    def chain(self, context: SequenceContext) -> SamplerChain:
+        """A chain for a sequence."""
+        made = [_made(cls, options, context) for cls, options in self.samplers]
+        return SamplerChain([sampler for sampler in made if sampler is not None])
+
+
+def plan_chain(
+    classes: Mapping[str, type[Sampler]], values: Mapping[str, object], order: Sequence[str] | None
+) -> ChainPlan:
+    """What `make_chain` makes chains of, checked."""
     options = _options(classes, values)
-    made = [_made(classes[name], options[name], context) for name in _names(classes, order, options)]
-    return SamplerChain([sampler for sampler in made if sampler is not None])
+    return ChainPlan([(classes[name], options[name]) for name in _names(classes, order, options)])
 
 
 def _made(cls: type[Sampler], options: Any, context: SequenceContext) -> Sampler | None:
@@ -250,7 +267,7 @@ def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
     try:
         return _choose(row, chain)
     except BaseException as error:
-        return Choice(-1, own_failure(error, _part(None)))
+        return Choice(-1, own_failure(error, _part(None), on_host=True))
 
 
 def _choose(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
@@ -272,18 +289,30 @@ def _run(row: npt.NDArray[np.float32], samplers: Sequence[Sampler], *, again: bo
         candidates.handle.draw_again()
     for sampler in samplers:
         try:
-            stage = sampler.native()
-            if stage is None:
-                sampler.apply(candidates)
-            else:
-                stage.apply(candidates.handle)
+            apply(sampler, candidates)
         except (EndOfAnswer, _sampling.SamplingEnd):
             return Choice(-1, ends=True)
-        except BaseException as error:
-            return Choice(-1, own_failure(error, _part(sampler)))
+        except LlamaKitError as error:
+            return Choice(-1, error)
     if candidates.chosen is None:
         return Choice(-1, PluginError(f"the last sampler, {samplers[-1].name!r}, chose no token"))
     return Choice(candidates.chosen)
+
+
+def apply(sampler: Sampler, candidates: NativeCandidates) -> None:
+    """Have a sampler change candidates. What it raises comes as one of our errors, but for the end of an answer."""
+    from llamakit import _sampling
+
+    try:
+        stage = sampler.native()
+        if stage is None:
+            sampler.apply(candidates)
+        else:
+            stage.apply(candidates.handle)
+    except (EndOfAnswer, _sampling.SamplingEnd):
+        raise
+    except BaseException as error:
+        blame(_part(sampler), error)
 
 
 def probabilities(logits: npt.NDArray[np.float32], token_id: int, n: int) -> tuple[float, tuple[TokenLogprob, ...]]:
@@ -299,11 +328,7 @@ def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n:
     """The `n` likeliest of the tokens that the chain leaves to its last sampler, with their probabilities."""
     candidates = NativeCandidates(logits)
     for sampler in chain.samplers[:-1]:
-        stage = sampler.native()
-        if stage is None:
-            sampler.apply(candidates)
-        else:
-            stage.apply(candidates.handle)
+        apply(sampler, candidates)
     top = candidates.top(min(n, len(candidates)))
     return tuple((int(i), math.exp(v - top.log_sum_exp)) for i, v in zip(top.ids, top.logits.tolist(), strict=True))
 

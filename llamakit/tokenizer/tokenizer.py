@@ -109,7 +109,7 @@ class Tokenizer:
 
         No token stands for more bytes than the longest in the vocabulary. Without a `context` nothing is refused.
         """
-        most = max(contexts * self.context, LEAST_MOST if contexts > 1 else 0)
+        most = self._most(contexts)
         if not self.context or n_bytes <= most:
             return
         if not self._longest_piece:
@@ -122,6 +122,20 @@ class Tokenizer:
             )  # fmt: skip
             error.n_prompt_tokens, error.n_ctx = least, self.context
             raise error
+
+    def check_count(self, n_tokens: int) -> None:
+        """The same for parts of a text of which each is a token at the least, or for the tokens so far."""
+        if self.context and n_tokens > self._most(MOST_CONTEXTS):
+            error = ContextLengthError(
+                f"the text is too long: it has {n_tokens:,} tokens or more",
+                found=f"the context holds {self.context:,} tokens", hint="a shorter text, or a larger context (-c)",
+            )  # fmt: skip
+            error.n_prompt_tokens, error.n_ctx = n_tokens, self.context
+            raise error
+
+    def _most(self, contexts: int) -> int:
+        """The most tokens of a text where it may have so many contexts."""
+        return max(contexts * self.context, LEAST_MOST if contexts > 1 else 0)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """Text of the tokens; bytes that are no valid UTF-8 become U+FFFD. `special` shows control tokens."""

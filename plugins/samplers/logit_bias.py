@@ -47,6 +47,10 @@ class LogitBias(NativeSampler):
             pairs += [(id, -math.inf) for id in sorted(self.context.eog_ids)]
         return _sampling.LogitBias(pairs)
 
+    def clone(self) -> LogitBias:
+        """Itself: it has no state, and beams copy their samplers for every token."""
+        return self
+
 
 def _value(bias: float | bool) -> float:
     if isinstance(bias, bool):

@@ -11,7 +11,7 @@ import pytest
 from llamakit.engine.embedder import Embedder
 from llamakit.engine.request import Embed, FinishReason, Guidance, Request
 from llamakit.engine.service import Service, ServiceOptions
-from llamakit.errors import BackendError, LlamaKitError, PluginError, UnavailableError, UsageError
+from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, PluginError, UnavailableError, UsageError
 from llamakit.sampler import Sampler, Stage
 
 RAISED = [ValueError("no"), SystemExit(3), KeyboardInterrupt(), MemoryError(), RecursionError(), GeneratorExit()]
@@ -105,6 +105,27 @@ def test_a_sampler_that_raises(service, method, error):
     assert type(error).__name__ in found.message
 
 
+class UnspeakableError(Exception):
+    """An error that raises when it is asked what it says."""
+
+    def __str__(self):
+        raise SystemExit(7)
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("error", [UnspeakableError(), DeviceLostError("gone"), BaseExceptionGroup("", [SystemExit()])])
+@pytest.mark.parametrize("method", ["apply", "accept", "forced", "permits"])
+@pytest.mark.parametrize("shape", [{}, {"beams": 2}, {"guidance": Guidance([1, 7], 1.5)}])
+def test_a_sampler_that_raises_what_is_hard_to_tell(service, method, error, shape):
+    made = bad_sampler(method, lambda: throw(error), after=2)
+    made.masks = lambda self: method == "permits"
+    use(service, bad=made)
+    found = unharmed(service, request(samplers=("bad",), **shape))
+    assert isinstance(found, PluginError) or (method in ("forced", "permits") and shape)
+    assert not service._lost
+
+
 @pytest.mark.parametrize("method", ["start", "active", "accept_many"])
 def test_a_sampler_that_raises_before_the_request_is_queued(service, method):
     made = bad_sampler("apply", lambda: None)
@@ -194,6 +215,19 @@ def test_a_detokenizer_that_raises(service, shape, method):
 
     tokenizer.detokenizer = detokenizer
     assert isinstance(unharmed(service, request(prompt=marked, **shape)), PluginError)
+
+
+@pytest.mark.parametrize("shape", [{"beams": 3}, {"beams": 3, "n": 2}, {"n": 2, "best_of": 2}, {"best_of": 3}, {}])
+def test_a_detokenizer_that_raises_when_the_context_is_full(service, shape):
+    """The best of the beams is told there, outside of what looks after a step's samplers."""
+    tokenizer = service.engine.tokenizer
+    good = type(tokenizer).detokenizer
+    tokenizer.detokenizer = lambda prompt=(), shown=(): (
+        BrokenDetokenizer("push", 60) if list(prompt)[:4] == [1, 5, 6, 9] else good(tokenizer, prompt, shown)
+    )
+    full = [1, 5, 6, 9] + [7] * (service.engine.n_ctx - 70)
+    found = unharmed(service, request(prompt=full, max_tokens=-2, **shape))
+    assert isinstance(found, PluginError)
 
 
 @pytest.mark.parametrize("shape", [{}, {"n": 3}, {"guidance": Guidance([1, 7], 1.5)}])

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from llamakit.plugins.frontends.rest import generation
 from llamakit.plugins.frontends.rest import memory as memory_module
 from llamakit.plugins.frontends.rest.body import decode
 from llamakit.plugins.frontends.rest.memory import Memory, Share
@@ -19,9 +20,10 @@ from llamakit.plugins.frontends.rest.memory import Memory, Share
 from llamakit.chat.prompt import chat_prompt
 from llamakit.engine.engine import Engine
 from llamakit.engine.group import Group
-from llamakit.engine.job import Job
-from llamakit.engine.request import Guidance, Request
+from llamakit.engine.job import Finished, Job
+from llamakit.engine.request import FinishReason, Guidance, Request
 from llamakit.engine.sequence import Sequence, Track
+from llamakit.engine.service import Service, ServiceOptions
 from llamakit.errors import ContextLengthError, QueueFullError, UsageError
 
 
@@ -156,6 +158,20 @@ def test_a_body_of_very_many_values_is_refused_before_it_is_decoded(body):
     assert time.process_time() - began < 1.5
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b'{"prompt":"a",' + b",".join(b'"k%d":1' % i for i in range(1_000_000)) + b"}",
+     b"[" + b'"\\\\",' * 400_000 + b"1]", b"[" + b'"a\\"b",' * 400_000 + b"1]", b"[" + b'{"a":"b"},' * 100_000 + b"1]"],
+)  # fmt: skip
+def test_what_takes_longer_to_make_counts_more(body):
+    """A million names held all other threads for half a second of the processor."""
+    began = time.process_time()
+    with pytest.raises(UsageError, match="too many"):
+        decode(body)
+    assert time.process_time() - began < 1.5
+    assert len(decode(body[: len(body) // 50].rpartition(b",")[0] + body[-1:])) > 100
+
+
 def test_a_text_full_of_brackets_and_commas_is_no_array():
     text = '[{"a": "\\"}"},' * 500_000
     assert decode(json.dumps({"prompt": text}).encode())["prompt"] == text
@@ -282,4 +298,146 @@ def test_vectors_of_every_token_are_counted_before_they_are_made(serve):
     assert status == 413
     assert "takes too much memory" in answer["error"]["message"]
     assert small.post("/embedding", {"input": texts})[0] == 200
+    wait_until_free(small)
+
+
+def test_samplers_without_end_take_no_time(server):
+    """Each name was looked for in a list of those that are not known."""
+    names = [f"z{i}" for i in range(50_000)] + ["top_k"] * 50_000
+    for samplers in (names, "top_k;" * 2_000_000, "k" * 20_000_000):
+        began = time.process_time()
+        status, answer = server.post("/completion", {"prompt": "a", "n_predict": 1, "samplers": samplers})
+        assert (status, answer["error"]["param"]) == (400, "samplers")
+        assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("path", ["/completion", "/tokenize", "/infill", "/v1/completions", "/embedding"])
+def test_tokens_that_cannot_fit_are_refused_before_they_are_looked_at(server, path):
+    for prompt in ([5] * 500_000, ["a"] * 150_000, [5, "Once upon a time there was " * 15_000] * 30):
+        body = {"prompt": prompt, "content": prompt, "n_predict": 1, "max_tokens": 1}
+        if path == "/infill":
+            body = {"input_prefix": "a", "input_suffix": "b", **body}
+        began = time.process_time()
+        status, answer = server.post(path, body)
+        assert status == 400, answer
+        assert time.process_time() - began < 3
+
+
+def test_detokenizing_is_done_in_parts(server):
+    tokenizer = server.state.pool.loaded().tokenizer
+    tokens = [3 + i % 500 for i in range(40_000)]
+    status, answer = server.post("/detokenize", {"tokens": tokens})
+    assert status == 200
+    assert answer["content"] == b"".join(tokenizer.piece(token) for token in tokens).decode("utf-8", "replace")
+    status, answer = server.post("/detokenize", {"tokens": [*tokens, tokenizer.n_vocab]})
+    assert status == 400
+    assert "tokens[40000]" in answer["error"]["found"]
+    assert server.post("/detokenize", {"tokens": []}) == (200, {"content": ""})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/completion", {"n_probs": 500, "ignore_eos": True}),
+        ("/completion", {"n_probs": 500, "post_sampling_probs": False, "n": 4}),
+        ("/completion", {"n_probs": 100, "n": 1, "best_of": 30}),
+        ("/v1/completions", {"logprobs": 100, "max_tokens": 4000, "ignore_eos": True}),
+        ("/v1/completions", {"logprobs": 100, "max_tokens": 1, "echo": True, "prompt": "Once upon " * 40}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "logprobs": True, "n": 7,
+                                  "top_logprobs": 20, "max_tokens": 4000, "ignore_eos": True}),
+    ],
+)  # fmt: skip
+def test_probabilities_of_whole_answers_are_counted(serve, path, body):
+    """They were not: 60 answers with all their probabilities took gigabytes."""
+    small = serve(request_memory="3M", max_predict=4000)
+    status, answer = small.post(path, {"prompt": "Once", "n_predict": 4000, **body})
+    assert status in (413, 429), answer
+    assert "memory" in answer["error"]["message"]
+    assert small.post(path, {"prompt": "Once", "n_predict": 4, **body, "n": 1, "max_tokens": 1, "best_of": 1,
+                             "echo": False})[0] == 200  # fmt: skip
+    wait_until_free(small)
+
+
+def test_an_answer_waits_for_a_reader_who_is_behind(hash_model):
+    """What nobody reads grew as long as the answer did: with probabilities by 100 kilobytes a token."""
+    service = Service(hash_model.make_engine(), ServiceOptions())
+    try:
+        options = {"options": {"temperature": 1.0}, "ignore_eos": True, "max_tokens": 30_000, "shift": True}
+        expected = service.submit(Request(prompt=[1, 5], seed=3, **options, logprobs=2)).results()[0].tokens
+        job = service.submit(Request(prompt=[1, 5], seed=3, **options, logprobs=2))
+        job.most_ahead = 600
+        end = time.monotonic() + 30
+        while not job.behind and time.monotonic() < end:
+            time.sleep(0.01)
+        steps = service.engine.counters.n_step
+        time.sleep(0.3)
+        assert service.engine.counters.n_step <= steps + 1  # nothing is evaluated, and nothing spins
+        assert job._n_told - job._n_read < 700
+        assert not service.trouble
+        other = service.submit(Request(prompt=[1, 6], seed=4, **options | {"max_tokens": 50}))
+        assert len(other.results()[0].tokens) == 50
+        found = [event for event in job if type(event) is Finished]
+        assert found[0].result.tokens == expected
+        quiet = service.submit(Request(prompt=[1, 5], seed=3, **options, logprobs=2))
+        quiet.most_ahead = 600
+        while not quiet.behind:
+            time.sleep(0.01)
+        quiet.cancel()
+        assert [e.result.reason for e in quiet if type(e) is Finished] == [FinishReason.CANCELLED]
+    finally:
+        service.close()
+
+
+def test_a_stream_that_is_not_read_does_not_pile_up(serve, monkeypatch):
+    monkeypatch.setattr(generation, "MOST_AHEAD", 20_000)
+    small = serve(max_predict=100_000)
+    session = small.state.pool.loaded()
+    with small.open("/completion", {"prompt": "Once", "stream": True, "n_probs": 400, "ignore_eos": True}):
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not any(group.job.behind for group in session.service.engine.running):
+            time.sleep(0.02)
+        n = [group.job._n_told for group in session.service.engine.running]
+        time.sleep(0.5)
+        assert n
+        assert n == [group.job._n_told for group in session.service.engine.running]
+        assert small.post("/completion", {"prompt": "Once", "n_predict": 20})[0] == 200
+    wait_until_free(small)
+
+
+def test_answers_of_one_request_share_their_options(hash_model):
+    """Each had a copy of its own: a bias of 65,536 tokens took 8 megabytes an answer."""
+    engine = hash_model.make_engine()
+    bias = [(token, 0.5) for token in range(40)]
+    chains = engine.prepare(Request(prompt=[1, 5], n=4, options={"logit_bias": bias})).chains
+    options = [sampler.options for chain in chains for sampler in chain.samplers if sampler.name == "logit_bias"]
+    assert len(options) == 4
+    assert all(each is options[0] for each in options)
+
+
+def test_what_a_bias_takes_in_every_chain_is_counted():
+    plain = Request(prompt=[1], n=64)
+    biased = Request(prompt=[1], n=64, options={"logit_bias": [(token, 1.0) for token in range(65_536)]})
+    assert generation.bytes_of(plain, 4096) == 0
+    assert generation.bytes_of(biased, 4096) > 64 * 65_536 * 8
+    assert generation.bytes_of(Request(prompt=[1] * 100, prompt_logprobs=5), 4096) > 100 * 6 * 100
+    ranked = Request(prompt=[1], best_of=8, logprobs=5)
+    assert generation.bytes_of(ranked, 4096) > 8 * 4096 * 6 * 100
+
+
+@pytest.mark.parametrize("path", ["/api/embed", "/v1/embeddings", "/embedding"])
+def test_vectors_are_made_into_json_one_by_one(serve, path):
+    small = serve(request_memory="2M")
+    session = small.state.pool.loaded()
+    texts = [f"Once upon a time {i}" for i in range(20)]
+    status, answer = small.post(path, {"input": texts})
+    assert status == 200
+    found = answer if isinstance(answer, list) else answer.get("embeddings") or answer["data"]
+    vectors = [each["embedding"] if isinstance(each, dict) else each for each in found]
+    assert len(vectors) == 20
+    assert {len(each) for each in vectors} == {session.model.hparams.n_embd}
+    if path != "/embedding":
+        expected = session.embed(texts[3])
+        assert vectors[3] == pytest.approx(expected.tolist(), abs=1e-4)
+    status, answer = small.post(path, {"input": ["a"] * 1500})
+    assert status in (413, 429), answer
     wait_until_free(small)

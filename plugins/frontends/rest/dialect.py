@@ -20,13 +20,13 @@ from llamakit.plugins.frontends.rest.route import Operation, Route
 from llamakit.plugins.frontends.rest.sse import EVENT_STREAM, event, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import falcon
     from llamakit.plugins.frontends.rest.answer import AnswerReader, Part
     from llamakit.plugins.frontends.rest.state import ServerState
 
-    from llamakit.engine.job import Job
+    from llamakit.engine.job import Event, Job
     from llamakit.engine.request import Request
     from llamakit.errors import LlamaKitError
     from llamakit.session import Session
@@ -80,10 +80,11 @@ class Writer(ABC):
 
     # -- what the driver does with it ----------------------------------------------------------------------------
 
-    def answer(self, jobs: list[Job]) -> Any:
-        """Wait for all answers."""
+    def answer(self, jobs: list[Job], keep: Callable[[list[Event]], None] = lambda events: None) -> Any:
+        """Wait for all answers. `keep` counts what of them is kept meanwhile, and raises if that is too much."""
         parts: list[list[Part]] = [[] for _ in jobs]
         for number, events in merged(jobs):
+            keep(events)
             parts[number] += self.readers[number].read(events)
         return self.whole(parts)
 
@@ -164,7 +165,7 @@ class Dialect(ABC):
                 stream(exchange, resp, lambda: writer.stream(jobs), self.error, self.stream_type)
             else:
                 resp.content_type = "application/json"
-                resp.data = writer.encoded(writer.answer(jobs))
+                resp.data = writer.encoded(writer.answer(jobs, exchange.keep))
 
     def _start(self, exchange: Exchange, session: Session, asked: Asked, name: str) -> tuple[Writer, list[Job]]:
         writer = self.begin(session, asked, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
 from llamakit.plugins.frontends.rest.keys import EVERYBODY, owner_of
 from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens
@@ -11,9 +12,11 @@ from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens
 from llamakit.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import falcon
+    import numpy as np
+    import numpy.typing as npt
     from llamakit.plugins.frontends.rest.keys import Key
 
     from llamakit.engine.request import Embed, Vectors
@@ -62,6 +65,27 @@ def text_tokens(
     if total > MOST_TOKENS:
         raise UsageError(f"the texts have {total:,} tokens; {MOST_TOKENS:,} are possible", param=param)
     return found
+
+
+def json_of(vector: npt.NDArray[np.float32]) -> bytes:
+    """A vector (n_embd,), or one for each token (n_tokens, n_embd), as JSON; made row by row, since nothing else runs
+    while numbers become text."""
+    if vector.ndim == 1:
+        return msgspec.json.encode(vector.tolist())
+    return b"[" + b",".join([msgspec.json.encode(row.tolist()) for row in vector]) + b"]"
+
+
+def send(resp: falcon.Response, before: bytes, items: Iterable[bytes], after: bytes) -> None:
+    """Answer with JSON of which an array is made and sent in parts: vectors of many texts take much memory."""
+    parts = [before]
+    for item in items:
+        if len(parts) > 1:
+            parts.append(b",")
+        parts.append(item)
+    parts.append(after)
+    resp.content_type = "application/json"
+    resp.content_length = sum(map(len, parts))
+    resp.stream = parts
 
 
 def check_dimensions(session: Session, asked: int | None) -> None:

@@ -73,6 +73,7 @@ class LoraChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 # The letters of llama.cpp's `samplers`, and the names of samplers that only it has.
 LONGEST_NAME = 64  # of a sampler
+LONGEST_CHAIN = 256  # names, or characters of a text of them
 LETTERS = {
     "e": "penalties", "d": "dry", "k": "top_k", "y": "typical_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p",
     "x": "xtc", "t": "temperature", "i": "infill", "a": "adaptive_p",
@@ -97,21 +98,23 @@ def skip_samplers(state: ServerState, values: dict[str, Any]) -> list[str]:
     """
     asked = values.get("samplers")
     known = state.registry.samplers()
+    if isinstance(asked, (str, list)) and len(asked) > LONGEST_CHAIN:
+        return []  # refused when the fields are checked
     if isinstance(asked, str) and asked and ";" not in asked and SPELLINGS.get(asked, asked) not in known:
         asked = values["samplers"] = [LETTERS[each] for each in asked] if set(asked) <= set(LETTERS) else asked
     names = asked.split(";") if isinstance(asked, str) else asked
     if not isinstance(names, list) or values.get("strict") is True:
         return []
     names = [name for name in names if not isinstance(name, str) or name.strip()]
-    skipped = [
-        name
+    skipped = {
+        name: None
         for name in names
         if isinstance(name, str)
         and len(name) <= LONGEST_NAME
         and SPELLINGS.get(name.strip(), name.strip()) not in known
-    ]
-    kept = _spelled_once([name for name in names if name not in skipped])
-    if skipped and len(skipped) == len(names):  # nothing that is known: the default chain
+    }
+    kept = _spelled_once([name for name in names if not isinstance(name, str) or name not in skipped])
+    if skipped and not kept:  # nothing that is known: the default chain
         values.pop("samplers")
     elif len(kept) < len(names):
         values["samplers"] = kept

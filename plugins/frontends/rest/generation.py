@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from llamakit.plugins.frontends.rest.keys import EVERYBODY, owner_of
+from llamakit.plugins.frontends.rest.memory import hold
 
-from llamakit.engine.job import Finished, Token, raise_error
+from llamakit.engine.job import Finished, Token, n_parts, raise_error
 from llamakit.engine.request import FinishReason
 
 if TYPE_CHECKING:
@@ -23,7 +25,13 @@ if TYPE_CHECKING:
     from llamakit.engine.request import Request, Result
     from llamakit.session import Session
 
+MOST_AHEAD = 1 << 16  # tokens and probabilities that a stream's reader may be behind: about 10 MiB
 LOOK_SECONDS = 2.0  # how often a thread that waits looks whether its client is there, which the engine does each step
+
+
+PER_PART = 640  # bytes of a token, or of another that was likely in its place, until it is JSON
+PER_KEPT = 160  # of one in the engine
+PER_PAIR, PER_BIAS = 200, 16  # of a bias: the pair, and its place in each chain
 
 
 class Exchange:
@@ -41,6 +49,7 @@ class Exchange:
         self.slots: list[int] = []  # of its requests, in order
         self.streams = False
         self._stack = ExitStack()
+        self._hold = partial(hold, req)
 
     def salt(self, asked: str) -> str:
         """The salt of its texts: what one key asked must not show in how fast another is answered."""
@@ -57,9 +66,11 @@ class Exchange:
         The job is cancelled when the client leaves, and when this ends. `slot`: which one of the model's is asked for.
         """
         request = msgspec.structs.replace(request, cache_salt=self.salt(request.cache_salt))
+        self._hold(bytes_of(request, session.engine.max_predict))
         job = session.service.submit(request, id=self.id, gone=self.gone, owner=self.owner, weight=self.key.weight)
         meter = Meter(self.state.metrics, api)
         job.observer = meter.look
+        job.most_ahead = MOST_AHEAD
         self._stack.callback(_end, job, meter, self.context)
         if self.state.slots is not None:
             self._take_slot(session, request, meter, model, slot)
@@ -73,6 +84,10 @@ class Exchange:
         number = table.take(model, request.prompt, wanted)
         self.slots.append(number)
         self._stack.callback(lambda: table.give_back(model, number, [*request.prompt, *meter.tokens], key))
+
+    def keep(self, events: list[Event]) -> None:
+        """Count what is kept until an answer is whole; TooLargeError or QueueFullError if that is too much."""
+        self._hold(PER_PART * sum(map(n_parts, events)))
 
     def at_end(self, what: Callable[[], None]) -> None:
         """Do something after all that is begun later has ended."""
@@ -88,6 +103,20 @@ class Exchange:
     def __exit__(self, *exc_info: object) -> None:
         if not self.streams:
             self.close()
+
+
+def bytes_of(request: Request, max_predict: int) -> int:
+    """What a request takes beside its body, as far as that is known before: the bias of each answer's chain,
+    log-probabilities of the prompt, and answers that are kept to be ranked."""
+    n_bias = len(request.options.get("logit_bias") or ())  # type: ignore[arg-type]
+    n_answer = max(request.n, request.best_of)
+    n_bytes = n_bias * (PER_PAIR + PER_BIAS * n_answer)
+    if request.prompt_logprobs is not None:
+        n_bytes += PER_PART * len(request.prompt) * (1 + request.prompt_logprobs)
+    if request.best_of > request.n:
+        n_token = max_predict if request.max_tokens < 0 else min(request.max_tokens, max_predict)
+        n_bytes += PER_KEPT * n_answer * n_token * (1 + (request.logprobs or 0) + request.probs_after)
+    return n_bytes
 
 
 def batches(job: Job) -> Iterator[list[Event]]:

@@ -66,9 +66,11 @@ def mixed_tokens(tokenizer: Tokenizer, content: Prompt, *, param: str, parse_spe
     if isinstance(content, str):
         return tokenizer.encode(content, parse_special=parse_special)
     tokens: list[int] = []
+    tokenizer.check_count(len(content))
     for place, part in enumerate(content):
         if isinstance(part, str):
             tokens += tokenizer.encode(part, parse_special=parse_special)
+            tokenizer.check_count(len(tokens))
         else:
             tokens.append(checked_id(tokenizer, part, f"{param}[{place}]", param))
     return tokens

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.text import Resource
-from llamakit.plugins.frontends.rest.body import read
-from llamakit.plugins.frontends.rest.embedding import MOST_TEXTS, MOST_TOKENS, embed, with_end
+from llamakit.plugins.frontends.rest.body import read, tell_ignored
+from llamakit.plugins.frontends.rest.embedding import MOST_TEXTS, MOST_TOKENS, embed, json_of, send, with_end
 from llamakit.plugins.frontends.rest.fields import LoraChoice, Name, adapters
 from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from llamakit.plugins.frontends.rest.prompts import Prompt, prompt_tokens
@@ -66,10 +66,13 @@ class Embedding(Resource):
                 prompts=prompts, pooling=pooling, normalize=fields.normalize, adapters=adapters(session, fields.lora)
             )
             vectors = embed(req, session, asked)
-        values: list[Any] = [vector.tolist() for vector in vectors.values]
-        single = not (isinstance(fields.input, list) and not _is_ids(fields.input))
-        shown = [{"embedding": value, "index": i} for i, value in enumerate(values)]
-        self.answer(resp, {"embedding": values[0]} if single else shown, body.ignored)
+        tell_ignored(resp, body.ignored)
+        values = map(json_of, vectors.values)
+        if isinstance(fields.input, list) and not _is_ids(fields.input):
+            shown = (b'{"embedding":%b,"index":%d}' % (value, i) for i, value in enumerate(values))
+            send(resp, b"[", shown, b"]")
+        else:
+            send(resp, b'{"embedding":', values, b"}")
 
     @staticmethod
     def _tokens(session: Session, text: Prompt, place: str, fields: EmbeddingBody) -> list[int]:

@@ -15,6 +15,8 @@ from llamakit.plugins.frontends.rest.prompts import Prompt, checked_id, mixed_to
 from msgspec import Meta
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import falcon
     from llamakit.plugins.frontends.rest.state import ServerState
 
@@ -93,10 +95,7 @@ class Detokenize(Resource):
         body = read(req, DetokenizeBody, self.state, sampling=False)
         with self.state.pool.lease(body.fields.model) as session:
             tokenizer = session.tokenizer
-            data = b"".join(
-                tokenizer.piece(checked_id(tokenizer, token, f"tokens[{place}]", "tokens"), special=True)
-                for place, token in enumerate(body.fields.tokens)
-            )
+            data = b"".join(pieces(tokenizer, body.fields.tokens))
         self.answer(resp, {"content": data.decode("utf-8", "replace")}, body.ignored)
 
 
@@ -135,6 +134,16 @@ def with_special(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
     bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
     eos = [tokenizer.eos_id] if tokenizer.add_eos and tokenizer.eos_id is not None else []
     return [*bos, *tokens, *eos]
+
+
+def pieces(tokenizer: Tokenizer, tokens: list[int]) -> Iterator[bytes]:
+    """The bytes of tokens, joined in parts, so that other threads have their turn between two of them."""
+    for start in range(0, len(tokens), PIECES_AT_ONCE):
+        part = tokens[start : start + PIECES_AT_ONCE]
+        if max(part) >= tokenizer.n_vocab:
+            place = next(place for place, token in enumerate(part, start) if token >= tokenizer.n_vocab)
+            checked_id(tokenizer, tokens[place], f"tokens[{place}]", "tokens")
+        yield b"".join(map(tokenizer.piece, part))
 
 
 def with_pieces(tokenizer: Tokenizer, tokens: list[int]) -> bytes:

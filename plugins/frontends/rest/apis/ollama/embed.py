@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from llamakit.plugins.frontends.rest.apis.ollama.generate import Resource
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
-from llamakit.plugins.frontends.rest.embedding import check_dimensions, client_gone, embed, text_tokens
+from llamakit.plugins.frontends.rest.embedding import (
+    check_dimensions,
+    client_gone,
+    embed,
+    json_of,
+    send,
+    text_tokens,
+)
 from llamakit.plugins.frontends.rest.fields import Name
+from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
 from llamakit.engine.request import Embed
@@ -50,22 +58,21 @@ class EmbedTexts(Resource):
         with self.state.pool.lease(fields.model) as session:
             loaded = time.perf_counter()
             check_dimensions(session, fields.dimensions or None)
-            values, n = [], 0
+            values, n = list[Any](), 0
             if fields.input:
                 prompts = text_tokens(session.tokenizer, fields.input, gone=client_gone(req))
                 if fields.truncate:
                     prompts = [tokens[: session.n_ctx] for tokens in prompts]
                 pooling = self.state.options.pooling or session.pooling or "mean"
+                hold(req, len(prompts) * session.model.hparams.n_embd * PER_NUMBER)
                 vectors = embed(req, session, Embed(prompts=prompts, pooling=pooling))
-                values, n = [vector.tolist() for vector in vectors.values], vectors.n_tokens
-        self.answer(
-            resp,
-            {
-                "model": fields.model or self.state.pool.default, "embeddings": values,
-                "total_duration": round((time.perf_counter() - began) * 1e9),
-                "load_duration": round((loaded - began) * 1e9), "prompt_eval_count": n,
-            },
-        )  # fmt: skip
+                values, n = vectors.values, vectors.n_tokens
+        before = msgspec.json.encode({"model": fields.model or self.state.pool.default})[:-1] + b',"embeddings":['
+        after = {
+            "total_duration": round((time.perf_counter() - began) * 1e9),
+            "load_duration": round((loaded - began) * 1e9), "prompt_eval_count": n,
+        }  # fmt: skip
+        send(resp, before, map(json_of, values), b"]," + msgspec.json.encode(after)[1:])
 
 
 class EmbedPrompt(Resource):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
-from llamakit.plugins.frontends.rest.embedding import check_dimensions, client_gone, embed, text_tokens
+from llamakit.plugins.frontends.rest.embedding import (
+    check_dimensions,
+    client_gone,
+    embed,
+    json_of,
+    send,
+    text_tokens,
+)
 from llamakit.plugins.frontends.rest.fields import LoraChoice, Name, adapters
 from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
@@ -62,16 +69,15 @@ class Embeddings:
             )  # fmt: skip
             hold(req, len(texts.prompts) * session.model.hparams.n_embd * PER_NUMBER)
             vectors = embed(req, session, texts)
-        data = [
-            {"object": "embedding", "index": i, "embedding": _encoded(vector, fields.encoding_format)}
+        data = (
+            b'{"object":"embedding","index":%d,"embedding":%b}' % (i, _encoded(vector, fields.encoding_format))
             for i, vector in enumerate(vectors.values)
-        ]
+        )
         usage = {"prompt_tokens": vectors.n_tokens, "total_tokens": vectors.n_tokens}
-        resp.content_type = "application/json"
-        resp.data = msgspec.json.encode({"object": "list", "data": data, "model": name, "usage": usage})
+        send(resp, b'{"object":"list","data":[', data, b"]," + msgspec.json.encode({"model": name, "usage": usage})[1:])
 
 
-def _encoded(vector: npt.NDArray[np.float32], form: str) -> Any:
+def _encoded(vector: npt.NDArray[np.float32], form: str) -> bytes:
     if form == "base64":
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    return vector.tolist()
+        return b'"%b"' % base64.b64encode(vector.astype("<f4").tobytes())
+    return json_of(vector)
