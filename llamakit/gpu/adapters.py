@@ -25,6 +25,7 @@ class GPUAdapters(AdapterTable):
 
     def __init__(self, driver: Driver, targets: Mapping[str, tuple[int, ...]], n_slot: int) -> None:
         self.driver, self.targets, self.n_slot = driver, dict(targets), n_slot
+        self.version = 0  # grows when what steps launch may have changed
         self.slots: list[dict[str, Adapter]] = [{} for _ in range(n_slot + 1)]
         self.ranks: dict[str, int] = {}
         self._numbers = {name: i for i, name in enumerate(self.targets)}
@@ -54,7 +55,7 @@ class GPUAdapters(AdapterTable):
     def scratch(self, n: int) -> At:
         """Memory for `n` floats, until it is asked for again."""
         if self._scratch.block.n_bytes < 4 * n:
-            self._scratch = At(self.driver.allocate(4 * n))
+            self._scratch, self.version = At(self.driver.allocate(4 * n)), self.version + 1
         return self._scratch
 
     def _check(self, name: str, adapter: Adapter) -> None:
@@ -66,6 +67,7 @@ class GPUAdapters(AdapterTable):
             raise UsageError(f"adapter for {name!r} makes {tuple(found)}, the tensor is {tuple(shape)}")
 
     def _pack(self) -> None:
+        self.version += 1
         self._entries[:], self.ranks, parts, n = 0, {}, [np.zeros(1, np.float32)], 1
         for slot, adapters in enumerate(self.slots):
             for name, adapter in adapters.items():

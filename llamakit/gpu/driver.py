@@ -13,7 +13,7 @@ from weakref import WeakSet
 from llamakit.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -63,6 +63,17 @@ class Traits:
     options: tuple[str, ...] = ()
 
 
+class Tape(ABC):
+    """Launches that were recorded: see `Driver.record`."""
+
+    @abstractmethod
+    def play(self) -> None:
+        """Do all of it, in order."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
 class Driver(ABC):
     """One device. Every method may raise BackendError, `allocate` OutOfMemoryError, and all DeviceLostError.
 
@@ -108,6 +119,13 @@ class Driver(ABC):
     @abstractmethod
     def launch(self, kernel: Any, n_group: int, n_item: int, arguments: Sequence[Argument]) -> None:
         """Run a kernel with `n_group` groups of `n_item` items."""
+
+    def record(self, run: Callable[[], None]) -> Tape | None:
+        """What `run` launches and copies on the device, to be played any number of times; nothing is done yet.
+
+        `run` is called for it, with `launch` keeping what it is given. None: this driver cannot, or not all of that.
+        """
+        return None
 
     @abstractmethod
     def finish(self) -> None:

@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 
     from llamakit.gpu.adapters import GPUAdapters
     from llamakit.gpu.cells import GPUKV
+    from llamakit.gpu.driver import Tape
     from llamakit.gpu.source import Kernels
     from llamakit.graph.graph import Graph, Node, Value
+
+    Check = tuple[Node, str, int, int]
+    Key = tuple[tuple[str, int], ...]
+
+
+RECORDED_ROWS = 64  # steps of more are not recorded: they are rarely the same, and their launches are long
+MOST_TAPES = 32
 
 
 class GPUExecutable(Executable):
@@ -47,8 +55,11 @@ class GPUExecutable(Executable):
             kernels, graph, layout, weights, states, kv, adapters, plan, self._arena, self._inputs
         )
         self._steps = lower(self._lowering)
-        self._checks = [check for node in graph.nodes if (check := _check_of(node, kv)) is not None]
         self._names = {value.id: name for name, value in graph.inputs.items()}
+        self._checks = self._all_checks(kv)
+        self._tapes: dict[Key, Tape] = {}
+        self._seen: set[Key] = set()
+        self._recorded = not graph.states  # training clears and copies between its kernels
 
     def run(self, sizes: Mapping[str, int], *, longest: int = 0) -> dict[str, GPUBuffer]:
         """Copy the inputs, launch all steps; results are waited for when they are read."""
@@ -57,15 +68,45 @@ class GPUExecutable(Executable):
         end = self._used(sizes)
         if end:
             self.kernels.driver.write(self._inputs, self._block[:end])
-        for step in self._steps:
-            step(sizes)
+        self._go(sizes)
         return {
             name: GPUBuffer(self.kernels, self._lowering.at(value), _cut(value, sizes))
             for name, value in self.graph.outputs.items()
         }
 
+    def _go(self, sizes: Mapping[str, int]) -> None:
+        """All steps. Those of few rows come often, so what they launch is recorded when the same sizes come again."""
+        adapters = self._lowering.adapters
+        key = (*sorted(sizes.items()), ("adapters", 0 if adapters is None else adapters.version))
+        tape = self._tapes.get(key)
+        if tape is None and key in self._seen:
+            self._seen.remove(key)
+            tape = self.kernels.driver.record(lambda: self._steps_of(sizes))
+            if tape is None:
+                self._recorded = False  # here nothing can be
+            else:
+                self._keep(key, tape)
+        if tape is not None:
+            tape.play()
+            return
+        if self._recorded and max(sizes.values(), default=0) <= RECORDED_ROWS:
+            self._seen.add(key)
+        self._steps_of(sizes)
+
+    def _steps_of(self, sizes: Mapping[str, int]) -> None:
+        for step in self._steps:
+            step(sizes)
+
+    def _keep(self, key: Key, tape: Tape) -> None:
+        if len(self._tapes) >= MOST_TAPES:  # the oldest goes
+            self._tapes.pop(next(iter(self._tapes))).close()
+        self._tapes[key] = tape
+
     def close(self) -> None:
         """Give the memory back."""
+        for tape in self._tapes.values():
+            tape.close()
+        self._tapes.clear()
         for place in (self._arena, self._inputs, *self._lowering.constants):
             place.block.free()
 
@@ -78,15 +119,22 @@ class GPUExecutable(Executable):
 
     def _check(self, sizes: Mapping[str, int]) -> None:
         """Refuse indices that point outside of what they index: on a device nothing else would."""
-        for node, name, least, n in self._checks:
-            value = node.input(name)
-            if value is None or value.id not in self._names:
-                continue
+        for (node, name, least, n), value in self._checks:
             found = self.inputs[self._names[value.id]][tuple(slice(0, size) for size in _cut(value, sizes))]
             if name == "positions":
                 _check_positions(node, found, self._input(node, "sequences", sizes))
             elif found.size and (found.min() < least or found.max() >= n):
                 raise BackendError(f"node {node.name}: {name} {found.min()}..{found.max()} is outside {least}..{n - 1}")
+
+    def _all_checks(self, kv: GPUKV | None) -> list[tuple[Check, Value]]:
+        """What is to be checked of the inputs, each once: layers share theirs."""
+        found: dict[tuple[int, str, int, int], tuple[Check, Value]] = {}
+        for node in self.graph.nodes:
+            check = _check_of(node, kv)
+            value = None if check is None else node.input(check[1])
+            if check is not None and value is not None and value.id in self._names:
+                found.setdefault((value.id, *check[1:]), (check, value))
+        return list(found.values())
 
     def _input(self, node: Node, name: str, sizes: Mapping[str, int]) -> Any:
         value = node.input(name)
@@ -107,7 +155,7 @@ def _check_positions(node: Node, positions: Any, sequences: Any) -> None:
         raise BackendError(f"node {node.name}: the positions of a sequence must ascend by one, they are {positions}")
 
 
-def _check_of(node: Node, kv: GPUKV | None) -> tuple[Node, str, int, int] | None:
+def _check_of(node: Node, kv: GPUKV | None) -> Check | None:
     """(node, input, least, end) of what a node's integers may be; None if it has none to check."""
     tensor = node.tensors[0] if node.tensors else None
     if node.op is Op.EMBEDDING and tensor is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamakit.gguf import GGMLType
+from llamakit.gpu.driver import At
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,6 +88,7 @@ class Kernels:
         self.driver, self.traits = driver, driver.traits
         self._modules: dict[str, Any] = {}
         self._kernels: dict[tuple[Any, ...], Any] = {}
+        self._scratch: dict[str, At] = {}
 
     def get(self, name: str, file: str = "basic", type: GGMLType | None = None, defines: Defines = NOTHING) -> Any:
         """The kernel `name` of a file of the sources."""
@@ -123,6 +125,14 @@ class Kernels:
         if n > 0:
             self.driver.launch(kernel, n, n_item, arguments)
 
+    def scratch(self, name: str, n_bytes: int) -> At:
+        """Memory for what is done with before the next use of that name."""
+        found = self._scratch.get(name)
+        if found is None or found.block.n_bytes < n_bytes:
+            self._scratch.pop(name, None)
+            found = self._scratch[name] = At(self.driver.allocate(n_bytes))
+        return found
+
     def clear(self) -> None:
         """Forget all: the device was lost."""
-        self._modules, self._kernels = {}, {}
+        self._modules, self._kernels, self._scratch = {}, {}, {}

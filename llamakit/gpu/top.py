@@ -22,16 +22,15 @@ def top(kernels: Kernels, place: At, n_vocab: int, rows: list[int], k: int, edit
         raise BackendError(f"the {k} likeliest of {len(rows)} rows: one at least of one row is possible")
     driver, n, k = kernels.driver, len(rows), min(k, n_vocab)
     width = 2 * TOP_WIDTH + 2
-    space = At(driver.allocate(4 * n * (n_vocab + 2 * k + width)))
+    space = kernels.scratch("top", 4 * n * (n_vocab + 2 * k + width))
     ids, values, sums = (space.plus(4 * n * size) for size in (n_vocab, n_vocab + k, n_vocab + 2 * k))
     for i, row in enumerate(rows):
         driver.copy(place.plus(4 * row * n_vocab), space.plus(4 * i * n_vocab), 4 * n_vocab)
-    if any(edits):
+    if any(edit is not None and _changes(edit) for edit in edits):
         _edit(kernels, space, n_vocab, edits)
     kernels.groups(_kernel(kernels, "top_rows"), n, TOP_WIDTH, space, ids, values, sums, n_vocab, k)
     found = np.empty(n * (2 * k + width), np.int32)
     driver.read(ids, found)
-    space.block.free()
     return _sorted(
         found[: n * k].reshape(n, k), found[n * k : 2 * n * k].view(np.float32).reshape(n, k),
         found[2 * n * k :].view(np.float32).reshape(n, width),
@@ -58,12 +57,17 @@ def _edit(kernels: Kernels, space: At, n_vocab: int, edits: list[LogitEdits | No
         np.concatenate([none, *masks]),
     ]
     packed = np.concatenate(words)
-    block = At(driver.allocate(packed.nbytes))
+    block = kernels.scratch("edits", packed.nbytes)
     driver.write(block, packed)
     offsets = np.cumsum([0, *(4 * len(part) for part in words)]).tolist()
     starts, ids, repeats, values, scales, first, mask = (block.plus(offset) for offset in offsets[:-1])
     kernels.items(_kernel(kernels, "edit_rows"), n, space, starts, ids, repeats, values, n, n_vocab)
     kernels.items(_kernel(kernels, "mask_rows"), n * n_vocab, space, scales, first, mask, n, n_vocab)
+
+
+def _changes(edit: LogitEdits) -> bool:
+    """Whether it changes anything."""
+    return len(edit.ids) > 0 or edit.scale != 1.0 or edit.mask is not None
 
 
 def _floats(parts: list[Any]) -> Any:

@@ -30,6 +30,7 @@ class CUresult(enum.IntEnum):
     CUDA_ERROR_INVALID_CONTEXT = 201
     CUDA_ERROR_NO_BINARY_FOR_GPU = 209
     CUDA_ERROR_NOT_FOUND = 500
+    CUDA_ERROR_NOT_SUPPORTED = 801
     CUDA_ERROR_ILLEGAL_ADDRESS = 700
     CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES = 701
     CUDA_ERROR_LAUNCH_FAILED = 719
@@ -59,6 +60,10 @@ class FakeCUDA(ModuleType):
         super().__init__("cuda.bindings.driver")
         self.CUresult, self.CUdeviceptr, self.room, self.n_device = CUresult, CUdeviceptr, room, n_device
         self.CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=SimpleNamespace(value=1))
+        self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
+        self.capturing: list[Any] | None = None
+        self.graphs: set[Any] = set()
+        self.graph_error = OK
         self.CUdevice_attribute = SimpleNamespace(
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor"
         )
@@ -174,6 +179,8 @@ class FakeCUDA(ModuleType):
 
     def _move(self, name: str, to: int, source: int, n_bytes: int, stream: Any, *places: int) -> Any:
         code, context = self._enter(name)
+        if self.capturing is not None:
+            self.misuses.append(f"{name} while a graph is recorded")
         if stream not in context.streams:
             self.misuses.append(f"{name} on a stream of another context")
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
@@ -244,6 +251,9 @@ class FakeCUDA(ModuleType):
         if owner is not context or stream not in context.streams:
             self.misuses.append(f"kernel {name} of another context")
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        if self.capturing is not None:
+            self.capturing.append((function, gx, gy, gz, x, y, z, *rest))
+            return (code,)
         self.n_launch += 1
         if self.n_launch == self.stop_at:
             code = self.launch_error
@@ -253,3 +263,46 @@ class FakeCUDA(ModuleType):
             given = [type_(value) for type_, value in zip(types, values, strict=True)]
             shim.run(library, name, gx, x, given, self.n_launch)
         return (code,)
+
+    def cuStreamBeginCapture(self, stream: Any, mode: Any) -> Any:
+        code, _ = self._enter("cuStreamBeginCapture")
+        self.capturing = []
+        return (code,)
+
+    def cuStreamEndCapture(self, stream: Any) -> Any:
+        code, _ = self._enter("cuStreamEndCapture")
+        graph, self.capturing = Graph(self.capturing or []), None
+        self.graphs.add(graph)
+        return code, graph
+
+    def cuGraphInstantiate(self, graph: Any, flags: int) -> Any:
+        code, _ = self._enter("cuGraphInstantiate")
+        if self.graph_error is not OK:
+            return self.graph_error, None
+        made = Graph(graph.launches)
+        self.graphs.add(made)
+        return code, made
+
+    def cuGraphDestroy(self, graph: Any) -> Any:
+        code, _ = self._enter("cuGraphDestroy")
+        self.graphs.remove(graph)
+        return (code,)
+
+    def cuGraphExecDestroy(self, graph: Any) -> Any:
+        return self.cuGraphDestroy(graph)
+
+    def cuGraphLaunch(self, graph: Any, stream: Any) -> Any:
+        code, _ = self._enter("cuGraphLaunch")
+        if graph not in self.graphs:
+            self.misuses.append("a graph is launched that was destroyed")
+            return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        for launch in graph.launches:
+            (code,) = self.cuLaunchKernel(*launch)
+        return (code,)
+
+
+class Graph:
+    """Launches that were recorded."""
+
+    def __init__(self, launches: list[Any]) -> None:
+        self.launches = launches

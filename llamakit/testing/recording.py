@@ -14,10 +14,10 @@ from weakref import WeakSet
 import numpy as np
 
 from llamakit.backend import DeviceInfo, Memory
-from llamakit.gpu.driver import At, Block, Driver, Traits
+from llamakit.gpu.driver import At, Block, Driver, Tape, Traits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llamakit.gpu.driver import Argument
 
@@ -64,6 +64,20 @@ class HostBlock(Block):
 
 
 @dataclass
+class RecordedTape(Tape):
+    """Launches to be made again."""
+
+    driver: RecordingDriver
+    launches: list[tuple[Any, int, int, Sequence[Argument]]]
+
+    def play(self) -> None:
+        """Make them."""
+        self.driver.events.append("tape")
+        for launch in self.launches:
+            self.driver.launch(*launch)
+
+
+@dataclass
 class RecordingDriver(Driver):
     """`launches`: all kernels that were run, in order; `blocks`: all memory that was given."""
 
@@ -73,6 +87,7 @@ class RecordingDriver(Driver):
     blocks: list[HostBlock] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    tape: list[tuple[Any, int, int, Sequence[Argument]]] | None = None
     alive: WeakSet[Block] = field(default_factory=WeakSet)
 
     def memory(self) -> Memory:
@@ -127,6 +142,9 @@ class RecordingDriver(Driver):
 
     def launch(self, kernel: Any, n_group: int, n_item: int, arguments: Sequence[Argument]) -> None:
         """Hold the launch against the declaration."""
+        if self.tape is not None:
+            self.tape.append((kernel, n_group, n_item, arguments))
+            return
         name, parameters = kernel
         assert len(arguments) == len(parameters), f"{name}: {len(arguments)} arguments for {len(parameters)}"
         assert 0 < n_group < 1 << 31, f"{name}: {n_group} groups"
@@ -143,6 +161,15 @@ class RecordingDriver(Driver):
             block.touched = block.touched or parameter.kind == "write"
         self.launches.append(Launch(name, n_group, n_item, tuple(arguments), tuple(parameters)))
         self.events.append(name)
+
+    def record(self, run: Callable[[], None]) -> Tape:
+        """Keep the launches."""
+        self.tape = []
+        try:
+            run()
+            return RecordedTape(self, self.tape)
+        finally:
+            self.tape = None
 
     def finish(self) -> None:
         """Nothing is under way."""

@@ -19,7 +19,7 @@ pytest.importorskip("pyopencl", reason="needs pyopencl")
 PROBE = Registry.discover().backend("opencl").probe()
 pytestmark = pytest.mark.skipif(not PROBE.available, reason=PROBE.reason)
 PROMPT = "Once upon a time there was a little girl who"
-SETTINGS = {"ctx_size": 64, "batch_size": 16, "kv_type": "f32", "n_seq": 2}
+SETTINGS = {"ctx_size": 64, "batch_size": 16, "kv_type": "f32", "n_seq": 2, "activations": "f32"}
 
 
 @pytest.fixture(scope="module")

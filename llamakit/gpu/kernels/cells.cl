@@ -13,6 +13,31 @@ FN float stored(GLOBAL const u8 *row, int i) {
 }
 #endif
 
+// Eight of them, from one that is a multiple of eight.
+FN void stored_eight(GLOBAL const u8 *row, int i, float *v) {
+#if defined(KV_Q8_0)
+    GLOBAL const u8 *block = row + i / 32 * 34;
+    float d = HALF_AT(block);
+    for (int j = 0; j < 8; ++j) v[j] = d * (float)((GLOBAL const signed char *)block)[2 + i % 32 + j];
+#else
+    for (int j = 0; j < 8; ++j) v[j] = stored(row, i + j);
+#endif
+}
+
+// Of a query and a head's key: its `n` values from `begin` on. Eight sums, so that none waits for another.
+FN float dot_stored(GLOBAL const float *q, GLOBAL const u8 *row, int begin, int n) {
+    float sums[8], v[8];
+    for (int j = 0; j < 8; ++j) sums[j] = 0.0f;
+    int i = 0;
+    if (begin % 8 == 0)
+        for (; i + 8 <= n; i += 8) {
+            stored_eight(row, begin + i, v);
+            for (int j = 0; j < 8; ++j) sums[j] = FMA(q[i + j], v[j], sums[j]);
+        }
+    for (; i < n; ++i) sums[0] = FMA(q[i], stored(row, begin + i), sums[0]);
+    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+}
+
 // STORED_BLOCK values, rounded.
 FN void store(const float *x, GLOBAL u8 *to) {
 #if defined(KV_F32)
@@ -86,9 +111,7 @@ KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, 
             int at = start + j;
             int cell = tables[at / block_size] * block_size + at % block_size;
             GLOBAL const u8 *keys = cache + (i64)cell * row_bytes;
-            float score = 0.0f;
-            for (int i = 0; i < dim; ++i) score = FMA(q[i], stored(keys, kv_head * dim + i), score);
-            score *= factor;
+            float score = factor * dot_stored(q, keys, kv_head * dim, dim);
             if (cap > 0.0f) score = cap * TANH(score / cap);
             if (has_slopes) score += slopes[head] * (float)(at - p);
             scores[j] = score;
@@ -105,6 +128,17 @@ KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, 
         }
         sum = sum * rescale + lane_sum(more, part);
         MEET;
+#if LANES == 1 && HEAD_V % 8 == 0  // cell by cell, as they lie
+        for (int i = 0; i < HEAD_V; ++i) out[i] *= rescale;
+        for (int j = 0; j < n; ++j) {
+            GLOBAL const u8 *values = cache + (i64)cells[j] * row_bytes + k_bytes;
+            float v[8];
+            for (int i = 0; i < HEAD_V; i += 8) {
+                stored_eight(values, kv_head * HEAD_V + i, v);
+                for (int l = 0; l < 8; ++l) out[i + l] = FMA(scores[j], v[l], out[i + l]);
+            }
+        }
+#else
         for (int i = LANE, o = 0; i < HEAD_V; i += LANES, ++o) {
             float value = out[o] * rescale;
             for (int j = 0; j < n; ++j) {
@@ -113,6 +147,7 @@ KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, 
             }
             out[o] = value;
         }
+#endif
         MEET;
     }
     for (int i = LANE, o = 0; i < HEAD_V; i += LANES, ++o) y[(i64)UNIT * HEAD_V + i] = out[o] / sum;

@@ -110,8 +110,9 @@ def multiply(
     """c (+)= a b of `shape` (m, n, k), with the steps that matmul.cl names."""
     m, n, _ = shape
     tiles = -(-m // SIDE) * -(-n // SIDE)
+    items = GROUP_MATMUL if kernels.traits.lanes > 1 else 1
     kernels.groups(
-        kernels.get("matmul", "matmul"), tiles, GROUP_MATMUL, a, b, c if bias is None else bias, c, *shape, *steps,
+        kernels.get("matmul", "matmul"), tiles, items, a, b, c if bias is None else bias, c, *shape, *steps,
         int(bias is not None), int(add),
     )  # fmt: skip
 

@@ -30,6 +30,9 @@ class CUDAOptions(Options):
     lanes: Annotated[
         int, Meta(ge=0, le=1024, description="Threads that share a row of a weight, a power of two; 0 = 64.")
     ] = 0
+    graphs: Annotated[
+        bool, Meta(description="Whether steps that come again and again are recorded as graphs, and launched at once.")
+    ] = True
 
 
 class CUDABackend(Backend):
@@ -77,7 +80,7 @@ class CUDABackend(Backend):
 
         if reason := refusal(index, availability.devices[index]):
             raise BackendError(f"backend cuda: {reason}", hint="another device: --main-gpu, or --device cuda:N")
-        return GPUDevice(CUDADriver(index, availability.devices[index], self.options.lanes))
+        return GPUDevice(CUDADriver(index, availability.devices[index], self.options.lanes, graphs=self.options.graphs))
 
 
 @hookimpl

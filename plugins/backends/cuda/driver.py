@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
@@ -15,15 +16,16 @@ from llamakit.plugins.backends.cuda.devices import call, capability
 from llamakit.backend import Memory
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gpu.compiled import CompiledKernels
-from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Traits, does_not_fit
+from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Tape, Traits, does_not_fit
 from llamakit.gpu.source import kernel_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llamakit.backend import DeviceInfo
     from llamakit.gpu.driver import Argument
 
+log = logging.getLogger("llamakit.gpu")
 LANES = 64
 ITEMS = 128
 
@@ -69,13 +71,14 @@ class CUDADriver(Driver):
     Kernels are compiled for it by NVRTC, and kept on the disk. `age`: how often it was opened.
     """
 
-    def __init__(self, index: int, info: DeviceInfo, lanes: int = 0) -> None:
-        self.index, self.info, self.compiled = index, info, CompiledKernels()
+    def __init__(self, index: int, info: DeviceInfo, lanes: int = 0, *, graphs: bool = True) -> None:
+        self.index, self.info, self.compiled, self.graphs = index, info, CompiledKernels(), graphs
         lanes = lanes or LANES
         if lanes & (lanes - 1):
             raise BackendError(f"cuda: lanes {lanes}: a power of two up to 1024 is possible", param="lanes")
         self.traits = Traits("cuda", lanes, ITEMS, info.memory or 1 << 62)
         self.compiler, self.age, self.alive = version(), 0, WeakSet()
+        self.tapes: WeakSet[CUDATape] = WeakSet()
         self.context: Any = None
         self.stream: Any = None
         self._modules: list[Any] = []
@@ -194,6 +197,41 @@ class CUDADriver(Driver):
             result = cu.cuLaunchKernel(kernel.function, n_group, 1, 1, n_item, 1, 1, 0, self.stream, given, 0)
             call(result, "running kernel {}", kernel.name)
 
+    def record(self, run: Callable[[], None]) -> Tape | None:
+        """A graph of what the stream gets, which is launched at once. None where the driver cannot make one."""
+        if not self.graphs:
+            return None
+        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        with self.current():
+            call(cu.cuStreamBeginCapture(self.stream, mode), "recording a step")
+            try:
+                run()
+            except BaseException:
+                graph = cu.cuStreamEndCapture(self.stream)[1]
+                if graph:
+                    cu.cuGraphDestroy(graph)
+                raise
+            code, graph = cu.cuStreamEndCapture(self.stream)
+            try:
+                call((code,), "recording a step")
+                made = call(cu.cuGraphInstantiate(graph, 0), "making a graph of a step")
+            except DeviceLostError:
+                raise
+            except LlamaKitError as error:
+                log.warning("steps are not recorded as graphs: %s", error)
+                self.graphs = False
+                return None
+            finally:
+                if graph:
+                    cu.cuGraphDestroy(graph)
+        return CUDATape(self, made)
+
+    def give_graph_back(self, graph: Any, age: int) -> None:
+        """Destroy a graph, unless it went with its context."""
+        if age == self.age and self.context is not None:
+            with suppress(LlamaKitError), self.current():
+                cu.cuGraphExecDestroy(graph)
+
     def finish(self) -> None:
         """Wait."""
         with self.current():
@@ -205,7 +243,7 @@ class CUDADriver(Driver):
             "device": f"{self.info.name} ({self.architecture})",
             "platform": ", ".join(self.info.details),
             "compiler": f"NVRTC {self.compiler}",
-            "kernels": f"{self.traits.lanes} items a row",
+            "kernels": f"{self.traits.lanes} items a row{', steps as graphs' if self.graphs else ''}",
         }
 
     def close(self) -> None:
@@ -221,6 +259,8 @@ class CUDADriver(Driver):
         """End the context with all that is in it; of one that is lost, nothing needs to work."""
         if self.context is None:
             return
+        for tape in list(self.tapes):
+            tape.close()
         with suppress(LlamaKitError), self.current():
             for module in self._modules:
                 cu.cuModuleUnload(module)
@@ -233,6 +273,27 @@ class CUDADriver(Driver):
         path = self.compiled.keep_log(key, f"{log}\n\n{source}")
         where = f"all that the compiler said in {path}" if path else log[-2000:]
         return BackendError(f"{message} ({kernel_names(source)})", found=where)
+
+
+class CUDATape(Tape):
+    """A graph of launches."""
+
+    def __init__(self, driver: CUDADriver, graph: Any) -> None:
+        self.driver, self.graph = driver, graph
+        self._gone = weakref.finalize(self, driver.give_graph_back, graph, driver.age)
+        self._gone.atexit = False
+        driver.tapes.add(self)
+
+    def play(self) -> None:
+        """Put it on the stream."""
+        if not self._gone.alive:
+            raise DeviceLostError(GIVEN_BACK)
+        with self.driver.current():
+            call(cu.cuGraphLaunch(self.graph, self.driver.stream), "running the graph of a step")
+
+    def close(self) -> None:
+        """Destroy it, once."""
+        self._gone()
 
 
 class Kernel:

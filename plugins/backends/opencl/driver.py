@@ -15,11 +15,11 @@ from llamakit import system
 from llamakit.backend import Memory
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gpu.compiled import CompiledKernels
-from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Traits, does_not_fit
+from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Tape, Traits, does_not_fit
 from llamakit.gpu.source import kernel_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from llamakit.plugins.backends.opencl.devices import Found
 
@@ -66,6 +66,7 @@ class OpenCLDriver(Driver):
         self.device, self.info = found
         self.traits = _traits(self.device, self.info, lanes)
         self.compiled, self.used, self.alive = CompiledKernels(), 0, WeakSet()
+        self._tape: OpenCLTape | None = None
         self.reopen()
 
     def reopen(self) -> None:
@@ -105,6 +106,7 @@ class OpenCLDriver(Driver):
 
     def copy(self, source: At, to: At, n_bytes: int) -> None:
         """Copy on the device."""
+        self._untaped()
         with self.translated("copying on the device"):
             cl.enqueue_copy(
                 self.queue, to.block.buffer, source.block.buffer, byte_count=n_bytes,  # type: ignore[attr-defined]
@@ -113,6 +115,7 @@ class OpenCLDriver(Driver):
 
     def zero(self, to: At, n_bytes: int) -> None:
         """Fill with zeros."""
+        self._untaped()
         with self.translated("filling memory"):
             cl.enqueue_fill_buffer(self.queue, to.block.buffer, np.uint32(0), to.offset, n_bytes)  # type: ignore[attr-defined]
 
@@ -139,20 +142,36 @@ class OpenCLDriver(Driver):
     def kernel(self, module: Any, name: str) -> Any:
         """A kernel of a program."""
         with self.translated(f"kernel {name}"):
-            return cl.Kernel(module, name)
+            return Kernel(module, name)
 
     def launch(self, kernel: Any, n_group: int, n_item: int, arguments: Sequence[Argument]) -> None:
         """Enqueue it."""
         given: list[Any] = []
         for each in arguments:
             if isinstance(each, At):
-                given += (each.block.buffer, np.int64(each.offset))  # type: ignore[attr-defined]
+                given += (each.block.buffer, each.offset)  # type: ignore[attr-defined]
             else:
-                given.append(np.float32(each) if isinstance(each, float) else np.int32(each))
+                given.append(each)
         try:
-            kernel(self.queue, (n_group * n_item,), (n_item,), *given)
+            if self._tape is not None:
+                self._tape.launches.append((kernel.bound(given, arguments), (n_group * n_item,), (n_item,)))
+                self._tape.held += [each.block for each in arguments if isinstance(each, At)]
+                return
+            if not kernel.typed:
+                kernel.function.set_scalar_arg_dtypes(_dtypes(arguments))
+                kernel.typed = True
+            kernel.function(self.queue, (n_group * n_item,), (n_item,), *given)
         except cl.Error as error:
-            raise self._launch_error(error, kernel, n_item) from None
+            raise self._launch_error(error, kernel.function, n_item) from None
+
+    def record(self, run: Callable[[], None]) -> Tape | None:
+        """Kernels that have their arguments are enqueued several times as fast."""
+        tape = self._tape = OpenCLTape(self)
+        try:
+            run()
+        finally:
+            self._tape = None
+        return tape if tape.whole else None
 
     def finish(self) -> None:
         """Wait."""
@@ -167,6 +186,11 @@ class OpenCLDriver(Driver):
     def close(self) -> None:
         """Wait for what is under way; memory goes with its blocks."""
         self.finish()
+
+    def _untaped(self) -> None:
+        """What tapes do not have."""
+        if self._tape is not None:
+            self._tape.whole = False
 
     def _refused(self, key: str, source: str, text: str) -> BackendError:
         path = self.compiled.keep_log(key, f"{text}\n\n{source}")
@@ -217,6 +241,48 @@ class OpenCLDriver(Driver):
             yield
         except cl.Error as error:
             raise self._error(error, what, needed) from None
+
+
+class Kernel:
+    """A kernel of OpenCL. `typed`: whether it knows the types of its arguments, which makes launches a lot quicker."""
+
+    def __init__(self, program: Any, name: str) -> None:
+        self.program, self.name, self.function, self.typed = program, name, cl.Kernel(program, name), False
+
+    def bound(self, given: list[Any], arguments: Sequence[Argument]) -> Any:
+        """One that has its arguments."""
+        function = cl.Kernel(self.program, self.name)
+        function.set_scalar_arg_dtypes(_dtypes(arguments))
+        function.set_args(*given)
+        return function
+
+
+class OpenCLTape(Tape):
+    """Kernels with their arguments. `held`: the memory that they use."""
+
+    def __init__(self, driver: OpenCLDriver) -> None:
+        self.driver, self.launches, self.held = driver, [], []  # type: ignore[var-annotated]
+        self.whole = True
+
+    def play(self) -> None:
+        """Enqueue all."""
+        if any(block.buffer is None for block in self.held[:1]):  # which says that the device was lost
+            return
+        with self.driver.translated("running a step's kernels"):
+            for function, total, group in self.launches:
+                cl.enqueue_nd_range_kernel(self.driver.queue, function, total, group)
+
+    def close(self) -> None:
+        """Forget all."""
+        self.launches, self.held = [], []
+
+
+def _dtypes(arguments: Sequence[Argument]) -> list[Any]:
+    """What pyopencl needs to know of a kernel's arguments: the types of numbers."""
+    found: list[Any] = []
+    for each in arguments:
+        found += (None, np.int64) if isinstance(each, At) else (np.float32 if isinstance(each, float) else np.int32,)
+    return found
 
 
 def _traits(device: Any, info: DeviceInfo, lanes: int) -> Traits:

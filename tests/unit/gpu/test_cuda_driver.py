@@ -236,4 +236,29 @@ def test_a_model_says_what_it_says_elsewhere_and_comes_back_in_the_same_memory(c
         assert session.generate("Once upon", **wanted).tokens == expected
     gc.collect()
     assert cu.used == 0
+    assert cu.graphs == set()
     assert not any(context.alive for context in cu.contexts)
+
+
+def answer(model, **options):
+    with Session(
+        model, backend="cuda", kv_type="f32", ctx_size=64, batch_size=8, backend_options={"lanes": 2, **options}
+    ) as session:
+        return session.generate("Once upon", max_tokens=6, temperature=0.0).tokens
+
+
+def test_steps_that_come_again_are_graphs_and_say_the_same(cu, small_model):
+    eager = answer(small_model, graphs=False)
+    assert "cuGraphLaunch" not in cu.calls
+    assert answer(small_model) == eager
+    assert cu.calls.count("cuGraphLaunch") == 4  # the first one's launches are as they come, the second's are recorded
+    assert cu.calls.count("cuGraphInstantiate") == 1
+    assert cu.graphs == set()
+
+
+def test_where_graphs_cannot_be_made_all_goes_on_without(cu, small_model, caplog):
+    eager = answer(small_model, graphs=False)
+    cu.graph_error = CUresult.CUDA_ERROR_NOT_SUPPORTED
+    assert answer(small_model) == eager
+    assert cu.calls.count("cuGraphInstantiate") == 1
+    assert "not recorded as graphs" in caplog.text

@@ -137,7 +137,7 @@ def test_short_resources_are_told_from_a_device_that_is_lost(driver, monkeypatch
 @needs_device
 @pytest.mark.parametrize("code", [-5, -54])
 def test_groups_that_are_too_large_are_no_loss(driver, code):
-    kernel = driver.kernel(driver.build(KERNEL), "twice")
+    kernel = driver.kernel(driver.build(KERNEL), "twice").function
 
     class Refused:
         function_name = "twice"
@@ -148,7 +148,7 @@ def test_groups_that_are_too_large_are_no_loss(driver, code):
 
     most = kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, driver.device)
     with pytest.raises(BackendError, match=f"twice is to run in groups of {2 * most} items") as found:
-        driver.launch(Refused(), 1, 2 * most, [])
+        driver.launch(SimpleNamespace(function=Refused(), typed=True), 1, 2 * most, [])
     assert not isinstance(found.value, DeviceLostError)
     assert f"lanes = {most}" in found.value.hint
 

@@ -131,6 +131,51 @@ def test_a_step_is_one_copy_in_and_reads_what_it_made(small_model):
         assert out["logits"].place.offset in made
 
 
+def test_steps_that_come_again_are_played_from_a_tape(small_model):
+    model = Model(small_model)
+    made = []
+    for rows in (1, 20, 1, 1, 20, 1):
+        model.run(rows)
+        played = "tape" in model.driver.events
+        made.append((rows, played, [(each.kernel, each.n_group, each.arguments) for each in model.driver.launches]))
+    assert [played for _, played, _ in made] == [False, False, True, True, True, True]
+    for rows, _, launches in made:
+        assert launches == next(first for n, _, first in made if n == rows)
+
+
+def test_tapes_end_when_adapters_change(device):
+    program = compiled(Case("linear", rows=6, adapters=True), device)
+    table = program._lowering.adapters
+
+    def kernels():
+        device.driver.launches.clear()
+        program.run({"rows": 6})
+        return [each.kernel for each in device.driver.launches]
+
+    assert kernels() == kernels() == kernels() == ["linear", "shrink", "expand"]
+    table.clear(1)
+    table.clear(2)
+    assert kernels() == kernels() == kernels() == ["linear"]
+
+
+def test_few_tapes_are_kept(small_model, monkeypatch):
+    monkeypatch.setattr("llamakit.gpu.program.MOST_TAPES", 3)
+    model = Model(small_model)
+    for rows in [*range(1, 9)] * 3:
+        model.run(rows)
+    assert len(model.program._tapes) == 3
+
+
+def test_what_edits_nothing_is_not_copied(device):
+    from llamakit.backend import LogitEdits
+    from llamakit.gpu.top import _changes
+
+    none = LogitEdits(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))
+    assert not _changes(none)
+    assert _changes(LogitEdits(none.ids, none.repeats, none.values, scale=0.5))
+    assert _changes(LogitEdits(none.ids, none.repeats, none.values, mask=np.zeros(1, np.uint32)))
+
+
 def test_no_launch_writes_what_it_reads(small_model):
     """But for what adds to it: the sizes of values are those of the plan, so places that differ do not overlap."""
     model = Model(small_model)

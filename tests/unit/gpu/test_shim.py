@@ -13,7 +13,8 @@ from llamakit.errors import BackendError
 from llamakit.gguf import GGMLType
 from llamakit.gpu.device import GPUDevice
 from llamakit.gpu.driver import At, Traits
-from llamakit.gpu.source import module_text
+from llamakit.gpu.source import Kernels, module_text
+from llamakit.gpu.steps.values import multiply
 from llamakit.registry import Registry
 from llamakit.testing import shim
 from llamakit.testing.conformance import Case, cases, check, check_top
@@ -55,6 +56,28 @@ def test_items_in_any_order(case, grouped, reference):
 @pytest.mark.parametrize("case", split([c for c in training_cases() if c.rows == 7], lambda c: c.name[-1] in "ks"))
 def test_training_in_any_order(case, grouped, reference):
     check_training(case, grouped, reference)
+
+
+@pytest.mark.parametrize("lanes", [1, LANES])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (4, 16, 8), (37, 35, 41), (33, 64, 19)], ids=str)
+@pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
+def test_products_of_operands_that_lie_in_any_way(lanes, shape, transposed):
+    """Tiles and what is left of them, with a bias or added to what is there."""
+    (m, n, k), rng, driver = shape, np.random.default_rng(1), ShimDriver(lanes)
+    left, right = rng.normal(size=(m, k)).astype(np.float32), rng.normal(size=(k, n)).astype(np.float32)
+    bias, before = rng.normal(size=n).astype(np.float32), rng.normal(size=(m, n)).astype(np.float32)
+    places = []
+    for values, name in ((left, "a"), (right, "b"), (bias, ""), (before, "")):
+        data = np.ascontiguousarray(values.T if name and name in transposed else values)
+        places.append(At(driver.allocate(data.nbytes)))
+        driver.write(places[-1], data)
+    a, b, added, c = places
+    steps = (*((1, m) if "a" in transposed else (k, 1)), *((1, k) if "b" in transposed else (n, 1)), n)
+    out = np.empty((m, n), np.float32)
+    for given, expected in ((None, before + left @ right), (added, left @ right + bias)):
+        multiply(Kernels(driver), a, b, c, shape, steps, given, add=given is None)
+        driver.read(c, out)
+        assert np.allclose(out, expected, atol=1e-4)
 
 
 def test_the_likeliest_in_any_order(grouped):
