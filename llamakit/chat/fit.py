@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llamakit.chat.profile import as_parts, profile_of
+from llamakit.chat.profile import as_parts, named_id, profile_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +36,14 @@ def fitted(
     """Messages and tools as the template wants them."""
     found = [_known_role(message, profile) for message in with_ids(messages)]
     described = list(tools) if tools else None
+    if described and profile.descriptions:
+        described = [_described(tool) for tool in described]
     if described and not profile.tools:
         found, described = [_description(described, profile.format), *found], None
+    if profile.named_ids:
+        found = _with_named_ids(found)
+    if profile.thought:
+        found = [_with_thought(message, profile.thought) for message in found]
     if not profile.calls or not profile.results:
         found = _as_text(found, profile)
     if profile.one_call:
@@ -103,6 +109,44 @@ def _known_role(message: Message, profile: Profile) -> Message:
     if role == "developer" and not profile.developer:
         message = {**message, "role": "system"}
     return {**message, "role": "tool"} if role == "function" else message
+
+
+def _with_named_ids(messages: list[Message]) -> list[Message]:
+    """Ids of calls that have the names of their functions in them, and numbers over the whole conversation."""
+    found, known, n = [], dict[str, str](), 0
+    for message in messages:
+        if message.get("tool_calls"):
+            calls = []
+            for call in message["tool_calls"]:
+                known[call["id"]] = named_id(call["function"]["name"], n)
+                calls.append({**call, "id": known[call["id"]]})
+                n += 1
+            found.append({**message, "tool_calls": calls})
+        elif message.get("tool_call_id") in known:
+            found.append({**message, "tool_call_id": known[message["tool_call_id"]]})
+        else:
+            found.append(message)
+    return found
+
+
+def _with_thought(message: Message, key: str) -> Message:
+    """A message whose thought is under the template's key."""
+    if key == "reasoning_content" or "reasoning_content" not in message:
+        return message
+    return {key: message["reasoning_content"]} | {k: v for k, v in message.items() if k != "reasoning_content"}
+
+
+def _described(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool with a description, if only an empty one, of itself and of each parameter."""
+    function = {"description": "", **tool["function"]}
+    schema = function.get("parameters")
+    if isinstance(schema, dict) and isinstance(schema.get("properties"), dict):
+        properties = {
+            name: {"description": "", **each} if isinstance(each, dict) else each
+            for name, each in schema["properties"].items()
+        }
+        function["parameters"] = {**schema, "properties": properties}
+    return {**tool, "function": function}
 
 
 def _description(tools: list[dict[str, Any]], format: ToolFormat) -> Message:

@@ -57,9 +57,12 @@ class HarmonyReader:
             self._kind = ""
         return thought, answer, merge(calls)
 
-    def flush(self) -> tuple[str, str, list[CallDelta]]:
-        """What was held back; there will be no more text."""
+    def flush(self, *, cut: bool = False) -> tuple[str, str, list[CallDelta]]:
+        """What was held back; there will be no more text. With `cut` a limit ended the answer, so that what begins a
+        marker, or a head, is no text."""
         held, self._held = self._held, ""
+        if cut and self._kind != "call" and (not self._kind or any(mark.startswith(held) for mark in ENDS)):
+            held = ""
         if self._kind == "call":
             whole = _is_object(held, self._arguments)
             self.cut = not whole

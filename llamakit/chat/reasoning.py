@@ -25,6 +25,7 @@ KNOWN = (
     Markers("[THINK]", "[/THINK]"),
     Markers("<|START_THINKING|>", "<|END_THINKING|>"),
     Markers("<|begin_of_thought|>", "<|end_of_thought|>"),
+    Markers("<|channel>thought", "<channel|>"),
 )
 
 
@@ -72,9 +73,13 @@ class ReasoningSplitter:
             return Part(content=text)
         return self._advance(self._held + text, last=False)
 
-    def flush(self) -> Part:
-        """What was held back; there will be no more text."""
+    def flush(self, *, cut: bool = False) -> Part:
+        """What was held back; there will be no more text. With `cut` a limit ended the answer, so that the beginning of
+        a marker is no text."""
         held, self._held = self._held, ""
+        marker = "" if self.markers is None else self.markers.end if self.in_thought else self.markers.begin
+        if cut and len(held.strip()) > 1 and marker.startswith(held.strip()):
+            return Part()
         return self._advance(held, last=True) if held else Part()
 
     def _advance(self, text: str, *, last: bool) -> Part:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from datetime import datetime
 from typing import Any
 
@@ -41,6 +42,9 @@ class Rendering:
     def render(self, values: Mapping[str, Any]) -> str:
         """The text for these names. TODAY among them is the day that `strftime_now` tells, in ISO's form."""
         parts, length = [], 0
+        values = {**values, "messages": deepcopy(values.get("messages"))}  # templates may change lists
+        if isinstance(values.get("functions"), list):
+            values["functions"] = _Functions(values["functions"])
         self._sandbox.start()
         try:
             if TODAY in values:
@@ -53,6 +57,19 @@ class Rendering:
         except Exception as error:
             why = "it takes too much memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
             raise Refusal(f"the model's chat template refuses these messages: {why}") from None
+
+
+class _Functions(list[Any]):
+    """The functions, which some templates walk and others write as a text: their JSON, "" where there are none."""
+
+    def __str__(self) -> str:
+        return _to_json(list(self), indent=2) if self else ""
+
+    def __add__(self, other: Any) -> Any:
+        return str(self) + other if isinstance(other, str) else super().__add__(other)
+
+    def __radd__(self, other: Any) -> Any:
+        return other + str(self)
 
 
 def _to_json(value: Any, indent: int | None = None, separators: Any = None, **options: Any) -> str:

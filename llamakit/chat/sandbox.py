@@ -18,6 +18,7 @@ from jinja2.visitor import NodeTransformer
 SECONDS = 2.0  # of the processor; real templates take milliseconds
 LONGEST = 64 << 20  # characters of any text; far above any real prompt
 LARGEST_POWER = 1 << 16
+LIST_METHODS = ("append", "pop")  # which change a list by no more than one
 
 
 class GenerationTag(Extension):
@@ -56,6 +57,10 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         texts = [str(part) for part in parts]
         bound(sum(map(len, texts)))
         return "".join(texts)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Lists may be added to and taken from one by one, as templates written for other engines do."""
+        return (isinstance(obj, list) and attr in LIST_METHODS) or super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Refuse what would make a text, list or number too large, before it is made."""

@@ -104,7 +104,7 @@ class ChatTemplate:
     def _always(self, tools: Sequence[Mapping[str, Any]] | None, today: date | None) -> dict[str, Any]:
         """What every template is given, by the names that templates of several families use."""
         now = today or datetime.now().astimezone()
-        functions = [tool.get("function", tool) for tool in tools] if tools else None
+        functions = [tool.get("function", tool) for tool in tools or []]
         return {
             "bos_token": self._bos, "eos_token": self._eos, "tools": tools, "functions": functions,
             "date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y"), "enable_thinking": True,

@@ -21,11 +21,12 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     An answer is `section_begin`, calls with `separator` between two, `section_end`; with `listed` the calls are in the
     brackets of a JSON array. A call is `begin`, `before_name`, the name (as JSON, unless `plain_name`), `after_name`,
     the arguments, `after_arguments`, `end`. With `bare` there may be no markers. A NUL in these texts is the number of
-    the call. `arguments`: "json" for an object; "keys" for `key_begin`, name, `key_end`, value, `value_end` of each,
-    strings as they are; "python" for `name=value` as in Python. `several`: whether one answer can have several calls;
-    `short_ids`: the ids of calls are nine letters and digits, or the template refuses them; `signs`: sets of texts, of
-    which one is as a whole in the templates of the family, for those that do not show calls; `channels`: thoughts,
-    answers and calls are messages in channels (harmony).
+    the call. `id_mark`: behind it the model may write an id, after the name. `arguments`: "json" for an object; "keys"
+    for `key_begin`, name, `key_end`, value, `value_end` of each, strings as they are (`key_end_other`, where it is not
+    "", is behind the names of other values); "python" for `name=value` as in Python. `several`: whether one answer can
+    have several calls; `short_ids`: the ids of calls are nine letters and digits, or the template refuses them;
+    `signs`: sets of texts, of which one is as a whole in the templates of the family, for those that do not show
+    calls; `channels`: thoughts, answers and calls are messages in channels (harmony).
     """
 
     name: str
@@ -39,6 +40,7 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     listed: bool = False
     before_name: str = '{"name": '
     after_name: str = ', "arguments": '
+    id_mark: str = ""
     after_arguments: str = "}"
     plain_name: bool = False
     separator: str = ""
@@ -47,6 +49,7 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     arguments: Literal["json", "keys", "python"] = "json"
     key_begin: str = ""
     key_end: str = ""
+    key_end_other: str = ""
     value_end: str = ""
     channels: bool = False
 
@@ -60,8 +63,12 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
         """Texts that may be control tokens, which have to be seen in answers."""
         texts = [self.section_begin, self.section_end, self.begin, self.end]
         texts += [self.before_name, self.after_name, self.after_arguments] if self.plain_name else []
-        texts += [self.key_begin, self.key_end, self.value_end]
-        found = [part for text in texts for part in (text.strip(), *re.findall(r"<[^<>\s]+>|\[[A-Z_]+\]", text))]
+        texts += [self.id_mark, self.key_begin, self.key_end, self.key_end_other, self.value_end]
+        found = [
+            part
+            for text in texts
+            for part in (text.strip(), *re.findall(r"<[^<>\s]+>|\[[A-Z_]+\]|｜[^｜<>\s]+｜", text))
+        ]
         return tuple(dict.fromkeys(filter(None, found)))
 
     def written(self, name: str, number: int = 0) -> str:
@@ -98,6 +105,10 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
             return "".join(secrets.choice(ALPHANUMERIC) for _ in range(SHORT_ID))
         return "call_" + secrets.token_hex(12)
 
+    def key_end_of(self, is_string: bool) -> str:
+        """What is between the name of an argument and its value."""
+        return self.key_end if is_string or not self.key_end_other else self.key_end_other
+
     def _inner(self, name: str, arguments: Any, number: int) -> str:
         return (
             self.written(name, number) + self._arguments(arguments) + self.after_arguments.replace(NUMBER, str(number))
@@ -106,7 +117,10 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     def _arguments(self, arguments: Any) -> str:
         items = arguments.items() if isinstance(arguments, dict) else ()
         if self.arguments == "keys":
-            return "".join(self.key_begin + str(k) + self.key_end + _raw(v) + self.value_end for k, v in items)
+            return "".join(
+                self.key_begin + str(k) + self.key_end_of(isinstance(v, str)) + _raw(v) + self.value_end
+                for k, v in items
+            )
         if self.arguments == "python":
             return ", ".join(f"{key}={value!r}" for key, value in items)
         return _spaced(arguments)

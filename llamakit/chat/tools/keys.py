@@ -19,11 +19,8 @@ class KeysReader:
     """Follows the arguments of one call; gives them as the text of a JSON object."""
 
     def __init__(self, format: ToolFormat, schema: Any) -> None:
-        self._begin, self._middle, self._end = (
-            format.key_begin.strip(),
-            format.key_end.strip(),
-            format.value_end.strip(),
-        )
+        self._begin, self._end = format.key_begin.strip(), format.value_end.strip()
+        self._middle, self._other = format.key_end.strip(), format.key_end_other.strip()
         self._newline = format.key_end.endswith("\n")  # one after the name, and one before the end, are not the value's
         self._properties = properties_of(schema)
         self._n = 0
@@ -37,19 +34,27 @@ class KeysReader:
                 return told, held, False
             if not rest.startswith(self._begin):
                 return told + ("}" if self._n else "{}"), rest, True
-            name, middle, value = rest[len(self._begin) :].partition(self._middle)
+            name, middle, value = self._head(rest[len(self._begin) :])
             value, end, after = value.partition(self._end)
             if not (middle and end):
                 return told, held, False
-            told += self._pair(name.strip(), value)
+            told += self._pair(name.strip(), value, other=middle == self._other)
             held = after
 
-    def _pair(self, name: str, text: str) -> str:
+    def _head(self, rest: str) -> tuple[str, str, str]:
+        """A name, what ends it, and what is behind that."""
+        plain = rest.partition(self._middle)
+        other = rest.partition(self._other) if self._other else ("", "", "")
+        return other if other[1] and (not plain[1] or len(other[0]) < len(plain[0])) else plain
+
+    def _pair(self, name: str, text: str, *, other: bool) -> str:
         if self._newline:
             text = text.removeprefix("\n").removesuffix("\n")
         self._n += 1
-        key = msgspec.json.encode(name).decode()
-        return ("{" if self._n == 1 else ", ") + f"{key}: {value_of(text, self._properties.get(name))}"
+        schema = self._properties.get(name)
+        if self._other:  # what a value is is written beside its name
+            schema = None if other else {"type": "string"}
+        return ("{" if self._n == 1 else ", ") + f"{msgspec.json.encode(name).decode()}: {value_of(text, schema)}"
 
 
 def value_of(text: str, schema: Any) -> str:
@@ -89,7 +94,7 @@ def keys_part(format: ToolFormat, schema: Any, literal: Any, *, lenient: bool, a
     needed = set(required) if isinstance(required, list) else set()
     parts: list[Part] = []
     for name in sorted(properties, key=lambda each: each not in needed):
-        pair = [*literal(format.key_begin + name + format.key_end),
+        pair = [*literal(format.key_begin + name + format.key_end_of(takes_strings(properties[name]))),
                 *_value(format, properties[name], schema, lenient=lenient, about=f"{about}.{name}"),
                 *literal(format.value_end)]  # fmt: skip
         whole: Part = {"type": "sequence", "elements": pair}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamakit.chat.tools.calls import CallDelta
 from llamakit.chat.tools.keys import properties_of
+from llamakit.chat.tools.marks import tail_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,58 +24,133 @@ WORDS = {"true": True, "false": False, "null": None}
 
 
 class PythonCallReader:
-    """Tells calls from text, like `ToolCallReader`; an answer has them at its beginning, maybe behind the marker."""
+    """Tells calls from text, like `ToolCallReader`; without markers they are where an answer begins, or nowhere."""
 
     def __init__(self, format: ToolFormat, names: Collection[str]) -> None:
         self._format, self._names = format, names
         self._begin, self._end = format.opening.strip(), format.end_of_all.strip()
-        self._held, self._is_text, self._n = "", False, 0
+        self._text = self._rest if format.bare else self._in_text  # what follows calls, or is none
+        self._step = self._at_start if format.bare else self._in_text
+        self._held, self._opened, self._n, self._last = "", "", 0, False
+        self._shown: list[str] = []
+        self._deltas: list[CallDelta] = []
         self.cut = False
 
     def push(self, text: str) -> tuple[str, list[CallDelta]]:
         """Some more text: what is text of it for certain, and what is new of calls."""
         self._held += text
-        return self._advance(last=False)
+        return self._told()
 
-    def flush(self) -> tuple[str, list[CallDelta]]:
-        """What was held back; there will be no more text."""
-        return self._advance(last=True)
+    def flush(self, *, cut: bool = False) -> tuple[str, list[CallDelta]]:
+        """What was held back; there will be no more text. With `cut` a limit ended the answer, so that what begins a
+        call is no text."""
+        self._last = True
+        held = self._held.strip()
+        in_list = self._step == self._in_list
+        begun = in_list and not BEGINS.match(held) and (self._opened or self._may_name(held))
+        if cut and (begun or (not in_list and len(held) > 1 and self._begin.startswith(held))):
+            self.cut, self._held, self._opened = in_list, "", ""
+            return "", []
+        return self._told()
 
-    def _advance(self, *, last: bool) -> tuple[str, list[CallDelta]]:
-        held = self._held
-        bare = held.lstrip()
-        if self._begin:
-            if bare.startswith(self._begin):
-                bare = bare[len(self._begin) :].lstrip()
-            elif self._begin.startswith(bare) and not last:
-                return "", []
-        if self._is_text or not bare:
-            if not last and not bare and not self._is_text:
-                return "", []
-            self._held = ""
-            return held, []
-        if not (BEGINS.match(bare) or MAY_BEGIN.match(bare)) or len(bare) > LONGEST:
-            self._is_text, self._held = True, ""
-            return held, []
+    def _told(self) -> tuple[str, list[CallDelta]]:
+        while self._step():
+            pass
+        shown, deltas = "".join(self._shown), self._deltas
+        self._shown, self._deltas = [], []
+        return shown, deltas
+
+    # -- each step looks at what is held, and says whether to look again --------------------------------------------
+
+    def _at_start(self) -> bool:
+        """A list may come without a marker."""
+        bare = self._held.lstrip()
+        if self._begin and bare.startswith(self._begin):
+            self._opened, self._held = self._begin, bare[len(self._begin) :]
+            self._step = self._in_list
+        elif (not bare or (self._begin and self._begin.startswith(bare))) and not self._last:
+            return False
+        else:
+            self._step = self._in_list if _may_be_list(bare) else self._rest
+        return True
+
+    def _in_text(self) -> bool:
+        """Calls begin with their marker."""
+        before, mark, after = self._held.partition(self._begin)
+        if mark:
+            self._shown.append(before.rstrip())
+            self._opened, self._held, self._step = (
+                self._held[len(before.rstrip()) : len(before)] + mark,
+                after,
+                self._in_list,
+            )
+            return True
+        keep = 0 if self._last else tail_of(self._held, self._begin)
+        self._shown.append(self._held[: len(self._held) - keep])
+        self._held = self._held[len(self._held) - keep :]
+        return False
+
+    def _rest(self) -> bool:
+        """Nothing but text any more."""
+        self._shown.append(self._held)
+        self._held = ""
+        return False
+
+    def _in_list(self) -> bool:
+        bare = self._held.lstrip()
+        if not bare and not self._last:
+            return False
+        if not _may_be_list(bare) or len(bare) > LONGEST:
+            return self._no_call(len(self._held))
         calls, rest = _parse(bare, self._names)
         if calls is not None:
-            rest = rest.lstrip().removeprefix(self._end) if self._end else rest
-            self._is_text, self._held = True, ""
-            return rest.lstrip(), [self._delta(*call) for call in calls]
-        if not last:
-            return "", []
-        self._held = ""
+            self._deltas += [self._delta(*call) for call in calls]
+            self._held, self._step = rest, self._at_end
+            return True
+        end = _list_end(bare)
+        if end >= 0:
+            return self._no_call(len(self._held) - len(bare) + end)
+        if not self._last:
+            return False
         begun = BEGINS.match(bare)
         name = begun[0].strip("[( \n") if begun else ""
-        if name in self._names:  # cut within a call: its name is known, its arguments are not
-            self.cut = True
-            return "", [CallDelta(0, name=name, id=self._format.new_id())]
-        return held, []
+        if name not in self._names:
+            return self._no_call(len(self._held))
+        self.cut, self._held = True, ""  # within a call: its name is known, its arguments are not
+        self._deltas.append(CallDelta(self._n, name=name, id=self._format.new_id()))
+        return False
+
+    def _may_name(self, text: str) -> bool:
+        """Whether a list begins with a part of a tool's name."""
+        begun = text.removeprefix("[").strip()
+        return bool(begun) and any(name.startswith(begun) for name in self._names)
+
+    def _no_call(self, n: int) -> bool:
+        """So much of what is held is text after all."""
+        self._shown.append(self._opened + self._held[:n])
+        self._opened, self._held, self._step = "", self._held[n:], self._text
+        return bool(self._held)
+
+    def _at_end(self) -> bool:
+        """The marker behind a list, and white space, are nobody's."""
+        rest = self._held.lstrip()
+        if self._end and rest.startswith(self._end):
+            rest = rest[len(self._end) :].lstrip()
+        elif self._end and self._end.startswith(rest):
+            return False
+        self._held = rest
+        if rest:
+            self._opened, self._step = "", self._text
+        return bool(rest)
 
     def _delta(self, name: str, arguments: dict[str, Any]) -> CallDelta:
         self._n += 1
         text = json.dumps(arguments, ensure_ascii=False)
         return CallDelta(self._n - 1, text, name=name, id=self._format.new_id(), done=True)
+
+
+def _may_be_list(text: str) -> bool:
+    return bool(BEGINS.match(text) or MAY_BEGIN.match(text))
 
 
 def _parse(text: str, names: Collection[str]) -> tuple[list[tuple[str, dict[str, Any]]] | None, str]:

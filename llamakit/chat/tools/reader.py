@@ -17,6 +17,7 @@ from llamakit.chat.tools.calls import CallDelta, ToolCall, merge
 from llamakit.chat.tools.format import NUMBER
 from llamakit.chat.tools.json_end import JSONEnd
 from llamakit.chat.tools.keys import KeysReader
+from llamakit.chat.tools.marks import tail_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,6 +29,7 @@ HEAD = re.compile(
     r'\{\s*(?:"(?:tool_call_id|id|type)"\s*:\s*"[^"]*"\s*,\s*)*"(?:tool_)?name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,'
     r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
+BEGUN = re.compile(r'\s*\[?\s*\{\s*"(?:n|na|nam|(?:tool_)?name"?)(?:$|\s*:)')  # a call whose name is not known yet
 BETWEEN = ",;["  # what may be between calls, beside white space
 LONGEST_NAME = 256  # of a name that no quotes end
 NAME_TAIL = re.compile(r"(?:\[.*|:\d+|<\|channel\|>.*)$", re.DOTALL)  # an id, the number of the call, a channel
@@ -62,8 +64,9 @@ class ToolCallReader:
             pass
         return self._told()
 
-    def flush(self) -> tuple[str, list[CallDelta]]:
-        """What was held back; there will be no more text."""
+    def flush(self, *, cut: bool = False) -> tuple[str, list[CallDelta]]:
+        """What was held back; there will be no more text. With `cut` a limit ended the answer, so that what begins a
+        call, or the markup behind one, is no text."""
         held, self._held = self._held, ""
         if self._step == self._in_arguments:
             self._tell_arguments(held, done=False)
@@ -71,10 +74,24 @@ class ToolCallReader:
         elif self._step == self._in_keys:
             self.cut = True
         elif self._step == self._in_section:
-            self._shown.append(held if self._called else self._opened + held)
-        elif self._step != self._in_tail:
+            self._end_section(held, cut=cut)
+        elif self._step != self._in_tail and not (cut and self._may_open(held.strip())):
             self._shown.append(held)
         return self._told()
+
+    def _end_section(self, held: str, *, cut: bool) -> None:
+        """The answer ends between calls, or before the first."""
+        begun = held.lstrip("".join(BETWEEN) + " \n")
+        if self._called and any(marker.startswith(begun) for marker in self._markers):
+            return
+        if cut and (self._called or self._opened.strip() or BEGUN.match(held)):
+            self.cut = True
+            return
+        self._shown.append(held if self._called else self._opened + held)
+
+    def _may_open(self, text: str) -> bool:
+        """Whether a text is the beginning of the first marker, and not by chance."""
+        return len(text) > (not self._n) and self._begin.startswith(text)
 
     def _told(self) -> tuple[str, list[CallDelta]]:
         shown, deltas = "".join(self._shown), merge(self._deltas)
@@ -104,7 +121,7 @@ class ToolCallReader:
             opened, self._held = self._held[len(before) : at + len(self._begin)], self._held[at + len(self._begin) :]
             self._open_section(opened)
             return True
-        keep = _tail(self._held, self._begin)
+        keep = tail_of(self._held, self._begin)
         self._shown.append(self._held[: len(self._held) - keep])
         self._held = self._held[len(self._held) - keep :]
         return False
@@ -186,9 +203,10 @@ class ToolCallReader:
         before = self._format.before_name.strip()
         if before.startswith(self._held) and len(before) > len(self._held):
             return False
-        found = self._name_end.search(self._held, len(before) if self._held.startswith(before) else 0)
+        start = len(before) if self._held.startswith(before) else 0
+        found = self._name_end.search(self._held, start)
         if found is None or (found.end() == len(self._held) and not found[0]):
-            return self._no_call() if len(self._held) > LONGEST_NAME or "{" in self._held else False
+            return self._no_call() if len(self._held) > LONGEST_NAME or "{" in self._held[start:] else False
         name = NAME_TAIL.sub("", self._held[: found.start()].removeprefix(before).strip()).strip()
         if name not in self._names:
             return self._no_call()
@@ -246,16 +264,6 @@ class ToolCallReader:
         if text or done:
             self._deltas.append(CallDelta(self._n, text, done=done))
         self._n += done
-
-
-def _tail(text: str, marker: str) -> int:
-    """Length of the end of a text that may begin the marker, with the white space before it."""
-    if not marker:
-        return 0
-    for length in range(min(len(text), len(marker) - 1), 0, -1):
-        if marker.startswith(text[-length:]):
-            return len(text) - len(text[:-length].rstrip())
-    return len(text) - len(text.rstrip())
 
 
 def _decoded(text: str) -> str:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 Part = dict[str, Any]  # a format of a structural tag
 BLANK = {"type": "regex", "pattern": "[ \\n]{0,4}"}
+SPACES = {"type": "regex", "pattern": "[ \\n]{0,8}"}  # templates break the lines of a list as they like
+AN_ID = {"type": "regex", "pattern": "[a-zA-Z0-9]{1,32}"}
 A_NUMBER = {"type": "regex", "pattern": "[0-9]{1,2}"}
-MARKER = re.compile(rf"{NUMBER}|<[^<>\s]+>|\[/?[A-Z_]+\]")
+MARKER = re.compile(rf"{NUMBER}|<[^<>\s]+>|\[/?[A-Z_]+\]|｜[^｜<>\s]+｜")
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -72,6 +74,9 @@ class Structure:
             *self._literal("<|channel|>final<|message|>"), content or {"type": "any_text", "excludes": []}
         )
         calls = [_sequence(*self._literal(format.begin), self._call(format, each)) for each in functions]
+        early = format.begin.removeprefix("<|channel|>commentary")  # who it is for may come before the channel
+        late = msgspec.structs.replace(format, after_name="<|channel|>commentary json<|message|>")
+        calls += [_sequence(*self._literal(early), self._call(late, each)) for each in functions]
         ends = calls if required else [final, *calls]
         return _sequence(_optional(thought), *([_optional(words)] if functions else []), _either(*ends))
 
@@ -86,7 +91,7 @@ class Structure:
         if not format.listed:
             row = _row(_sequence(*begin, call, *end), format.separator, several=several)
             return _sequence(*opening, row, *closing) if format.section_begin else row
-        row = _sequence(_text("["), _row(call, format.separator, several=several), _text("]"))
+        row = _sequence(_text("["), SPACES, _row(call, format.separator, several=several), SPACES, _text("]"))
         if format.opening and not format.bare:
             return _sequence(*opening, row, *closing)
         if format.arguments == "python":
@@ -104,18 +109,21 @@ class Structure:
             whole = {"type": "object", **schema}
             inner = [{"type": "json_schema", "json_schema": whole, "lenient": lenient, "about": about}]
         shown = function.name if format.plain_name else msgspec.json.encode(function.name).decode()
-        head = self._literal(format.before_name + shown + format.after_name)
-        return _sequence(*head, *inner, *self._literal(format.after_arguments))
+        head = self._literal(format.before_name + shown)
+        if format.id_mark and self._is_control(format.id_mark):
+            head.append(_optional(_sequence(*self._literal(format.id_mark), AN_ID)))
+        return _sequence(*head, *self._literal(format.after_name), *inner, *self._literal(format.after_arguments))
 
     def _literal(self, text: str) -> list[Part]:
         """A text in which control tokens may stand, and the number of a call."""
         parts: list[Part] = []
-        before = 0
-        for match in MARKER.finditer(text):
+        before = at = 0
+        while (match := MARKER.search(text, at)) is not None:
             if match[0] != NUMBER and not self._is_control(match[0]):
+                at = match.start() + 1  # there may be one within it
                 continue
             parts += _texts(text[before : match.start()])
-            before = match.end()
+            before = at = match.end()
             parts.append(A_NUMBER if match[0] == NUMBER else {"type": "token", "token": match[0]})
         return parts + _texts(text[before:])
 
@@ -153,4 +161,5 @@ def _row(item: Part, separator: str, *, several: bool) -> Part:
     """One item, or `several` with a separator between them."""
     if not several:
         return item
-    return _sequence(item, {"type": "star", "content": _sequence(*_texts(separator), item)})
+    between = [_text(separator.strip()), SPACES] if separator.strip() else _texts(separator)
+    return _sequence(item, {"type": "star", "content": _sequence(*between, item)})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from llamakit.engine.job import Event
 
+WHOLE = (FinishReason.END, FinishReason.STOP, FinishReason.GRAMMAR)  # what ends an answer where it is complete
 PROGRESS_SECONDS = 0.1  # between two reports of progress
 
 
@@ -128,7 +129,7 @@ class _Choice:
             self._n_reasoning += len(self._pieces) if self._thinks else 0
         if result.reason is FinishReason.STOP:
             self._pieces = [] if not result.pieces else _visible(self._pieces)
-        delta = self._told(text, last=True)
+        delta = self._told(text, last=True, cut=result.reason not in WHOLE)
         done = Done(self.choice, result, self._n_reasoning, self._called)
         return [done] if delta is None else [delta, done]
 
@@ -137,26 +138,26 @@ class _Choice:
         reader = self._splitter or self._channels
         return reader is not None and reader.in_thought
 
-    def _told(self, text: str, *, last: bool) -> Delta | None:
-        """What some more text, after the last of which nothing comes, adds."""
+    def _told(self, text: str, *, last: bool, cut: bool = False) -> Delta | None:
+        """What some more text, after the last of which nothing comes, adds; `cut`: a limit ended it."""
         reasoning, content, calls = "", text, list[CallDelta]()
         if self._channels is not None:
             reasoning, content, calls = self._channels.push(text)
             self._n_reasoning += self._channels.in_thought and not last
             if last:
-                more = self._channels.flush()
+                more = self._channels.flush(cut=cut)
                 reasoning, content, calls = reasoning + more[0], content + more[1], merge([*calls, *more[2]])
         if self._splitter is not None:
             part = self._splitter.push(text)
             reasoning, content = part.reasoning, part.content
             self._n_reasoning += self._splitter.in_thought and not last
             if last:
-                end = self._splitter.flush()
+                end = self._splitter.flush(cut=cut)
                 reasoning, content = reasoning + end.reasoning, content + end.content
         if self._tools is not None:
             content, calls = self._tools.push(content) if content else ("", [])
             if last:
-                end_content, end_calls = self._tools.flush()
+                end_content, end_calls = self._tools.flush(cut=cut)
                 content, calls = content + end_content, merge([*calls, *end_calls])
         reader = self._tools or self._channels
         self._called = (self._called or bool(calls)) and not (reader is not None and reader.cut)

@@ -56,7 +56,8 @@ def test_hostile_templates_end_soon_and_small(source):
 @pytest.mark.parametrize("source", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ 1 / 0 }}"])
 def test_templates_reach_nothing(source):
     with contextlib.suppress(ModelFileError):
-        assert ChatTemplate(source).render(TALK) == ""
+        assert ChatTemplate(source).render(TALK) in ("", "None")
+        ChatTemplate(source, ours=True).render(TALK)  # in this process
     assert len(TALK) == 2
 
 

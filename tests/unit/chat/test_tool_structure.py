@@ -6,7 +6,11 @@ import json
 
 import pytest
 
+from llamakit.chat.harmony import HarmonyReader
 from llamakit.chat.reasoning import KNOWN
+from llamakit.chat.tools import joined
+from llamakit.chat.tools.families.cohere import COMMAND_R7B
+from llamakit.chat.tools.families.gpt_oss import GPT_OSS
 from llamakit.chat.tools.families.hermes import HERMES
 from llamakit.chat.tools.families.llama3 import LLAMA3
 from llamakit.chat.tools.families.mistral import MISTRAL, MISTRAL_ARGS
@@ -61,6 +65,28 @@ def test_what_an_answer_may_be(format, how, good, bad):
     found = grammar(format, **how)
     assert [text for text in good if not found.check(text).accepted] == []
     assert [text for text in bad if found.check(text).accepted] == []
+
+
+def test_a_call_in_channels_may_name_its_recipient_early_or_late():
+    found = grammar(GPT_OSS, required=True)
+    for text in (
+        '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}',
+        ' to=functions.f<|channel|>commentary json<|message|>{"x": 1}',
+    ):
+        assert found.check(text).accepted
+        for size in (1, len(text)):
+            reader = HarmonyReader(GPT_OSS, {"f"})
+            told = [reader.push(text[at : at + size])[2] for at in range(0, len(text), size)] + [reader.flush()[2]]
+            (call,) = joined(delta for deltas in told for delta in deltas)
+            assert (call.name, call.arguments, call.cut) == ("f", '{"x": 1}', False)
+    assert not found.check(' to=functions.h<|channel|>commentary json<|message|>{"x": 1}').accepted
+
+
+def test_lists_have_lines_as_templates_break_them():
+    call = '{"tool_call_id": "0", "tool_name": "f", "parameters": {"x": 1}}'
+    found = grammar(COMMAND_R7B, required=True)
+    assert found.check(f"<|START_ACTION|>[\n    {call},\n    {call}\n]<|END_ACTION|>").accepted
+    assert found.check(f"<|START_ACTION|>[{call}, {call}]<|END_ACTION|>").accepted
 
 
 def test_tokens_of_the_vocabulary_are_named_as_such():

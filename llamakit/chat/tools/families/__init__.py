@@ -8,6 +8,7 @@ from llamakit.chat.tools.families.gpt_oss import GPT_OSS
 from llamakit.chat.tools.families.granite import GRANITE
 from llamakit.chat.tools.families.hermes import HERMES
 from llamakit.chat.tools.families.kimi import KIMI
+from llamakit.chat.tools.families.lfm2 import LFM2
 from llamakit.chat.tools.families.llama3 import LLAMA3
 from llamakit.chat.tools.families.llama4 import LLAMA4
 from llamakit.chat.tools.families.mistral import MISTRAL, MISTRAL_ARGS
@@ -15,5 +16,5 @@ from llamakit.chat.tools.families.qwen3_coder import QWEN3_CODER
 
 FORMATS = (
     GPT_OSS, DEEPSEEK_V31, DEEPSEEK_V3, KIMI, QWEN3_CODER, GLM, MISTRAL_ARGS, MISTRAL, COMMAND_R7B, COMMAND_R, GRANITE,
-    FUNCTIONARY, HERMES, LLAMA4, LLAMA3,
+    FUNCTIONARY, HERMES, LFM2, LLAMA4, LLAMA3,
 )  # fmt: skip

@@ -11,5 +11,6 @@ MISTRAL = ToolFormat(
 )  # fmt: skip
 MISTRAL_ARGS = ToolFormat(
     name="mistral-args", summary="[TOOL_CALLS]name[ARGS]{JSON}", signs=(("[TOOL_CALLS]", "[ARGS]"),),
-    begin="[TOOL_CALLS]", before_name="", after_name="[ARGS]", after_arguments="", plain_name=True, short_ids=True,
+    begin="[TOOL_CALLS]", before_name="", id_mark="[CALL_ID]", after_name="[ARGS]", after_arguments="",
+    plain_name=True, short_ids=True,
 )  # fmt: skip
