@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MESSAGE = "<|message|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>")
+WORDS = ("assistant", "to=", "analysis", "commentary", "final")  # with which the rest of a head may begin
+LONGEST_HEAD = 200
 RECIPIENT = re.compile(r"to=(?:functions\.)?([^\s<]+)")
 CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 
@@ -108,9 +110,10 @@ class HarmonyReader:
 def _may_be_head(text: str) -> bool:
     """Whether a text can be how a message begins: marks, the role, the channel, and who it is for."""
     bare = text.lstrip()
-    if any(mark.startswith(bare) or bare.startswith(mark) for mark in ("<|channel|>", "<|start|>", "<|end|>")):
+    begins = ("<|channel|>", "<|start|>", "<|end|>", *WORDS)
+    if any(word.startswith(bare) for word in begins):
         return True
-    return bare.startswith(("assistant", " to=", "to=", "analysis", "commentary", "final")) and len(bare) < 200
+    return bare.startswith(begins[:3]) or (bare.startswith(WORDS) and len(bare) < LONGEST_HEAD)
 
 
 def _is_object(held: str, before: str) -> bool:
