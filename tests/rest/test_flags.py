@@ -157,6 +157,10 @@ def whole(*args):
         ("--cors-origins http://a,http://b", {"frontend.rest.cors": ["http://a", "http://b"]}),
         ("-lv 3 --verbosity 2", {}), ("--reasoning off", {"frontend.rest.reasoning_budget": 0}), ("--reasoning on", {}),
         ("--ignore-eos --tags a,b -ncmoe 3 -cmoe --no-mmproj -ctxcp 4", {"sampling.ignore_eos": True}),
+        ("--spec-draft-ngl 4 --spec-ngram-mod-n-min 2 -Cd ff --prio-draft 1 --n-cpu-ffn 2 --no-agent --cors-methods GET", {}),
+        ("--dry-multiplier 0 --dry-base 1.75 --xtc-probability 0.0 --top-nsigma -1 --dynatemp-range 0 --embd-normalize 2", {}),
+        ("--log-jsonl --reasoning-effort low",
+         {"frontend.rest.log_format": "json", "frontend.rest.reasoning_effort": "low"}),
         ("--lora a --lora-init-without-apply --lora b", {"frontend.rest.lora_scaled": [("a", 0.0), ("b", 0.0)]}),
     ],
 )  # fmt: skip
@@ -171,7 +175,9 @@ def test_lv_alone_is_that_of_2023():
 
 @pytest.mark.parametrize(
     ("args", "word"),
-    [("--rerank", "rank"), ("--mmproj x", "see"), ("--dry-multiplier 1", "not here"), ("-hf a/b", "downloaded"),
+    [("--rerank", "rank"), ("--mmproj x", "see"), ("--dry-multiplier 1", "the sampler dry is not here"), ("-hf a/b", "downloaded"),
+     ("--gpt-oss-20b-default", "downloaded"), ("--dry-multiplier 0.5", "dry-multiplier 0"), ("--pooling none", "one vector"),
+     ("--agent", "client"), ("--sampler-seq k", "request"), ("-mmu x", "see"),
      ("--seed x", "whole number"), ("--temp", "needs a value"), ("-ctk f16 -ctv q8_0", "one type for both")],
 )  # fmt: skip
 def test_what_cannot_be_had_is_named_with_its_reason(args, word):

@@ -161,5 +161,5 @@ def _row(item: Part, separator: str, *, several: bool) -> Part:
     """One item, or `several` with a separator between them."""
     if not several:
         return item
-    between = [_text(separator.strip()), SPACES] if separator.strip() else _texts(separator)
+    between = [_text(separator.strip()), SPACES] if separator.strip() else [BLANK]
     return _sequence(item, {"type": "star", "content": _sequence(*between, item)})

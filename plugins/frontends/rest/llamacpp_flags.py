@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from llamakit.errors import UsageError
 
+YARN = "the scaling of the file holds"
 # Spellings of our own flags.
 SAME = {
     "--chat-template-file": "--chat-template", "--spec-draft-model": "--model-draft", "--draft-max": "--draft",
@@ -33,215 +35,55 @@ SETTINGS: dict[str, tuple[str, type]] = {
     "--mirostat-lr": ("sampling.mirostat_eta", float), "--mirostat-ent": ("sampling.mirostat_tau", float),
 }  # fmt: skip
 # Without effect here, by how many values follow: none, one, or maybe one.
-NONE = {
-    "-ncmoe",
-    "--n-cpu-moe",
-    "-ncmoed",
-    "--n-cpu-moe-draft",
-    "-Cb",
-    "--cpu-mask-batch",
-    "-Crb",
-    "--cpu-range-batch",
-    "--cpu-strict-batch",
-    "-ctkd",
-    "--cache-type-k-draft",
-    "-ctvd",
-    "--cache-type-v-draft",
-    "-hft",
-    "--hf-token",
-    "--tags",
-    "--spec-type",
-    "--spec-synth-len",
-    "--spec-synth-rates",
-    "--spec-ngram-size-n",
-    "--spec-ngram-size-m",
-    "--spec-ngram-min-hits",
-    "--cache-reuse-hybrid",
-    "--cache-reuse-hybrid-min-share",
-    "-ctxcp",
-    "-lcs",
-    "--lookup-cache-static",
-    "-lcd",
-    "--lookup-cache-dynamic",
-    "--media-path",
-    "--allowed-local-media-path",
-    "--local-media-max-size-mb",
-    "--image-min-tokens",
-    "--image-max-tokens",
-    "--webui-config",
-    "--webui-config-file",
-    "--ui-config",
-    "--ui-config-file",
-    "--reasoning-budget-message",
-    "--draft-n-min",
-    "--checkpoint-every-n-tokens",
-    "-cmoe",
-    "--cpu-moe",
-    "-cmoed",
-    "--cpu-moe-draft",
-    "-sp",
-    "--no-mmproj",
-    "--no-mmproj-offload",
-    "--mmproj-offload",
-    "--mmproj-auto",
-    "--no-mmproj-auto",
-    "--cache-idle-slots",
-    "--no-cache-idle-slots",
-    "-bs",
-    "--backend-sampling",
-    "--ui-mcp-proxy",
-    "--no-ui-mcp-proxy",
-    "--webui-mcp-proxy",
-    "--no-webui-mcp-proxy",
-    "--spec-default",
-    "--fit-print",
-    "-cl",
-    "--cont-prefill",
-    "--display-prompt",
-    "--no-display-prompt",
-    "-cb",
-    "--cont-batching",
-    "-nocb",
-    "--no-cont-batching",
-    "--no-props",
-    "--no-metrics",
-    "--warmup",
-    "--no-warmup",
-    "-kvu",
-    "--kv-unified",
-    "-no-kvu",
-    "--no-kv-unified",
-    "--offline",
-    "--perf",
-    "--no-perf",
-    "--mmap",
-    "-e",
-    "--escape",
-    "--no-escape",
-    "--swa-full",
-    "--repack",
-    "--op-offload",
-    "--no-op-offload",
-    "--cache-prompt",
-    "--no-cache-prompt",
-    "--log-disable",
-    "--log-prefix",
-    "--no-log-prefix",
-    "--log-timestamps",
-    "--no-log-timestamps",
-    "-nkvo",
-    "--no-kv-offload",
-    "--kv-offload",
-    "--check-tensors",
-    "--special",
-    "--spm-infill",
-    "--prefill-assistant",
-    "--no-prefill-assistant",
-    "-dio",
-    "--direct-io",
-    "-ndio",
-    "--no-direct-io",
-    "--no-host",
-    "--simple-io",
-    "--models-autoload",
-    "--no-models-autoload",
-    "--verbose-prompt",
-    "--clear-idle",
-    "--no-clear-idle",
-}
-ONE = {
-    "-ncmoe",
-    "--n-cpu-moe",
-    "-ncmoed",
-    "--n-cpu-moe-draft",
-    "-Cb",
-    "--cpu-mask-batch",
-    "-Crb",
-    "--cpu-range-batch",
-    "--cpu-strict-batch",
-    "-ctkd",
-    "--cache-type-k-draft",
-    "-ctvd",
-    "--cache-type-v-draft",
-    "-hft",
-    "--hf-token",
-    "--tags",
-    "--spec-type",
-    "--spec-synth-len",
-    "--spec-synth-rates",
-    "--spec-ngram-size-n",
-    "--spec-ngram-size-m",
-    "--spec-ngram-min-hits",
-    "--cache-reuse-hybrid",
-    "--cache-reuse-hybrid-min-share",
-    "-ctxcp",
-    "-lcs",
-    "--lookup-cache-static",
-    "-lcd",
-    "--lookup-cache-dynamic",
-    "--media-path",
-    "--allowed-local-media-path",
-    "--local-media-max-size-mb",
-    "--image-min-tokens",
-    "--image-max-tokens",
-    "--webui-config",
-    "--webui-config-file",
-    "--ui-config",
-    "--ui-config-file",
-    "--reasoning-budget-message",
-    "--draft-n-min",
-    "--checkpoint-every-n-tokens",
-    "-ub",
-    "--ubatch-size",
-    "--log-file",
-    "--log-verbosity",
-    "--verbosity",
-    "--threads-http",
-    "-sps",
-    "--slot-prompt-similarity",
-    "--cache-reuse",
-    "-cram",
-    "--cache-ram",
-    "--ctx-checkpoints",
-    "--swa-checkpoints",
-    "-dt",
-    "--defrag-thold",
-    "--poll",
-    "--poll-batch",
-    "--prio",
-    "--prio-batch",
-    "-C",
-    "--cpu-mask",
-    "-Cr",
-    "--cpu-range",
-    "--cpu-strict",
-    "-sm",
-    "--split-mode",
-    "-dev",
-    "-fit",
-    "--fit",
-    "-fitt",
-    "--fit-target",
-    "-fitc",
-    "--fit-ctx",
-    "--draft-min",
-    "--draft-p-min",
-    "--spec-draft-n-min",
-    "--spec-draft-p-min",
-    "-cd",
-    "--ctx-size-draft",
-    "-ngld",
-    "--gpu-layers-draft",
-    "-td",
-    "--threads-draft",
-    "-tbd",
-    "--threads-batch-draft",
-    "-devd",
-    "--device-draft",
-    "--models-max",
-    "--keep",
-}
-MAYBE_ONE = {"-fa", "--flash-attn", "--log-colors"}
+NO_VALUE = """
+--backend-sampling -bs --cache-idle-slots --cache-prompt -cb --check-tensors -cl --clear-idle -cmoe -cmoed
+--cont-batching --cont-prefill --cors-credentials --cpu-moe --cpu-moe-draft -dio --direct-io --display-prompt -e
+--escape --fit-print --kv-offload --kv-unified -kvo -kvu --log-disable --log-prefix --log-timestamps --mmap
+--mmproj-auto --mmproj-offload --models-autoload -ndio -nkvo -no-ag --no-agent --no-cache-idle-slots
+--no-cache-prompt --no-clear-idle --no-cont-batching --no-cors-credentials --no-direct-io --no-display-prompt
+--no-escape --no-host --no-kv-offload --no-kv-unified -no-kvu --no-log-jsonl --no-log-prefix --no-log-timestamps
+--no-metrics --no-mmproj --no-mmproj-auto --no-mmproj-offload --no-models-autoload --no-op-offload --no-perf
+--no-prefill-assistant --no-props --no-reasoning-preserve --no-skip-chat-parsing --no-spec-draft-backend-sampling
+--no-ui-mcp-proxy --no-warmup --no-webui-mcp-proxy -nocb --offline --op-offload --perf --prefill-assistant
+--reasoning-preserve --repack --reuse-port --simple-io -sp --spec-default --spec-draft-backend-sampling
+--spec-draft-cpu-moe --special --spm-infill --swa-full --ui-mcp-proxy --verbose-prompt --warmup --webui-mcp-proxy
+"""
+ONE_VALUE = """
+--adaptive-decay --allowed-local-media-path -C --cache-ram --cache-reuse --cache-reuse-hybrid
+--cache-reuse-hybrid-min-share --cache-type-k-draft --cache-type-v-draft -Cb -Cbd -Cd -cd
+--checkpoint-every-n-tokens --checkpoint-min-step -cms --cors-headers --cors-methods --cpu-mask --cpu-mask-batch
+--cpu-mask-batch-draft --cpu-mask-draft --cpu-range --cpu-range-batch --cpu-range-batch-draft --cpu-range-draft
+--cpu-strict --cpu-strict-batch --cpu-strict-batch-draft --cpu-strict-draft -Cr -cram -Crb -Crbd -Crd -ctkd -ctvd
+--ctx-checkpoints --ctx-size-draft -ctxcp --defrag-thold -dev -devd --device-draft --draft-min --draft-n-min
+--draft-p-min --draft-p-split --dry-allowed-length --dry-base --dry-penalty-last-n --dry-sequence-breaker -dt
+--dynatemp-exp --fit -fit --fit-ctx --fit-target -fitc -fitt --gpu-layers-draft --hf-token -hft --image-max-tokens
+--image-min-tokens --keep --kv-unified-per-slot --lazy-mode -lcd -lcs -lm --load-mode --local-media-max-size-mb
+--log-file --log-verbosity --lookup-cache-dynamic --lookup-cache-static -lzm --media-path -mmdev --mmproj-device
+--models-max --mtmd-batch-max-tokens --n-cpu-ffn --n-cpu-moe --n-cpu-moe-draft --n-gpu-layers-draft -ncffn -ncmoe
+-ncmoed -ngld --poll --poll-batch --poll-batch-draft --poll-draft --prio --prio-batch --prio-batch-draft
+--prio-draft --reasoning-budget-message --slot-prompt-similarity -sm --spec-draft-cpu-mask
+--spec-draft-cpu-mask-batch --spec-draft-cpu-range --spec-draft-cpu-range-batch --spec-draft-cpu-strict
+--spec-draft-cpu-strict-batch --spec-draft-device --spec-draft-n-cpu-moe --spec-draft-n-min --spec-draft-ncmoe
+--spec-draft-ngl --spec-draft-p-min --spec-draft-p-split --spec-draft-poll --spec-draft-poll-batch
+--spec-draft-prio --spec-draft-prio-batch --spec-draft-threads --spec-draft-threads-batch --spec-draft-type-k
+--spec-draft-type-v --spec-synth-len
+--spec-synth-rates --spec-type --split-mode -sps --sse-ping-interval --swa-checkpoints --tags -tbd -td
+--threads-batch-draft --threads-draft --threads-http -ub --ubatch-size --ui-config --ui-config-file --verbosity
+--video-ffmpeg-dir --video-fps --video-timestamp-interval --webui-config --webui-config-file --xtc-threshold
+"""
+NONE, ONE = frozenset(NO_VALUE.split()), frozenset(ONE_VALUE.split())
+MAYBE_ONE = frozenset({"-fa", "--flash-attn", "--log-colors"})
+# Samplers and methods that are not here: the value with which they are off, which has no effect, and what they are.
+OFF: dict[str, tuple[float, str]] = {
+    "--dry-multiplier": (0, "the sampler dry is not here"), "--xtc-probability": (0, "the sampler xtc is not here"),
+    "--top-nsigma": (-1, "the sampler top-n-sigma is not here"),
+    "--top-n-sigma": (-1, "the sampler top-n-sigma is not here"),
+    "--dynatemp-range": (0, "temperatures that move are not here"),
+    "--adaptive-target": (-1, "the sampler adaptive-p is not here"),
+    "--embd-normalize": (2, "a request says how its vectors are normalised"),
+    "--yarn-orig-ctx": (0, YARN), "--yarn-ext-factor": (-1, YARN), "--yarn-attn-factor": (-1, YARN),
+    "--yarn-beta-slow": (-1, YARN), "--yarn-beta-fast": (-1, YARN),
+}  # fmt: skip
 # Known, and not to be had: why.
 REFUSED = {
     "-hff": "models are not downloaded: -m FILE", "-hfd": "models are not downloaded: -md FILE",
@@ -278,18 +120,15 @@ REFUSED = {
     "--samplers": "the order belongs to a request",
     "--sampling-seq": "the order belongs to a request", "--model-vocoder": "speech is not supported",
     "--tts-use-guide-tokens": "speech is not supported", "--tools": "tools are run by the client",
+    "--sampler-seq": "the order belongs to a request", "-mmu": "models that see are not supported",
+    "--spec-draft-hf": "models are not downloaded: -md FILE", "-ag": "tools are run by the client",
+    "--agent": "tools are run by the client",
+    "--skip-chat-parsing": "use --reasoning-format none; calls are always read",
+    "--log-prompts-dir": "prompts are not written to disk",
+    "--spec-draft-override-tensor": "tensors stay where the backend puts them",
 }  # fmt: skip
-NOT_HERE = (
-    "--dry-",
-    "--xtc-",
-    "--dynatemp-",
-    "--top-nsigma",
-    "--top-n-sigma",
-    "--adaptive-",
-    "--yarn-",
-    "--fim-",
-    "--embd-",
-)
+# Presets of llama.cpp: a model of its choice, downloaded, with options for it.
+PRESET = re.compile(r"--(?:fim|embd|gpt-oss|vision)-[\w.-]+-(?:default|spec)")
 CACHE_TYPES = {"-ctk": 0, "--cache-type-k": 0, "-ctv": 1, "--cache-type-v": 1}
 
 
@@ -339,16 +178,21 @@ class _Translation:
 
     def _one(self, arg: str) -> None:
         name = arg.replace("_", "-") if arg.startswith("--") else arg
-        if name in REFUSED or name.startswith(NOT_HERE):
-            why = REFUSED.get(name, "llama.cpp's sampler or method of that name is not here")
-            raise UsageError(f"{name} is llama.cpp's, and not supported", found=why, param=name.lstrip("-"))
-        if name in NONE or name in ONE or name in MAYBE_ONE:
+        if name in REFUSED or PRESET.fullmatch(name):
+            raise _refused(name, REFUSED.get(name, "models are not downloaded: -m FILE"))
+        takes_one = name in ONE or name.startswith("--spec-ngram-")  # how to guess: ours needs no such numbers
+        if takes_one or name in NONE or name in MAYBE_ONE:
             self.made.without_effect.append(name)
-            if name in ONE or (name in MAYBE_ONE and self._value_follows()):
+            if takes_one or (name in MAYBE_ONE and self._value_follows()):
                 self._value(name)
         elif name in SETTINGS:
             key, kind = SETTINGS[name]
             self.made.settings[key] = _number(name, self._value(name), kind)
+        elif name in OFF:
+            value, why = OFF[name]
+            if _number(name, self._value(name), float) != value:
+                raise _refused(name, f"{why}; without effect: {name} {value:g}")
+            self.made.without_effect.append(name)
         elif name in CACHE_TYPES:
             self.cache[CACHE_TYPES[name]] = self._value(name)
         elif name in SPECIAL:
@@ -421,6 +265,22 @@ class _Translation:
         if value == "off":
             self.made.settings["frontend.rest.reasoning_budget"] = 0
 
+    def effort(self, name: str) -> None:
+        """--reasoning-effort: what templates are told."""
+        self.made.settings["frontend.rest.reasoning_effort"] = self._value(name)
+
+    def pooled(self, name: str) -> None:
+        """--pooling; of llama.cpp's values two are not here."""
+        value = self._value(name)
+        if value in ("none", "rank"):
+            why = "a text has one vector" if value == "none" else "this server does not rank documents"
+            raise _refused(f"{name} {value}", why)
+        self.made.args += [name, value]
+
+    def json_lines(self, name: str) -> None:
+        """--log-jsonl."""
+        self.made.args += ["--log-format", "json"]
+
     def never_ending(self, name: str) -> None:
         """--ignore-eos: of every request."""
         self.made.settings["sampling.ignore_eos"] = True
@@ -453,10 +313,15 @@ SPECIAL: dict[str, Any] = {
     "--cors-origins": _Translation.each, "--host": _Translation.first, "--lora-scaled": _Translation.scaled,
     "--reasoning": _Translation.thoughts, "-rea": _Translation.thoughts, "--ignore-eos": _Translation.never_ending,
     "--lora-init-without-apply": _Translation.adapters_off, "--metrics": _Translation.measured,
-    "--slots": _Translation.listed_slots,
-    "--no-slots": _Translation.listed_slots,
+    "--slots": _Translation.listed_slots, "--no-slots": _Translation.listed_slots,
+    "--reasoning-effort": _Translation.effort, "--pooling": _Translation.pooled,
+    "--log-jsonl": _Translation.json_lines,
     "--context-shift": _Translation.context_shift, "--no-context-shift": _Translation.context_shift,
 }  # fmt: skip
+
+
+def _refused(name: str, why: str) -> UsageError:
+    return UsageError(f"{name} is llama.cpp's, and not supported", found=why, param=name.lstrip("-"))
 
 
 def _split(arg: str) -> list[str]:

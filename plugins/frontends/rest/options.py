@@ -102,6 +102,9 @@ class ServeOptions(Options, frozen=True):
     reasoning_budget: Annotated[
         int, Meta(ge=-1, le=1 << 30, description="0: models do not think aloud, where their template can say so.")
     ] = -1
+    reasoning_effort: Annotated[
+        str, Meta(description="How much models think aloud, as their template has it; empty = as the template does.")
+    ] = ""
     models_dir: Annotated[str, Meta(description="Folder whose GGUF files are models, loaded when asked for.")] = ""
     slot_save_path: Annotated[str, Meta(description="Folder in which prompts are saved by /slots?action=save.")] = ""
     slots: Annotated[
@@ -135,7 +138,9 @@ class ServeOptions(Options, frozen=True):
     @property
     def template_variables(self) -> dict[str, Any]:
         """Names that chat templates get in every request."""
-        quiet = {"enable_thinking": False} if self.reasoning_budget == 0 else {}
+        quiet: dict[str, Any] = {"enable_thinking": False} if self.reasoning_budget == 0 else {}
+        if self.reasoning_effort:
+            quiet["reasoning_effort"] = self.reasoning_effort
         if not self.chat_template_kwargs:
             return quiet
         try:
