@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from llamakit.errors import UsageError, shown
+from llamakit.typed import convert
 
 MOST_NAMES = 40  # longer lists are not shown whole
 
@@ -118,11 +119,11 @@ def build_options(cls: type[Options], values: Mapping[str, object], *, where: st
         if name not in fields:
             raise UsageError(f"{prefix}no option {name!r}", found=near(name, fields), param=name)
     try:
-        return msgspec.convert(dict(values), cls, strict=True)
+        return convert(dict(values), cls)
     except msgspec.ValidationError as error:
         for name, value in values.items():
             try:
-                msgspec.convert({name: value}, cls, strict=True)
+                convert({name: value}, cls)
             except msgspec.ValidationError:
                 wanted = fields[name].possible
                 raise UsageError(f"{prefix}{name} is {shown(value)}; possible: {wanted}", param=name) from None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 
 from llamakit.errors import UsageError
+from llamakit.typed import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -131,7 +132,7 @@ class Session:
         self.path = Path(model)
         threads = settings.pop("threads", None)
         try:
-            self.settings = msgspec.convert(settings, Settings, strict=True)
+            self.settings = convert(settings, Settings)
         except msgspec.ValidationError as error:
             raise UsageError(f"session settings: {error}") from None
         unknown = sorted(set(settings) - set(Settings.__struct_fields__))

@@ -11,6 +11,7 @@ from llamakit.plugins.frontends.rest.errors import TooLargeError
 
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, fields_of, near
+from llamakit.typed import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -125,7 +126,7 @@ def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOpt
             f"unknown field {_short(ignored[0])}", found=near(ignored[0][:100], names), param=ignored[0][:100]
         )
     try:
-        fields = msgspec.convert(own, cls, strict=True)
+        fields = convert(own, cls)
     except msgspec.ValidationError as error:
         raise _wrong_value(str(error), own, known) from None
     except RecursionError:
@@ -232,7 +233,7 @@ def _checked(name: str, value: object, option: SamplerOption) -> object:
     """A sampler option's value, in range."""
     field = option.field
     try:
-        made: Options = msgspec.convert({field.name: value}, option.cls, strict=True)
+        made: Options = convert({field.name: value}, option.cls)
     except msgspec.ValidationError as error:
         raise _wrong_value(str(error), {field.name: value}, {field.name: field}, name) from None
     return getattr(made, field.name)

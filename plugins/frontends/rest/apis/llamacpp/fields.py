@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from llamakit.engine.request import Guidance
 from llamakit.errors import UsageError
+from llamakit.typed import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +127,7 @@ def default_fields(state: ServerState) -> CompletionBody:
     """The fields of a request that says nothing, as the server's settings have them."""
     values: dict[str, Any] = {}
     fill(values, CompletionBody, state)
-    return msgspec.convert(values, CompletionBody)
+    return convert(values, CompletionBody)
 
 
 def sampling_of(state: ServerState, body: Body[Any]) -> dict[str, object]:
