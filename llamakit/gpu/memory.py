@@ -13,6 +13,7 @@ from llamakit.backend import Buffer, State
 from llamakit.errors import UsageError
 from llamakit.gguf import GGMLType, native
 from llamakit.gpu.driver import At, Block
+from llamakit.gpu.source import MOST, too_large
 from llamakit.gpu.top import top
 from llamakit.graph.graph import DType
 
@@ -91,6 +92,8 @@ class GPUState(State):
 
     def __init__(self, driver: Driver, shape: tuple[int, ...], dtype: DType) -> None:
         self.shape, self.dtype, self.driver = shape, dtype, driver
+        if math.prod(shape) > MOST:
+            raise too_large(f"a state of {math.prod(shape):,} elements")
         self.n_bytes = state_bytes(shape, dtype)
         self.place = At(driver.allocate(-(-self.n_bytes // 4) * 4))
         driver.zero(self.place, -(-self.n_bytes // 4) * 4)

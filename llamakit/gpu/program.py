@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from llamakit.errors import BackendError
 from llamakit.gpu.driver import At
 from llamakit.gpu.lower import Lowering, lower, plan_of
 from llamakit.gpu.memory import GPUBuffer
+from llamakit.gpu.source import MOST, too_large
 from llamakit.graph.graph import Dim
 from llamakit.graph.ops import Op
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 RECORDED_ROWS = 64  # steps of more are not recorded: they are rarely the same, and their launches are long
 MOST_TAPES = 32
+MOST_SEEN = 1024  # sizes that came once
 
 
 class GPUExecutable(Executable):
@@ -44,6 +47,7 @@ class GPUExecutable(Executable):
         states: Mapping[str, Any],
     ) -> None:
         self.kernels, self.graph, self.maxima, driver = kernels, graph, graph.dims(), kernels.driver
+        _refuse_large(graph)
         layout = InputLayout(graph.inputs)
         self._block = np.zeros(layout.n_values, np.int32)
         self.inputs = layout.views(self._block)
@@ -90,6 +94,8 @@ class GPUExecutable(Executable):
             tape.play()
             return
         if self._recorded and max(sizes.values(), default=0) <= RECORDED_ROWS:
+            if len(self._seen) > MOST_SEEN:
+                self._seen.clear()
             self._seen.add(key)
         self._steps_of(sizes)
 
@@ -121,7 +127,7 @@ class GPUExecutable(Executable):
         """Refuse indices that point outside of what they index: on a device nothing else would."""
         for (node, name, least, n), value in self._checks:
             found = self.inputs[self._names[value.id]][tuple(slice(0, size) for size in _cut(value, sizes))]
-            if name == "positions":
+            if n == 0:
                 _check_positions(node, found, self._input(node, "sequences", sizes))
             elif found.size and (found.min() < least or found.max() >= n):
                 raise BackendError(f"node {node.name}: {name} {found.min()}..{found.max()} is outside {least}..{n - 1}")
@@ -130,16 +136,25 @@ class GPUExecutable(Executable):
         """What is to be checked of the inputs, each once: layers share theirs."""
         found: dict[tuple[int, str, int, int], tuple[Check, Value]] = {}
         for node in self.graph.nodes:
-            check = _check_of(node, kv)
-            value = None if check is None else node.input(check[1])
-            if check is not None and value is not None and value.id in self._names:
-                found.setdefault((value.id, *check[1:]), (check, value))
+            for check in _checks_of(node, kv, self._lowering.adapters):
+                value = node.input(check[1])
+                if value is not None and value.id in self._names:
+                    found.setdefault((value.id, *check[1:]), (check, value))
         return list(found.values())
 
     def _input(self, node: Node, name: str, sizes: Mapping[str, int]) -> Any:
         value = node.input(name)
         assert value is not None
         return self.inputs[self._names[value.id]][: _cut(value, sizes)[0]]
+
+
+def _refuse_large(graph: Graph) -> None:
+    """Values whose elements kernels could not count are refused before any memory is taken for them."""
+    for node in graph.nodes:
+        for value in node.outputs:
+            n = math.prod(int(size) for size in value.shape)
+            if n > MOST:
+                raise too_large(f"the result of {node.name}, {n:,} elements,")
 
 
 def _cut(value: Value, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -155,21 +170,31 @@ def _check_positions(node: Node, positions: Any, sequences: Any) -> None:
         raise BackendError(f"node {node.name}: the positions of a sequence must ascend by one, they are {positions}")
 
 
-def _check_of(node: Node, kv: GPUKV | None) -> Check | None:
-    """(node, input, least, end) of what a node's integers may be; None if it has none to check."""
+def _checks_of(node: Node, kv: GPUKV | None, adapters: GPUAdapters | None) -> list[Check]:
+    """(node, input, least, end) of what a node's integers may be."""
     tensor = node.tensors[0] if node.tensors else None
+    names = dict(node.named_inputs())
+    found: list[Check] = []
+    if adapters is not None and names.get("adapter") is not None:
+        found.append((node, "adapter", 0, adapters.n_slot + 1))
     if node.op is Op.EMBEDDING and tensor is not None:
-        return node, "tokens", 0, tensor.shape[0]
-    if node.op is Op.ATTENTION and kv is not None and node.attrs.layer is not None:
-        return node, "cells", 0, kv.n_cell
-    if node.op in (Op.ATTENTION, Op.ATTENTION_BACK):
-        return node, "positions", 0, 0
-    if node.op in (Op.HEAD_LOSS, Op.CROSS_ENTROPY, Op.CROSS_ENTROPY_GRAD):
+        found.append((node, "tokens", 0, tensor.shape[0]))
+    elif node.op is Op.ATTENTION and kv is not None and node.attrs.layer is not None:
+        tables = names["block_tables"]
+        assert tables is not None
+        n_table, width = (int(size) for size in tables.shape)
+        found += [
+            (node, "cells", 0, kv.n_cell), (node, "block_tables", 0, kv.spec.n_block),
+            (node, "sequences", 0, n_table), (node, "positions", 0, width * kv.spec.block_size),
+        ]  # fmt: skip
+    elif node.op in (Op.ATTENTION, Op.ATTENTION_BACK):
+        found.append((node, "positions", 0, 0))  # see `_check_positions`
+    elif node.op in (Op.HEAD_LOSS, Op.CROSS_ENTROPY, Op.CROSS_ENTROPY_GRAD):
         first = node.inputs[0]
         n_vocab = tensor.shape[0] if tensor is not None else int(first.shape[-1]) if first is not None else 0
-        return node, "targets", -1, n_vocab
-    if node.op is Op.SCATTER_ROWS and tensor is not None:
-        return node, "indices", 0, tensor.shape[0]
-    if node.op is Op.SELECT_ROWS and node.inputs[0] is not None:
-        return node, "indices", 0, int(node.inputs[0].shape[0])
-    return None
+        found.append((node, "targets", -1, n_vocab))
+    elif node.op is Op.SCATTER_ROWS and tensor is not None:
+        found.append((node, "indices", 0, tensor.shape[0]))
+    elif node.op is Op.SELECT_ROWS and node.inputs[0] is not None:
+        found.append((node, "indices", 0, int(node.inputs[0].shape[0])))
+    return found

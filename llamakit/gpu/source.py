@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamakit.errors import BackendError
 from llamakit.gguf import GGMLType
 from llamakit.gpu.driver import At
 
@@ -19,6 +20,7 @@ FOLDER = Path(__file__).with_name("kernels")
 GROUP_MATMUL = 64  # items of a group of matmul.cl
 SIDE = 32  # rows and columns that such a group makes
 TOP_WIDTH = 64  # items of a group of top.cl
+MOST = 2**31 - 1  # of elements of a value or a state, and of numbers that kernels are given
 CHUNK = 64  # scores that attention has at once
 LEVELS = {  # the values of the grids' levels, by type: see `llamakit.gguf.quants_grid`
     "IQ1_S": ("iq1", (-8, 0, 8)),
@@ -77,6 +79,14 @@ def kernel_names(text: str) -> str:
     return ", ".join(re.findall(r"^(?:KERNEL|__kernel) void (\w+)", text, re.MULTILINE)) or "no kernel"
 
 
+def too_large(what: str) -> BackendError:
+    """The error of what has more elements than kernels count."""
+    return BackendError(
+        f"{what} is too large for this backend, whose kernels count to {MOST:,}",
+        hint="a smaller --batch-size, or --backend cpu",
+    )
+
+
 Defines = dict[str, int | str]
 NOTHING: Defines = {}
 
@@ -111,19 +121,26 @@ class Kernels:
     def items(self, kernel: Any, n: int, *arguments: Argument) -> None:
         """Run a kernel whose items have nothing to do with one another."""
         if n > 0:
-            self.driver.launch(kernel, -(-n // self.traits.items), self.traits.items, arguments)
+            self._launch(kernel, -(-n // self.traits.items), self.traits.items, arguments)
 
     def units(self, kernel: Any, n: int, *arguments: Argument) -> None:
         """Run a kernel of units, each of `lanes` items."""
         if self.traits.lanes == 1:
             self.items(kernel, n, *arguments)
         elif n > 0:
-            self.driver.launch(kernel, n, self.traits.lanes, arguments)
+            self._launch(kernel, n, self.traits.lanes, arguments)
 
     def groups(self, kernel: Any, n: int, n_item: int, *arguments: Argument) -> None:
         """Run a kernel of groups of a fixed size."""
         if n > 0:
-            self.driver.launch(kernel, n, n_item, arguments)
+            self._launch(kernel, n, n_item, arguments)
+
+    def _launch(self, kernel: Any, n_group: int, n_item: int, arguments: tuple[Argument, ...]) -> None:
+        """Launch it, if its numbers are such as kernels have: 32 bits."""
+        if n_group > MOST or any(isinstance(each, int) and not -MOST <= each <= MOST for each in arguments):
+            most = max(n_group, *(abs(each) for each in arguments if isinstance(each, int)))
+            raise too_large(f"a step of {most:,} elements")
+        self.driver.launch(kernel, n_group, n_item, arguments)
 
     def scratch(self, name: str, n_bytes: int) -> At:
         """Memory for what is done with before the next use of that name."""

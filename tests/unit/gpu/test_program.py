@@ -10,7 +10,9 @@ from llamakit.engine.runner import kv_spec
 from llamakit.errors import BackendError, OutOfMemoryError, UsageError
 from llamakit.gguf import GGMLType, open_gguf
 from llamakit.gpu.device import GPUDevice
-from llamakit.gpu.driver import Traits
+from llamakit.gpu.driver import At, Traits
+from llamakit.gpu.source import Kernels
+from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import Op
 from llamakit.models import GraphSizes, load_model
 from llamakit.registry import Registry
@@ -212,13 +214,41 @@ def test_the_footprint_is_what_is_allocated(small_model):
     assert model.device.kv_size(model.kv.spec) == sum(place.block.n_bytes for place in model.kv.layers)
 
 
-@pytest.mark.parametrize(("name", "value"), [("tokens", -1), ("tokens", 99999), ("cells", 4096)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tokens", -1), ("tokens", 99999), ("cells", 4096), ("positions", 4096), ("sequences", 2), ("block_tables", 99)],
+)
 def test_numbers_out_of_range_are_refused_before_anything_runs(small_model, name, value):
     model = Model(small_model)
-    model.program.inputs[name][0] = value
+    model.program.inputs[name].flat[0] = value
     with pytest.raises(BackendError, match=name):
         model.run(1)
     assert model.driver.launches == []
+
+
+def test_slots_out_of_range_are_refused(device):
+    program = compiled(Case("linear", rows=6, adapters=True), device)
+    for slot in (-1, 3):
+        program.inputs["slots"][4] = slot
+        with pytest.raises(BackendError, match="adapter"):
+            program.run({"rows": 6})
+        assert device.driver.launches == []
+
+
+def test_what_kernels_cannot_count_is_refused_before_memory_is_taken(device):
+    g = GraphBuilder("large")
+    x = g.input("x", (Dim("rows", 1 << 20), 64), DType.F32)
+    weight = g.parameter("w", (4096, 64))
+    graph = g.build(out=g.add(Op.LINEAR, "wide", (x, None), tensors=(weight, None)))
+    before = len(device.driver.blocks)
+    with pytest.raises(BackendError, match="result of wide, 4,294,967,296 elements, is too large"):
+        device.compile(graph, {"w": None})
+    with pytest.raises(BackendError, match="a state of 2,147,483,648 elements is too large"):
+        device.state((1 << 16, 1 << 15))
+    assert len(device.driver.blocks) == before
+    kernels = Kernels(device.driver)
+    with pytest.raises(BackendError, match="a step of 3,000,000,000 elements"):
+        kernels.items(kernels.get("scale"), 3_000_000_000, At(device.driver.allocate(4)), 3_000_000_000, 1.0)
 
 
 def test_caches_say_what_they_cannot_be(device):
@@ -258,8 +288,6 @@ def test_every_op_has_steps():
 
 
 def test_states_hold_what_their_type_can(device):
-    from llamakit.graph.graph import DType
-
     values = np.linspace(-3, 3, 600, dtype=np.float32).reshape(2, 300)
     reference = Registry.discover().backend("reference")().open()
     for dtype in (DType.F32, DType.BF16, DType.I8):
