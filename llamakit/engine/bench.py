@@ -14,6 +14,7 @@ from llamakit.engine.kv_cache import BlockPool, BlockTable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from llamakit.backend import Buffer
     from llamakit.engine.engine import Engine
     from llamakit.work import Work
 
@@ -48,6 +49,7 @@ class Bench:
         self._pool = BlockPool(engine.space.kv.spec.n_block)
         self._tables: list[BlockTable] = []  # of sequences that are `_depth` tokens long
         self._depth = 0
+        self._made: Buffer | None = None
 
     def run(
         self, prompts: Sequence[int], gens: Sequence[int], depths: Sequence[int], batches: Sequence[int], repeat: int
@@ -71,6 +73,7 @@ class Bench:
                 self._prompt(tables[0], n_prompt)
             for _ in range(n_gen):
                 self._decode(tables)
+            self._wait()
             seconds = time.perf_counter() - start
             if i:  # the first one warms up
                 rates.append((n_prompt + n_gen * batch) / seconds)
@@ -104,13 +107,18 @@ class Bench:
             count, base = min(runner.n_row, n - start), table.length
             batch = Batch()
             batch.add([self._token(base + i) for i in range(count)], table, n_output=int(start + count == n))
-            runner.run(batch)
+            self._made = runner.run(batch)["logits"]
+
+    def _wait(self) -> None:
+        """Until the last step is done: devices go on while the host does."""
+        if self._made is not None and self._made.shape[0]:
+            self._made.rows([0])
 
     def _decode(self, tables: list[BlockTable]) -> None:
         batch = Batch()
         for i, table in enumerate(tables):
             batch.add([self._token(table.length + i)], table)
-        self.engine.runner.run(batch)
+        self._made = self.engine.runner.run(batch)["logits"]
 
     def _token(self, i: int) -> int:
         return (i * 7919 + 1) % self.engine.tokenizer.n_vocab

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llamakit.backend import Device, Footprint, InputLayout, Precision
+from llamakit.backend import Ceilings, Device, Footprint, InputLayout, Precision
 from llamakit.gpu.adapters import GPUAdapters
+from llamakit.gpu.ceilings import measure
 from llamakit.gpu.cells import GPUKV, cache_bytes
 from llamakit.gpu.lower import plan_of, supported
 from llamakit.gpu.memory import GPUState, GPUWeight, state_bytes
@@ -75,6 +76,10 @@ class GPUDevice(Device):
     ) -> GPUExecutable:
         """Plan memory, compile kernels."""
         return GPUExecutable(self.kernel_store, graph, weights, kv, adapters, dict(states or {}))
+
+    def ceilings(self) -> Ceilings:
+        """Reads and multiply-adds in float32, measured."""
+        return measure(self.kernel_store)
 
     def kernels(self) -> dict[str, str]:
         """What is in use."""
