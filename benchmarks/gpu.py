@@ -6,7 +6,7 @@ Each finding is a line of JSON in the file as soon as it is there, so that a run
 
     device   name, driver, kernels, memory
     ceilings reads, multiply-adds, copies, launches, measured now
-    kit      cases of the conformance and training kits: how many pass, which fail and why, how many there was no time for
+    kit      cases of the conformance and training kits: how many pass, which fail and why, how many were left out
     text     whether greedy text is that of the cpu with activations in float32
     rate     tokens a second of a model, with its share of the ceilings
     end      seconds in all
