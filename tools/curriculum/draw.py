@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from curriculum.words import BY_KIND, ENDS, MEN, SYLLABLES, WOMEN
+from curriculum.words import BY_KIND, ENDS, FATHERS, MEN, MOTHERS, SYLLABLES, WOMEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ class Draw:
         return found
 
     def _person(self, name: str) -> Person:
-        man = name in MEN or (name not in WOMEN and self.chance(0.5))
+        man = name in MEN + FATHERS or (name not in WOMEN + MOTHERS and self.chance(0.5))
         return Person(name, "He" if man else "She")
 
     def invented_name(self) -> str:

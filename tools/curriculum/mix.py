@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from curriculum import calling, copying, forms, questions, talk, telling
+from curriculum.brief import BRIEF
 from curriculum.draw import HELD_OUT, TRAIN, Draw
 from curriculum.example import Example
 from curriculum.wide import WIDE
@@ -64,6 +65,10 @@ STAGES = (
         "lookup": 2, "copy": 10, "question": 43, "tool": 18, "no-tool": 4, "json": 7, "count": 8, "talk": 3,
         "story": 3, "unknown": 2,
     }, tales=25, conversations=0.06, before=0.35),
+    Stage("brief", BRIEF, {
+        "lookup": 2, "copy": 8, "question": 56, "tool": 12, "no-tool": 4, "json": 5, "count": 6, "talk": 3,
+        "story": 2, "unknown": 2,
+    }, tales=25, conversations=0.05, before=0.25),
 )  # fmt: skip
 TURNS = (4, 9)
 SAID = {"copy": 15, "count": 8, "talk": 35, "story": 42}  # in a conversation, beside the example with a text
@@ -90,10 +95,19 @@ def conversation(parts: list[Example]) -> Example:
     return Example("conversation", sorted(messages, key=lambda message: message["role"] != "system"))
 
 
+def judged(level: Level) -> dict[str, Maker]:
+    """The kinds that can be judged at a level."""
+    about_texts: dict[str, Maker] = {"question": questions.make, "not-in-text": questions.make}
+    if level.untold:
+        return about_texts
+    return {
+        kind: make for kind, make in KINDS.items() if kind != "text" and (level.wide or kind != "unknown")
+    } | about_texts
+
+
 def held_out(seed: int, each: int, level: Level = HARD) -> Iterator[Example]:
     """Tasks to judge by: `each` of every kind that can be judged, of other seeds and other combinations of words."""
-    makers = {kind: make for kind, make in KINDS.items() if kind != "text" and (level.wide or kind != "unknown")}
-    for kind, make in (*makers.items(), ("not-in-text", questions.make)):
+    for kind, make in judged(level).items():
         seeds = f"{seed}/{'not' if kind == 'not-in-text' else kind}"
         found = 0
         for number in range(each * 20):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from curriculum.example import NOT_SAID, Example, Message, assistant, system, user
+from curriculum.untold import UNTOLD, UNTOLD_OF_PEOPLE
 from curriculum.words import article
 from curriculum.world import Fact, Level, Story, make_story, sentence
 
@@ -17,6 +18,7 @@ LAYOUTS = (
     "Read this text: {text}\n{question}", "Answer from this text. {text}\n{question}", "{question}\n{text}",
 )  # fmt: skip
 COLOUR = ("What colour is the {v} of {p}?", "What colour is the {v}?", "What colour is {p}'s {v}?")
+COLOUR_OF_THINGS = ("What colour is {p}?", "Which colour is {p}?", "What is the colour of {p}?")
 WHO, WHO_WIDE = 0.2, 0.35  # share of questions for the person
 ABOUT = ("{text}", "Answer questions about this text: {text}", "Text: {text}")
 
@@ -36,6 +38,9 @@ def about(draw: Draw, story: Story, fact: Fact, level: Level) -> Question:
     """A question that the text answers: mostly for a value, else for the person, the colour, or yes and no."""
     relation = fact.relation
     if relation.colour and draw.chance(0.3):
+        if relation.things:
+            asked = fact.fill(draw.one(COLOUR_OF_THINGS))
+            return Question("colour", asked, fact.fill("{p} is {c}."), (fact.colour,))
         asked = fact.fill(draw.one(COLOUR))
         return Question("colour", asked, fact.fill("The {v} is {c}."), (fact.colour,))
     if draw.chance(WHO_WIDE if level.wide else WHO):
@@ -60,6 +65,11 @@ def _yes_or_no(draw: Draw, fact: Fact) -> Question:
 
 def not_said(draw: Draw, story: Story, level: Level) -> Question:
     """A question that the text does not answer: of somebody else, of something not told, or for nobody."""
+    if level.untold and draw.chance(level.untold):
+        fact = draw.one(story.facts)
+        forms = UNTOLD[fact.relation.kind] + (() if fact.relation.things else UNTOLD_OF_PEOPLE)
+        told = {each.fill(ask) for each in story.facts for ask in (*each.relation.asks, *each.relation.who)}
+        return _unknown(draw.one([asked for form in forms if (asked := fact.fill(form)) not in told]))
     words = {fact.value for fact in story.facts} | {person.name.removeprefix("the ") for person in story.people}
     relation = draw.one(level.relations)
     if level.wide and draw.chance(0.5):
@@ -77,7 +87,9 @@ def not_said(draw: Draw, story: Story, level: Level) -> Question:
     if relation.things:
         name = "the " + draw.one([each for each in draw.words["object"] if each not in words])
     else:
-        name = draw.one([each for each in draw.words["person"] if each not in words])
+        kind = draw.one(("person", "person", "animal", "role")) if level.anybody else "person"
+        name = draw.one([each for each in draw.words[kind] if each not in words])
+        name = name if kind == "person" else f"the {name}"
     return _unknown(sentence(draw.one(relation.asks), p=name))
 
 

@@ -63,10 +63,11 @@ RECIPE = Recipe(
         Phase("long", 10_000, {"ctx": 1024, "batch": 2, "lr": 4e-4, "warmup": 20.0, "min_lr": 0.02}),
         Phase("wide", 24_000, {"ctx": 1024, "batch": 2, "lr": 6e-4, "warmup": 30.0, "min_lr": 0.02}, "-wide"),
         Phase("both", 32_000, {"ctx": 1024, "batch": 2, "lr": 8e-4, "warmup": 30.0, "min_lr": 0.02}, "-wide"),
+        Phase("brief", 30_000, {"ctx": 1024, "batch": 2, "lr": 8e-4, "warmup": 30.0, "min_lr": 0.02}, "-brief"),
     ),
 )  # fmt: skip
 LIGHT = replace(RECIPE, shape=Shape(n_embd=192, n_layer=5, n_head=6, n_ff=512))
-IN_A_MINUTE = (400, 200, 200, 20, 20, 20)
+IN_A_MINUTE = (400, 200, 200, 20, 20, 20, 20)
 SHORT = replace(
     RECIPE, shape=Shape(n_embd=128, n_layer=3, n_head=4, n_ff=256), vocabulary=3000, shown=300, tests=5,
     phases=tuple(replace(phase, examples=count) for phase, count in zip(RECIPE.phases, IN_A_MINUTE, strict=True)),
@@ -134,10 +135,11 @@ def run(recipe: Recipe, out: Path, tales: Path | None, threads: int) -> dict[str
     from llamakit import Session
 
     with Session(packed, threads=threads or None) as session:
-        records = evaluate.read(out / "data" / "tests.jsonl"), evaluate.read(out / "data" / "tests-wide.jsonl")
-        found, wide = (evaluate.score(session, each) for each in records)
-    found |= {f"{kind}, wide": counts for kind, counts in wide.items()}
-    scores = {kind: n_right / n for kind, (n_right, n) in found.items()}
+        scores: dict[str, float] = {}
+        for name in ("", "wide", "brief"):
+            records = evaluate.read(out / "data" / f"tests{'-' if name else ''}{name}.jsonl")
+            for kind, (n_right, n) in evaluate.score(session, records).items():
+                scores[f"{kind}, {name}" if name else kind] = n_right / n
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return scores
 

@@ -19,6 +19,8 @@ MEN = split_words(
     "Viktor",
 )
 PEOPLE = WOMEN + MEN
+MOTHERS = split_words("Grandma Mother Mom")
+FATHERS = split_words("Grandpa Father Dad")
 
 ANIMALS = split_words(
     "ant bat bear bee bird cat cow crab crow deer dog donkey duck eagle fish fox frog goat goose hare hen horse",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of fact. In its sentences {p} is the person, {v} the value, {a} the value with its article.
+    """One kind of fact. In its sentences {p} is the person, {v} the value, {a} the value with its article, {n} a thing
+    without "the", {s} his, her or its.
 
     `says`: ways to tell it, the plainest first; `asks`: for the value; `who`: for the person; `yes`: whether it is so.
     `colour`: the value has a colour, {c}, that can be asked for. `things`: it is said of things, not of people.
@@ -186,6 +187,9 @@ RELATIONS = (
 )
 
 
+OWN = {"He": "his", "She": "her", "It": "its"}
+
+
 @dataclass(frozen=True)
 class Fact:
     """What is so of one person."""
@@ -197,7 +201,9 @@ class Fact:
 
     def fill(self, form: str) -> str:
         """A sentence about it."""
-        return sentence(form, p=self.person.name, v=self.value, a=article(self.value), c=self.colour)
+        name, own = self.person.name, OWN[self.person.pronoun]
+        words = {"p": name, "v": self.value, "a": article(self.value), "c": self.colour}
+        return sentence(form, **words, n=name.removeprefix("the "), s=own)
 
 
 def sentence(form: str, **words: str) -> str:
@@ -225,6 +231,10 @@ class Level:
     wide: bool = False  # many ways to ask, as in `curriculum.wide`
     alike: float = 0.0  # stories that tell the same of everybody
     joined: float = 0.0  # sentences joined to the next by "and"
+    untold: float = 0.0  # questions without an answer that are of a kind that no text answers
+    anybody: bool = False  # such questions may be of an animal or of somebody called by what they do
+    shared: float = 0.0  # sentences about the same person as the one before, which go on with "and" and no subject
+    titled: float = 0.0  # people who are said to be somebody's friend or sister where they are first named
 
 
 EASY = Level(
@@ -287,10 +297,24 @@ def tell(draw: Draw, facts: list[Fact], level: Level) -> str:
             sentences.append(draw.one(FILLERS))
             before = None
         form = draw.one(fact.relation.says[: level.phrasings])
+        goes_on = fact.person == before and form.startswith("{p} ") and " and " not in form
+        if goes_on and _chance(draw, level.shared):
+            sentences[-1] = f"{sentences[-1].rstrip('.')} and {fact.fill(form).removeprefix(fact.fill('{p} '))}"
+            continue
+        if fact.person.name[0].isupper() and form.startswith("{p}") and before is None and _chance(draw, level.titled):
+            form = draw.one(TITLES[fact.person.pronoun]) + form
         again = form.startswith("{p}") and fact.person == before and draw.chance(level.pronouns)
         sentences.append(fact.fill(form.replace("{p}", fact.person.pronoun, 1) if again else form))
         before = fact.person
     return " ".join(_joined(draw, sentences, level.joined))
+
+
+TITLES = {
+    "He": ("My friend ", "My brother ", "Our neighbour ", "Little ", "Old ", "Her brother ", "A man called ", "Mr ",
+           "Uncle "),
+    "She": ("My friend ", "My sister ", "Our neighbour ", "Little ", "Old ", "His sister ", "His wife ", "Mrs ",
+            "Aunt "),
+}  # fmt: skip
 
 
 def _chance(draw: Draw, share: float) -> bool:

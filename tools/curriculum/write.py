@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from curriculum.brief import BRIEF
 from curriculum.mix import STAGES, examples, held_out
 from curriculum.wide import WIDE
 from curriculum.words import BY_KIND, MORE
@@ -93,7 +94,7 @@ def write(
     for stage in STAGES:
         made = (example.record() for example in examples(stage, seed, counts[stage.name]))
         write_jsonl(out / f"{stage.name}.jsonl", mixed(made, texts, stage.tales) if stage.tales else made)
-    for name, level in (("", HARD), ("-wide", WIDE)):
+    for name, level in (("", HARD), ("-wide", WIDE), ("-brief", BRIEF)):
         tests, validation = held_out(seed, each, level), held_out(seed + 1, -(-each // 5), level)
         write_jsonl(out / f"tests{name}.jsonl", (example.test_record() for example in tests))
         write_jsonl(out / f"validation{name}.jsonl", (example.record() for example in validation))
@@ -105,8 +106,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--examples", type=int, nargs=6, default=[6000, 10000, 60000, 10000, 24000, 32000], help="of each stage"
-    )
+        "--examples", type=int, nargs=7, default=[6000, 10000, 60000, 10000, 24000, 32000, 30000],
+        help="of each stage",
+    )  # fmt: skip
     parser.add_argument("--each", type=int, default=100, help="tests of each kind")
     parser.add_argument("--vocabulary", type=int, default=4096, help="size")
     parser.add_argument("--tales", type=Path, help="a file of tales, two blank lines between them")

@@ -48,11 +48,11 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", trained)
     with pytest.raises(subprocess.CalledProcessError):
         recipe.train(recipe.SHORT, tmp_path, 1)
-    assert recipe.train(recipe.SHORT, tmp_path, 1) == tmp_path / "both" / "model.gguf"
+    assert recipe.train(recipe.SHORT, tmp_path, 1) == tmp_path / "brief" / "model.gguf"
     bases = [command[command.index("-m", 3) + 1] for command in asked if "--data" in command]
     assert bases == [
         str(tmp_path / f"{name}.gguf")
-        for name in ("first", "easy/model", "middle/model", "hard/model", "long/model", "wide/model")
+        for name in ("first", "easy/model", "middle/model", "hard/model", "long/model", "wide/model", "both/model")
     ]
     assert asked[2][3:] == ["finetune", "resume", str(tmp_path / "middle")]
 
@@ -79,6 +79,8 @@ def test_a_short_run_learns_something(tmp_path):
     assert losses[3][-1] < 0.8 * losses[0][0]  # of the same tasks; later stages have others
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     kinds = {record["kind"] for record in recipe.evaluate.read(tmp_path / "data" / "tests.jsonl")}
-    wide = {record["kind"] for record in recipe.evaluate.read(tmp_path / "data" / "tests-wide.jsonl")}
-    assert set(scores) == kinds | {f"{kind}, wide" for kind in wide}
+    for name in ("wide", "brief"):
+        records = recipe.evaluate.read(tmp_path / "data" / f"tests-{name}.jsonl")
+        kinds |= {f"{record['kind']}, {name}" for record in records}
+    assert set(scores) == kinds
     assert (tmp_path / "model.gguf").stat().st_size < (tmp_path / "first.gguf").stat().st_size / 3

@@ -8,9 +8,11 @@ from collections import Counter
 
 import pytest
 from curriculum import calling, copying, forms, questions, talk, telling, world
+from curriculum.brief import BRIEF, BRIEF_RELATIONS
 from curriculum.draw import HELD_OUT, TRAIN, Draw, reserved
 from curriculum.example import NOT_SAID, contains, right
 from curriculum.mix import KINDS, STAGES, examples, held_out
+from curriculum.untold import UNTOLD, UNTOLD_OF_PEOPLE
 from curriculum.wide import WIDE
 from curriculum.words import BY_KIND, PEOPLE
 from curriculum.world import EASY, HARD, RELATIONS
@@ -19,7 +21,7 @@ SPLITS = (TRAIN, HELD_OUT)
 
 
 def stories(split: str, count: int = 200, level: world.Level = HARD) -> list[tuple[world.Story, Draw]]:
-    draws = [Draw(f"s{i}", split) for i in range(count)]
+    draws = [Draw(f"s{i}", split, level.words) for i in range(count)]
     return [(world.make_story(draw, level), draw) for draw in draws]
 
 
@@ -206,7 +208,7 @@ def test_sentences_begin_with_a_capital():
             assert not re.search(r"[.?] [a-z]|, The ", text), text
 
 
-@pytest.mark.parametrize("level", [HARD, WIDE], ids=["hard", "wide"])
+@pytest.mark.parametrize("level", [HARD, WIDE, BRIEF], ids=["hard", "wide", "brief"])
 def test_all_kinds_are_judged_and_their_own_answers_are_right(level):
     found = Counter()
     for example in held_out(5, 20, level):
@@ -218,5 +220,28 @@ def test_all_kinds_are_judged_and_their_own_answers_are_right(level):
         assert right(record, last["content"], calls), record
         assert not right(record, "No idea.", [])
         assert not right(record, last["content"], [*calls, ("other", "{}")])
-    assert set(found) == set(KINDS) - {"text"} - ({"unknown"} if level is HARD else set()) | {"not-in-text"}
+    usual = set(KINDS) - {"text", "unknown"} | {"not-in-text"}
+    brief = {"question", "not-in-text"}
+    assert set(found) == (brief if level is BRIEF else usual | {"unknown"} if level is WIDE else usual)
     assert set(found.values()) == {20}
+
+
+def test_brief_texts_get_questions_that_no_text_answers_and_questions_about_anybody():
+    asked = [
+        (story, question)
+        for story, draw in stories(TRAIN, 300, BRIEF)
+        for question in questions.ask(draw, story, BRIEF)
+        if question.kind == "not-in-text"
+    ]
+    assert any(question.text.startswith("Why") for _, question in asked)
+    assert any(re.search(r"(is|did|does) the \w+", question.text) for _, question in asked)
+    for story, question in asked:
+        answers = {fact.fill(each) for fact in story.facts for each in (*fact.relation.asks, *fact.relation.who)}
+        assert question.text not in answers, story.text
+
+
+def test_every_kind_of_value_has_questions_that_no_text_answers():
+    assert set(UNTOLD) == {relation.kind for relation in BRIEF_RELATIONS}
+    fact = {"p": "Tom", "v": "key", "a": "a key"}
+    for form in (*UNTOLD_OF_PEOPLE, *(each for several in UNTOLD.values() for each in several)):
+        assert form.format(**fact).endswith("?")

@@ -73,13 +73,14 @@ def test_tools_are_shown_short_and_calls_are_of_the_hermes_family(vocabulary):
 def test_the_files_are_what_training_reads_and_tests_are_apart(tmp_path):
     tales = tmp_path / "tales.txt"
     tales.write_text("\n".join(["A king had a son."] * 200) + "\n\n\nA second tale.\n", encoding="utf-8")
-    counts = {"easy": 30, "middle": 20, "hard": 40, "long": 4, "wide": 4, "both": 4}
+    counts = {"easy": 30, "middle": 20, "hard": 40, "long": 4, "wide": 4, "both": 4, "brief": 4}
     write.write(tmp_path / "out", seed=1, counts=counts, each=3, size=3000, tales_file=tales, shown=300)
     lines = {
         path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for path in (tmp_path / "out").glob("*.jsonl")
     }
-    assert set(lines) == {*counts, "validation", "tests", "validation-wide", "tests-wide"}
+    judged = {f"{use}{level}" for use in ("validation", "tests") for level in ("", "-wide", "-brief")}
+    assert set(lines) == {*counts, *judged}
     assert len(lines["easy"]) == 30
     told = [record for record in lines["hard"] if "A king had a son." in record.get("text", "")]
     assert len(lines["hard"]) == 41
