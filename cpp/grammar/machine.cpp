@@ -26,6 +26,11 @@ Machine::Machine(Network network) : net_(std::move(network)), stride_(size_t(net
     start_ = close();
 }
 
+void Machine::spend(size_t work) {
+    left_ -= int64_t(work);
+    if (left_ < 0) throw GrammarError("the grammar is too ambiguous: it takes too long to see what may follow");
+}
+
 int32_t Machine::push(int32_t code, int64_t count, int32_t parent) {
     std::vector<int32_t>& ids = frame_ids_[{(int64_t(code) << 32) ^ parent, count}];
     for (const int32_t id : ids) {
@@ -39,6 +44,7 @@ int32_t Machine::push(int32_t code, int64_t count, int32_t parent) {
 }
 
 int32_t Machine::intern(std::vector<Item> items, bool accepts) {
+    spend(items.size());
     std::sort(items.begin(), items.end());
     items.erase(std::unique(items.begin(), items.end()), items.end());
     uint64_t h = accepts ? 1 : 2;
@@ -47,6 +53,7 @@ int32_t Machine::intern(std::vector<Item> items, bool accepts) {
     for (const int32_t id : ids)
         if (configs_[size_t(id)].accepts == accepts && configs_[size_t(id)].items == items) return id;
     Config config{std::move(items), accepts, false};
+    n_item_ += config.items.size();
     for (const Item& item : config.items) config.reads_tokens |= net_.states[size_t(item.state)].kind == Kind::token;
     configs_.push_back(std::move(config));
     next_.resize(next_.size() + stride_, configs_.size() == 1 ? kDead : -1);
@@ -104,6 +111,7 @@ int32_t Machine::close() {
         while (!work_.empty()) {
             const Work w = work_.back();
             work_.pop_back();
+            spend(1);
             if (!net_.alive[size_t(w.state)] || !first_time(w)) continue;
             const State& s = net_.states[size_t(w.state)];
             switch (s.kind) {
@@ -154,6 +162,7 @@ int32_t Machine::make_step(int32_t config, int32_t cls) {
     for (const Item& item : configs_[size_t(config)].items) {
         const State& s = net_.states[size_t(item.state)];
         if (s.kind != Kind::edges) continue;
+        spend(1 + s.n / 8);
         for (uint32_t e = s.first; e < s.first + s.n; ++e)
             if (net_.edges[e].lo <= byte && byte <= net_.edges[e].hi)
                 work_.push_back({net_.edges[e].target, item.stack, 0});
@@ -165,6 +174,7 @@ int32_t Machine::make_step(int32_t config, int32_t cls) {
 
 int32_t Machine::step_token(int32_t config, int32_t token) {
     work_.clear();
+    spend(configs_[size_t(config)].items.size());
     for (const Item& item : configs_[size_t(config)].items) {
         const State& s = net_.states[size_t(item.state)];
         if (s.kind == Kind::token && net_.token_sets[size_t(s.a)].contains(token))

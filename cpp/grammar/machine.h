@@ -48,6 +48,14 @@ class Machine {
     const Frame& frame(int32_t stack) const { return frames_[size_t(stack)]; }
     const Network& network() const { return net_; }
     size_t n_config() const { return configs_.size(); }
+    // Bytes that all of it takes, roughly.
+    size_t n_byte() const {
+        return next_.size() * 4 + configs_.size() * 96 + n_item_ * sizeof(Item) + frames_.size() * 96;
+    }
+    // How much work may be done from now on: states and edges that are looked at. What is more throws GrammarError.
+    void allow(int64_t work) { left_ = work; }
+    int64_t left() const { return left_; }
+    void spend(size_t work);
     // A configuration from items that are complete (no closure is made), accepting or not.
     int32_t intern(std::vector<Item> items, bool accepts);
     // The configuration behind the call of a frame: where its rule is left.
@@ -90,6 +98,8 @@ class Machine {
     std::vector<uint32_t> seen_epoch_;
     uint32_t epoch_ = 0;
     size_t n_seen_ = 0;
+    size_t n_item_ = 0;  // of all configurations
+    int64_t left_ = INT64_MAX;
     int32_t start_ = kDead;
 };
 

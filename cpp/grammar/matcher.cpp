@@ -8,9 +8,16 @@ namespace {
 
 constexpr size_t kMostConfigs = 100'000;
 constexpr size_t kMostMaskBytes = size_t(48) << 20;
-constexpr int64_t kEnoughRoom = 16;   // turns left from which on a repetition's mask is made as if it had no end
-constexpr int32_t kWorthLooking = 6;  // tokens of a subtree from which on it is looked at as a whole
-constexpr int kDeepestCut = 64;       // frames that are looked at for a place to cut
+constexpr size_t kMostMachineBytes = size_t(64) << 20;
+// What one text may take, in states and edges that are looked at: a million are about 20 ms. Honest grammars stay below
+// a tenth of it, and most of what they look at is remembered.
+constexpr int64_t kMostWork = 2'000'000;
+constexpr int64_t kWorkPerToken = 200'000;  // that it may take more with each token
+constexpr int64_t kReplayPerToken = 1'000;  // to find its place again
+constexpr int64_t kWarmWork = 8'000'000;    // of all masks that are made when a grammar is new
+constexpr int64_t kEnoughRoom = 16;         // turns left from which on a repetition's mask is made as if it had no end
+constexpr int32_t kWorthLooking = 6;        // tokens of a subtree from which on it is looked at as a whole
+constexpr int kDeepestCut = 64;             // frames that are looked at for a place to cut
 
 void set_bit(std::vector<uint32_t>& bits, int32_t id) {
     bits[size_t(id) / 32] |= uint32_t(1) << (id % 32);
@@ -27,8 +34,7 @@ Program::Program(Network network, std::shared_ptr<const Trie> trie)
       path_(trie_->longest + 2) {}
 
 size_t Program::n_byte() const {
-    return masks_.size() * trie_->n_word() * 4 + locals_.size() * trie_->n_word() * 4 +
-           machine_->n_config() * size_t(network_.n_class()) * 4;
+    return masks_.size() * trie_->n_word() * 4 + locals_.size() * trie_->n_word() * 4 + machine_->n_byte();
 }
 
 // Start anew with nothing remembered; matchers find their places again from what they have read.
@@ -42,7 +48,9 @@ void Program::warm(size_t n_mask) {
     const std::lock_guard lock(mutex_);
     std::vector<int32_t> reached{machine_->start()};
     std::vector<bool> seen;
-    for (size_t i = 0; i < reached.size() && i < n_mask; ++i) {
+    int64_t left = kWarmWork;
+    for (size_t i = 0; i < reached.size() && i < n_mask && left > 0 && machine_->n_byte() < kMostMachineBytes; ++i) {
+        machine_->allow(kMostWork);
         mask(reached[i]);
         for (const uint8_t byte : network_.byte_of) {
             const int32_t next = machine_->step(reached[i], byte);
@@ -50,6 +58,7 @@ void Program::warm(size_t n_mask) {
             if (next != kDead && !seen[size_t(next)]) reached.push_back(next);
             seen[size_t(next)] = true;
         }
+        left -= kMostWork - machine_->left();
     }
 }
 
@@ -250,7 +259,16 @@ bool Program::loops_on_wide(int32_t config) {
 
 // -- Matcher ---------------------------------------------------------------------------------------------------------
 
-Matcher::Matcher(std::shared_ptr<Program> program) : program_(std::move(program)) {}
+Matcher::Matcher(std::shared_ptr<Program> program) : program_(std::move(program)), left_(kMostWork) {}
+
+Matcher::Turn::Turn(Matcher& matcher) : matcher_(matcher), lock_(matcher.program_->mutex_) {
+    matcher.refresh();
+    matcher.program_->machine_->allow(matcher.left_);
+}
+
+Matcher::Turn::~Turn() {
+    matcher_.left_ = matcher_.program_->machine_->left();
+}
 
 int32_t Matcher::read(int32_t config, const std::string& bytes) const {
     for (size_t i = 0; i < bytes.size() && config != kDead; ++i)
@@ -268,8 +286,10 @@ int32_t Matcher::next(int32_t config, int32_t token) const {
 }
 
 void Matcher::refresh() {
-    if (program_->machine_->n_config() > kMostConfigs) program_->forget();
+    Machine& machine = *program_->machine_;
+    if (machine.n_config() > kMostConfigs || machine.n_byte() > kMostMachineBytes) program_->forget();
     if (generation_ == program_->generation_) return;
+    program_->machine_->allow(kMostWork + kReplayPerToken * int64_t(history_.size()));
     generation_ = program_->generation_;
     configs_.assign(1, program_->machine_->start());
     for (const Step& step : history_)
@@ -277,22 +297,19 @@ void Matcher::refresh() {
 }
 
 std::shared_ptr<const Mask> Matcher::mask() {
-    const std::lock_guard lock(program_->mutex_);
-    refresh();
+    const Turn turn(*this);
     return program_->mask(configs_.back());
 }
 
 bool Matcher::permits(int32_t token) {
-    const std::lock_guard lock(program_->mutex_);
-    refresh();
+    const Turn turn(*this);
     if (ended_ || token < 0 || token >= program_->trie().n_vocab()) return false;
     if (program_->trie().is_end(token)) return program_->machine_->accepts(configs_.back());
     return next(configs_.back(), token) != kDead;
 }
 
 bool Matcher::accept(int32_t token) {
-    const std::lock_guard lock(program_->mutex_);
-    refresh();
+    const Turn turn(*this);
     if (ended_) return false;
     if (token >= 0 && token < program_->trie().n_vocab() && program_->trie().is_end(token)) {
         if (!program_->machine_->accepts(configs_.back())) return false;
@@ -305,12 +322,12 @@ bool Matcher::accept(int32_t token) {
     if (to == kDead) return false;
     history_.push_back({token, {}});
     configs_.push_back(to);
+    program_->machine_->allow(std::min(kMostWork, program_->machine_->left() + kWorkPerToken));
     return true;
 }
 
 bool Matcher::accept_bytes(const std::string& bytes) {
-    const std::lock_guard lock(program_->mutex_);
-    refresh();
+    const Turn turn(*this);
     const int32_t to = ended_ ? kDead : read(configs_.back(), bytes);
     if (to == kDead) return false;
     history_.push_back({-1, bytes});
@@ -319,14 +336,12 @@ bool Matcher::accept_bytes(const std::string& bytes) {
 }
 
 bool Matcher::can_end() {
-    const std::lock_guard lock(program_->mutex_);
-    refresh();
+    const Turn turn(*this);
     return ended_ || program_->machine_->accepts(configs_.back());
 }
 
 void Matcher::rewind(size_t n_token) {
-    const std::lock_guard lock(program_->mutex_);
-    refresh();
+    const Turn turn(*this);
     n_token = std::min(n_token, history_.size());
     if (n_token > 0) ended_ = false;
     history_.resize(history_.size() - n_token);
@@ -334,8 +349,7 @@ void Matcher::rewind(size_t n_token) {
 }
 
 std::vector<int32_t> Matcher::forced(size_t most) {
-    const std::lock_guard lock(program_->mutex_);
-    refresh();
+    const Turn turn(*this);
     std::vector<int32_t> found;
     int32_t at = configs_.back();
     while (!ended_ && found.size() < most) {
@@ -348,8 +362,7 @@ std::vector<int32_t> Matcher::forced(size_t most) {
 }
 
 std::string Matcher::forced_bytes(size_t most) {
-    const std::lock_guard lock(program_->mutex_);
-    refresh();
+    const Turn turn(*this);
     std::string found;
     Machine& machine = *program_->machine_;
     int32_t at = configs_.back();

@@ -104,6 +104,19 @@ class Matcher {
         int32_t token;  // -1: bytes
         std::string bytes;
     };
+    // A method at work: alone with the program, and within the work that this text has left.
+    class Turn {
+      public:
+        explicit Turn(Matcher& matcher);
+        ~Turn();
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+
+      private:
+        Matcher& matcher_;
+        const std::lock_guard<std::mutex> lock_;
+    };
+
     void refresh();  // find the place again if the program forgot its configurations
     int32_t next(int32_t config, int32_t token) const;
     int32_t read(int32_t config, const std::string& bytes) const;
@@ -113,6 +126,7 @@ class Matcher {
     std::vector<int32_t> configs_;  // before each step, and now
     std::vector<Step> history_;
     bool ended_ = false;
+    int64_t left_;  // work that it may still take
 };
 
 }  // namespace lk::grammar

@@ -13,8 +13,10 @@ from weakref import WeakSet
 import pytest
 from llamakit.plugins.samplers.grammar import budget, parse
 from llamakit.plugins.samplers.grammar.budget import AT_ONCE, TooLongError, Watcher, limited, spend
+from llamakit.plugins.samplers.grammar.compile import network
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 
+from llamakit import _sampling
 from llamakit.errors import UnavailableError
 
 COSTLY = {
@@ -70,6 +72,45 @@ def test_costly_grammars_are_refused_or_served_and_hurt_no_neighbour(server, nam
     assert status in (200, 400), answer
     assert seconds < 60  # by the clock, on a machine that is shared: alone it is below 4
     assert max(gaps) < max(4.0, 0.6 * seconds)  # the same, with the clients in this process too: below 0.25 alone
+
+
+@pytest.fixture(scope="module")
+def large_trie():
+    """A vocabulary of 60,000 words, as large models have: every word of three letters, and many of four."""
+    letters = "abcdefghijklmnopqrstuvwxyz "
+    words = [a + b + c for a in letters for b in letters for c in letters]
+    words += [word + letter for word in words[::7] for letter in letters[:15]]
+    pieces = [bytes([i]) for i in range(256)] + [word.encode() for word in words]
+    return _sampling.TokenTrie(pieces, [], [])
+
+
+HEAVY = {  # each is short, and sees very many ways on after every byte of every word
+    "beside each other": "root ::= " + " | ".join(f'[a-z ]* "{c}" [a-z ]{{{n}}}' for c in "abcdef" for n in range(50)),
+    "a place from the end": "root ::= ([a-z ]* [aeiou ] [a-z ]{40} | [a-z ]* [bcd ] [a-z ]{41}) [a-z ]*",
+    "again and again": "root ::= (" + " | ".join(f"[a-z ]* [{c}] [a-z ]{{3{i}}}" for i, c in enumerate("aeioubcdtn")) +
+                       ")*",
+    "optional": "root ::= " + "[a-z ]? " * 2000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_work_on_what_may_follow_is_counted(large_trie, name):
+    """One request had a mask made for four minutes and in nine gigabytes, with a vocabulary of 128,000 tokens."""
+    began, why = time.process_time(), ""
+    try:
+        program = _sampling.GrammarProgram(network(parse("gbnf", HEAVY[name])), large_trie)
+        program.warm(48)
+        matcher = _sampling.GrammarMatcher(program)
+        for number in range(200):
+            step = time.process_time()
+            matcher.mask()
+            assert matcher.accept(256 + 37 * number)
+            assert time.process_time() - step < 2  # a tenth of a second on a machine that does nothing else
+            assert program.n_byte < 400 << 20
+    except _sampling.GrammarLimitError as error:
+        why = str(error)
+    assert time.process_time() - began < 20
+    assert not why or "too ambiguous" in why
 
 
 def test_parts_are_counted():
