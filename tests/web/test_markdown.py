@@ -173,15 +173,15 @@ def test_finished_blocks_are_never_touched(lab: Any) -> None:
 
 
 TAGS = "p br h3 h4 h5 h6 ul ol li blockquote pre code table thead tbody tr th td strong em del a hr details summary span".split()
-TAGS += "math mrow mi mn mo mtext msub msup msubsup mfrac msqrt mroot".split()
-ATTRIBUTES = "href rel target start data-lang class display".split()
+TAGS += "math mrow mi mn mo mtext msub msup msubsup mfrac msqrt mroot munder mover munderover mspace mtable mtr mtd".split()
+ATTRIBUTES = "href rel target start data-lang class display width accent movablelimits linethickness displaystyle".split()
 
 
 def test_fuzz_nothing_gets_through_and_nothing_is_slow(lab: Any) -> None:
     """Ten thousand random texts: only known tags, attributes and addresses; quick; no character of plain text lost."""
     code = """
       const [tags, attributes] = given;
-      const parts = ["<script>", "<img src=x onerror=1>", "javascript:", "data:", "](", "[", "]", "(", ")", "!", "*", "_", "`", "~", "|", "\\n", "- ", "1. ", "> ", "#", "<", ">", "&", '"', "'", "\\\\", "http://", "https://x.y/", "\\u202e", "\\0", "\\ud800", "word ", "$$", "   ", "\\t"];
+      const parts = ["<script>", "<img src=x onerror=1>", "javascript:", "data:", "](", "[", "]", "(", ")", "!", "*", "_", "`", "~", "|", "\\n", "- ", "1. ", "> ", "#", "<", ">", "&", '"', "'", "\\\\", "http://", "https://x.y/", "\\u202e", "\\0", "\\ud800", "word ", "$$", "\\begin{cases}", "\\end{cases}", "\\frac{1}", "&", "\\sum_", "   ", "\\t"];
       const bad = [];
       let slowest = 0;
       for (let round = 0; round < 10000; round += 1) {
@@ -195,7 +195,7 @@ def test_fuzz_nothing_gets_through_and_nothing_is_slow(lab: Any) -> None:
           for (const { name, value } of node.attributes) {
             if (!attributes.includes(name)) bad.push([text, name]);
             if (name === "href" && !/^(https?|mailto):/.test(value)) bad.push([text, value]);
-            if (name === "class" && !/^(math|align-(right|center))$/.test(value)) bad.push([text, value]);
+            if (name === "class" && !/^(math|aligned|cases|align-(right|center))$/.test(value)) bad.push([text, value]);
           }
         }
       }

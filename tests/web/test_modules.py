@@ -197,12 +197,24 @@ def test_formulas_of_the_common_kind_are_read(node: Any) -> None:
     import { readMath } from "./math.js";
     const flat = (t) => t && (t.text ?? `${t.tag}(${t.children.map(flat).join(" ")})`);
     const texts = [String.raw`$$x$$`, String.raw`\(\frac{a_1+b}{2}\)`, String.raw`\[\sum_{i=1}^{n} x_i^2 \le \sqrt[3]{\pi}\]`,
-      String.raw`$$\left(\text{a b} - 1.5\right)$$`, String.raw`$$a_b_c$$`, String.raw`$$\unknown{x}$$`, String.raw`$$\frac{1}$$`, "$${$$", `$$${"{".repeat(500)}$$`];
+      String.raw`$$\left(\text{a b} - 1.5\right)$$`,
+      String.raw`\[A = \begin{pmatrix} a & b \\ c & d \end{pmatrix}, \qquad \int_0^\infty e^{-x}\,dx\]`,
+      String.raw`$$f(x) = \begin{cases} x & \text{if } x \ge 0 \\[2pt] -x & \text{else}\end{cases}$$`,
+      String.raw`$$\begin{aligned} a &= b \\ &= c \end{aligned}$$`, String.raw`$$\hat{\beta} \in \mathbb{R}^n, \mathbf{x}, \mathcal{L}$$`,
+      String.raw`$$\lim_{x \to 0} \binom{n}{k} \not= \underbrace{a}_{c}$$`, "$$\nx = 1\n$$", String.raw`\(f'(x) \bmod 2\)`,
+      String.raw`$$\begin{pmatrix} a$$`, String.raw`$$\begin{table} a \end{table}$$`, String.raw`$$\limits^2$$`, String.raw`$$a_b_c$$`, String.raw`$$\unknown{x}$$`, String.raw`$$\frac{1}$$`, "$${$$", `$$${"{".repeat(500)}$$`];
     console.log(JSON.stringify(texts.map((text) => flat(readMath(text)))));
     """
     assert node(code) == [
         "math(x)", "math(mfrac(mrow(msub(a 1) + b) 2))",
-        "math(mrow(msubsup(∑ mrow(i = 1) n) msubsup(x i 2) ≤ mroot(π 3)))", "math(mrow(( mrow(a b − 1.5) )))",
+        "math(mrow(munderover(∑ mrow(i = 1) n) msubsup(x i 2) ≤ mroot(π 3)))", "math(mrow(( mrow(a b − 1.5) )))",
+        "math(mrow(A = mrow(( mtable(mtr(mtd(a) mtd(b)) mtr(mtd(c) mtd(d))) )) , mspace() "
+        "msubsup(∫ 0 ∞) msup(e mrow(− x)) mspace() d x))",
+        "math(mrow(f ( x ) = mrow({ mtable(mtr(mtd(x) mtd(mrow(if  x ≥ 0))) mtr(mtd(mrow(− x)) mtd(else))))))",
+        "math(mtable(mtr(mtd(a) mtd(mrow(= b))) mtr(mtd(mrow()) mtd(mrow(= c)))))",
+        "math(mrow(mover(β ^) ∈ msup(ℝ n) , 𝐱 , ℒ))",
+        "math(mrow(munder(lim mrow(x → 0)) mrow(( mfrac(n k) )) ≠ munder(munder(a ⏟) c)))", "math(mrow(x = 1))",
+        "math(mrow(f ′ ( x ) mod 2))", None, None, None,
         None, None, None, None, None,
     ]  # fmt: skip
 

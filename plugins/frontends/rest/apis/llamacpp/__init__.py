@@ -81,7 +81,6 @@ def routes(state: ServerState) -> list[Route]:
         query=SlotQuery, description=SLOTS,
     )  # fmt: skip
     return [
-        Route(path="/slots/{id}", resource=SlotAction(state), operations={"POST": slots}, changes=True),
         _post("/completion", completion, complete),
         input_tokens("/completion/input_tokens", completion, TAG, CompletionBody),
         _post("/infill", InfillCompletion(state), infill),
@@ -91,6 +90,7 @@ def routes(state: ServerState) -> list[Route]:
         _post("/embeddings", embedding, embed),
         _post("/apply-template", ApplyTemplate(state), template),
         Route(path="/props", resource=Props(state), operations={"GET": props, "POST": change}, changes=True),
+        Route(path="/slots/{id}", resource=SlotAction(state), operations={"POST": slots}, changes=True),
         Route(path="/model.json", resource=ModelJson(state), operations={"GET": settings}),
     ]
 

@@ -78,7 +78,7 @@ export function showKeys() {
   const row = (keys, text) => h("tr", {}, h("th", { scope: "row" }, h("kbd", { text: keys })), h("td", { text }));
   const box = h("input", { type: "checkbox", role: "switch", id: uniqueId("keys"), prop: { checked: settings.value.shortcuts },
     on: { change: () => saveSettings({ shortcuts: box.checked }) } });
-  openDialog("Keys", h("div", { class: "dialog-body" },
+  openDialog("Keyboard shortcuts", h("div", { class: "dialog-body" },
     h("table", { class: "keys" }, h("tbody", {}, ...KEYS.map(([code, modifiers, , text]) => row(nameOf(code, modifiers), text)),
       ...MORE_KEYS.map(([keys, text]) => row(keys, text)))),
     h("p", { class: "check" }, box, h("label", { for: box.id, text: "Use the keys with Ctrl and Alt" }))));

@@ -53,7 +53,7 @@ function groupNode({ name, description, items }) {
     items.map(operationNode));
 }
 
-const title = (name) => ({ openai: "OpenAI", anthropic: "Anthropic", ollama: "Ollama", adapters: "LoRA adapters" })[name] ?? name[0].toUpperCase() + name.slice(1);
+const title = (name) => ({ llamacpp: "llama.cpp", openai: "OpenAI", anthropic: "Anthropic", ollama: "Ollama", adapters: "LoRA adapters" })[name] ?? name[0].toUpperCase() + name.slice(1);
 
 function indexNode({ name, items }) {
   const links = items.map((item) => h("li", {}, h("a", { href: `#${item.operationId}`, data: { words: words(item) } }, chip(item.method), h("span", { text: item.path }))));

@@ -116,9 +116,10 @@ export function niceStep(value) {
 /** The range, the default and what turns it off, in words. */
 export function rangeText({ min, max, above, below, default: usual, ui, kind, optional }) {
   const parts = [];
-  if (min !== undefined && max !== undefined) parts.push(`${above ? "above " : ""}${min} to ${below ? "below " : ""}${max}`);
-  else if (min !== undefined) parts.push(above ? `above ${min}` : `${min} or more`);
-  else if (max !== undefined) parts.push(`up to ${max}`);
+  const [low, high] = [shown(min), shown(max)];
+  if (min !== undefined && max !== undefined) parts.push(`${above ? "above " : ""}${low} to ${below ? "below " : ""}${high}`);
+  else if (min !== undefined) parts.push(above ? `above ${low}` : `${low} or more`);
+  else if (max !== undefined) parts.push(`up to ${high}`);
   if (optional) parts.push("may be unset");
   if (usual !== undefined && usual !== null && kind !== "pairs") parts.push(`default ${shown(usual)}`);
   if (ui.off !== undefined) parts.push(`off at ${shown(ui.off)}`);
@@ -132,6 +133,7 @@ export function shown(value) {
   if (value === true || value === false) return value ? "on" : "off";
   if (Array.isArray(value) && !value.length) return "none";
   if (value === "") return "empty";
+  if (typeof value === "number" && Math.abs(value) >= 10_000) return value.toLocaleString("en", { maximumSignificantDigits: 17 });
   return typeof value === "string" || typeof value === "number" ? String(value) : JSON.stringify(value);
 }
 

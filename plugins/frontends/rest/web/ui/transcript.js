@@ -58,6 +58,7 @@ export function startTranscript() {
 
 /** With "top", following ends where the question touches the top. */
 function followLimit() {
+  if (!views.size) return 0; // what greets is read from its beginning
   if (settings.value.follow !== "top") return Infinity;
   const question = [...views.values()].findLast(({ message }) => message.role === "user");
   return question ? question.node.offsetTop - 8 : Infinity;
