@@ -173,8 +173,12 @@ def test_finished_blocks_are_never_touched(lab: Any) -> None:
 
 
 TAGS = "p br h3 h4 h5 h6 ul ol li blockquote pre code table thead tbody tr th td strong em del a hr details summary span".split()
-TAGS += "math mrow mi mn mo mtext msub msup msubsup mfrac msqrt mroot munder mover munderover mspace mtable mtr mtd".split()
-ATTRIBUTES = "href rel target start data-lang class display width accent movablelimits linethickness displaystyle".split()
+TAGS += (
+    "math mrow mi mn mo mtext msub msup msubsup mfrac msqrt mroot munder mover munderover mspace mtable mtr mtd".split()
+)
+ATTRIBUTES = (
+    "href rel target start data-lang class display width accent movablelimits linethickness displaystyle".split()
+)
 
 
 def test_fuzz_nothing_gets_through_and_nothing_is_slow(lab: Any) -> None:
