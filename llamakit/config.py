@@ -65,6 +65,9 @@ class CoreOptions(Options, frozen=True):
     ] = -1
 
 
+COMMAND_LINE = "command line"  # an origin
+
+
 class Setting(msgspec.Struct, frozen=True):
     """A value and where it came from."""
 
@@ -107,8 +110,39 @@ class Config:
         if key not in self.schema:
             raise _unknown(origin, key, key, self.schema)
         if key in CoreOptions.__struct_fields__:
-            build_options(CoreOptions, {key: value}, where=origin)
+            try:
+                build_options(CoreOptions, {key: value})
+            except UsageError as error:
+                raise _told(error, key, key, origin) from None
         self.settings[key] = Setting(value, origin)
+
+    def options(self, prefix: str, cls: type[Options]) -> Any:
+        """The options of `cls` that the settings under `prefix.` make; UsageError tells where a wrong one stands."""
+        given = {name: value for name, value in self.changed(prefix).items() if name in cls.__struct_fields__}
+        try:
+            return build_options(cls, given)
+        except UsageError as error:
+            key = f"{prefix}.{error.param}"
+            origin = self.settings[key].origin if key in self.settings else ""
+            raise _told(error, str(error.param), key, origin) from None
+
+
+def check_sampling(config: Config, registry: Registry) -> None:
+    """Look at the settings of all samplers before anything is loaded; UsageError for the first that is wrong."""
+    for name, sampler in registry.samplers().items():
+        config.options(_sampling_prefix(registry, name), sampler.Options)
+
+
+def _sampling_prefix(registry: Registry, name: str) -> str:
+    """Where the options of a sampler are: those of other packages by the sampler's name."""
+    return f"sampling.{name}" if f"sampler.{name}" in registry.third_party else "sampling"
+
+
+def _told(error: UsageError, name: str, key: str, origin: str) -> UsageError:
+    """An error about an option that names the flag, or the setting and where it stands."""
+    flag = "--" + name.replace("_", "-")
+    where = flag if origin == COMMAND_LINE else f"{origin}: {key}" if origin else key
+    return UsageError(where + error.message.removeprefix(name), found=error.found, hint=error.hint, param=error.param)
 
 
 def _unknown(origin: str, name: str, key: str, schema: Mapping[str, OptionField]) -> UsageError:
@@ -128,9 +162,8 @@ def make_schema(registry: Registry | None) -> dict[str, OptionField]:
     if registry is None:
         return schema
     for name, sampler in registry.samplers().items():
-        own = f"sampler.{name}" not in registry.third_party
         for field in fields_of(sampler.Options):
-            schema[f"sampling.{field.name}" if own else f"sampling.{name}.{field.name}"] = field
+            schema[f"{_sampling_prefix(registry, name)}.{field.name}"] = field
     for kind in ("backend", "frontend"):
         for name in registry.entry_names(kind):
             for field in _component_fields(registry, kind, name):

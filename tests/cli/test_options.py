@@ -249,3 +249,37 @@ def test_a_long_prompt_is_shown_by_its_end(monkeypatch):
     _show_prompt("a" * 5000 + "end", {"echo": False, "quiet": False, "raw": False})
     assert len(screen.text) < 450
     assert "end" in screen.text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--top-p", "5"), "--top-p is 5.0; possible: 0..1"), (("--min-p", "-1"), "--min-p is -1.0; possible: 0..1"),
+        (("--repeat-penalty", "0"), "--repeat-penalty is 0.0; possible: above 0, up to 100"),
+        (("-t", "-3"), "--threads is -3; possible: 0..1024"), (("--seed", "-9"), "--seed is -9;"),
+        (("--logit-bias", "abc"), "--logit-bias cannot be 'abc'; possible: ID+N"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_ranges_are_told_before_a_model_is_loaded(command, args, message):
+    found = run(command, "-m", "no such file", "-p", "x", *args)
+    assert message in str(found.exception)
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "serve"])
+def test_settings_of_samplers_are_told_before_a_model_is_loaded(command, tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("[sampling]\ntop_p = 7\n")
+    found = run("--config", str(file), command, "-m", "no such file")
+    assert f"{file}: sampling.top_p is 7; possible: 0..1" in str(found.exception)
+    file.write_text("[frontend.rest]\nparallel = 0\n")
+    found = run("--config", str(file), "serve", "-m", "no such file")
+    assert f"{file}: frontend.rest.parallel is 0; possible: 1..4096" in str(found.exception)
+    assert "--parallel is 0;" in str(run("serve", "-m", "no such file", "-np", "0").exception)
+
+
+@pytest.mark.parametrize(("option", "least"), [("--top-k", 0), ("--temp", 0), ("--repeat-last-n", -1)])
+def test_values_below_the_least_mean_the_least_as_in_requests(option, least):
+    command = llamakit.get_command(None, "generate")
+    params = command.make_context("generate", [option, "-7"], resilient_parsing=False).params
+    assert list(params["sampling"].values()).count(least) == 1

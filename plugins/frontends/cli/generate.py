@@ -247,11 +247,11 @@ def timing_line(result: Result, seed: int) -> str:
     """One line of counts and rates."""
     t = result.timings
     evaluated = t.n_prompt - t.n_cached
-    rate = rate_of(t.n_generated - 1, t.generate_seconds) if t.n_generated > 1 and t.generate_seconds else "-"
+    rate = f"{rate_of(t.n_generated - 1, t.generate_seconds)}, " if t.n_generated > 1 and t.generate_seconds else ""
     speed = f", {rate_of(evaluated, t.prompt_seconds)}" if t.prompt_seconds else ""
     cached = f" ({t.n_cached} cached)" if t.n_cached else ""
     stopped = f"{result.reason}" + (f" {result.stopped_by!r}" if result.stopped_by else "")
     return (
-        f"{tokens(t.n_generated)}, {rate}, first after {t.first_seconds:.2f} s;"
+        f"{tokens(t.n_generated)}, {rate}first after {t.first_seconds:.2f} s;"
         f" prompt {t.n_prompt}{cached}{speed}; seed {seed}; stopped: {stopped}"
     )

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from llamakit.plugins.frontends.cli.console import Console, gib
 
-from llamakit.config import Config, load_config
+from llamakit.config import COMMAND_LINE, Config, check_sampling, load_config
 from llamakit.embedded import named_or_embedded
 from llamakit.errors import UsageError
-from llamakit.options import OptionField, fields_of, near
+from llamakit.options import OptionField, Options, build_options, fields_of, near
 from llamakit.terminal import one_line
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Command = Any
 BIAS = re.compile(r"(\d{1,11})([+-](?:\d+(?:\.\d*)?|\.\d+)|-inf)")
+LEAST = {"top_k": 0, "temperature": 0, "repeat_last_n": -1}  # what is below means the same
 ALIASES = {"temperature": "--temp", "tfs_z": "--tfs", "typical_p": "--typical"}
 
 
@@ -46,10 +47,11 @@ class Context:
         """Put what the command line gave over the settings; what is no setting is left to the command."""
         for key, value in values.items():
             if value is not None and key in self.config.schema:
-                self.config.set(key, value, "command line")
+                self.config.set(key, value, COMMAND_LINE)
 
     def sampling(self, values: dict[str, Any]) -> dict[str, object]:
         """Sampler options that are not defaults, the command line over the settings."""
+        check_sampling(self.config, self.registry)
         merged = self.config.changed("sampling")
         merged |= {key: value for key, value in values.items() if value is not None}
         return merged
@@ -228,7 +230,7 @@ class SamplingCommand(click.Command):
 
             registry = Registry.discover()
             self._sampling = [
-                _option(field, None if f"sampler.{name}" not in registry.third_party else name)
+                _option(field, None if f"sampler.{name}" not in registry.third_party else name, sampler.Options)
                 for name, sampler in registry.samplers().items()
                 for field in fields_of(sampler.Options)
             ]
@@ -260,22 +262,29 @@ class SamplingCommand(click.Command):
 
 
 class FieldType(click.ParamType):
-    """A click type that parses as the option declares."""
+    """A click type that parses as the option declares; with the class that has it, its range is looked at too."""
 
-    def __init__(self, field: OptionField) -> None:
-        self.field, self.name = field, field.kind
+    def __init__(self, field: OptionField, options: type[Options] | None = None) -> None:
+        self.field, self.name, self._options = field, field.kind, options
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse text."""
         if not isinstance(value, str):
             return value
-        if self.field.name == "temperature" and value.startswith("-") and value[1:2].isdigit():
-            value = "0"  # below 0 means greedy, as in requests
+        name = self.field.name
         try:
-            return self.field.parse(value if self.field.name != "logit_bias" else _biases(value))
+            parsed = self.field.parse(value if name != "logit_bias" else _biases(value))
+            if name in LEAST and isinstance(parsed, (int, float)) and parsed < LEAST[name]:
+                parsed = LEAST[name]  # as in requests
+            if self._options is not None:
+                build_options(self._options, {name: parsed})
         except UsageError as error:
-            flag = param.opts[-1] if param is not None else self.field.name
-            raise UsageError(f"{flag}{error.message.removeprefix(self.field.name)}", param=self.field.name) from None
+            flag = param.opts[-1] if param is not None else name
+            text = error.message.removeprefix(name)
+            if name == "logit_bias":
+                text = f" cannot be {value!r}; possible: ID+N, ID-N, ID-inf, or JSON such as [[15043, 1.5]]"
+            raise UsageError(flag + text, param=name) from None
+        return parsed
 
 
 def _biases(text: str) -> str:
@@ -286,7 +295,7 @@ def _biases(text: str) -> str:
     return f"[[{found[1]}, {'false' if found[2] == '-inf' else float(found[2])}]]"
 
 
-def _option(field: OptionField, owner: str | None) -> click.Option:
+def _option(field: OptionField, owner: str | None, options: type[Options]) -> click.Option:
     flag = "--" + (f"{owner}." if owner else "") + field.name.replace("_", "-")
     name = f"{owner}.{field.name}" if owner else field.name
     shown = "; ".join(part for part in (field.interval, field.shown_default) if part)
@@ -298,7 +307,8 @@ def _option(field: OptionField, owner: str | None) -> click.Option:
         names = [identifier, flag] + ([ALIASES[field.name]] if field.name in ALIASES and not owner else [])
         several = field.name == "logit_bias"
         option = click.Option(
-            names, type=FieldType(field), default=None, metavar="ID+N" if several else field.kind.upper(), help=text
+            names, type=FieldType(field, options), default=None,
+            metavar="ID+N" if several else field.kind.upper(), help=text,
         )  # fmt: skip
     option.name = name
     return option

@@ -17,9 +17,8 @@ from llamakit.plugins.frontends.rest.flags import add_flags, device_options, set
 from llamakit.plugins.frontends.rest.llamacpp_flags import Translated, translate
 from llamakit.plugins.frontends.rest.options import ServeOptions
 
-from llamakit.config import Config, load_config
+from llamakit.config import COMMAND_LINE, Config, check_sampling, load_config
 from llamakit.errors import BackendError, LlamaKitError, UsageError
-from llamakit.options import build_options
 from llamakit.registry import Registry
 
 if TYPE_CHECKING:
@@ -52,7 +51,8 @@ def serve(ctx: click.Context, **values: Any) -> None:
     """
     registry = Registry.discover()
     config, notes = _config(ctx, registry, values)
-    options: ServeOptions = build_options(ServeOptions, config.changed("frontend.rest"), where="frontend.rest")
+    options: ServeOptions = config.options("frontend.rest", ServeOptions)
+    check_sampling(config, registry)
     ctx.exit(run(config, options, registry, notes))
 
 
@@ -63,15 +63,15 @@ def _config(ctx: click.Context, registry: Registry, values: dict[str, Any]) -> t
     file = (ctx.find_root().obj or {}).get("config_file")
     config = load_config(registry, file=Path(file) if file else None, environ=os.environ)
     for key, value in settings_from(values).items():
-        config.set(key, value, "command line")
+        config.set(key, value, COMMAND_LINE)
     translated: Translated = ctx.meta["llamakit.translated"]
     for key, value in translated.settings.items():
-        config.set(key, value, "command line")
+        config.set(key, value, COMMAND_LINE)
     device = parse_devices(config["device"])[0][0] if config["device"] else config["backend"]
     backend, _ = registry.choose_backend(device)
     used, unused = device_options(values, backend.Options.__struct_fields__)
     for name, value in used.items():
-        config.set(f"backend.{backend.name}.{name}", value, "command line")
+        config.set(f"backend.{backend.name}.{name}", value, COMMAND_LINE)
     notes = [f"{flag}: without effect, backend {backend.name} has no use for it" for flag in unused]
     if config["frontend.rest.verbose"]:
         notes += [f"{flag}: without effect here" for flag in translated.without_effect]
