@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llamakit import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # Each command and its line in the help. They are commands of the frontend `cli`, but for those in FRONTEND_OF.
 SECTIONS: dict[str, dict[str, str]] = {
@@ -56,6 +60,56 @@ Write from a prompt:  llamakit generate -m model.gguf -p "Once upon a"
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 
 
+COMPLETING = "_LLAMAKIT_COMPLETE"  # set in the environment where a shell asks what could follow
+
+
+def _complete_values(command: click.Command) -> None:
+    """Let shells complete files and folders wherever a value is one, and names that are known."""
+    for param in command.params:
+        metavar = (param.metavar or param.name or "").upper()
+        names = _names_of(param.name or "")
+        if getattr(param, "_custom_shell_complete", None) is not None or isinstance(param.type, click.Choice):
+            continue
+        if names:
+            param.shell_complete = partial(_known, names)  # type: ignore[method-assign]
+        elif any(word in metavar for word in ("FILE", "PATH", "DIR")) and not getattr(param, "is_flag", False):
+            kind = "dir" if "DIR" in metavar else "file"
+            param.shell_complete = partial(_some_file, kind)  # type: ignore[method-assign]
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _complete_values(each)
+
+
+def _names_of(param: str) -> tuple[str, ...]:
+    """The values that a parameter of this name can have, where they are few."""
+    if param in ("kv_type", "activations"):
+        from llamakit.config import CoreOptions
+        from llamakit.options import fields_of
+
+        return next(tuple(map(str, field.choices)) for field in fields_of(CoreOptions) if field.name == param)
+    if param == "type_name":
+        from llamakit.gguf.quantize import RECIPES
+
+        return tuple(RECIPES)
+    if param == "backend":
+        from llamakit.registry import Registry
+
+        return ("auto", *sorted(Registry.discover().entry_names("backend")))
+    return ()
+
+
+def _known(names: tuple[str, ...], ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in names if name.lower().startswith(incomplete.lower())]
+
+
+def _some_file(kind: str, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type=kind)]
+
+
 class LazyGroup(click.Group):
     """Commands by name, imported when they are run."""
 
@@ -70,6 +124,8 @@ class LazyGroup(click.Group):
 
             frontend: Any = Registry.discover().frontend(FRONTEND_OF.get(cmd_name, "cli"))
             command: click.Command = frontend().command(cmd_name)
+            if COMPLETING in os.environ:
+                _complete_values(command)
             return command
         return _other_commands().get(cmd_name)
 
@@ -179,6 +235,9 @@ def run(args: list[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as exit_:
         return int(exit_.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        return 0
     except click.ClickException as error:
         return _show(_from_click(error), args)
     except LlamaKitError as error:

@@ -9,6 +9,10 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+
+from llamakit.cli import llamakit
+from llamakit.cli import run as run_line
 
 
 def run(*args: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -114,7 +118,7 @@ def test_quantize_and_use_the_result(stories260k, tmp_path):
         (["generate", "-m", "MODEL", "-p", "x", "--samplers", "top_k;typcal_p"], 2, b"typical_p, top_p are nearest"),
         (["generate", "-m", "MODEL", "-p", "x", "--backend", "cud"], 2, b"no backend named 'cud'"),
         (["generate", "-m", "MODEL", "-p", "many words " * 600], 6, b"the context holds 512"),
-        (["generate", "-m", "MODEL", "-p", "x", "--kv-type", "f8"], 2, b"kv_type"),
+        (["generate", "-m", "MODEL", "-p", "x", "--kv-type", "f8"], 2, b"--kv-type"),
         (["generat"], 2, b"generat"),
         (["model.gguf"], 2, b"llamakit chat -m model.gguf"),
         (["detokenize", "-m", "MODEL", "99999"], 2, b"99999"),
@@ -229,3 +233,17 @@ def test_generate_with_an_adapter(stories260k, tmp_path):
     assert adapted.returncode == plain.returncode == 0
     assert adapted.stdout != plain.stdout
     assert b"sat on" in adapted.stdout
+
+
+@pytest.mark.parametrize("group", ["lora", "data"])
+def test_a_group_without_a_command_shows_its_help(group, capfd):
+    assert run_line([group]) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith(f"Usage: llamakit {group}")
+    assert err == ""
+
+
+def test_doctor_fits_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = CliRunner().invoke(llamakit, ["doctor"])
+    assert [line for line in found.output.splitlines() if len(line) > 80] == []

@@ -52,7 +52,9 @@ eval "$(llamakit completion zsh)"; _llamakit_completion"""
 @pytest.mark.parametrize(
     ("line", "word"),
     [("llamakit generate -m mo", "model.gguf"), ("llamakit generate --kv-type q", "q8_0"),
-     ("llamakit generate --backend re", "reference"), ("llamakit generate --samplers top_", "top_k")],
+     ("llamakit generate --backend re", "reference"), ("llamakit generate --samplers top_", "top_k"),
+     ("llamakit serve --lora mo", "model.gguf"), ("llamakit serve --kv-type q", "q8_0"),
+     ("llamakit finetune eval run --data mo", "model.gguf"), ("llamakit quantize a b q4_k_m", "Q4_K_M")],
 )  # fmt: skip
 def test_shells_complete_files_and_values(tmp_path, shell, line, word):
     if shutil.which(shell) is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import re
+import shutil
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -107,25 +109,34 @@ def _installed(name: str) -> bool:
     return find_spec(name) is not None
 
 
+def _line(head: str, text: str) -> None:
+    """A line; where it is too wide for the terminal, more of them under its beginning."""
+    width = shutil.get_terminal_size().columns
+    click.echo(
+        textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+    )
+
+
 def _print(report: dict[str, Any]) -> None:
     cpu, memory = report["cpu"], report["memory"]
     click.echo(f"llamakit {report['llamakit']}, Python {report['python']}, {report['system']}\n")
-    click.echo(f"CPU       {cpu['name']}, {cpu['count']} usable\n          {' '.join(cpu['features'])}")
+    click.echo(f"CPU       {cpu['name']}, {cpu['count']} usable")
+    _line(" " * 10, " ".join(cpu["features"]))
     pages = f", huge pages {memory['huge_pages']}" if memory["huge_pages"] else ""
     click.echo(f"Memory    {gib(memory['total'])}, {gib(memory['free'])} free{pages}")
     label = "Backends"
     for backend in report["backends"]:
         state = "ok" if backend["available"] else "--"
         kernels = ", ".join(f"{k} {v}" for k, v in backend["kernels"].items())
-        click.echo(f"{label:<9} {state}  {backend['name']:<10} {kernels or backend['reason']}")
+        _line(f"{label:<9} {state}  {backend['name']:<10} ", kernels or backend["reason"])
         label = ""
     click.echo(f"Drivers   {', '.join(report['drivers']) or 'none of an accelerator'}")
     loaded = report["plugins"]["count"] - len(report["plugins"]["broken"])
     click.echo(f"Plugins   {loaded} of {report['plugins']['count']} load")
     for name, present in report["optional"].items():
         if not present:
-            click.echo(f"Optional  {name} is not installed: {HINTS[name]}")
+            _line("Optional  ", f"{name} is not installed: {HINTS[name]}")
     click.echo()
     for line in report["fix"]:
-        click.echo(f"  fix   {line}")
+        _line("  fix   ", line)
     click.echo(f"{len(report['fix'])} to fix" if report["fix"] else "nothing to fix")

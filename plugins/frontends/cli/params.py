@@ -23,6 +23,8 @@ from llamakit.terminal import one_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from click.shell_completion import CompletionItem
+
     from llamakit import Session
 
 Command = Any
@@ -266,6 +268,13 @@ class FieldType(click.ParamType):
 
     def __init__(self, field: OptionField, options: type[Options] | None = None) -> None:
         self.field, self.name, self._options = field, field.kind, options
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The choices, where there are some."""
+        from click.shell_completion import CompletionItem
+
+        values = (str(choice) for choice in self.field.choices)
+        return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse text."""

@@ -88,12 +88,13 @@ def describe(context: Context, trainer: Trainer) -> None:
     """What will be done, in a few lines."""
     data, (windows, validation) = trainer.dataset, trainer.windows
     o, state = trainer.options, trainer.run_state
+    steps = f"{state.total:,} {'step' if state.total == 1 else 'steps'}"
     kinds = ", ".join(f"{count:,} of {kind}" for kind, count in data.kinds.items())
     lines = [
         f"data       {len(data.train):,} samples ({kinds}), {len(windows):,} windows of {trainer.n_ctx} tokens, "
         f"{len(validation):,} to validate on",
         f"trained    {trained_text(trainer)}",
-        f"run        {state.total:,} steps of {o.batch * o.grad_accumulation} windows, {o.optimizer}, lr {o.lr:g}, "
+        f"run        {steps} of {o.batch * o.grad_accumulation} windows, {o.optimizer}, lr {o.lr:g}, "
         f"seed {o.seed}" + (f", from step {state.progress.step}" if state.progress.step else ""),
     ]
     lines += [f"note       {text}" for text in notes(trainer)]

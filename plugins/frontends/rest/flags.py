@@ -80,7 +80,9 @@ def _option(field: OptionField) -> click.Option:
     if field.kind == "json":
         return click.Option(names, multiple=True, type=str, **shown)
     if field.kind == "choice":
-        return click.Option(names, type=click.Choice([str(c) for c in field.choices]), **shown | {"metavar": None})
+        choices = [str(choice) for choice in field.choices]
+        shown["metavar"] = f"[{'|'.join(filter(None, choices))}]"  # "" is for what is not said
+        return click.Option(names, type=click.Choice(choices), **shown)
     kinds: dict[str, Any] = {"int": int, "float": float, "str": str}
     shown["metavar"] = shown["metavar"] or {"int": "N", "float": "X", "str": "TEXT"}[field.kind]
     return click.Option(names, type=kinds[field.kind], **shown)
