@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,9 @@ from llamakit.errors import UsageError, shown
 from llamakit.typed import convert
 
 MOST_NAMES = 40  # longer lists are not shown whole
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+MOST_BYTES = 2.0**63
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,6 +145,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The names nearest to a misspelt one as a phrase, or nothing."""
     found = difflib.get_close_matches(name, list(known), 3, 0.6)
     return f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} nearest" if found else ""
+
+
+def size_in_bytes(text: str, param: str) -> int:
+    """Bytes that a size such as "4G", "512 MiB" or "1000" stands for; units are powers of 1024."""
+    match = SIZE.fullmatch(text.strip())
+    value = float(match[1]) * UNITS[match[2].upper()] if match else MOST_BYTES
+    if value >= MOST_BYTES:
+        found = text if len(text) <= 40 else text[:40] + "..."
+        hint = "a number of bytes, or one with K, M, G or T"
+        raise UsageError(f"{param} cannot be {found!r}", hint=hint, param=param)
+    return int(value)
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from llamakit.train.graphs import Graphs
     from llamakit.train.mask import Encoder
     from llamakit.train.pack import Windows
-    from llamakit.train.plan import RunPlan
+    from llamakit.train.plan import Advice, RunPlan
     from llamakit.train.report import OnStep
     from llamakit.train.run import Run, RunResult
     from llamakit.train.stepper import Stepper
@@ -256,13 +256,52 @@ class Trainer:
         )  # fmt: skip
         again = graphs if self.recomputes else self._graphs(model, recomputes=True)
         device, sources = self.session.device, self._sources(graphs)
+        values, values_again = (
+            values_of(device, each, sources, validates=self._validates) for each in (self._kept, again)
+        )
         return RunPlan(
             rows=self._rows, weights=device.footprint(graphs.gradients, sources).weights, states=graphs.state_bytes,
-            values=values_of(device, self._kept, sources), values_again=values_of(device, again, sources),
-            saving=max(4 * math.prod(tensor.shape) for tensor in graphs.trained.values()),
-            recomputes=self.recomputes, micro_step=micro, update=update, steps=self.total_steps,
-            micro_steps=o.grad_accumulation,
+            values=values, values_again=values_again, saving=self._saving, recomputes=self.recomputes,
+            micro_step=micro, update=update, steps=self.total_steps, micro_steps=o.grad_accumulation,
         )  # fmt: skip
+
+    def advice(self, limit: int) -> Advice:
+        """Options with which the run would take at most `limit` bytes, as `train.plan.advice` finds them."""
+        from llamakit.train.plan import advice
+
+        return advice(self.options, self.n_ctx, self._memory_with, limit)
+
+    def _memory_with(self, changes: dict[str, Any]) -> int:
+        """Bytes of this run with other options, as `RunPlan.memory` counts them.
+
+        Where memory is to decide whether values are computed again, they are not: another machine may decide so.
+        """
+        from llamakit.train.plan import values_of
+
+        if self.options.checkpointing == "auto":
+            changes = {"checkpointing": "off", **changes}
+        other = Trainer(self.session, msgspec.structs.replace(self.options, **changes))
+        if other.n_ctx == self.n_ctx:
+            other.dataset = self.dataset
+        graphs, device = other.graphs, self.session.device
+        sources = other._sources(graphs)
+        weights = device.footprint(graphs.gradients, sources).weights
+        return (
+            weights
+            + graphs.state_bytes
+            + values_of(device, graphs, sources, validates=other._validates)
+            + other._saving
+        )
+
+    @property
+    def _validates(self) -> bool:
+        """Whether there is anything to validate on."""
+        return len(self.windows[1]) > 0
+
+    @property
+    def _saving(self) -> int:
+        """Bytes that a checkpoint takes while it is written."""
+        return max(4 * math.prod(tensor.shape) for tensor in self.graphs.trained.values())
 
     @cached_property
     def run_state(self) -> Run:

@@ -1,9 +1,9 @@
-"""What a run will take, before it starts: memory from the graphs, time from a step of the first layers."""
+"""What a run will take, before it starts: memory from the graphs, time from a step of a few layers; what would fit."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -12,13 +12,15 @@ from llamakit.train.pack import Batch
 from llamakit.train.stepper import Stepper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from llamakit.backend import Device, TensorSource
     from llamakit.train.graphs import Graphs
+    from llamakit.train.options import TrainOptions
 
 REPEATS = 3  # measured steps
 FEW_LAYERS = 3
+LEAST_CTX = 128  # tokens of a window, below which advice does not go
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,9 +60,68 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.step_seconds * self.steps
 
 
-def values_of(device: Device, graphs: Graphs, sources: Mapping[str, TensorSource]) -> int:
-    """Bytes of all programs, which are there at the same time."""
-    programs = (graphs.loss, graphs.gradients, graphs.norms, graphs.update)
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """Other options, by name, and the memory of a run with them. `fits`: whether that is within what there is."""
+
+    changes: dict[str, Any]
+    memory: int
+    fits: bool
+
+    @property
+    def flags(self) -> str:
+        """As a command line has them."""
+        return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.changes.items())
+
+
+def advice(options: TrainOptions, n_ctx: int, memory_with: Callable[[dict[str, Any]], int], limit: int) -> Advice:
+    """What changes least of a run and fits into `limit` bytes; if nothing does, what takes least.
+
+    First smaller micro-steps, as many windows a step (the same result), then values that are computed again (the same
+    result, slower), then moments in eight bits, then shorter windows. `memory_with(changes)`: bytes of a run, which
+    computes nothing again unless it is said.
+    """
+    dear: dict[str, Any] = {}
+    found = Advice(changes={}, memory=0, fits=False)
+    for change in _dearer(options, n_ctx):
+        dear |= change
+        sizes = [options.batch]
+        while sizes[-1] > 1:
+            sizes.append(sizes[-1] // 2)
+        least = Advice(changes=_with_batch(options, sizes[-1], dear), memory=0, fits=False)
+        found = msgspec.structs.replace(least, memory=memory_with(least.changes))
+        if found.memory > limit:
+            continue
+        for batch in sizes[:-1]:
+            changes = _with_batch(options, batch, dear)
+            memory = memory_with(changes)
+            if memory <= limit:
+                return Advice(changes=changes, memory=memory, fits=True)
+        return msgspec.structs.replace(found, fits=True)
+    return found
+
+
+def _dearer(options: TrainOptions, n_ctx: int) -> Iterator[dict[str, Any]]:
+    """Changes, each of them beside those before."""
+    yield {}
+    if options.checkpointing != "on":
+        yield {"checkpointing": "on"}
+    if options.optimizer == "adamw":
+        yield {"optimizer": "adamw_8bit"}
+    while n_ctx > LEAST_CTX:
+        n_ctx = max(LEAST_CTX, n_ctx // 2)
+        yield {"ctx": n_ctx}
+
+
+def _with_batch(options: TrainOptions, batch: int, dear: dict[str, Any]) -> dict[str, Any]:
+    """As many windows a step, or a few more."""
+    if batch == options.batch:
+        return dict(dear)
+    return {**dear, "batch": batch, "grad_accumulation": -(-options.batch * options.grad_accumulation // batch)}
+
+
+def values_of(device: Device, graphs: Graphs, sources: Mapping[str, TensorSource], *, validates: bool) -> int:
+    """Bytes of all programs that a run uses, which are there at the same time; that of the loss only to validate."""
+    programs = (graphs.gradients, graphs.norms, graphs.update, *((graphs.loss,) if validates else ()))
     return sum(device.footprint(graph, sources).program for graph in programs)
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from llamakit.plugins.frontends.cli.console import gib
 from llamakit.plugins.frontends.cli.params import Context, json_option, model_option, output_options
 from llamakit.plugins.frontends.cli.tools_2023 import FinetuneGroup
 from llamakit.plugins.frontends.cli.train_flags import train_flags, train_options
 from llamakit.plugins.frontends.cli.train_run import backend_option, open_session, resume, train, trained_text
 
 from llamakit.errors import UsageError
+from llamakit.options import size_in_bytes
 
 if TYPE_CHECKING:
-    from llamakit.train.plan import RunPlan
+    from llamakit.train.plan import Advice, RunPlan
     from llamakit.training import Trainer
 
 
@@ -52,44 +54,50 @@ def finetune(ctx: click.Context, **options: Any) -> None:
 @finetune.command()
 @model_option
 @train_flags()
+@click.option("--memory", metavar="SIZE", help="Memory that the run may take, such as 8G. [what is free]")
 @backend_option
 @json_option
 @output_options
 @click.pass_context
 def plan(ctx: click.Context, **options: Any) -> None:
-    """Say what a run would take: memory, seconds a step, and what would need less. Nothing is written.
+    """Say what a run would take: memory, seconds a step, and with which options it fits. Nothing is written.
 
     \b
     llamakit finetune plan -m model.gguf --data train.jsonl
+    llamakit finetune plan -m model.gguf --data train.jsonl --memory 8G
     """
     import msgspec
 
     context = Context(ctx, options["quiet"], options["verbose"])
     chosen = train_options(options)
     chosen = msgspec.structs.replace(chosen, out=chosen.out or "plan")
+    limit = size_in_bytes(options["memory"], "--memory") if options["memory"] is not None else None
     if not chosen.data:
         raise UsageError("--data is missing: name a file to learn from", param="data")
     with open_session(context, options, chosen) as session:
         trainer = session.trainer(chosen)
         found = trainer.plan()
+        free = trainer.session.device.memory().free if limit is None else limit
+        advice = trainer.advice(free) if found.memory > free else None
         if options["as_json"]:
             record = {**msgspec.to_builtins(found), "memory": found.memory, "seconds": found.seconds}
+            if advice is not None:
+                record["advice"] = {"flags": advice.flags, **msgspec.to_builtins(advice)}
             click.echo(msgspec.json.encode(record).decode())
             return
-        write_plan(trainer, found)
+        write_plan(trainer, found, f"{gib(free)} {'free' if limit is None else 'allowed'}")
+        if advice is not None:
+            write_advice(trainer, advice)
 
 
-def write_plan(trainer: Trainer, found: RunPlan) -> None:
+def write_plan(trainer: Trainer, found: RunPlan, room: str) -> None:
     """For people."""
-    from llamakit.plugins.frontends.cli.console import gib
-
     from llamakit.train.report import duration
 
-    free = trainer.session.device.memory().free
     again = "computed again" if found.recomputes else "kept"
     rows = [
         ("trained", trained_text(trainer)),
-        ("memory", f"{gib(found.memory)} of {gib(free)} free"),
+        ("memory", f"{gib(found.memory)} of {room}"),
         ("", f"{gib(found.weights)} weights, {gib(found.states)} states of training"),
         ("", f"{gib(found.values_again if found.recomputes else found.values)} values of {found.rows:,} rows, {again}"),
         ("time", f"{found.step_seconds:.3g} s a step, {found.steps:,} steps: {duration(found.seconds)}"),
@@ -101,14 +109,16 @@ def write_plan(trainer: Trainer, found: RunPlan) -> None:
         click.echo(
             f"note: --checkpointing on would need {gib(found.values_again)} for values instead, about 15 % slower"
         )
-    if found.memory > free:
-        n = trainer.options.batch
-        less = (
-            f"--batch {max(1, n // 2)} --grad-accumulation {2 * trainer.options.grad_accumulation}"
-            if n > 1
-            else "--ctx"
-        )
-        click.echo(f"it does not fit: try {less}, a smaller --ctx, --optimizer adamw_8bit, or a smaller quantised base")
+
+
+def write_advice(trainer: Trainer, advice: Advice) -> None:
+    """What would fit, or what takes least."""
+    if advice.fits:
+        click.echo(f"it does not fit; this does: {advice.flags} ({gib(advice.memory)})")
+        return
+    base = "an adapter (without --full)" if trainer.options.full else "a smaller base, or one in a smaller type"
+    least = f"with {advice.flags} it still takes {gib(advice.memory)}" if advice.flags else "no option makes it smaller"
+    click.echo(f"it does not fit: {least}; try {base}")
 
 
 @finetune.command("eval")

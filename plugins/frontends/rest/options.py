@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from llamakit.errors import UsageError
-from llamakit.options import Options
+from llamakit.options import Options, size_in_bytes
 
 SPARE_THREADS = 16  # beyond the admitted requests: for /health, static files and errors
 LEAST_PLACES = 256
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 class ServeOptions(Options, frozen=True):
@@ -170,11 +167,3 @@ class ServeOptions(Options, frozen=True):
     def body_limit(self) -> int:
         """Bytes that the body of a request may have."""
         return size_in_bytes(self.max_body, "max_body")
-
-
-def size_in_bytes(text: str, param: str) -> int:
-    """Bytes that a size such as "4G", "512 MiB" or "1000" stands for; units are powers of 1024."""
-    match = SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{param} cannot be {text!r}", hint="a number of bytes, or one with K, M, G or T", param=param)
-    return int(float(match[1]) * UNITS[match[2].upper()])

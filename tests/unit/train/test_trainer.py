@@ -335,7 +335,8 @@ def test_a_plan_is_of_the_run_that_memory_makes(base, data, tmp_path, monkeypatc
     )
     found, own = run.plan(), run.stepper.graphs
     assert found.recomputes
-    assert found.values_again == values_of(run.session.device, own, run._sources(own)) < found.values
+    needed = values_of(run.session.device, own, run._sources(own), validates=False)
+    assert found.values_again == needed < found.values
     assert found.memory - found.weights - found.states - found.saving == found.values_again
     for graph in (own.gradients, *(stepper.graphs.gradients for stepper in measured)):
         assert any(node.name.endswith(".again") for node in graph.nodes)
