@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llamakit.train.report import OnStep
-    from llamakit.train.tools_2023.norms import NormAdapter, Stepper2023
+    from llamakit.train.stepper import Stepper
     from llamakit.train.tools_2023.run import Run2023
     from llamakit.train.tools_2023.samples import SampleStream
 
@@ -250,47 +250,28 @@ class Tool2023:
         return stream
 
     @cached_property
-    def norms(self) -> dict[str, NormAdapter]:
-        """The adapters of norms."""
-        from llamakit.train.tools_2023.norms import NormAdapter
-
-        if not self.lora:
-            return {}
-        pairs = {name: each for name, each in self.start.adapters().items() if name.endswith("norm.weight")}
-        return {
-            name: NormAdapter(self.session.model.tensor(name), each.scale, {".lora_a": each.A, ".lora_b": each.B})
-            for name, each in pairs.items()
-        }
-
-    @cached_property
-    def stepper(self) -> Stepper2023:
+    def stepper(self) -> Stepper:
         """The states on the device, as the run starts."""
-        from llamakit.passes.lora import AdapterShape, add_adapters
-        from llamakit.passes.pipeline import prepare
-        from llamakit.train.graphs import build_graphs, build_norms, build_update
-        from llamakit.train.tools_2023.norms import Stepper2023
+        from llamakit.passes.lora import ONES, AdapterShape, add_adapters
+        from llamakit.train.graphs import build_graphs
+        from llamakit.train.stepper import Stepper
         from llamakit.train.tools_2023.run import write_states
         from llamakit.weights import load_weights, tensor_sources
 
         session, options = self.session, self.plan.options
-        states = frozenset(self.norms) if self.lora else frozenset(self.start.tensors)
+        states = frozenset() if self.lora else frozenset(self.start.tensors)
         loss = session.model.build_loss(options.batch * self.n_ctx, states=states, activations="f32")
         if self.lora:
-            matrices = {name: each for name, each in self.start.adapters().items() if name not in self.norms}
-            loss = add_adapters(
-                loss, {name: AdapterShape(each.A.shape[0], each.scale) for name, each in matrices.items()}
-            )
+            shapes = {name: AdapterShape(each.A.shape[0], each.scale) for name, each in self.start.adapters().items()}
+            loss = add_adapters(loss, shapes)
+        trained = {name: tensor for name, tensor in loss.states.items() if not name.endswith(ONES)}
         cls = session.registry.optimizer("adamw")
         optimizer = cls(build_options(cls.Options, options.optimizer_options, where="adamw"))
-        graphs = build_graphs(loss, dict(loss.states), optimizer, recomputes=options.checkpointing == "on")
-        if self.norms:  # their gradients are made, but the host updates their adapters
-            trained = {name: tensor for name, tensor in loss.states.items() if name not in self.norms}
-            update, names = build_update(trained, optimizer)
-            graphs = msgspec.structs.replace(
-                graphs, norms=prepare(build_norms(trained)), update=prepare(update), scalar_names=names, trained=trained
-            )
+        graphs = build_graphs(loss, trained, optimizer, recomputes=options.checkpointing == "on")
         weights = load_weights(session.device, tensor_sources(graphs.uses(), session.file), graphs.uses())
-        stepper = Stepper2023(session.device, graphs, weights, optimizer, self.norms)
+        stepper = Stepper(session.device, graphs, weights, optimizer)
+        for name in loss.states.keys() - trained.keys():
+            stepper.states[name].write(np.ones(stepper.states[name].shape, np.float32))
         write_states(stepper, self.start)
         return stepper
 
@@ -300,7 +281,7 @@ class Tool2023:
         from llamakit.train.tools_2023.run import Run2023
 
         self.stream, self.stepper  # noqa: B018 - in this order: faults of the data come first
-        return Run2023(self.plan, self.stepper, self.stream, self.start, self.session.file.metadata, self.say)
+        return Run2023(self.plan, self.stepper, self.stream, self.start, self.session.file, self.say)
 
     def write_only(self) -> None:
         """--only-write-lora and --only-write-model."""
@@ -308,8 +289,7 @@ class Tool2023:
 
         if self.read is None:
             raise UsageError(f"no checkpoint {self.plan.files.checkpoint_in!r} to write", param="checkpoint_in")
-        base = self.session.file.metadata if self.lora else {}
-        write_output(self.plan, self.start, base, self.norms)
+        write_output(self.plan, self.start, self.session.file if self.lora else None)
 
 
 def parameter_names(n_layer: int) -> list[str]:

@@ -32,8 +32,14 @@ def write_trained_adapter(
     """The adapters as a GGUF file that scales them as they were trained; of norms, which it holds whole, the sums."""
     pairs = {name: (states[name + A], states[name + B], shape.scale) for name, shape in shapes.items()}
     tensors = {name: Adapter(A=a, B=b, scale=scale) for name, (a, b, scale) in pairs.items() if not _is_norm(name)}
-    norms = {name: base.tensor(name) + (scale * (b @ a)[0]) for name, (a, b, scale) in pairs.items() if _is_norm(name)}
+    norms = {name: _whole(base.tensor(name), *pair) for name, pair in pairs.items() if _is_norm(name)}
     write_adapter(path, base.metadata, tensors, norms=norms)
+
+
+def _whole(weight: Any, a: Any, b: Any, scale: float) -> npt.NDArray[np.float32]:
+    """A norm's weight (n,) with its adapter, (r, n) and (1, r)."""
+    whole: npt.NDArray[np.float32] = np.asarray(weight + scale * (b.astype(np.float64) @ a)[0], np.float32)
+    return whole
 
 
 def _is_norm(name: str) -> bool:

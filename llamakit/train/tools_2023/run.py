@@ -16,8 +16,8 @@ import numpy as np
 
 from llamakit.errors import LlamaKitError
 from llamakit.gguf.ggla import write_ggla
-from llamakit.lora.write import write_adapter
-from llamakit.passes.lora import A, B
+from llamakit.passes.lora import A, AdapterShape, B
+from llamakit.train.export import write_trained_adapter
 from llamakit.train.report import StepInfo
 from llamakit.train.schedule import factor
 from llamakit.train.tools_2023.checkpoint import (
@@ -32,25 +32,25 @@ from llamakit.train.tools_2023.plan import Stops
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from llamakit.gguf import GGUFFile
     from llamakit.train.report import OnStep
-    from llamakit.train.tools_2023.norms import NormAdapter, Stepper2023
+    from llamakit.train.stepper import Stepper
     from llamakit.train.tools_2023.plan import Plan2023
     from llamakit.train.tools_2023.samples import SampleStream
 
 M, V = ".m", ".v"  # states of the optimizer adamw
-PARTS = ((A, ".lora_a"), (B, ".lora_b"))
 
 
 class Run2023:
-    """Updates from a checkpoint on, `plan.options.steps` of them. `base`: metadata of the model that is adapted."""
+    """Updates from a checkpoint on, `plan.options.steps` of them. `base`: the model that is adapted."""
 
     def __init__(
         self,
         plan: Plan2023,
-        stepper: Stepper2023,
+        stepper: Stepper,
         stream: SampleStream,
         start: Checkpoint2023,
-        base: Mapping[str, object],
+        base: GGUFFile,
         write: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.plan, self.stepper, self.stream, self.start, self.base = plan, stepper, stream, start, base
@@ -135,53 +135,44 @@ class Run2023:
         files, checkpoint = self.plan.files, self.checkpoint()
         for name in files.outputs(files.checkpoint_out, self.iteration):
             write_checkpoint(name, checkpoint)
-        write_output(self.plan, checkpoint, self.base, self.stepper.norms)
+        write_output(self.plan, checkpoint, self.base if self.plan.tool == "finetune" else None)
         self.saved = self.iteration
         self.say(f"saved iteration {self.iteration}")
 
 
-def read_states(stepper: Stepper2023, like: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def read_states(stepper: Stepper, like: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Values and both moments, by the names and in the shapes of a checkpoint of 2023."""
     found: tuple[dict[str, Any], ...] = ({}, {}, {})
     for name in like:
-        base, part = name.removesuffix(name[-7:]), name[-7:]
-        adapter: NormAdapter | None = stepper.norms.get(base)
-        for table, state, kept in zip(found, ("", M, V), ("values", "m", "v"), strict=True):
-            values = stepper.states[name + state].read() if adapter is None else getattr(adapter, kept)[part]
-            table[name] = np.ascontiguousarray(values.T if part == A else values)
+        for table, state in zip(found, ("", M, V), strict=True):
+            values = stepper.states[name + state].read()
+            table[name] = np.ascontiguousarray(values.T if name.endswith(A) else values)
     return found[0], found[1], found[2]
 
 
-def write_states(stepper: Stepper2023, checkpoint: Checkpoint2023) -> None:
+def write_states(stepper: Stepper, checkpoint: Checkpoint2023) -> None:
     """The other way round: put a checkpoint's values and moments on the device."""
     for name, values in checkpoint.tensors.items():
-        base, part = name.removesuffix(name[-7:]), name[-7:]
-        adapter = stepper.norms.get(base)
-        tables = (("", "values", {name: values}), (M, "m", checkpoint.first), (V, "v", checkpoint.second))
-        for state, kept, table in tables:
-            if name not in table:
-                continue
-            array = np.ascontiguousarray(table[name].T if part == A else table[name])
-            if adapter is None:
-                stepper.states[name + state].write(array)
-            else:
-                getattr(adapter, kept)[part] = array
-    stepper.write_norms()
+        for state, table in (("", {name: values}), (M, checkpoint.first), (V, checkpoint.second)):
+            if name in table:
+                array = table[name].T if name.endswith(A) else table[name]
+                stepper.states[name + state].write(np.ascontiguousarray(array))
 
 
-def write_output(
-    plan: Plan2023, checkpoint: Checkpoint2023, base: Mapping[str, object], norms: Mapping[str, NormAdapter]
-) -> None:
-    """The adapter or the model: GGUF adapters where the name ends in .gguf, else ggla; models in GGUF."""
+def write_output(plan: Plan2023, checkpoint: Checkpoint2023, base: GGUFFile | None) -> None:
+    """The adapter or the model: GGUF adapters where the name ends in .gguf, else ggla; models in GGUF.
+
+    `base`: the model that the adapter is for.
+    """
     for name in plan.files.outputs(plan.files.output, checkpoint.iterations):
-        if plan.tool != "finetune":
+        if base is None:
             write_model(name, checkpoint)
         elif Path(name).suffix == ".gguf":
-            tensors = {key: each for key, each in checkpoint.adapters().items() if key not in norms}
-            write_adapter(name, base, tensors, norms={key: each.weight for key, each in norms.items()})
+            adapters = checkpoint.adapters()
+            shapes = {key: AdapterShape(each.A.shape[0], each.scale) for key, each in adapters.items()}
+            states = {f"{key}{A}": each.A for key, each in adapters.items()}
+            states |= {f"{key}{B}": each.B for key, each in adapters.items()}
+            write_trained_adapter(Path(name), base, shapes, states)
         else:
-            parts = {
-                key.replace(".lora_a", ".loraA").replace(".lora_b", ".loraB"): x
-                for key, x in checkpoint.tensors.items()
-            }
+            parts = {key.replace(A, ".loraA").replace(B, ".loraB"): x for key, x in checkpoint.tensors.items()}
             write_ggla(name, checkpoint.lora_r, checkpoint.lora_alpha, parts)
