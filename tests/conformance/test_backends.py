@@ -7,9 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from llamakit.errors import BackendError
 from llamakit.gguf import GGMLType
+from llamakit.graph.attrs import AttentionAttrs
+from llamakit.graph.graph import Dim, DType, GraphBuilder
+from llamakit.graph.ops import Op
 from llamakit.registry import Registry
-from llamakit.testing.conformance import Case, Setup, cases, check, check_top, run
+from llamakit.testing.conformance import Case, Setup, Source, cases, check, check_top, run
 
 REGISTRY = Registry.discover()
 MIXING = ("linear", "attention", "experts")  # ops that take rows together
@@ -78,6 +82,42 @@ def test_what_a_device_does_not_know_is_said(device, reference):
         changed = replace(node, attrs=replace(node.attrs, **extra))
         assert not device.supports(changed)
         assert reference.supports(changed)
+
+
+VARIANTS = [{"soft_cap": 1.0}, {"slopes": (0.5, 0.25, 0.1, 0.0)}, {"sinks": True}]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: next(iter(variant)))
+def test_attention_without_a_cache_is_refused_by_name_where_there_is_no_kernel(variant, device, reference):
+    """Never computed as if it were plain: the reference, which knows them, gives other numbers than plain attention."""
+
+    def graph(**extra):
+        g = GraphBuilder("g")
+        rows = Dim("rows", 8)
+        q, k, v = (g.input(name, (rows, n, 16), DType.F32) for name, n in (("q", 4), ("k", 2), ("v", 2)))
+        where = (g.input("positions", (rows,)), g.input("sequences", (rows,)))
+        sinks = g.parameter("sinks", (4,)) if extra.pop("sinks", False) else None
+        attrs = AttentionAttrs(0.25, None, **extra)
+        return g.build(out=g.add(Op.ATTENTION, "node", (q, k, v, *where, None, None), tensors=(sinks,), attrs=attrs))
+
+    def results(device, made):
+        weights = {}
+        for name, tensor in made.parameters.items():
+            source = Source(name, GGMLType.F32, np.linspace(-1, 1, 4).astype(np.float32).reshape(tensor.shape))
+            weights[name] = device.load(source, made.uses()[name])
+        program = device.compile(made, weights)
+        rng = np.random.default_rng(1)
+        for name in "qkv":
+            program.inputs[name][...] = rng.normal(size=program.inputs[name].shape)
+        program.inputs["positions"][:] = np.arange(8)
+        return program.run({"rows": 8})["out"].numpy().copy()
+
+    plain, changed = graph(), graph(**variant)
+    assert np.allclose(results(device, plain), results(reference, plain), atol=1e-5)
+    assert not np.allclose(results(reference, changed), results(reference, plain), atol=1e-2)
+    assert not device.supports(changed.nodes[-1])
+    with pytest.raises(BackendError, match="node.*attention"):
+        results(device, changed)
 
 
 def test_a_step_without_rows_does_nothing(device):
