@@ -69,6 +69,9 @@ class Encoder:
             return self._conversation(record)
         except UnavailableError:
             raise
+        except RecursionError:
+            found = "tools, or arguments of calls, within one another"
+            raise DataError(f"{record.place}: the record is nested too deeply", found=found, param="data") from None
         except LlamaKitError as error:
             hint = error.hint or "messages in the order that the model's template wants, or --template plain"
             raise DataError(f"{record.place}: {error.message}", found=error.found, hint=hint, param="data") from None

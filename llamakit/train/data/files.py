@@ -182,14 +182,23 @@ def _decoded(data: bytes, place: Place) -> Any:
     """JSON, or the error that says why it is none."""
     try:
         return msgspec.json.decode(data)
-    except UnicodeDecodeError as error:
-        return _not_utf8(place, data[error.start])
+    except UnicodeDecodeError:
+        return _not_utf8(place, _first_odd(data))  # its place is that within a string
     except (msgspec.DecodeError, RecursionError) as error:
         reason = str(error).removeprefix("JSON is malformed: ") or "too deep"
         if "utf-8" in reason.lower():
-            return _not_utf8(place, None)
+            return _not_utf8(place, _first_odd(data))
         found = data[:SHOWN].decode("utf-8", "replace") + ("..." if len(data) > SHOWN else "")
         return DataError(f"{place}: this is no JSON: {reason}", found=found, param="data")
+
+
+def _first_odd(data: bytes) -> int | None:
+    """The first byte that is no UTF-8."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return data[error.start]
+    return None
 
 
 def _not_utf8(place: Place, byte: int | None) -> DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -10,7 +11,8 @@ from llamakit.errors import DataError
 
 ROLES = {  # other names of the same
     "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
-    "function_response": "tool", "observation": "tool",
+    "function_response": "tool", "observation": "tool", "user": "user", "assistant": "assistant", "system": "system",
+    "tool": "tool", "developer": "developer",
 }  # fmt: skip
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 KEPT = ("name", "tool_call_id", "reasoning_content")
@@ -45,7 +47,9 @@ def _message(value: Any, where: str) -> dict[str, Any]:
     role = value.get("role", value.get("from")) if isinstance(value, dict) else None
     if not isinstance(role, str):
         raise DataError(f"{where}: there is no role", found=shown(value), hint="role and content", param="data")
-    role = ROLES.get(role, role)
+    role = ROLES.get(role.strip().lower(), role)
+    if role not in ROLES.values() and (meant := get_close_matches(role.lower(), [*ROLES, *ROLES.values()], 1, 0.75)):
+        raise DataError(f"{where}: the role {role!r} is not known", hint=ROLES.get(meant[0], meant[0]), param="data")
     message: dict[str, Any] = {"role": role, "content": _text(value.get("content", value.get("value")), where)}
     message |= {name: value[name] for name in KEPT if isinstance(value.get(name), str)}
     weight = value.get("weight")
@@ -99,5 +103,8 @@ def _json(text: str, where: str) -> Any:
 
 def shown(value: Any) -> str:
     """A value for people, cut."""
-    text = msgspec.json.encode(value).decode("utf-8", "replace")
+    try:
+        text = msgspec.json.encode(value).decode("utf-8", "replace")
+    except RecursionError:
+        return "lists or objects within one another, too deep"
     return text if len(text) <= 60 else text[:60] + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 
@@ -16,6 +17,7 @@ from llamakit.train.data.records import kind_of, read_records, record
 HERE = Place("x.jsonl", 3)
 PROMPT = {"prompt": "a", "completion": "b"}
 LINE = json.dumps(PROMPT)
+NESTED = functools.reduce(lambda inner, _: [inner], range(100_000), [])  # too deep for an encoder
 
 
 def written(tmp_path, name, data):
@@ -110,6 +112,8 @@ def test_a_bad_line_is_named_and_the_others_are_read(tmp_path, line, what):
     ("a.jsonl.gz", b"\x1f\x8b\x08\0\0", "gzip"),
     ("a.txt", b"caf\xe9\n", "line 1: this is no text in UTF-8"),
     ("a.txt", b"one\ntwo\n\xff\n", "line 3: this is no text in UTF-8"),
+    ("a.jsonl", b'{"text": "abc \xe9"}', "the byte 0xe9"),
+    ("a.json", b'[{"text": "abc \xff"}]', "the byte 0xff"),
 ])  # fmt: skip
 def test_what_is_no_text(tmp_path, name, data, what):
     with pytest.raises(DataError, match="a") as caught:
@@ -228,6 +232,10 @@ def test_calls_of_tools():
     ({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}, "tool 1 has no function"),
     ({"messages": [{"role": "user", "content": "x"}], "tools": "[{"}, "tools: this is no JSON"),
     ({"question": "a", "answer": "b", "context": ["c"]}, "context is no text"),
+    ({"messages": [{"role": "asistant", "content": "x"}]}, "message 1: the role 'asistant' is not known"),
+    ({"messages": [{"role": "usr", "content": "x"}]}, "the role 'usr' is not known\n  try     user"),
+    ({"messages": [{"role": "user", "content": NESTED}]}, "only texts"),
+    ({"messages": [NESTED]}, "there is no role"),
     ({"prompt": "a"}, "no record of a known kind"),
     ({"prompt": 1, "completion": "b"}, "no record of a known kind"),
     ({}, "no record of a known kind"),
@@ -236,6 +244,16 @@ def test_bad_records_are_named(fields, what):
     with pytest.raises(DataError, match="x.jsonl, line 3") as caught:
         record(fields, HERE)
     assert what in str(caught.value)
+
+
+@pytest.mark.parametrize(("role", "known"), [
+    ("User", "user"), ("ASSISTANT ", "assistant"), ("human", "user"), ("GPT", "assistant"), ("System", "system"),
+    ("wizard", "wizard"), ("function", "function"), ("Developer", "developer"),
+])  # fmt: skip
+def test_names_of_roles(role, known):
+    """Others than the known ones are the template's."""
+    found = record({"messages": [{"role": role, "content": "x"}]}, HERE)
+    assert found.messages[0]["role"] == known
 
 
 def test_fields_that_are_found_are_told():

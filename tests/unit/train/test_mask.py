@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from datetime import datetime
 
@@ -188,3 +190,19 @@ def test_a_template_that_rewrites_the_question_is_refused(of_bytes):
     with pytest.raises(DataError, match=r"line 7: .*in another way once it is there"):
         encoder(source, of_bytes()).encode(record({"messages": TALK[1:3]}, HERE))
     assert encoded(encoder(source, of_bytes(), train_on="all"), {"messages": TALK[1:3]})
+
+
+@pytest.mark.parametrize("depth", [400, 900])
+@pytest.mark.parametrize("where", ["tools", "arguments"])
+def test_what_is_nested_too_deeply_is_an_error_of_the_record(of_bytes, where, depth):
+    """Whatever a template or an encoder makes of it: samples, or the record's error."""
+    deep = json.loads('{"a":' * depth + "1" + "}" * depth)
+    call = {"name": "f", "arguments": deep if where == "arguments" else {}}
+    fields = {
+        "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [{"function": call}]}],
+        "tools": [{"name": "f", "parameters": deep if where == "tools" else {}}],
+    }
+    for family in FAMILIES.values():
+        made = encoder(family.template, of_bytes(family.controls, family.markers))
+        with contextlib.suppress(DataError):
+            assert made.encode(record(fields, HERE))
