@@ -25,12 +25,13 @@ from llamakit.options import build_options
 from llamakit.passes.memory import plan
 from llamakit.session import Session
 from llamakit.train import checkpoint
-from llamakit.train.checkpoint import Checkpoint, Progress
+from llamakit.train.checkpoint import CHECKPOINTS, Checkpoint, Progress
 from llamakit.train.cursor import CursorState
 from llamakit.train.options import TrainOptions
-from llamakit.train.run import CHECKPOINTS
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from llamakit.backend import TensorSource
     from llamakit.graph.graph import Graph, Tensor
     from llamakit.models import LoadedModel
@@ -149,25 +150,28 @@ class Trainer:
         """Train to the end, or until `stop`. Steps are logged in the folder, and for TensorBoard if it is wanted."""
         from llamakit.train.report import LOG_NAME, LogWriter
 
-        self.check_folder()
-        state, o = self.run_state, self.options
-        if o.nice:
-            os.nice(max(0, o.nice - os.nice(0)))
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise checkpoint.write_error(self.folder, error) from None
-        after = state.progress.step
-        with ExitStack() as stack:
-            writers: list[OnStep] = [stack.enter_context(LogWriter(self.folder / LOG_NAME, after_step=after))]
-            if o.tensorboard:
-                from llamakit.train.tensorboard import TensorBoardWriter
+        with self.held():
+            self.check_folder()
+            state, o = self.run_state, self.options
+            if o.nice:
+                os.nice(max(0, o.nice - os.nice(0)))
+            after = state.progress.step
+            with ExitStack() as stack:
+                writers: list[OnStep] = [stack.enter_context(LogWriter(self.folder / LOG_NAME, after_step=after))]
+                if o.tensorboard:
+                    from llamakit.train.tensorboard import TensorBoardWriter
 
-                board = TensorBoardWriter(self.folder / "tensorboard", after_step=after)
-                stack.callback(board.close)
-                writers.append(board)
-            state.callbacks = [*writers, *self._callbacks]
-            return state.run()
+                    board = TensorBoardWriter(self.folder / "tensorboard", after_step=after)
+                    stack.callback(board.close)
+                    writers.append(board)
+                state.callbacks = [*writers, *self._callbacks]
+                return state.run()
+
+    def held(self) -> AbstractContextManager[None]:
+        """The folder of the run, for this thread alone, as `train.folder.held` says; `run` holds it anyway."""
+        from llamakit.train.folder import held
+
+        return held(self.folder)
 
     def stop(self) -> None:
         """End after the present step, with a checkpoint."""

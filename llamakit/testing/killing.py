@@ -28,7 +28,7 @@ def work(base: str, data: str, out: str, threads: int, options: dict[str, Any]) 
     from pathlib import Path
 
     from llamakit.session import Session
-    from llamakit.train.run import CHECKPOINTS
+    from llamakit.train.checkpoint import CHECKPOINTS
     from llamakit.training import Trainer
 
     session = Session(base, backend="cpu", threads=threads)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from llamakit.errors import LlamaKitError, ModelFileError
+from llamakit.errors import NO_ROOM, LlamaKitError, ModelFileError
 from llamakit.gguf import open_gguf
 from llamakit.gguf.constants import GGMLType
 from llamakit.gguf.writer import GGUFWriter
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from llamakit.backend import State
 
 KEY, VERSION = "llamakit.training", 1
+CHECKPOINTS = "checkpoints"  # folder of them within that of a run
 NAME = re.compile(r"step-(\d+)\.gguf")
 Count = Annotated[int, Meta(ge=0)]
 
@@ -88,12 +90,16 @@ def _values(state: State) -> npt.NDArray[np.float32]:
 
 
 def write_error(path: Path, error: OSError) -> LlamaKitError:
-    """Why a file of a run could not be written."""
-    return LlamaKitError(
-        f"{path} cannot be written: {error.strerror or error}",
-        found=getattr(error, "found", ""),
-        hint="the last checkpoint is as it was; make room and go on with llamakit finetune resume",
-    )
+    """Why a file of a run, or the folder of a run, could not be written."""
+    room = error.errno in NO_ROOM
+    hint = "make room, or another --out" if room else "another --out"
+    with suppress(OSError):
+        run = path.parent.parent if path.parent.name == CHECKPOINTS else path if path.is_dir() else path.parent
+        if numbered(run / CHECKPOINTS):
+            act = "make room" if room else "make it writable"
+            hint = f"the last checkpoint is as it was; {act} and go on with llamakit finetune resume {run}"
+    found = getattr(error, "found", "")
+    return LlamaKitError(f"{path} cannot be written: {error.strerror or error}", found=found, hint=hint)
 
 
 def read_head(path: Path) -> Checkpoint:
@@ -128,7 +134,10 @@ def restore(path: Path, states: dict[str, State]) -> None:
 
 def numbered(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints of a folder by step."""
-    if not folder.is_dir():
+    try:
+        if not folder.is_dir():
+            return []
+    except OSError:  # a name that is too long; who makes the folder says so
         return []
     return sorted((int(match[1]), path) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)))
 

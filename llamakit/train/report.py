@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from llamakit.errors import LlamaKitError
+from llamakit.train.checkpoint import write_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from llamakit.errors import LlamaKitError
 
 LOG_NAME = "log.jsonl"
 SMOOTHING = 0.1  # weight of the newest step in mean seconds
@@ -79,8 +82,10 @@ class LogWriter:
         """Write a step."""
         fields = {name: getattr(info, name) for name in LogEntry.__struct_fields__}
         fields["tokens_per_second"] = round(info.tokens_per_second, 3)
+        line = _line(LogEntry(**fields))
         try:
-            self._file.write(_line(LogEntry(**fields)))  # one write for a whole line
+            if self._file.write(line) != len(line):  # one write for a whole line
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self._failed(error) from None
 
@@ -95,7 +100,7 @@ class LogWriter:
         self.close()
 
     def _failed(self, error: OSError) -> LlamaKitError:
-        return LlamaKitError(f"the log {self.path} cannot be written: {error.strerror or error}")
+        return write_error(self.path, error)
 
 
 def read_log(path: Path) -> list[LogEntry]:

@@ -10,7 +10,7 @@ import msgspec
 
 from llamakit.errors import LlamaKitError
 from llamakit.train import checkpoint
-from llamakit.train.checkpoint import Checkpoint, Progress
+from llamakit.train.checkpoint import CHECKPOINTS, Checkpoint, Progress
 from llamakit.train.cursor import Cursor
 from llamakit.train.report import StepInfo
 from llamakit.train.schedule import factor
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from llamakit.train.report import OnStep
     from llamakit.train.stepper import Stepper
 
-CHECKPOINTS = "checkpoints"
 VALIDATIONS = 10  # in a run, unless it is said how often
 
 

@@ -48,6 +48,7 @@ def train(ctx: click.Context, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
+    from llamakit.train.folder import held
     from llamakit.training import FIRST
 
     context = Context(ctx, options["quiet"], options["verbose"])
@@ -55,14 +56,15 @@ def train(ctx: click.Context, **options: Any) -> None:
     chosen = pretraining(options)
     folder = Path(chosen.out)
     check_folder(folder)
-    shape = first_model(context, folder / FIRST, model, chosen)
-    context.console.note(described(shape))
-    options["model"] = str(folder / FIRST)
-    with train_run.open_session(context, options, chosen) as session:
-        fitted = session.trainer(chosen)
-        if chosen.max_minutes and not options["train_steps"] and not options["train_epochs"]:
-            fitted = session.trainer(in_time(fitted))
-        train_run.train(context, fitted, options["as_json"])
+    with held(folder):
+        shape = first_model(context, folder / FIRST, model, chosen)
+        context.console.note(described(shape))
+        options["model"] = str(folder / FIRST)
+        with train_run.open_session(context, options, chosen) as session:
+            fitted = session.trainer(chosen)
+            if chosen.max_minutes and not options["train_steps"] and not options["train_epochs"]:
+                fitted = session.trainer(in_time(fitted))
+            train_run.train(context, fitted, options["as_json"])
 
 
 train.add_command(train_run.resume)
@@ -98,7 +100,6 @@ def first_model(context: Context, path: Path, model: NewModelOptions, chosen: Tr
     from llamakit.train.new_model import make_model
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with context.console.progress("making the vocabulary and first weights"):
             return make_model(
                 path, data=chosen.data, kind=chosen.kind, n_ctx=chosen.ctx, seed=chosen.seed, options=model

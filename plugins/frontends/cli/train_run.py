@@ -77,11 +77,12 @@ def train(context: Context, trainer: Trainer, as_json: bool) -> None:
     from llamakit.plugins.frontends.cli.train_view import TrainView
 
     trainer.check_folder()
-    describe(context, trainer)
-    view = TrainView(context.console)
-    with view, stopping(trainer, view):
-        result = trainer.on_step(view).run()
-    finish(context, trainer, result, as_json)
+    with trainer.held():
+        describe(context, trainer)
+        view = TrainView(context.console)
+        with view, stopping(trainer, view):
+            result = trainer.on_step(view).run()
+        finish(context, trainer, result, as_json)
 
 
 def describe(context: Context, trainer: Trainer) -> None:
