@@ -21,6 +21,7 @@ GROUP_MATMUL = 64  # items of a group of matmul.cl
 SIDE = 32  # rows and columns that such a group makes
 TOP_WIDTH = 64  # items of a group of top.cl
 MOST = 2**31 - 1  # of elements of a value or a state, and of numbers that kernels are given
+FEW_UNITS = 64  # of one item, that are shared out one by one
 CHUNK = 64  # scores that attention has at once
 LEVELS = {  # the values of the grids' levels, by type: see `llamakit.gguf.quants_grid`
     "IQ1_S": ("iq1", (-8, 0, 8)),
@@ -124,9 +125,11 @@ class Kernels:
             self._launch(kernel, -(-n // self.traits.items), self.traits.items, arguments)
 
     def units(self, kernel: Any, n: int, *arguments: Argument) -> None:
-        """Run a kernel of units, each of `lanes` items."""
+        """Run a kernel of units, each of `lanes` items. Those of one item are groups of their own if they are few."""
         if self.traits.lanes == 1:
-            self.items(kernel, n, *arguments)
+            items = 1 if n <= FEW_UNITS else self.traits.items
+            if n > 0:
+                self._launch(kernel, -(-n // items), items, arguments)
         elif n > 0:
             self._launch(kernel, n, self.traits.lanes, arguments)
 

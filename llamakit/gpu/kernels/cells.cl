@@ -78,8 +78,11 @@ KERNEL void store_cells(BUF(const float, k), BUF(const float, v), BUF(const int,
 }
 
 // Attention of a row's head over positions 0..p of its sequence: CHUNK scores at a time, then the values that they
-// weigh. HEAD_V: values of a head.
+// weigh. HEAD_V: values of a head. With SPLIT, units take so many positions of a head each, and `y` gets PARTIAL numbers of
+// each: the sum of values, the largest score, and the sum of weights relative to it; `merge_attention` puts them together.
 #ifdef HEAD_V
+#define PARTIAL (HEAD_V + 2)
+
 KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, positions), BUF(const int, sequences),
                       BUF(const int, tables), BUF(const float, slopes), BUF(const float, sinks), BUF(float, y),
                       const int n_row, const int n_head, const int n_head_kv, const int dim, const int k_bytes,
@@ -96,16 +99,30 @@ KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, 
     PART;
     SPACE float scores[CHUNK];
     SPACE int cells[CHUNK];
+#ifdef SPLIT
+    int n_split = (table_width * block_size + SPLIT - 1) / SPLIT, pair = UNIT / n_split, part_at = UNIT % n_split * SPLIT;
+    UNITS(n_row * n_head * n_split);
+#else
+    int pair = UNIT;
     UNITS(n_row * n_head);
-    int r = UNIT / n_head, head = UNIT % n_head, kv_head = head / (n_head / n_head_kv);
-    int p = positions[r], begin = window > 0 && p - window + 1 > 0 ? p - window + 1 : 0;
-    q += (i64)UNIT * dim;
+#endif
+    int r = pair / n_head, head = pair % n_head, kv_head = head / (n_head / n_head_kv);
+    int p = positions[r], begin = window > 0 && p - window + 1 > 0 ? p - window + 1 : 0, last = p;
+#ifdef SPLIT
+    begin = begin > part_at ? begin : part_at;
+    last = p < part_at + SPLIT - 1 ? p : part_at + SPLIT - 1;
+#endif
+    q += (i64)pair * dim;
     tables += (i64)sequences[r] * table_width;
+#ifdef SPLIT
+    float top = MINUS_INFINITY, sum = 0.0f;
+#else
     float top = has_sinks ? sinks[head] : MINUS_INFINITY, sum = has_sinks ? 1.0f : 0.0f;
+#endif
     float out[(HEAD_V + LANES - 1) / LANES];
     for (int i = 0; i < (HEAD_V + LANES - 1) / LANES; ++i) out[i] = 0.0f;
-    for (int start = begin; start <= p; start += CHUNK) {
-        int n = p + 1 - start < CHUNK ? p + 1 - start : CHUNK;
+    for (int start = begin; start <= last; start += CHUNK) {
+        int n = last + 1 - start < CHUNK ? last + 1 - start : CHUNK;
         float most = MINUS_INFINITY;
         for (int j = LANE; j < n; j += LANES) {
             int at = start + j;
@@ -150,7 +167,37 @@ KERNEL void attention(BUF(const float, q), BUF(const u8, cache), BUF(const int, 
 #endif
         MEET;
     }
+#ifdef SPLIT
+    y += (i64)UNIT * PARTIAL;
+    for (int i = LANE, o = 0; i < HEAD_V; i += LANES, ++o) y[i] = out[o];
+    if (LANE == 0) {
+        y[HEAD_V] = top;
+        y[HEAD_V + 1] = sum;
+    }
+#else
     for (int i = LANE, o = 0; i < HEAD_V; i += LANES, ++o) y[(i64)UNIT * HEAD_V + i] = out[o] / sum;
+#endif
+}
+
+// The parts of a row's head as one, in the order of positions.
+KERNEL void merge_attention(BUF(const float, parts), BUF(const float, sinks), BUF(float, y), const int n_row,
+                            const int n_head, const int n_split, const int has_sinks) {
+    USE(const float, parts);
+    USE(const float, sinks);
+    USE(float, y);
+    UNITS(n_row * n_head);
+    float first = has_sinks ? sinks[UNIT % n_head] : MINUS_INFINITY, top = first;
+    parts += (i64)UNIT * n_split * PARTIAL;
+    for (int s = 0; s < n_split; ++s) top = parts[s * PARTIAL + HEAD_V] > top ? parts[s * PARTIAL + HEAD_V] : top;
+    float sum = has_sinks ? EXP(first - top) : 0.0f;
+    for (int s = 0; s < n_split; ++s)
+        sum = FMA(parts[s * PARTIAL + HEAD_V + 1], EXP(parts[s * PARTIAL + HEAD_V] - top), sum);
+    for (int i = LANE; i < HEAD_V; i += LANES) {
+        float value = 0.0f;
+        for (int s = 0; s < n_split; ++s)
+            value = FMA(parts[s * PARTIAL + i], EXP(parts[s * PARTIAL + HEAD_V] - top), value);
+        y[(i64)UNIT * HEAD_V + i] = value / sum;
+    }
 }
 #endif
 

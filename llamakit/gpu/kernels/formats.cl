@@ -151,19 +151,14 @@ FN void decode(GLOBAL const u8 *b, int sub, int n, float *v) {
 #elif defined(TYPE_TQ1_0)
 FN float ternary(u32 byte, u32 power) { return (float)((int)((((byte * power) & 255u) * 3u) >> 8) - 1); }
 
+// 32 bytes of five digits, 16 of five, 4 of four; of each the first digits come first.
 FN void decode(GLOBAL const u8 *b, int sub, int n, float *v) {
     float d = HALF_AT(b + 52);
-    u32 power = 1;
-    if (sub < 5) {  // 32 bytes of five digits
-        for (int i = 0; i < sub; ++i) power *= 3;
-        for (int i = 0; i < 32; ++i) v[i] = d * ternary(b[i], power);
-        return;
-    }
-    for (int i = 0; i < 32; ++i) {  // 16 bytes of five, then 4 of four
-        int k = 32 * (sub - 5) + i, digit = k < 80 ? k / 16 : (k - 80) / 4;
-        power = 1;
-        for (int j = 0; j < digit; ++j) power *= 3;
-        v[i] = d * ternary(k < 80 ? b[32 + k % 16] : b[48 + k % 4], power);
+    for (int i = 0; i < 32; ++i) {
+        int first = sub < 5 ? 0 : sub == 7 && i >= 16 ? 240 : 160, k = 32 * sub + i - first;
+        int shift = sub < 5 ? 5 : first == 160 ? 4 : 2, digit = k >> shift;
+        u32 power = (digit & 1 ? 3u : 1u) * (digit & 2 ? 9u : 1u) * (digit & 4 ? 81u : 1u);
+        v[i] = d * ternary(b[(sub < 5 ? 0 : first == 160 ? 32 : 48) + (k & ((1 << shift) - 1))], power);
     }
 }
 #elif defined(TYPE_TQ2_0)

@@ -6,7 +6,8 @@ FN GLOBAL const u8 *block_of(GLOBAL const u8 *row, int chunk) { return row + (i6
 
 #ifdef TILE
 // y[r, o] = x[r] . w[o] (+ bias[o]) for TILE rows of x and one row of w. With PAIRS, row r is a pair: it takes row
-// r / share of x, and the matrix of the expert that `chosen` names.
+// r / share of x, and the matrix of the expert that `chosen` names. With SORTED, `chosen` is what `place_pairs` makes, of
+// `n_row` tiles: the pairs of each, then the experts.
 KERNEL void linear(BUF(const u8, w), BUF(const float, x), BUF(const float, bias), BUF(float, y), BUF(const int, chosen),
                    const int first, const int n_part, const int n_row, const int n_out, const int n_in,
                    const int has_bias, const int share) {
@@ -21,6 +22,12 @@ KERNEL void linear(BUF(const u8, w), BUF(const float, x), BUF(const float, bias)
     int o = UNIT % n_out, r0 = UNIT / n_out;
     i64 row = (i64)chosen[r0] * n_out + o - first;
     if (row < 0 || row >= n_part) return;
+#elif defined(SORTED)
+    UNITS(n_row * n_out);
+    int o = UNIT % n_out, tile = UNIT / n_out, owner = chosen[n_row * TILE + tile];
+    i64 row = (i64)owner * n_out + o - first;
+    if (owner < 0 || row < 0 || row >= n_part) return;
+    GLOBAL const int *pairs = chosen + tile * TILE;
 #else
     UNITS((n_row + TILE - 1) / TILE * n_part);
     int row = UNIT % n_part, r0 = UNIT / n_part * TILE, o = first + row;
@@ -29,7 +36,11 @@ KERNEL void linear(BUF(const u8, w), BUF(const float, x), BUF(const float, bias)
     GLOBAL const float *rows[TILE];
     float sums[TILE][8], v[32];
     for (int t = 0; t < TILE; ++t) {
+#ifdef SORTED
+        int r = pairs[t] >= 0 ? pairs[t] : pairs[0];
+#else
         int r = r0 + t < n_row ? r0 + t : n_row - 1;
+#endif
         rows[t] = x + (i64)(r / share) * n_in;
         for (int i = 0; i < 8; ++i) sums[t][i] = 0.0f;
     }
@@ -50,7 +61,11 @@ KERNEL void linear(BUF(const u8, w), BUF(const float, x), BUF(const float, bias)
         float sum = 0.0f;
         for (int i = 0; i < 8; ++i) sum += sums[t][i];
         sum = lane_sum(sum, part);
+#ifdef SORTED
+        if (LANE == 0 && pairs[t] >= 0) y[(i64)pairs[t] * n_out + o] = sum;
+#else
         if (LANE == 0 && r0 + t < n_row) y[(i64)(r0 + t) * n_out + o] = sum + (has_bias ? bias[o] : 0.0f);
+#endif
     }
 }
 #endif

@@ -25,6 +25,7 @@ STEPS: dict[Op, Make] = {
 }
 WORKSPACES: dict[Op, Callable[[Node, Types], int]] = {
     **linear.WORKSPACES,
+    **attention.WORKSPACES,
     **experts.WORKSPACES,
     **training.WORKSPACES,
     **states.WORKSPACES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from llamakit.gpu.lower import ALIGNMENT, count
-from llamakit.gpu.steps.linear import direct
+from llamakit.gpu.steps.linear import TILES, direct, most_tile, sorted_pairs
 from llamakit.gpu.steps.values import gate
 from llamakit.graph.attrs import ACTIVATIONS
 from llamakit.graph.ops import Op
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from llamakit.graph.graph import Node
 
 
+FEW_PAIRS = 16  # of a row and an expert that run each for itself
+
+
 class Space(NamedTuple):
-    """Elements of what a step has meanwhile, in order: of each pair the choice, the share, and what it makes."""
+    """Elements of what a step has meanwhile, in order: of each pair the choice, the share, and what it makes; pairs by
+    expert, tile after tile, and how many each expert has."""
 
     chosen: int
     shares: int
@@ -27,6 +31,8 @@ class Space(NamedTuple):
     up: int
     hidden: int
     out: int
+    order: int
+    counts: int
 
 
 def offsets(sizes: Space | BackSpace) -> list[int]:
@@ -43,27 +49,49 @@ def space(node: Node) -> Space:
     assert gate_weight is not None
     assert down is not None
     pairs = int(node.output.shape[0]) * node.attrs.n_used
-    n_ff, n_out = gate_weight.shape[1], down.shape[1]
-    return Space(pairs, pairs, pairs * n_ff, pairs * n_ff, pairs * n_ff, pairs * n_out)
+    n_expert, n_ff, _ = gate_weight.shape
+    order = max(tiles(pairs, n_expert, tile) * (tile + 1) for tile in TILES[1:])
+    return Space(pairs, pairs, pairs * n_ff, pairs * n_ff, pairs * n_ff, pairs * down.shape[1], order, n_expert)
+
+
+def tiles(n_pair: int, n_expert: int, tile: int) -> int:
+    """Tiles of `tile` pairs at most: each expert may have one that is not full."""
+    return n_pair // tile + min(n_expert, n_pair)
 
 
 def _experts(b: Lowering, node: Node, number: int) -> Step:
     base, n_used = b.workspace(number), node.attrs.n_used
-    chosen, shares, gated, up, hidden, out = (base.plus(4 * n) for n in offsets(space(node))[:-1])
+    chosen, shares, gated, up, hidden, out, order, counts = (base.plus(4 * n) for n in offsets(space(node))[:-1])
     gates, ups, downs = (b.operand(tensor) for tensor in node.tensors)
     x, scores, y = b.at(node.inputs[0]), b.at(node.inputs[1]), b.at(node.output)
     rows, n_expert, n_ff, n_out = count(node.output, 1), gates.shape[0], gates.shape[1], downs.shape[1]
     choose, combine = b.kernels.get("choose", "mixture"), b.kernels.get("combine", "mixture")
     activate = gate(b, (gated, up, hidden), rows.times(n_used * n_ff), node.attrs.activation)
-    normalise = int(node.attrs.normalise)
+    normalise, tile = int(node.attrs.normalise), most_tile(b.kernels)
+    count_pairs, place_pairs = b.kernels.get("count_pairs", "mixture"), b.kernels.get("place_pairs", "mixture")
+
+    def together(m: int) -> None:
+        """Pairs of one expert meet its weights in tiles."""
+        n_tile = tiles(m, n_expert, tile)
+        b.kernels.items(count_pairs, n_expert, chosen, counts, m, n_expert)
+        owners = order.plus(4 * n_tile * tile)
+        b.kernels.items(place_pairs, n_expert + 1, chosen, counts, order, owners, m, n_expert, tile, n_tile)
+
+    def times(weight: Operand, given: At, to: At, m: int, share: int) -> None:
+        if m > FEW_PAIRS:
+            sorted_pairs(b, weight, given, to, tiles(m, n_expert, tile), order, share)
+        else:
+            direct(b, weight, given, to, m, pairs=(chosen, share))
 
     def step(sizes: Sizes) -> None:
-        n = rows.of(sizes)
+        n, m = rows.of(sizes), rows.of(sizes) * n_used
         b.kernels.items(choose, n, scores, chosen, shares, n, n_expert, n_used, normalise)
-        for weight, to in ((gates, gated), (ups, up)):
-            direct(b, weight, x, to, n * n_used, pairs=(chosen, n_used))
+        if m > FEW_PAIRS:
+            together(m)
+        times(gates, x, gated, m, n_used)
+        times(ups, x, up, m, n_used)
         activate(sizes)
-        direct(b, downs, hidden, out, n * n_used, pairs=(chosen, 1))
+        times(downs, hidden, out, m, 1)
         b.kernels.items(combine, n * n_out, out, shares, y, n, n_used, n_out)
 
     return step

@@ -21,16 +21,22 @@ if TYPE_CHECKING:
     from llamakit.gpu.driver import At
     from llamakit.gpu.lower import Lowering, Operand, Sizes, Step, Types
     from llamakit.gpu.memory import Part
+    from llamakit.gpu.source import Kernels
     from llamakit.graph.graph import Node, Tensor, Value
 
 FEW = 16  # rows that meet a packed weight
-TILE = 4  # rows that a weight's values are unpacked for at once
+TILES = (1, 4, 8)  # rows that a weight's values may be unpacked for at once
 SLICE = 1 << 22  # values of a weight that are float32 at once
 
 
 def type_of(tensor: Tensor, types: Types) -> GGMLType:
     """A tensor's type; states are float32."""
     return GGMLType.F32 if tensor.source is Source.STATE else types[tensor.name]
+
+
+def most_tile(kernels: Kernels) -> int:
+    """The most of them: items in groups have fewer registers each."""
+    return TILES[-1] if kernels.traits.lanes == 1 else TILES[-2]
 
 
 def slice_rows(shape: tuple[int, ...]) -> int:
@@ -78,7 +84,8 @@ def direct(
 ) -> None:
     """y = x W^T for few rows; `pairs`: which expert each row takes, and how many rows share a row of x."""
     *_, n_out, n_in = weight.shape
-    tile = 1 if n == 1 or pairs is not None else TILE
+    most = most_tile(b.kernels)
+    tile = 1 if pairs is not None else next((t for t in TILES if t >= n and t <= most), most)
     defines: dict[str, int | str] = {"TILE": tile}
     if pairs is not None:
         defines["PAIRS"] = 1
@@ -90,6 +97,16 @@ def direct(
             kernel, units, part.place, x, x if bias is None else bias, y, chosen, part.first, part.n_row, n, n_out,
             n_in, int(bias is not None), share,
         )  # fmt: skip
+
+
+def sorted_pairs(b: Lowering, weight: Operand, x: At, y: At, n_tile: int, order: At, share: int) -> None:
+    """y = x W^T for the pairs of `n_tile` tiles, each of one expert: see `place_pairs` in mixture.cl."""
+    *_, n_out, n_in = weight.shape
+    kernel = b.kernels.get("linear", "rows", weight.type, {"TILE": most_tile(b.kernels), "SORTED": 1})
+    for part in weight.parts:
+        b.kernels.units(
+            kernel, n_tile * n_out, part.place, x, x, y, order, part.first, part.n_row, n_tile, n_out, n_in, 0, share
+        )
 
 
 def product(b: Lowering, weight: Operand, x: At, y: At, n: int, space: At, bias: At | None = None) -> None:
@@ -147,7 +164,7 @@ def _adapter(b: Lowering, node: Node, x: At, y: At) -> Callable[[int], None]:
         if not rank or not n:
             return
         h = table.scratch(n * rank)
-        b.kernels.items(shrink, n * rank, x, x, where, entry, table.pool, h, n, n_in, rank, embedding)
+        b.kernels.units(shrink, n * rank, x, x, where, entry, table.pool, h, n, n_in, rank, embedding)
         b.kernels.items(expand, n * n_out, h, where, entry, table.pool, y, n, n_out, rank, embedding)
 
     return adapt

@@ -69,7 +69,7 @@ def _rms_norm(b: Lowering, node: Node, number: int) -> Step:
         n = n_row.of(sizes)
         b.kernels.units(kernel, n, source, weight, y, n, wide, epsilon)
         if table is not None and entry is not None and table.ranks.get(name):
-            b.kernels.items(adapted, n, source, where, entry, table.pool, y, n // n_head, n_head, wide, epsilon)
+            b.kernels.units(adapted, n, source, where, entry, table.pool, y, n // n_head, n_head, wide, epsilon)
 
     return step
 

@@ -38,15 +38,16 @@ HEADS = (64, 128)
 
 def modules():
     """(file, definitions, type) of all modules that models use."""
-    for file in ("basic", "matmul", "bytes", "mixture", "training", "states"):
+    for file in ("basic", "matmul", "bytes", "mixture", "training", "states", "ceilings"):
         yield file, {}, None
     yield "top", {"WIDTH": TOP_WIDTH}, None
     for head in HEADS:
         yield "step_attention+attention_back", {"HEAD_K": head, "HEAD_V": head}, None
         for kv_type in ("f32", "f16", "bf16", "q8_0"):
             yield "cells", {"HEAD_V": head, **stored_defines(kv_type)}, None
+            yield "cells", {"HEAD_V": head, "SPLIT": 256, **stored_defines(kv_type)}, None
     for type_ in quants.readable():
-        for tile in ({"TILE": 1}, {"TILE": 4}, {"TILE": 1, "PAIRS": 1}):
+        for tile in ({"TILE": 1}, {"TILE": 4}, {"TILE": 1, "PAIRS": 1}, {"TILE": 4, "SORTED": 1}):
             yield "rows", tile, type_
 
 

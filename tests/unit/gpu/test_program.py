@@ -205,6 +205,28 @@ def test_few_rows_meet_the_packed_weight_and_many_a_slice(device):
         assert device.driver.launches[-1].kernel == kernel
 
 
+@pytest.mark.parametrize(("lanes", "tile"), [(64, 4), (1, 8)])
+def test_few_pairs_run_each_for_itself_and_many_sorted_by_expert(lanes, tile):
+    for rows, sorted_ in ((5, False), (6, True), (101, True)):
+        device = GPUDevice(RecordingDriver(Traits("cuda", lanes, 128, 1 << 30)))
+        case = Case("experts", rows=rows, n_in=256, n_out=256, type=GGMLType.Q4_K)
+        compiled(case, device).run({"rows": rows})
+        kernels = [launch.kernel for launch in device.driver.launches]
+        assert ("place_pairs" in kernels) is sorted_
+        assert kernels.count("linear") == 3
+        units = next(each for each in device.driver.launches if each.kernel == "linear")
+        n_pair = rows * case.n_used
+        n_tile = n_pair // tile + min(case.n_expert, n_pair) if sorted_ else n_pair
+        assert units.n_group == (n_tile * 256 if lanes > 1 else -(-n_tile * 256 // 128))
+
+
+def test_positions_are_split_where_rows_are_few(device):
+    for rows, kernels in ((5, ["store_cells", "attention", "merge_attention"]), (20, ["store_cells", "attention"])):
+        device.driver.launches.clear()
+        compiled(Case("attention", rows=rows, past=300), device).run({"rows": rows, "seqs": 1}, longest=300 + rows)
+        assert [launch.kernel for launch in device.driver.launches] == kernels
+
+
 def test_the_footprint_is_what_is_allocated(small_model):
     model = Model(small_model)
     told = model.device.footprint(model.graph, model.sources)

@@ -80,6 +80,27 @@ def test_products_of_operands_that_lie_in_any_way(lanes, shape, transposed):
         assert np.allclose(out, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("window", [8, 250])
+def test_windows_that_begin_behind_the_first_part_of_positions(window, grouped, reference):
+    check(Case("attention", rows=5, past=300, window=window, sinks=True), grouped, reference)
+
+
+def test_pairs_are_sorted_by_expert_and_fill_tiles():
+    """Of each expert all pairs in order; what is left of its last tile is -1; tiles that are left over are nobody's."""
+    driver, kernels = (made := ShimDriver(1)), Kernels(made)
+    chosen, n_expert, tile, n_tile = np.array([2, 0, 2, 2, 0, 2, 3, 2], np.int32), 4, 4, 6
+    places = [At(driver.allocate(4 * n)) for n in (len(chosen), n_expert, n_tile * tile, n_tile)]
+    driver.write(places[0], chosen)
+    for name, n, rest in (("count_pairs", n_expert, ()), ("place_pairs", n_expert + 1, (tile, n_tile))):
+        given = places[: 2 + 2 * bool(rest)]
+        kernels.items(kernels.get(name, "mixture"), n, *given, len(chosen), n_expert, *rest)
+    order, owners = np.empty((n_tile, tile), np.int32), np.empty(n_tile, np.int32)
+    driver.read(places[2], order)
+    driver.read(places[3], owners)
+    assert owners.tolist() == [0, 2, 2, 3, -1, -1]
+    assert order[:4].tolist() == [[1, 4, -1, -1], [0, 2, 3, 5], [7, -1, -1, -1], [6, -1, -1, -1]]
+
+
 def test_the_likeliest_in_any_order(grouped):
     check_top(grouped)
 
