@@ -238,3 +238,21 @@ def test_no_number_is_too_near_to_an_open_bound(bound):
                 assert float(value) != bound, value
             else:
                 assert digits > 15 - len(str(int(abs(bound)))), value
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"items": [{"type": "string"}], "unevaluatedItems": False}, ['["a"]', "[]"], ['["a", 1]', "[1]"]),
+        ({"prefixItems": [{}], "unevaluatedItems": False, "type": "array"}, ["[1]"], ["[1, 2]"]),
+        ({"enum": [[1, 2], [1]], "prefixItems": [{}], "unevaluatedItems": False}, ["[1]"], ["[1,2]", "[1, 2]"]),
+        ({"enum": [[1, 2], [1]], "items": [{}], "unevaluatedItems": False}, ["[1]"], ["[1, 2]"]),
+        ({"enum": [["a", 1], ["a", "b"]], "contains": {"const": "a"}, "unevaluatedItems": {"type": "string"}},
+         ['["a", "b"]', '["a","b"]'], ['["a", 1]']),
+    ],
+)  # fmt: skip
+def test_unevaluated_items_beside_places_and_constants(matches, schema, good, bad):
+    grammar, _ = schema_to_grammar(schema)
+    holds = matches(grammar)
+    assert [text for text in good if not holds(text)] == []
+    assert [text for text in bad if holds(text)] == []

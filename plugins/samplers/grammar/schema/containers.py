@@ -11,7 +11,7 @@ from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.schema import texts
 from llamakit.plugins.samplers.grammar.schema.merge import UNSEEN, normal
 from llamakit.plugins.samplers.grammar.schema.scalars import count, excluded_texts, text_conditions, without
-from llamakit.plugins.samplers.grammar.schema.valid import all_of, identity, value_schemas
+from llamakit.plugins.samplers.grammar.schema.valid import all_of, identity, places, value_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -216,10 +216,7 @@ def _without(dfa: DFA, names: Iterable[str]) -> DFA:
 
 def array_node(converter: Converter, schema: Schema, pointer: str) -> Node:
     """An array: the items that have their own schema, then the others."""
-    first = schema.get("prefixItems", [])
-    items = schema.get("items", schema.get("unevaluatedItems", True))
-    if isinstance(items, list):  # as drafts before 2020 wrote it
-        first, items = items, schema.get("additionalItems", True)
+    first, items = places(schema)
     if not isinstance(first, list):
         raise converter.error(pointer, "prefixItems", "it is a list of schemas")
     least, most = (count(converter, schema, pointer, key) for key in ("minItems", "maxItems"))

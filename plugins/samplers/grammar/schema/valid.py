@@ -121,12 +121,14 @@ class Validator:
         return all(node is None or accepts(determinize(node), value) for node in nodes)
 
     def _list(self, value: list[Any], schema: Schema) -> bool:
-        first, rest = schema.get("prefixItems", []), schema.get("items", True)
-        if isinstance(rest, list):
-            first, rest = rest, schema.get("additionalItems", True)
+        first, rest = places(schema)
         if schema.get("uniqueItems") is True and len({identity(item) for item in value}) < len(value):
             return False
-        if not all(self.holds(item, first[i] if i < len(first) else rest) for i, item in enumerate(value)):
+        seen = schema["contains"] if "contains" in schema and "items" not in schema else False  # evaluates what it is
+        if not all(
+            self.holds(item, first[i]) if i < len(first) else self.holds(item, rest) or self.holds(item, seen)
+            for i, item in enumerate(value)
+        ):
             return False
         if "contains" in schema:
             found = sum(self.holds(item, schema["contains"]) for item in value)
@@ -141,6 +143,14 @@ class Validator:
         return all(
             self.holds(item, part) for name, item in value.items() for part in value_schemas(schema, name) or ()
         ) and all(self.holds(value, part) for name, part in dependent(schema) if name in value)
+
+
+def places(schema: Schema) -> tuple[list[Any], Any]:
+    """What the first items of an array have to be, one by one, and what all others."""
+    first, rest = schema.get("prefixItems", []), schema.get("items", schema.get("unevaluatedItems", True))
+    if isinstance(rest, list):  # as drafts before 2020 wrote it
+        first, rest = rest, schema.get("additionalItems", schema.get("unevaluatedItems", True))
+    return first, rest
 
 
 def value_schemas(schema: Schema, name: str) -> list[Any]:
