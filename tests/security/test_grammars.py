@@ -35,6 +35,11 @@ COSTLY = {
     "a tag of many": {"structural_tag": {"type": "structural_tag", "format": {"type": "regex", "pattern":
                                                                              r"\p{L}?" * 2000}}},
     "many choices": {"choices": ["ab" * 12 + str(i) for i in range(9999)]},
+    "a long choice": {"choices": ["a " * 5_000_000]},
+    "many long choices": {"choices": ["a" * 2000 + str(i) for i in range(5000)]},
+    "a long constant": {"json_schema": {"const": "a " * 5_000_000}},
+    "many patterns of names": {"json_schema": {"type": "object", "patternProperties": {
+        f"^[a-z]*{i}[a-z]*$": {"type": "integer"} for i in range(200)}}},
     "many properties": {"json_schema": {"type": "object", "properties": {f"p{i}": {"enum": list(range(40))}
                                                                          for i in range(4000)}}},
     "all of many": {"json_schema": {"allOf": [{"properties": {f"p{j}": {"minimum": i} for j in range(60)}}

@@ -83,9 +83,16 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 
 
 def chat_logprobs(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> dict[str, Any]:
-    """`logprobs` of a chat: each token and the likeliest in its place."""
+    """`logprobs` of a chat: each token and the likeliest in its place.
+
+    Each is JSON at once: as objects, those of a whole answer take much memory, and long to become text together.
+    """
     content = [
-        _chat_token(tokenizer, piece.token_id, piece.logprob) | {"top_logprobs": _top(tokenizer, piece.top)}
+        msgspec.Raw(
+            msgspec.json.encode(
+                _chat_token(tokenizer, piece.token_id, piece.logprob) | {"top_logprobs": _top(tokenizer, piece.top)}
+            )
+        )
         for piece in pieces
     ]
     return {"content": content, "refusal": None}

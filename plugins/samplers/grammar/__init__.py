@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llamakit.plugins.samplers.grammar.study import Study
 
 LONGEST = 1 << 18  # characters of a grammar; reading that many takes a second or two
+LARGEST = 1 << 21  # bytes of JSON of what else a grammar can be given as: a schema, choices, a tag
 FIELDS = {"gbnf": "grammar"}  # the option of a kind, where it has another name
 UI = {"x-ui": {"group": "Grammar", "widget": "grammar"}}
 
@@ -160,6 +161,10 @@ def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool =
 
     tokenizer = context.tokenizer
     encoded = msgspec.json.encode([kind, source, lenient])
+    if len(encoded) > LARGEST:
+        from llamakit.plugins.samplers.grammar.errors import GrammarError
+
+        raise GrammarError(f"it has {len(encoded):,} bytes; {LARGEST:,} are possible", param=FIELDS.get(kind, kind))
     key = hashlib.sha256(encoded).digest()
 
     def token_ids(text: str) -> list[int]:
@@ -181,10 +186,13 @@ def parse(
 ) -> Grammar:  # fmt: skip
     """Each language's own reader, imported when it is asked for. GrammarError for texts of more than `LONGEST`."""
     notes = notes or Notes()
-    if isinstance(source, str) and len(source) > LONGEST:
+    n_char, most = (sum(map(len, source)), 2 * LONGEST) if kind == "choices" else (0, 0)
+    if isinstance(source, str):
+        n_char, most = len(source), LONGEST
+    if n_char > most:
         from llamakit.plugins.samplers.grammar.errors import GrammarError
 
-        raise GrammarError(f"it has {len(source):,} characters; {LONGEST:,} are possible", param=FIELDS.get(kind, kind))
+        raise GrammarError(f"it has {n_char:,} characters; {most:,} are possible", param=FIELDS.get(kind, kind))
     if kind == "gbnf":
         from llamakit.plugins.samplers.grammar.gbnf import parse_gbnf
 

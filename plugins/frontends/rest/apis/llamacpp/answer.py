@@ -215,7 +215,7 @@ class Answers(Writer):
             make = self._after if self.fields.post_sampling_probs else self._before
             if self.probs_today and self.fields.post_sampling_probs:
                 make = self._after_today
-            extras["completion_probabilities"] = [make(piece) for piece in pieces]
+            extras["completion_probabilities"] = [msgspec.Raw(encode(make(piece))) for piece in pieces]
         if self.fields.return_tokens:
             extras["tokens"] = [piece.token_id for piece in pieces]
         return extras

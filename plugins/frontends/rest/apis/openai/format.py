@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from llamakit.plugins.frontends.rest.format import token_text
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ class TextLogprobs:
             self._at += len(self._decoder.decode(self.tokenizer.piece(token.token_id)))
         return found
 
-    def _top(self, word: str, token: Piece | PromptToken) -> dict[str, float] | None:
-        """The likeliest by their texts; of two with the same text the likelier counts."""
+    def _top(self, word: str, token: Piece | PromptToken) -> msgspec.Raw | None:
+        """The likeliest by their texts, as JSON at once; of two with the same text the likelier counts."""
         if token.logprob is None:
             return None
         top: dict[str, float] = {}
         for each in token.top:
             top.setdefault(token_text(self.tokenizer, each.token_id), each.logprob)
         top.setdefault(word, token.logprob)
-        return top
+        return msgspec.Raw(msgspec.json.encode(top))
