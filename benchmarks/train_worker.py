@@ -34,7 +34,7 @@ class LlamaKit:
             data=["-"], out="-", rank=RANK, full=full, forward="f32" if "exact" in name else "native",
             checkpointing="on" if "checkpointing" in name else "off",
         )  # fmt: skip
-        session = Session(model, backend="cpu", threads=threads)
+        session = Session(model, backend="cpu", threads=threads, backend_options={"train_bf16": "bf16" in name})
         self.ceiling = session.device.ceilings().multiply_adds["f32"] / 1e9
         self.batch = batch()
         self.stepper = stepper(session, options, AdamW())
