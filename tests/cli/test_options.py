@@ -285,3 +285,19 @@ def test_values_below_the_least_mean_the_least_as_in_requests(option, least):
     command = llamakit.get_command(None, "generate")
     params = command.make_context("generate", [option, "-7"], resilient_parsing=False).params
     assert list(params["sampling"].values()).count(least) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--json-schema-file", "EMPTY"), "is empty"), (("--grammar-file", "EMPTY"), "is empty"),
+        (("--regex", "a", "--choices", '["a"]'), "regex and choices cannot both be asked for"),
+        (("--choices", "[]x"), "--choices cannot be '[]x'"), (("--structural-tag", '{"format": {"type": "x"}}'), "x"),
+    ],
+)  # fmt: skip
+def test_constraints_are_looked_at_before_a_model_is_loaded(tmp_path, args, message):
+    (tmp_path / "empty").write_text(" \n")
+    args = [str(tmp_path / "empty") if arg == "EMPTY" else arg for arg in args]
+    found = run("generate", "-m", "no such file", "-p", "x", *args)
+    assert message in str(found.exception)
+    assert "no such file" not in str(found.exception)

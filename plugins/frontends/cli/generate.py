@@ -143,17 +143,27 @@ def _with_files(sampling: dict[str, Any], options: dict[str, Any]) -> dict[str, 
         if found.get(name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} and its file are both given", hint="one of them", param=name)
         found[name] = read_text(file)
+        if not found[name].strip():
+            raise UsageError(f"{file} is empty", hint="a grammar" if name == "grammar" else "a schema", param=name)
     return found
+
+
+# The options of the sampler `grammar` that constrain, and what each is called where grammars are looked at.
+KINDS = {
+    "grammar": "gbnf", "lark": "lark", "json_schema": "json_schema", "regex": "regex", "choices": "choices",
+    "structural_tag": "structural_tag",
+}  # fmt: skip
 
 
 def check_constraints(values: dict[str, Any]) -> None:
     """Look at a grammar or schema before a model is loaded for it."""
     from llamakit.grammar import study
 
-    kinds = {"grammar": "gbnf", "lark": "lark", "json_schema": "json_schema", "regex": "regex"}
-    for name, kind in kinds.items():
-        if values.get(name):
-            study(kind, values[name], lenient=bool(values.get("lenient")))
+    given = [name for name in KINDS if values.get(name)]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} cannot both be asked for", hint="one of them", param=given[1])
+    for name in given:
+        study(KINDS[name], values[name], lenient=bool(values.get("lenient")))
 
 
 def _prompt(options: dict[str, Any]) -> str:

@@ -22,6 +22,14 @@ def _tokenizer(ctx: click.Context, model: str | None) -> Tokenizer:
     return load_tokenizer(open_gguf(path).metadata)
 
 
+def _shown(piece: bytes) -> str:
+    """A token's text in quotes; one that has a part of a character only, as its bytes."""
+    try:
+        return repr(piece.decode())
+    except UnicodeDecodeError:
+        return f"bytes {piece.hex(' ')}"
+
+
 @click.command()
 @model_option
 @click.option("--add-bos", is_flag=True, help="Add BOS (and EOS) where the model asks for it.")
@@ -47,7 +55,7 @@ def tokenize(
         click.echo(msgspec.json.encode({"tokens": tokens}).decode())
         return
     for token in tokens:
-        click.echo(f"{token:>8}  {tokenizer.piece(token).decode('utf-8', 'replace')!r}")
+        click.echo(f"{token:>8}  {_shown(tokenizer.piece(token))}")
 
 
 @click.command()

@@ -73,6 +73,7 @@ def _config(ctx: click.Context, registry: Registry, values: dict[str, Any]) -> t
     for name, value in used.items():
         config.set(f"backend.{backend.name}.{name}", value, COMMAND_LINE)
     notes = [f"{flag}: without effect, backend {backend.name} has no use for it" for flag in unused]
+    notes += translated.warnings
     if config["frontend.rest.verbose"]:
         notes += [f"{flag}: without effect here" for flag in translated.without_effect]
     return config, notes

@@ -133,11 +133,12 @@ CACHE_TYPES = {"-ctk": 0, "--cache-type-k": 0, "-ctv": 1, "--cache-type-v": 1}
 
 
 class Translated(msgspec.Struct):
-    """Arguments for click, settings beside them, and the flags that have no effect."""
+    """Arguments for click, settings beside them, flags that have no effect, and what has less than it says."""
 
     args: list[str] = []
     settings: dict[str, Any] = {}
     without_effect: list[str] = []
+    warnings: list[str] = []
 
 
 def translate(given: list[str]) -> Translated:
@@ -243,7 +244,7 @@ class _Translation:
         value, _, others = self._value(name).partition(",")
         self.made.args += [name, value]
         if others:
-            self.made.without_effect.append(f"{name} {others}")
+            self.made.warnings.append(f"{name}: only {value} is listened on, not {others}")
 
     def scaled(self, name: str) -> None:
         """FILE:SCALE, several with commas; or FILE SCALE, as in 2023."""

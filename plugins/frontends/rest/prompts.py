@@ -1,4 +1,4 @@
-"""Prompts of the native API: a text, or an array that mixes texts and token ids."""
+"""Prompts of llama.cpp's API: a text, or an array that mixes texts and token ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API of the 2023 server, and what llama.cpp's native API has gained since: see docs/rest-2023.md."""
+"""The API of the 2023 server, and what llama.cpp's has gained since: see docs/rest-2023.md."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SLOTS = (
 
 
 def routes(state: ServerState) -> list[Route]:
-    """The routes of the native API."""
+    """The routes of llama.cpp's API."""
     completion, embedding = Completion(state), Embedding(state)
     complete = Operation(
         summary="Complete a prompt", tag=TAG, body=CompletionBody, response=Completions, sampling=True,

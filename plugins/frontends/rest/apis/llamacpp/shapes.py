@@ -1,4 +1,4 @@
-"""What the native API answers, for the description of the API. `response_fields` may leave any of it out."""
+"""What llama.cpp's API answers, for the description of the API. `response_fields` may leave any of it out."""
 
 from __future__ import annotations
 
