@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llamakit.errors import LlamaKitError, NotFoundError, UnavailableError
+from llamakit.errors import LlamaKitError, NotFoundError, OutOfMemoryError, UnavailableError
 from llamakit.options import near
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class _Model:
         self.used, self.used_at = 0.0, 0.0  # by the monotonic clock, and by the calendar
         self.error: LlamaKitError | None = None
         self.failed = 0.0
+        self.too_large = False  # it did not even fit alone: nothing is unloaded for it in vain again
 
     @property
     def size(self) -> int:
@@ -274,8 +275,7 @@ class ModelPool:
         try:
             with self._changed:
                 pass  # until it is noted that we load
-            self._make_room(model)
-            session = self._open_session(model.path, lambda done, total: _set_progress(model, done, total))
+            session = self._open(model)
         except LlamaKitError as caught:
             error = caught
         except BaseException as caught:  # a plugin's sys.exit among them: else those who wait would do so for ever
@@ -290,23 +290,48 @@ class ModelPool:
             model.touch()
             self._changed.notify_all()
 
-    def _make_room(self, model: _Model) -> None:
-        """Unload what was not used for longest until the model's file fits into free memory."""
+    def _open(self, model: _Model) -> Session:
+        """Open a model, unloading others where it does not fit beside them: by its file, or by what it says itself."""
         while True:
-            with self._changed:
-                others = [m for m in self._models.values() if m is not model]
-                needed = model.size + sum(m.size for m in others if m.loading)
-                free = self._free_memory()
-                loaded = [m for m in others if m.session is not None]
-                if needed <= free or not loaded:
-                    return  # with nothing to unload, the session itself says what does not fit
-                idle = [m for m in loaded if not m.leases]
-                if not idle:
-                    raise _no_room(model, free, loaded)
-                victim = min(idle, key=lambda m: m.used)
-                session = self._take(victim)
-            log.info("unloading %s to make room for %s", victim.name, model.name)
-            session.close()
+            self._make_room(model)
+            try:
+                session = self._open_session(model.path, lambda done, total: _set_progress(model, done, total))
+            except OutOfMemoryError as error:  # its steps and its cache come on top of the file
+                if model.too_large or not self._evict(model, error.message):
+                    model.too_large = True
+                    raise
+            else:
+                model.too_large = False
+                return session
+
+    def _make_room(self, model: _Model) -> None:
+        """Unload what was not used for longest until the model's file fits into free memory.
+
+        With nothing to unload, the session itself says what does not fit.
+        """
+        more = True
+        while more:
+            free = self._free_memory()  # not under the lock: devices are opened to ask them
+            more = self._evict(model, f"it needs {model.size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free", free)
+
+    def _evict(self, model: _Model, why: str, free: int = -1) -> bool:
+        """Unload what was not used for longest, unless the files fit into `free` bytes; False if nothing was unloaded.
+
+        UnavailableError with the reason where all others are in use.
+        """
+        with self._changed:
+            others = [m for m in self._models.values() if m is not model]
+            loaded = [m for m in others if m.session is not None]
+            if not loaded or model.size + sum(m.size for m in others if m.loading) <= free:
+                return False
+            idle = [m for m in loaded if not m.leases]
+            if not idle:
+                raise _no_room(model, why, loaded)
+            victim = min(idle, key=lambda m: m.used)
+            session = self._take(victim)
+        log.info("unloading %s to make room for %s", victim.name, model.name)
+        session.close()
+        return True
 
     def _take(self, model: _Model) -> Session:
         """A model's session, out of the pool."""
@@ -338,11 +363,11 @@ def _set_progress(model: _Model, done: int, total: int) -> None:
     model.progress = done / total if total else 0.0
 
 
-def _no_room(model: _Model, free: int, loaded: list[_Model]) -> LlamaKitError:
+def _no_room(model: _Model, why: str, loaded: list[_Model]) -> LlamaKitError:
     """The error for a model that has no room while others are in use."""
     names = ", ".join(m.name for m in loaded)
     return UnavailableError(
-        f"no room for model {model.name!r} now: it needs {model.size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
+        f"no room for model {model.name!r} now: {why}",
         found=f"in use: {names}", hint="try again when their requests are done", retry_after=10,
     )  # fmt: skip
 

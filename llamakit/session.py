@@ -61,7 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `activations`: what meets quantised weights, "native" (rounded to eight bits, as the backend is quickest) or "f32";
     `gpu_layers`: how many of the last layers run on GPUs (-1: as many as fit), `main_gpu`, `tensor_split`: on which
     (see `devices.offload`; `device` settles all of it);
-    `n_seq`: sequences in a step; `kv_memory`: bytes for keys and values (0: n_seq contexts, as far as memory goes);
+    `n_seq`: sequences in a step; `kv_memory`: bytes for keys and values (0: n_seq contexts, as far as memory goes),
+    `kv_most`: bytes that they should not take more than where neither these nor a context are asked for (0: any);
     `max_predict`: most tokens of any answer (0: 8 contexts); `lora`: (file, scale) of adapters loaded at the start,
     `adapter_slots`: different selections of adapters in a step (0: 4 if `lora` names any); `lora_base`: a file with
     more exact values of the tensors that adapters change; `draft_model`: a small model that guesses ahead; `draft`:
@@ -83,6 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     activations: Literal["native", "f32"] = "native"
     n_seq: int = 1
     kv_memory: int = 0
+    kv_most: int = 0
     max_predict: int = 0
     rope: Any = None  # RopeOverrides | None
     lora: list[tuple[str, float]] = []

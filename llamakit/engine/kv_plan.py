@@ -27,6 +27,10 @@ if TYPE_CHECKING:
             """Bytes for the cache; 0: not asked."""
 
         @property
+        def kv_most(self) -> int:
+            """Bytes that the cache should not take more than where nobody asked; 0: as many as there are."""
+
+        @property
         def n_seq(self) -> int:
             """Sequences at once."""
 
@@ -50,6 +54,7 @@ def plan_kv(settings: Settings, n_ctx_train: int, size: Callable[[int], int], mo
     """Fit the cache into the `free` bytes that the device has beside the model: `size(n_block)` is in bytes.
 
     A context that was asked for and does not fit is an `OutOfMemoryError`; the model's own is cut to what does.
+    `kv_most` is no demand: what is asked for may exceed it, and it may exceed what is free.
     """
     if free <= 0:
         raise OutOfMemoryError(
@@ -65,7 +70,8 @@ def plan_kv(settings: Settings, n_ctx_train: int, size: Callable[[int], int], mo
             f"not enough memory: {_gib(budget)} for keys and values were asked for, {_gib(most)} may be taken",
             found=f"weights {_gib(model.weights)}", hint=f"--kv-memory {max(1, most >> 30)}G", param="kv_memory",
         )  # fmt: skip
-    room = _blocks_in(budget or most, size)
+    capped = min(most, settings.kv_most or most)
+    room = _blocks_in(budget or (most if asked else capped), size)
     if blocks_for(n_ctx) > room:
         if asked:
             raise _too_large(settings, n_ctx, size(blocks_for(n_ctx)), budget or most, model.weights)
@@ -74,7 +80,8 @@ def plan_kv(settings: Settings, n_ctx_train: int, size: Callable[[int], int], mo
     if budget:
         return KVPlan(n_ctx, max(1, room))
     if settings.n_seq > 1:
-        room = max(blocks_for(n_ctx), _blocks_in(int(free * SHARED_SHARE), size))
+        capped = min(capped, int(free * SHARED_SHARE))
+        room = max(blocks_for(n_ctx), _blocks_in(capped, size))
     return KVPlan(n_ctx, max(1, min(wanted, room)))
 
 

@@ -107,7 +107,7 @@ def test_from_settings_to_a_session(tmp_path):
     assert (made["ctx_size"], made["n_seq"], made["max_queue"], made["kv_memory"]) == (77, 5, 9, 1 << 30)
     assert (made["lora"], made["draft"]) == ([("a", 1.0), ("b", 0.5)], 0)
     assert (made["rope"].freq_base, made["rope"].freq_scale) == (5.0, None)
-    assert settings_of(config, ServeOptions(), Registry.discover(), 3)["kv_memory"] > 0  # each of several has a share
+    assert settings_of(config, ServeOptions(), Registry.discover(), 3)["kv_most"] > 0  # each of several has a share
 
 
 @pytest.mark.parametrize("text", ["=a", "a="])

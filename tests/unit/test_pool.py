@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from llamakit.errors import LlamaKitError, ModelFileError, NotFoundError, UnavailableError
+from llamakit.errors import LlamaKitError, ModelFileError, NotFoundError, OutOfMemoryError, UnavailableError
 from llamakit.pool import ModelPool
 
 GIB = 1 << 30
@@ -215,6 +215,64 @@ def test_models_in_use_are_never_unloaded(tmp_path, opener):
             pool.load("b")
         assert error.value.found == "in use: a"
         assert not session.closed
+
+
+class Crowded(Opener):
+    """Opens two sessions at most at a time; "huge" never fits."""
+
+    def __call__(self, path, progress):
+        if path.stem == "huge" or sum(not session.closed for session in self.opened) >= 2:
+            raise OutOfMemoryError("not enough memory: keys and values")
+        return super().__call__(path, progress)
+
+
+def test_a_model_that_does_not_fit_beside_idle_ones_takes_their_place(tmp_path):
+    """Its file fits; what it needs on top of that, it says when it is opened."""
+    opener = Crowded()
+    pool = ModelPool(files(tmp_path, a=1, b=1, c=1), opener)
+    pool.load("a")
+    pool.load("b")
+    with pool.lease("a"):
+        assert pool.load("c").loaded
+    assert {info.name for info in pool.infos() if info.loaded} == {"a", "c"}
+    with pool.lease("a"), pool.lease("c"), pytest.raises(UnavailableError, match="now: not enough memory") as error:
+        pool.load("b")
+    assert error.value.found == "in use: a, c"
+    assert pool.load("b").loaded
+
+
+def test_nothing_is_unloaded_twice_for_a_model_that_does_not_even_fit_alone(tmp_path):
+    opener = Crowded()
+    pool = ModelPool(files(tmp_path, a=1, huge=1), opener)
+    pool.load("a")
+    with pytest.raises(OutOfMemoryError):
+        pool.load("huge")
+    assert not pool.info("a").loaded
+    pool.load("a")
+    with pytest.raises(OutOfMemoryError):
+        pool.load("huge")
+    assert pool.info("a").loaded
+
+
+def test_nobody_waits_for_the_device_to_tell_what_is_free(tmp_path, opener):
+    asked, answer = threading.Event(), threading.Event()
+
+    def free():
+        asked.set()
+        assert answer.wait(10)
+        return GIB
+
+    pool = ModelPool(files(tmp_path, a=1, b=1), opener, free_memory=free)
+    loading = threading.Thread(target=lambda: in_threads(1, lambda: pool.load("a")))
+    loading.start()
+    assert asked.wait(10)
+    listed = threading.Thread(target=pool.infos)
+    listed.start()
+    listed.join(5)
+    waits = listed.is_alive()
+    answer.set()
+    loading.join(10)
+    assert not waits
 
 
 def test_a_model_that_is_alone_is_tried_in_any_case(tmp_path, opener):

@@ -102,7 +102,7 @@ def settings_of(config: Config, options: ServeOptions, registry: Registry, n_mod
         "draft_model": options.model_draft, "draft": options.draft, "chat_template": options.chat_template,
     }  # fmt: skip
     if not memory and n_models > 1:  # else the first model would take what the others need
-        settings["kv_memory"] = device_memory(registry, settings).free // (2 * n_models)
+        settings["kv_most"] = device_memory(registry, settings).free // (2 * n_models)
     if options.rope_freq_base or options.rope_freq_scale:
         from llamakit.models.rope import RopeOverrides
 
