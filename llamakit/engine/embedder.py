@@ -8,6 +8,7 @@ an output is compiled when the first text comes.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from llamakit.engine.engine import Engine
     from llamakit.engine.runner import Runner
 
+log = logging.getLogger("llamakit.engine")
 POOLINGS = ("mean", "last", "cls", "none")
 
 
@@ -198,12 +200,16 @@ class Embedder:
             self._end(engine, work, None)
         return moved
 
-    def abandon(self, error: BaseException) -> None:
-        """End all of it with an error."""
+    def abandon(self, engine: Engine, error: BaseException) -> None:
+        """End all of it with an error; what it holds is given back."""
         ended, self._failed = self._failed, []
         while self._queue:
             ended.append(self._queue.popleft())
         for work in ended:  # whoever is told may ask again at once: that is not of these
+            try:
+                self._release(engine, work)
+            except BaseException:  # of a device that is gone: the others are to be told all the same
+                log.exception("a request for vectors could not give back what it held")
             work.error = error
             work.done.set()
 
@@ -266,8 +272,9 @@ class Embedder:
         for text in work.texts:
             if text.table is not None:
                 text.table.release()
-        if engine.adapters is not None and work.slot >= 0:
-            engine.adapters.release(work.slot)
+        slot, work.slot = work.slot, -1
+        if engine.adapters is not None and slot >= 0:
+            engine.adapters.release(slot)
 
 
 def check(engine: Engine, embed: Embed) -> Any:
