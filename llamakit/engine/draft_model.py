@@ -64,9 +64,7 @@ class ModelDrafter:
         guesses: dict[Sequence, list[int]] = {sequence: [] for sequence, _, _ in ready}
         last = {sequence: sequence.tokens[-1] for sequence, _, _ in ready}
         while ready:
-            ready = [
-                (s, seen, n) for s, seen, n in ready if len(guesses[s]) < n and seen.table.missing(1) <= self._free
-            ]
+            ready = self._with_room([(s, seen, n) for s, seen, n in ready if len(guesses[s]) < n])
             for (sequence, _, _), token_id in zip(ready, self._next(ready, last), strict=True):
                 guesses[sequence].append(token_id)
                 last[sequence] = token_id
@@ -87,6 +85,16 @@ class ModelDrafter:
     @property
     def _free(self) -> int:
         return self._pool.n_free
+
+    def _with_room(self, ready: list[tuple[Sequence, _Seen, int]]) -> list[tuple[Sequence, _Seen, int]]:
+        """Those for whose next token there are free blocks, for all of them together."""
+        free, found = self._free, []
+        for each in ready:
+            missing = each[1].table.missing(1)
+            if missing <= free:
+                free -= missing
+                found.append(each)
+        return found
 
     def _read(self, sequence: Sequence, seen: _Seen) -> bool:
         """Evaluate what is before the last token; False while more is left, or there is no room for it."""

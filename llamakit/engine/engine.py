@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("llamakit.engine")
 STEP_SECONDS = 0.25  # a step with running answers takes prompts only up to about this time
 LEAST_PROMPT_ROWS = 16  # but never fewer rows, so that prompts get on
+MOST_DRAFTS_FAILED = 8  # errors of a drafter in a row, after which it is not asked again
 PROGRESS_SECONDS = 0.2  # between two reports of progress to one request
 
 
@@ -68,6 +69,7 @@ class Engine:
         self.space = KVSpace(kv)
         self.queue = Admission(self.space, adapters, self.counters, runner.n_seq)
         self._number = 0
+        self._drafts_failed = 0  # in a row
 
     # -- for any thread -----------------------------------------------------------------------------------------
 
@@ -150,7 +152,7 @@ class Engine:
         """End every request with an error."""
         self.queue.abandon(error)
         if self.embedder is not None:
-            self.embedder.abandon(error)
+            self.embedder.abandon(self, error)
 
     def reset(self) -> None:
         """After a failure: nothing runs, nothing is remembered."""
@@ -234,11 +236,17 @@ class Engine:
             return
         try:
             self.drafter.propose(wanted)
+            self._drafts_failed = 0
         except Exception:  # guesses are a help, not a part of any answer
-            log.exception("guessing ahead ended with an error and is switched off")
-            self.drafter = None
+            self._drafts_failed += 1
+            off = self._drafts_failed == MOST_DRAFTS_FAILED
+            log.exception("guessing ahead ended with an error%s", " again and is switched off" if off else "")
             for sequence, _ in wanted:
                 sequence.draft = []
+            if off:
+                self.drafter = None
+            else:
+                self.drafter.reset()
 
     def _fill(self, planned: list[Chunk]) -> tuple[list[Chunk], Batch]:
         """The batch of a plan, with blocks for every row; requests go back into the queue where there are too few."""
