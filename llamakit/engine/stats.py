@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class SlotInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One request: its state is "queued", "prompt" or "generating"; counts in tokens, `seconds` since it came."""
+    """One request: its state is "queued", "prompt" or "generating"; counts in tokens, `seconds` since it came.
+
+    `width`: sequences that it may need at once.
+    """
 
     id: str
     owner: str
@@ -22,6 +25,7 @@ class SlotInfo(msgspec.Struct, frozen=True, kw_only=True):
     n_generated: int
     max_tokens: int
     n_answer: int
+    width: int
     priority: int
     seconds: float
     adapters: tuple[tuple[str, float], ...] = ()
@@ -35,8 +39,8 @@ def slot_info(group: Group, state: str) -> SlotInfo:
         n_prompt=len(group.prepared.tokens), n_cached=group.timings.n_cached,
         n_evaluated=max((s.table.length for s in sequences), default=0),
         n_generated=sum(len(s.generated) for s in sequences), max_tokens=group.max_tokens,
-        n_answer=group.request.n, priority=group.request.priority, seconds=group.now() - group.submitted,
-        adapters=group.adapters,
+        n_answer=group.request.n, width=group.width, priority=group.request.priority,
+        seconds=group.now() - group.submitted, adapters=group.adapters,
     )  # fmt: skip
 
 

@@ -1,5 +1,8 @@
 """What who runs a llama.cpp server knows: `/slots`, `POST /props`, its names of measurements, counts of tokens."""
 
+import threading
+from contextlib import contextmanager
+
 import pytest
 
 from llamakit.options import build_options
@@ -12,6 +15,48 @@ def test_slots_are_listed_as_the_server_was_started(serve):
     status, found = serve(slots="all", parallel=3, settings={"ctx_size": 128}).get("/slots")
     assert status == 200
     assert [(slot["is_processing"], slot["n_ctx"], slot["state"]) for slot in found] == [(False, 128, "free")] * 3
+
+
+@contextmanager
+def held(server, model, **fields):
+    """A request of a model that is in the middle of its answer while the block runs."""
+    body = {"model": model, "prompt": "Once", "n_predict": 100, "ignore_eos": True, "stream": True, **fields}
+    service = server.state.pool.loaded(model).service
+    gate, stopped = threading.Event(), threading.Event()
+    holder = threading.Thread(target=lambda: service.call(lambda: (stopped.set(), gate.wait(30))))
+    with server.open("/completion", body) as response:
+        response.read1()
+        holder.start()
+        assert stopped.wait(30)
+        try:
+            yield
+        finally:
+            gate.set()
+            holder.join(30)
+
+
+def test_free_slots_are_sequences_of_the_model_that_is_asked_for(serve, small_model):
+    server = serve({"a": small_model, "b": small_model}, slots="all", parallel=4, settings={"ctx_size": 128})
+    server.state.pool.load("b")
+    free = {"id": "", "state": "free"}
+
+    def look(query=""):
+        status, found = server.get(f"/slots{query}")
+        assert status == 200
+        return [(slot["model"], slot["width"]) for slot in found if slot["state"] != "free"], sum(
+            slot.items() >= free.items() for slot in found
+        )
+
+    with held(server, "a", n=3):
+        assert look() == ([("a", 3)], 1)
+        assert look("?model=b") == ([], 4)
+        assert look("?fail_on_no_slot=1") == ([("a", 3)], 1)
+        with held(server, "b", n=4):  # what other models do takes no place here
+            assert look() == ([("a", 3), ("b", 4)], 1)
+            assert look("?model=a&fail_on_no_slot=1") == ([("a", 3)], 1)
+            status, reply = server.get("/slots?model=b&fail_on_no_slot=1")
+            assert (status, reply["error"]["found"]) == (503, "4 sequences of b run")
+    assert server.get("/slots?model=c")[0] == 404
 
 
 def test_defaults_change_only_where_that_is_allowed(server):

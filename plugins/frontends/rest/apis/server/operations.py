@@ -31,9 +31,16 @@ class ModelQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SlotsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do when the server is busy."""
+    """Of which model, and what to do when it is busy."""
 
-    fail_on_no_slot: Annotated[str, Meta(description="Any value: answer 503 while no more sequences fit.")] = ""
+    model: Annotated[str, Meta(description="List this model's alone; all if it is left out.")] = ""
+    fail_on_no_slot: Annotated[
+        str,
+        Meta(
+            description="Any value: answer 503 while no further sequence of the model fits (of the default one if"
+            " `model` is left out)."
+        ),
+    ] = ""
 
 
 class AdapterScale(msgspec.Struct, frozen=True):
@@ -57,6 +64,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     n_generated: Annotated[int, Meta(description="Tokens of all its answers by now.")] = 0
     max_tokens: Annotated[int, Meta(description="Most tokens of an answer.")] = 0
     n_answer: Annotated[int, Meta(description="Answers that are asked for.")] = 0
+    width: Annotated[int, Meta(description="Sequences that it may need at once, of the `--parallel` of its model.")] = 0
     priority: int = 0
     seconds: Annotated[float, Meta(description="Since the request came.")] = 0.0
     adapters: list[AdapterScale] = []
@@ -92,22 +100,27 @@ class Slots:
         """Every request of every loaded model, as far as they are the key's own or it may see all."""
         if self.state.options.slots == "off":
             raise NotSupportedError("this server lists no slots", hint="start it without --no-slots")
+        asked = req.get_param("model", default="")
+        name = self.state.pool.resolve(asked)
         found = slots(self.state)
-        running = sum(slot.is_processing for _, slot in found)
-        if req.get_param("fail_on_no_slot", default="") and running >= self.state.options.parallel:
-            raise UnavailableError("no slot is free", found=f"{running} requests run", retry_after=1)
+        used = sum(slot.width for _, slot in found if slot.is_processing and slot.model == name)
+        free = max(0, self.state.options.parallel - used)
+        if req.get_param("fail_on_no_slot", default="") and not free:
+            raise UnavailableError("no slot is free", found=f"{used} sequences of {name} run", retry_after=1)
         key = getattr(req.context, "key", EVERYBODY)
-        shown = [slot for owner, slot in found if key.may(Role.OBSERVE) or owner == key.id]
-        answer(resp, shown + (self._free(running) if self.state.options.slots == "all" else []))
+        shown = [
+            slot for owner, slot in found
+            if (key.may(Role.OBSERVE) or owner == key.id) and (not asked or slot.model == name)
+        ]  # fmt: skip
+        answer(resp, shown + (self._free(name, free) if self.state.options.slots == "all" else []))
 
-    def _free(self, running: int) -> list[Slot]:
-        """The places that nobody has, with the default model's context."""
-        name = self.state.pool.default
+    def _free(self, name: str, n: int) -> list[Slot]:
+        """The `n` places of a model that nobody has."""
         session = self.state.pool.loaded(name)
         free = Slot(
             id="", model=name, state="free", is_processing=False, n_ctx=session.n_ctx if session is not None else 0
         )  # fmt: skip
-        return [free] * max(0, self.state.options.parallel - running)
+        return [free] * n
 
 
 class Cancel:
