@@ -67,7 +67,7 @@ class GPUKV(KVCache):
                     f" {driver.traits.most_bytes / 2**30:.2f} GiB at once",
                     hint="a smaller --ctx-size, or --kv-type q8_0",
                 )
-            self.layers.append(At(driver.allocate(n_bytes)))
+            self.layers.append(At(driver.allocate(n_bytes, host=driver.traits.cache_on_host)))
             driver.zero(self.layers[-1], n_bytes)
         self._turns = [None if layer.rope is None else self._constant(turns_of(layer.rope)) for layer in spec.layers]
 

@@ -54,6 +54,7 @@ class Traits:
     `language`: which prelude they get. `lanes`: items that work on a row of a weight together, a power of two; 1 where
     items are best left alone, as on CPUs. `items`: of a group whose items have nothing to do with one another.
     `most_bytes`: the largest block of memory that it gives. `options`: for the compiler.
+    `cache_on_host`: whether keys and values stay in main memory.
     """
 
     language: str
@@ -61,6 +62,7 @@ class Traits:
     items: int
     most_bytes: int
     options: tuple[str, ...] = ()
+    cache_on_host: bool = False
 
 
 class Tape(ABC):
@@ -89,8 +91,8 @@ class Driver(ABC):
         """What the device has."""
 
     @abstractmethod
-    def allocate(self, n_bytes: int) -> Block:
-        """New memory; what is in it means nothing."""
+    def allocate(self, n_bytes: int, *, host: bool = False) -> Block:
+        """New memory; what is in it means nothing. `host`: of the host's main memory, which the device reads across."""
 
     @abstractmethod
     def write(self, to: At, data: npt.NDArray[Any]) -> None:

@@ -44,6 +44,7 @@ class Context:
 
     def __init__(self) -> None:
         self.memory: dict[int, int] = {}
+        self.pinned: dict[int, int] = {}
         self.streams: set[Any] = set()
         self.modules: set[Any] = set()
         self.alive, self.fault = True, OK
@@ -60,6 +61,7 @@ class FakeCUDA(ModuleType):
         super().__init__("cuda.bindings.driver")
         self.CUresult, self.CUdeviceptr, self.room, self.n_device = CUresult, CUdeviceptr, room, n_device
         self.CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=SimpleNamespace(value=1))
+        self.CU_MEMHOSTALLOC_DEVICEMAP = 2
         self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
         self.capturing: list[Any] | None = None
         self.graphs: set[Any] = set()
@@ -136,9 +138,9 @@ class FakeCUDA(ModuleType):
         self.calls.append("cuCtxDestroy")
         if not context.alive:
             self.misuses.append("a context is destroyed twice")
-        for address in context.memory:
+        for address in (*context.memory, *context.pinned):
             shim.libc().free(address)
-        context.memory, context.alive = {}, False
+        context.memory, context.pinned, context.alive = {}, {}, False
         return (context.fault,)
 
     def cuCtxPushCurrent(self, context: Any) -> Any:
@@ -177,6 +179,23 @@ class FakeCUDA(ModuleType):
         shim.libc().free(int(address))
         return (code,)
 
+    def cuMemHostAlloc(self, n_bytes: int, flags: int) -> Any:
+        code, context = self._enter("cuMemHostAlloc")
+        if flags != self.CU_MEMHOSTALLOC_DEVICEMAP:
+            self.misuses.append("memory of the host that the device does not see")
+        address = shim.libc().malloc(n_bytes)
+        ctypes.memset(address, shim.GARBAGE, n_bytes)
+        context.pinned[address] = n_bytes
+        return code, address
+
+    def cuMemFreeHost(self, address: int) -> Any:
+        code, context = self._enter("cuMemFreeHost")
+        if context.pinned.pop(int(address), 0) == 0:
+            self.misuses.append("memory of the host is freed twice, or is none of this context")
+            return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        shim.libc().free(int(address))
+        return (code,)
+
     def _move(self, name: str, to: int, source: int, n_bytes: int, stream: Any, *places: int) -> Any:
         code, context = self._enter(name)
         if self.capturing is not None:
@@ -184,8 +203,9 @@ class FakeCUDA(ModuleType):
         if stream not in context.streams:
             self.misuses.append(f"{name} on a stream of another context")
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        seen = context.memory | context.pinned
         for place in places:
-            if not any(a <= int(place) and int(place) + n_bytes <= a + n for a, n in context.memory.items()):
+            if not any(a <= int(place) and int(place) + n_bytes <= a + n for a, n in seen.items()):
                 self.misuses.append(f"{name}: memory that is not there")
                 return (CUresult.CUDA_ERROR_INVALID_VALUE,)
         if code is OK:

@@ -57,6 +57,7 @@ class HostBlock(Block):
     alive: bool = True
     data: Any = None
     touched: bool = False
+    host: bool = False
 
     def free(self) -> None:
         """No use of it is right from now on."""
@@ -94,10 +95,10 @@ class RecordingDriver(Driver):
         """A GiB, less what is alive."""
         return Memory(1 << 30, (1 << 30) - sum(block.n_bytes for block in self.blocks if block.alive))
 
-    def allocate(self, n_bytes: int) -> HostBlock:
+    def allocate(self, n_bytes: int, *, host: bool = False) -> HostBlock:
         """Memory that nobody has written yet."""
         assert 0 < n_bytes <= self.traits.most_bytes, n_bytes
-        block = HostBlock(n_bytes, data=np.zeros(n_bytes, np.uint8))
+        block = HostBlock(n_bytes, data=np.zeros(n_bytes, np.uint8), host=host)
         self.blocks.append(block)
         self.alive.add(block)
         return block

@@ -127,7 +127,7 @@ class ShimDriver(Driver):
         """What may be used."""
         return Memory(self.traits.most_bytes, self.traits.most_bytes - self.used)
 
-    def allocate(self, n_bytes: int) -> ShimBlock:
+    def allocate(self, n_bytes: int, *, host: bool = False) -> ShimBlock:
         """Garbage."""
         if n_bytes > self.memory().free:
             raise does_not_fit(self.info.name, n_bytes, self.memory())

@@ -85,6 +85,12 @@ def test_cpu_and_opencl_share_a_model_at_every_layer(stories260k, expected, orde
         assert session.generate("", max_tokens=200, temperature=0).text.strip() == expected
 
 
+def test_low_vram_says_the_same(on_gpu, small_model):
+    with Session(small_model, backend="opencl", backend_options={"low_vram": True}, **SETTINGS) as session:
+        wanted = {"temperature": 0.0, "max_tokens": 12}
+        assert session.generate(PROMPT, **wanted).tokens == on_gpu.generate(PROMPT, **wanted).tokens
+
+
 def test_what_it_saved_the_cpu_reads(on_gpu, small_model, tmp_path):
     tokens = on_gpu.tokenize(PROMPT)
     first = on_gpu.generate(tokens, temperature=0.0, max_tokens=20)

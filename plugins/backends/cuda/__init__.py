@@ -28,11 +28,13 @@ class CUDAOptions(Options):
     """How kernels are shaped."""
 
     lanes: Annotated[
-        int, Meta(ge=0, le=1024, description="Threads that share a row of a weight, a power of two; 0 = 64.")
+        int, Meta(ge=0, le=512, description="Threads that share a row of a weight, a power of two; 0 = 64.")
     ] = 0
     graphs: Annotated[
         bool, Meta(description="Whether steps that come again and again are recorded as graphs, and launched at once.")
     ] = True
+
+    low_vram: Annotated[bool, Meta(description="Keep keys and values in main memory, not in that of the GPU.")] = False
 
 
 class CUDABackend(Backend):
@@ -80,7 +82,9 @@ class CUDABackend(Backend):
 
         if reason := refusal(index, availability.devices[index]):
             raise BackendError(f"backend cuda: {reason}", hint="another device: --main-gpu, or --device cuda:N")
-        return GPUDevice(CUDADriver(index, availability.devices[index], self.options.lanes, graphs=self.options.graphs))
+        o = self.options
+        driver = CUDADriver(index, availability.devices[index], o.lanes, graphs=o.graphs, low_vram=o.low_vram)
+        return GPUDevice(driver)
 
 
 @hookimpl

@@ -33,9 +33,9 @@ ITEMS = 128
 class CUDABlock(Block):
     """Memory of the GPU."""
 
-    def __init__(self, driver: CUDADriver, n_bytes: int, address: int) -> None:
+    def __init__(self, driver: CUDADriver, n_bytes: int, address: int, *, host: bool = False) -> None:
         self.n_bytes, self._address = n_bytes, address
-        self._gone = weakref.finalize(self, driver.give_back, address, driver.age)
+        self._gone = weakref.finalize(self, driver.give_back, address, driver.age, host=host)
         self._gone.atexit = False  # the driver gives all back when the process ends
         driver.alive.add(self)
 
@@ -71,12 +71,14 @@ class CUDADriver(Driver):
     Kernels are compiled for it by NVRTC, and kept on the disk. `age`: how often it was opened.
     """
 
-    def __init__(self, index: int, info: DeviceInfo, lanes: int = 0, *, graphs: bool = True) -> None:
+    def __init__(
+        self, index: int, info: DeviceInfo, lanes: int = 0, *, graphs: bool = True, low_vram: bool = False
+    ) -> None:
         self.index, self.info, self.compiled, self.graphs = index, info, CompiledKernels(), graphs
         lanes = lanes or LANES
         if lanes & (lanes - 1):
-            raise BackendError(f"cuda: lanes {lanes}: a power of two up to 1024 is possible", param="lanes")
-        self.traits = Traits("cuda", lanes, ITEMS, info.memory or 1 << 62)
+            raise BackendError(f"cuda: lanes {lanes}: a power of two up to 512 is possible", param="lanes")
+        self.traits = Traits("cuda", lanes, ITEMS, info.memory or 1 << 62, cache_on_host=low_vram)
         self.compiler, self.age, self.alive = version(), 0, WeakSet()
         self.tapes: WeakSet[CUDATape] = WeakSet()
         self.context: Any = None
@@ -111,8 +113,13 @@ class CUDADriver(Driver):
             free, total = call(cu.cuMemGetInfo(), "memory")
         return Memory(int(total), int(free))
 
-    def allocate(self, n_bytes: int) -> CUDABlock:
-        """Memory of the GPU."""
+    def allocate(self, n_bytes: int, *, host: bool = False) -> CUDABlock:
+        """Memory of the GPU, or pinned memory of the host, which the GPU has at the same address."""
+        if host:
+            with self.current():
+                flags = cu.CU_MEMHOSTALLOC_DEVICEMAP
+                address = call(cu.cuMemHostAlloc(n_bytes, flags), f"pinning {n_bytes / 2**20:,.1f} MiB of main memory")
+            return CUDABlock(self, n_bytes, int(address), host=True)
         try:
             with self.current():
                 address = call(cu.cuMemAlloc(n_bytes), f"allocating {n_bytes / 2**20:,.1f} MiB")
@@ -120,11 +127,14 @@ class CUDADriver(Driver):
             raise does_not_fit(self.info.name, n_bytes, self.memory()) from None
         return CUDABlock(self, n_bytes, int(address))
 
-    def give_back(self, address: int, age: int) -> None:
+    def give_back(self, address: int, age: int, *, host: bool = False) -> None:
         """Free memory, unless it went with a context that is gone: its address may be somebody else's by now."""
         if age == self.age and self.context is not None:
             with suppress(LlamaKitError), self.current():
-                cu.cuMemFree(cu.CUdeviceptr(address))
+                if host:
+                    cu.cuMemFreeHost(address)
+                else:
+                    cu.cuMemFree(cu.CUdeviceptr(address))
 
     def write(self, to: At, data: Any) -> None:
         """Copy to the device, in order."""

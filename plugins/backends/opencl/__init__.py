@@ -32,6 +32,10 @@ class OpenCLOptions(Options):
         ),
     ] = 0
 
+    low_vram: Annotated[bool, Meta(description="Keep keys and values in main memory, not in that of the device.")] = (
+        False
+    )
+
 
 class OpenCLBackend(Backend):
     """Devices of OpenCL drivers: GPUs first, then others."""
@@ -82,7 +86,7 @@ class OpenCLBackend(Backend):
         devices, _ = found()
         if not 0 <= index < len(devices):
             raise BackendError(f"backend opencl has no device {index}", found=f"it has {len(devices)}, counted from 0")
-        return GPUDevice(OpenCLDriver(devices[index], self.options.lanes))
+        return GPUDevice(OpenCLDriver(devices[index], self.options.lanes, low_vram=self.options.low_vram))
 
 
 @hookimpl

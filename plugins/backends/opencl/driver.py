@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -36,11 +37,13 @@ EXACT_DIVISION = 1 << 7  # CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT
 class OpenCLBlock(Block):
     """A buffer of OpenCL."""
 
-    def __init__(self, driver: OpenCLDriver, n_bytes: int) -> None:
+    def __init__(self, driver: OpenCLDriver, n_bytes: int, *, host: bool = False) -> None:
         self.n_bytes = n_bytes
-        self._buffer = cl.Buffer(driver.context, cl.mem_flags.READ_WRITE, n_bytes)
-        driver.used += n_bytes
-        self._gone = weakref.finalize(self, driver.released, n_bytes)
+        flags = cl.mem_flags.READ_WRITE | (cl.mem_flags.ALLOC_HOST_PTR if host else 0)
+        self._buffer = cl.Buffer(driver.context, flags, n_bytes)
+        counted = 0 if host else n_bytes
+        driver.used += counted
+        self._gone = weakref.finalize(self, driver.released, counted)
         driver.alive.add(self)
 
     @property
@@ -62,9 +65,9 @@ class OpenCLBlock(Block):
 class OpenCLDriver(Driver):
     """One device. `used`: bytes that are allocated here."""
 
-    def __init__(self, found: Found, lanes: int = 0) -> None:
+    def __init__(self, found: Found, lanes: int = 0, *, low_vram: bool = False) -> None:
         self.device, self.info = found
-        self.traits = _traits(self.device, self.info, lanes)
+        self.traits = replace(_traits(self.device, self.info, lanes), cache_on_host=low_vram)
         self.compiled, self.used, self.alive = CompiledKernels(), 0, WeakSet()
         self._tape: OpenCLTape | None = None
         self.reopen()
@@ -86,13 +89,13 @@ class OpenCLDriver(Driver):
         """A block is gone."""
         self.used -= n_bytes
 
-    def allocate(self, n_bytes: int) -> OpenCLBlock:
+    def allocate(self, n_bytes: int, *, host: bool = False) -> OpenCLBlock:
         """A buffer; drivers allocate when it is first used, so what cannot fit is refused here."""
-        memory = self.memory()
+        memory = self.memory() if not host else Memory(system.total_memory(), system.free_memory())
         if n_bytes > memory.free:
             raise does_not_fit(self.info.name, n_bytes, memory)
         with self.translated(f"allocating {n_bytes / 2**20:,.1f} MiB", n_bytes):
-            return OpenCLBlock(self, n_bytes)
+            return OpenCLBlock(self, n_bytes, host=host)
 
     def write(self, to: At, data: Any) -> None:
         """Copy to the device."""

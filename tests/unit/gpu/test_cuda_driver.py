@@ -256,6 +256,17 @@ def test_steps_that_come_again_are_graphs_and_say_the_same(cu, small_model):
     assert cu.graphs == set()
 
 
+def test_with_low_vram_keys_and_values_are_in_main_memory(cu, small_model):
+    usual = answer(small_model)
+    usual_peak, cu.peak = cu.peak, 0
+    assert "cuMemHostAlloc" not in cu.calls
+    assert answer(small_model, low_vram=True) == usual
+    n_layer = cu.calls.count("cuMemHostAlloc")
+    assert n_layer >= 1
+    assert cu.calls.count("cuMemFreeHost") == n_layer
+    assert cu.peak < usual_peak
+
+
 def test_where_graphs_cannot_be_made_all_goes_on_without(cu, small_model, caplog):
     eager = answer(small_model, graphs=False)
     cu.graph_error = CUresult.CUDA_ERROR_NOT_SUPPORTED

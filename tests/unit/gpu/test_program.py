@@ -273,6 +273,13 @@ def test_what_kernels_cannot_count_is_refused_before_memory_is_taken(device):
         kernels.items(kernels.get("scale"), 3_000_000_000, At(device.driver.allocate(4)), 3_000_000_000, 1.0)
 
 
+def test_with_low_vram_only_the_cache_is_in_main_memory(small_model, monkeypatch):
+    usual, low = Model(small_model), RecordingDriver(Traits("cuda", 64, 128, 1 << 30, cache_on_host=True))
+    assert not any(block.host for block in usual.driver.blocks)
+    kv = GPUDevice(low).kv_cache(usual.kv.spec)
+    assert [place.block.host for place in kv.layers] == [True] * len(usual.kv.spec.layers)
+
+
 def test_caches_say_what_they_cannot_be(device):
     layer = Setup(Case("attention", head_dim=24, n_head=1, n_head_kv=1))
     layer.build()
