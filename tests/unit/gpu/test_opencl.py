@@ -181,7 +181,7 @@ def test_a_device_that_was_lost_is_of_use_again(small_model, monkeypatch):
         before = session.generate("Once", max_tokens=5, temperature=0).tokens
         driver, used = session.device.driver, []
         allocate = driver.allocate
-        monkeypatch.setattr(driver, "allocate", lambda n: (allocate(n), used.append(driver.used))[0])
+        monkeypatch.setattr(driver, "allocate", lambda n, **more: (allocate(n, **more), used.append(driver.used))[0])
         held = driver.used
         session.reopen()
         assert session.generate("Once", max_tokens=5, temperature=0).tokens == before
