@@ -98,9 +98,14 @@ class Config:
             if key.startswith(start) and setting.origin != "default"
         }
 
-    def backend_options(self) -> dict[str, Any]:
-        """Options of backends that are not defaults, by their names without the backend's."""
-        return {key.split(".", 1)[1]: value for key, value in self.changed("backend").items() if "." in key}
+    def backend_options(self) -> dict[str, dict[str, Any]]:
+        """Options of backends that are not defaults, by backend."""
+        found: dict[str, dict[str, Any]] = {}
+        for key, value in self.changed("backend").items():
+            backend, dot, name = key.partition(".")
+            if dot:
+                found.setdefault(backend, {})[name] = value
+        return found
 
     def set(self, key: str, value: Any, origin: str) -> None:
         """Override one value; an unknown key or a wrong value is a `UsageError` that names `origin`.

@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     `device`: the devices to use, such as "cpu" or "cuda:0,cuda:1" ("": the first of `backend`); several share the
     model's layers, in the proportions of `split`, such as "3,1" ("": by the memory that they have free);
+    `backend_options`: options of backends, by backend as in {"cpu": {"isa": "avx2"}} or, for the one used, without its name;
     `activations`: what meets quantised weights, "native" (rounded to eight bits, as the backend is quickest) or "f32";
     `gpu_layers`: how many of the last layers run on GPUs (-1: as many as fit), `main_gpu`, `tensor_split`: on which
     (see `devices.offload`; `device` settles all of it);
@@ -103,13 +104,10 @@ def make_backend(
     registry: Registry, wanted: str = "auto", options: Mapping[str, object] | None = None, threads: int | None = None
 ) -> tuple[Backend, str]:
     """The first usable backend of those wanted, with its options, and why it was chosen; nothing is opened."""
-    from llamakit.options import build_options
+    from llamakit.devices import configured
 
     cls, reason = registry.choose_backend(wanted)
-    values = dict(options or {})
-    if threads is not None and "threads" in cls.Options.__struct_fields__:
-        values.setdefault("threads", threads)
-    return cls(build_options(cls.Options, values, where=f"backend.{cls.name}")), reason
+    return configured(cls, options or {}, threads), reason
 
 
 class Session:
@@ -190,8 +188,8 @@ class Session:
     def _alone(self) -> tuple[Backend, str]:
         """The backend that the settings choose, and why."""
         settings = self.settings
-        name = self.offload.device.partition(":")[0] if settings.gpu_layers == 0 else settings.backend
-        return make_backend(self.registry, name or settings.backend, settings.backend_options, self._threads)
+        name = (self.offload.device.partition(":")[0] if settings.gpu_layers == 0 else "") or settings.backend
+        return make_backend(self.registry, name, settings.backend_options, self._threads)
 
     @cached_property
     def offload(self) -> Offload:
@@ -200,7 +198,7 @@ class Session:
 
         settings = self.settings
         cls, _ = self.registry.choose_backend(settings.backend)
-        if settings.gpu_layers == 0:
+        if settings.gpu_layers == 0 and is_gpu(cls):
             return Offload("cpu")
         if settings.device or not is_gpu(cls):
             asked = settings.gpu_layers > 0 and not settings.device
@@ -319,7 +317,9 @@ class Session:
             stall_seconds=settings.stall_seconds,
         )
         self.tokenizer.context = self.n_ctx  # from now on texts come from many
-        in_file = bool(settings.backend_options.get("no_repack"))  # then the weights are read in every step
+        several = bool(settings.device or self.offload.layers)
+        backends = [each.backend for each in self._members] if several else [self.backend[0]]
+        in_file = any(getattr(each.options, "no_repack", False) for each in backends)  # weights are read in every step
         check = self.file.check if in_file else None
         return Service(self.engine, options, check=check, reopen=self.reopen)
 

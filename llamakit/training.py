@@ -154,7 +154,7 @@ class Trainer:
             self.check_folder()
             state, o = self.run_state, self.options
             if o.nice:
-                os.nice(max(0, o.nice - os.nice(0)))
+                _give_way(o.nice)
             after = state.progress.step
             with ExitStack() as stack:
                 writers: list[OnStep] = [stack.enter_context(LogWriter(self.folder / LOG_NAME, after_step=after))]
@@ -412,3 +412,11 @@ class Trainer:
         if self.options.full:
             return self.session.model.tensor(name)
         return first_adapter(name, tensor.shape, self.options.seed)
+
+
+def _give_way(to: int) -> None:
+    """Lower the priority of the process, for good; of one that is lower already, leave it."""
+    nice = getattr(os, "nice", None)
+    if nice is None:
+        raise UsageError("this system has no priorities that --nice could set", param="nice")
+    nice(max(0, to - nice(0)))

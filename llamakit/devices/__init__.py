@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llamakit.errors import BackendError, UsageError
 from llamakit.options import build_options, near
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from llamakit.backend import Backend
     from llamakit.devices.split import Member, SplitDevice
@@ -55,7 +56,7 @@ def parse_shares(text: str, n: int, *, allow_zero: bool = False) -> list[float] 
 def open_members(
     registry: Registry, text: str, options: Mapping[str, object] | None = None, threads: int | None = None
 ) -> list[Member]:
-    """Open the devices that `text` names, in order. Options go to those backends that know them."""
+    """Open the devices that `text` names, in order. Options are those of `configured`."""
     from llamakit.devices.split import Member
 
     made: dict[str, Backend] = {}
@@ -98,15 +99,23 @@ def smallest_graph(model: LoadedModel) -> Graph:
     return model.build(sizes, outputs=("logits", "embeddings"))
 
 
+def configured(cls: type[Backend], options: Mapping[str, object], threads: int | None) -> Backend:
+    """A backend with its options: those under its name, as in {"cpu": {"isa": "avx2"}}, and those under no name."""
+    values: dict[str, object] = {key: value for key, value in options.items() if not isinstance(value, Mapping)}
+    own = options.get(cls.name)
+    values |= dict(own) if isinstance(own, Mapping) else {}
+    if threads is not None and "threads" in cls.Options.__struct_fields__:
+        values.setdefault("threads", threads)
+    return cls(build_options(cls.Options, values, where=f"backend.{cls.name}"))
+
+
 def _backend(registry: Registry, name: str, options: Mapping[str, object], threads: int | None) -> Backend:
     known = registry.entry_names("backend")
     if name not in known:
         raise UsageError(f"no backend named {name!r} for a device", found=near(name, known), param="device")
     cls, _ = registry.choose_backend(name)
-    values = {key: value for key, value in options.items() if key in cls.Options.__struct_fields__}
-    if threads is not None and "threads" in cls.Options.__struct_fields__:
-        values.setdefault("threads", threads)
-    return cls(build_options(cls.Options, values, where=f"backend.{cls.name}"))
+    known_here = {key: value for key, value in options.items() if key in (name, *cls.Options.__struct_fields__)}
+    return configured(cls, known_here, threads)
 
 
 def _check_number(backend: Backend, number: int) -> None:

@@ -135,7 +135,7 @@ class Group:
         raise NotImplementedError
 
     def _tell_best(self) -> None:
-        ranked = sorted(self._finished, key=lambda s: s.result.score or float("-inf"), reverse=True)  # type: ignore[union-attr]
+        ranked = sorted(self._finished, key=_score, reverse=True)
         broken = [s for s in self._finished if s.result is not None and s.result.error is not None]
         for choice, sequence in enumerate((broken or ranked)[: self.request.n]):
             self._tell(sequence, choice)
@@ -162,3 +162,9 @@ class Group:
             raise
         other.node, other.n_known, other.prompt = primary.node, primary.n_known, primary.prompt
         return other
+
+
+def _score(sequence: Sequence) -> float:
+    """What answers are ranked by; one without a score comes last."""
+    result = sequence.result
+    return float("-inf") if result is None or result.score is None else result.score

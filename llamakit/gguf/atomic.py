@@ -20,9 +20,12 @@ def whole_file(path: str | Path, n_bytes: int = 0) -> Iterator[BinaryIO]:
     """A file to write to, beside `path` under another name: flushed to the disk and renamed at the end.
 
     An exception inside the block leaves no file, and leaves one that was there before as it was. What the disk does not
-    take is a FileWriteError, which says what was needed where `n_bytes`, the size of it all, is known.
+    take is a FileWriteError, which says what was needed where `n_bytes`, the size of it all, is known. Of a symbolic
+    link the file that it means is replaced; a device, a pipe or a folder is never replaced, but a FileWriteError.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise FileWriteError(f"{path} is not a regular file", hint="name a file that may be replaced, or a new one")
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
     written = 0
     try:

@@ -99,6 +99,7 @@ class _Part:
 
         self.path = path
         self.map, self._file = _map(path)
+        self._shut = weakref.finalize(self, os.close, self._file)
         self._opened = _state(self._file)
         self._address: int = _formats.watch(self.map)
         self._forget = weakref.finalize(self.map, _formats.forget, self._address)
@@ -122,7 +123,7 @@ class _Part:
     def close(self) -> None:
         """Unmap the file, as soon as nobody holds a part of it."""
         self.__dict__.pop("view", None)
-        os.close(self._file)
+        self._shut()
         with contextlib.suppress(
             BufferError
         ):  # somebody holds a view: the map closes with it, and is watched until then
@@ -308,11 +309,24 @@ class GGUFFile:
 def open_gguf(path: str | Path) -> GGUFFile:
     """Open a GGUF file of version 1 to 3; of a split model, any of its parts."""
     path = Path(path)
-    first = _Part(path)
-    count = Metadata(first).get("split.count", 1)
-    if not isinstance(count, int) or count <= 1:
-        return GGUFFile([first])
-    return GGUFFile([_Part(each) for each in _split_paths(path, count)])
+    with contextlib.ExitStack() as parts:  # all are closed again if one cannot be opened
+        first = _Part(path)
+        parts.callback(first.close)
+        count = Metadata(first).get("split.count", 1)
+        if not isinstance(count, int) or count <= 1:
+            file = GGUFFile([first])
+            parts.pop_all()
+            return file
+        paths = _split_paths(path, count)
+        first.close()
+        parts.pop_all()
+        opened = []
+        for each in paths:
+            opened.append(_Part(each))
+            parts.callback(opened[-1].close)
+        file = GGUFFile(opened)
+        parts.pop_all()
+        return file
 
 
 def _split_paths(path: Path, count: int) -> list[Path]:

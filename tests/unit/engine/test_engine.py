@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamakit.engine.group import _score
 from llamakit.engine.job import Finished, Job, PromptProgress, Queued, Token
 from llamakit.engine.request import Embed, FinishReason, Guidance, Request
 from llamakit.engine.speculation import NGramDrafter
@@ -124,6 +126,12 @@ def _check_stream(job):
         if isinstance(e, Finished):
             streamed = "".join(t.piece.text for t in job.events if isinstance(t, Token) and t.choice == e.choice)
             assert streamed + e.result.tail == e.result.text
+
+
+def test_certain_answers_are_ranked_first():
+    answers = [SimpleNamespace(result=SimpleNamespace(score=score)) for score in (-0.5, None, 0.0, -3.0)]
+    ranked = sorted(answers, key=_score, reverse=True)
+    assert [each.result.score for each in ranked] == [0.0, -0.5, -3.0, None]
 
 
 def test_a_shared_beginning_is_evaluated_once():

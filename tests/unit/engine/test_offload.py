@@ -6,11 +6,13 @@ import pytest
 
 from llamakit import Session
 from llamakit.backend import Availability, Backend, DeviceInfo
+from llamakit.config import Config
 from llamakit.devices import smallest_graph
 from llamakit.devices.offload import Offload, layers_that_fit, offload
 from llamakit.errors import BackendError, UsageError
 from llamakit.graph.errors import GraphError
 from llamakit.hookspecs import hookimpl
+from llamakit.options import OptionField
 from llamakit.passes.placement import layer_bytes, place
 from llamakit.registry import Registry
 
@@ -95,7 +97,7 @@ def registry(monkeypatch):
         ({}, Offload("card:0")), ({"gpu_layers": 0}, Offload("cpu")),
         ({"gpu_layers": 99, "main_gpu": 1}, Offload("card:1")),
         ({"gpu_layers": 2}, Offload("cpu,card:0", (3, 2), "5 layers: 3 on cpu, 2 on card:0")),
-        ({"backend": "cpu"}, Offload("")), ({"device": "cpu,cpu", "gpu_layers": 3}, Offload("")),
+        ({"backend": "cpu"}, Offload("")), ({"backend": "cpu", "gpu_layers": 0}, Offload("")), ({"device": "cpu,cpu", "gpu_layers": 3}, Offload("")),
     ],
 )  # fmt: skip
 def test_a_session_answers_the_same_wherever_its_layers_run(small_model, registry, settings, expected):
@@ -119,3 +121,25 @@ def test_a_small_gpu_gets_what_fits_and_that_is_told(small_model, registry, monk
 def test_without_a_gpu_it_is_said_that_none_is_used(small_model):
     with Session(small_model, backend="cpu", gpu_layers=5) as session:
         assert "no GPU is used" in session.offload.told
+
+
+def test_no_layers_on_a_gpu_is_no_other_backend_than_was_asked_for(small_model):
+    with Session(small_model, backend="reference", gpu_layers=0, backend_options={"float64": True}) as session:
+        assert session.backend[0].name == "reference"
+
+
+def test_options_go_to_the_backend_that_they_are_of(small_model, registry):
+    options = {"card": {"lanes": 64}, "cpu": {"isa": "generic"}, "reference": {"float64": True}}
+    for device in ("", "cpu,reference"):
+        with Session(small_model, backend="cpu", device=device, backend_options=options) as session:
+            assert session.backend[0].options.isa == "generic"
+    with Session(small_model, registry=registry, backend="card", backend_options=options) as session:
+        with pytest.raises(UsageError, match="backend.card: no option 'lanes'"):
+            _ = session.backend
+
+
+def test_settings_of_backends_keep_their_backend():
+    lanes = OptionField(name="lanes", kind="int", default=0)
+    config = Config({f"backend.{name}.lanes": lanes for name in ("cuda", "opencl")})
+    config.set("backend.cuda.lanes", 64, "test")
+    assert config.backend_options() == {"cuda": {"lanes": 64}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 from pathlib import Path
@@ -10,8 +11,9 @@ import gguf
 import numpy as np
 import pytest
 
-from llamakit.errors import ModelFileError, UsageError
+from llamakit.errors import FileWriteError, ModelFileError, UsageError
 from llamakit.gguf import GGMLType, GGUFWriter, ValueType, open_gguf
+from llamakit.gguf.atomic import whole_file
 from llamakit.gguf.quantize import copy_metadata, quantize_file
 
 VALUES = {
@@ -255,6 +257,40 @@ def test_a_missing_part_is_named(tmp_path):
     paths[1].unlink()
     with pytest.raises(ModelFileError, match=r"missing beside it: m-00002-of-00003\.gguf"):
         open_gguf(paths[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
+def test_split_models_give_their_descriptors_back(tmp_path):
+    paths = write_split(tmp_path)
+    before = os.listdir("/proc/self/fd")
+    for path in paths:
+        open_gguf(path).close()
+        file = open_gguf(path)
+        del file  # dropped, not closed
+    paths[2].write_bytes(b"GGUF and nothing else")
+    with pytest.raises(ModelFileError):
+        open_gguf(paths[0])
+    paths[1].unlink()
+    with pytest.raises(ModelFileError):
+        open_gguf(paths[0])
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_link_stays_one_and_what_is_no_file_stays_what_it_is(tmp_path):
+    model, link, pipe = tmp_path / "model", tmp_path / "link", tmp_path / "pipe"
+    model.write_bytes(b"old")
+    link.symlink_to(model)
+    with whole_file(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert model.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(FileWriteError, match="not a regular file"), whole_file(path) as file:
+            file.write(b"new")
+    assert pipe.is_fifo()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "model", "pipe"]
 
 
 @pytest.mark.parametrize(
