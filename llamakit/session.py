@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     `device`: the devices to use, such as "cpu" or "cuda:0,cuda:1" ("": the first of `backend`); several share the
     model's layers, in the proportions of `split`, such as "3,1" ("": by the memory that they have free);
-    `backend_options`: options of backends, by backend as in {"cpu": {"isa": "avx2"}} or, for the one used, without its name;
+    `backend_options`: options of backends, by backend as in {"cpu": {"isa": "avx2"}} or for the one used;
     `activations`: what meets quantised weights, "native" (rounded to eight bits, as the backend is quickest) or "f32";
     `gpu_layers`: how many of the last layers run on GPUs (-1: as many as fit), `main_gpu`, `tensor_split`: on which
     (see `devices.offload`; `device` settles all of it);

@@ -96,13 +96,17 @@ def registry(monkeypatch):
     [
         ({}, Offload("card:0")), ({"gpu_layers": 0}, Offload("cpu")),
         ({"gpu_layers": 99, "main_gpu": 1}, Offload("card:1")),
-        ({"gpu_layers": 2}, Offload("cpu,card:0", (3, 2), "5 layers: 3 on cpu, 2 on card:0")),
-        ({"backend": "cpu"}, Offload("")), ({"backend": "cpu", "gpu_layers": 0}, Offload("")), ({"device": "cpu,cpu", "gpu_layers": 3}, Offload("")),
+        ({"gpu_layers": 2}, "two"),
+        ({"backend": "cpu"}, Offload("")), ({"backend": "cpu", "gpu_layers": 0}, Offload("")),
+        ({"device": "cpu,cpu", "gpu_layers": 3}, Offload("")),
     ],
 )  # fmt: skip
 def test_a_session_answers_the_same_wherever_its_layers_run(small_model, registry, settings, expected):
     given = {"backend": "card", "ctx_size": 64} | settings
     with Session(small_model, registry=registry, **given) as session, Session(small_model, backend="cpu") as cpu:
+        n = len(cpu.model.cache_layers())
+        if expected == "two":
+            expected = Offload("cpu,card:0", (n - 2, 2), f"{n} layers: {n - 2} on cpu, 2 on card:0")
         assert session.offload == expected
         assert session.generate("Once", max_tokens=8, temperature=0).tokens == (
             cpu.generate("Once", max_tokens=8, temperature=0).tokens
@@ -133,9 +137,9 @@ def test_options_go_to_the_backend_that_they_are_of(small_model, registry):
     for device in ("", "cpu,reference"):
         with Session(small_model, backend="cpu", device=device, backend_options=options) as session:
             assert session.backend[0].options.isa == "generic"
-    with Session(small_model, registry=registry, backend="card", backend_options=options) as session:
-        with pytest.raises(UsageError, match="backend.card: no option 'lanes'"):
-            _ = session.backend
+    refused = pytest.raises(UsageError, match=r"backend\.card: no option 'lanes'")
+    with Session(small_model, registry=registry, backend="card", backend_options=options) as session, refused:
+        _ = session.backend
 
 
 def test_settings_of_backends_keep_their_backend():

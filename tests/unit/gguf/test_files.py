@@ -262,7 +262,7 @@ def test_a_missing_part_is_named(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
 def test_split_models_give_their_descriptors_back(tmp_path):
     paths = write_split(tmp_path)
-    before = os.listdir("/proc/self/fd")
+    before = list(Path("/proc/self/fd").iterdir())
     for path in paths:
         open_gguf(path).close()
         file = open_gguf(path)
@@ -274,7 +274,7 @@ def test_split_models_give_their_descriptors_back(tmp_path):
     with pytest.raises(ModelFileError):
         open_gguf(paths[0])
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
 
 
 def test_a_link_stays_one_and_what_is_no_file_stays_what_it_is(tmp_path):
