@@ -34,6 +34,8 @@ def test_fields_of_today(native):
     found = native.complete(prompt=PROMPT, n_predict=3, cache_prompt=True, return_tokens=True)
     assert (found["stop_type"], found["has_new_line"], len(found["tokens"])) == ("limit", False, 3)
     assert found["timings"]["cache_n"] >= 0
+    assert found["timings"]["predicted_n"] == 3
+    assert native.complete(prompt=PROMPT, n_predict=3)["timings"]["predicted_n"] == 2  # as in 2023
     assert native.complete(prompt=PROMPT, n_predict=3, stop=["a"], temperature=0, cache_prompt=True)["stop_type"] in (
         "word",
         "limit",
@@ -102,6 +104,7 @@ def test_probabilities_after_the_samplers_by_today_s_name(native):
         assert {"id", "token", "bytes", "prob"} <= set(each)
         assert 0 < each["prob"] <= 1
         assert all({"id", "token", "bytes", "prob"} == set(top) for top in each["top_probs"])
+        assert all(top["prob"] > 0 for top in each["top_probs"])
     old = native.complete(prompt=PROMPT, n_predict=1, n_probs=4)
     assert set(old["completion_probabilities"][0]) == {"content", "probs"}
 

@@ -353,3 +353,15 @@ def test_variables_reach_the_template(serve, templated):
 
     assert count(chat_template_kwargs={"word": "some more words"}) > count()
     assert count(reasoning_effort="none") > count()
+
+
+def test_what_begins_an_answer_may_be_left_out_but_not_asked_for_beside_a_message_to_go_on_with(server):
+    talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "He"}], "max_tokens": 1}
+    both = talk | {"add_generation_prompt": True, "continue_final_message": True}
+    status, answer = server.post("/v1/chat/completions", both)
+    assert (status, answer["error"]["param"]) == (400, "continue_final_message")
+    counts = []
+    for begun in (True, False):
+        body = {"messages": talk["messages"][:1], "max_tokens": 1, "add_generation_prompt": begun}
+        counts.append(server.post("/v1/chat/completions", body)[1]["usage"]["prompt_tokens"])
+    assert counts[0] > counts[1]

@@ -23,7 +23,7 @@ CONTROL = {
         "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>",
         "<|tool_call_argument_begin|>",
     ],
-    "command-r7b": ["<|START_ACTION|>", "<|END_ACTION|>"], "functionary": [], "llama3": ["<|python_tag|>"], "llama4": [],
+    "command-r7b": ["<|START_ACTION|>", "<|END_ACTION|>"], "functionary": [], "functionary-3.2": [], "llama3": ["<|python_tag|>"], "llama4": [],
 }  # fmt: skip
 CONTROL["deepseek-v3.1"] = CONTROL["deepseek-v3"]
 NAMES = sorted(CONTROL)
@@ -49,6 +49,7 @@ def template(format):
     return (
         "{% for m in messages %}{{ m.role }}: {{ m.content or '' }}{% for c in m.tool_calls or [] %}{% set f = c.function %}"
         + call + "{% endfor %}\n{% endfor %}{{ tools | tojson if tools else '' }}" + ("{{ '<|start|>assistant' if add_generation_prompt }}" if format.channels else "")
+        + ("{{ '" + format.begin + "' if add_generation_prompt }}" if format.to_user else "")
     )  # fmt: skip
 
 
@@ -62,6 +63,8 @@ def served(serve_module, tmp_path_factory):
         text = format.text([("get_weather", ARGUMENTS)])
         if format.channels:
             text = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant" + text.removesuffix("<|call|>")
+        if format.to_user:
+            text = text.removeprefix(format.begin)  # it is in the prompt
         if format.arguments == "python":
             text = text.replace("'", '"')
         models[name] = scripted_model(folder / f"{name}.gguf", text, template=template(format), control=CONTROL[name])

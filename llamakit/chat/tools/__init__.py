@@ -17,6 +17,7 @@ from llamakit.chat.tools.format import ToolFormat
 from llamakit.chat.tools.generic import GENERIC
 from llamakit.chat.tools.python import PythonCallReader
 from llamakit.chat.tools.reader import ToolCallReader
+from llamakit.chat.tools.recipients import RecipientReader
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,8 +28,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-def reader_of(format: ToolFormat, names: Collection[str]) -> ToolCallReader | PythonCallReader:
+def reader_of(format: ToolFormat, names: Collection[str]) -> ToolCallReader | PythonCallReader | RecipientReader:
     """What reads the calls of one answer; `names` of the tools, or a mapping of them to their parameters' schemas."""
+    if format.to_user:
+        return RecipientReader(format, names)
     return PythonCallReader(format, names) if format.arguments == "python" else ToolCallReader(format, names)
 
 

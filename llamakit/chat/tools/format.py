@@ -26,7 +26,8 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     "", is behind the names of other values); "python" for `name=value` as in Python. `several`: whether one answer can
     have several calls; `short_ids`: the ids of calls are nine letters and digits, or the template refuses them;
     `signs`: sets of texts, of which one is as a whole in the templates of the family, for those that do not show
-    calls; `channels`: thoughts, answers and calls are messages in channels (harmony).
+    calls; `channels`: thoughts, answers and calls are messages in channels (harmony); `to_user`: text is a part of the
+    answer like a call, to this name in place of a tool's.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     key_end_other: str = ""
     value_end: str = ""
     channels: bool = False
+    to_user: str = ""
 
     @property
     def opening(self) -> str:

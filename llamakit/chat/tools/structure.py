@@ -53,6 +53,8 @@ class Structure:
         """Calls if `required`; else `content`, any text where that is None, or calls, maybe after a text."""
         if format.channels:
             return self._channels(format, functions, required=required, content=content)
+        if format.to_user:
+            return self._recipients(format, functions, required=required, several=several, content=content)
         calls = self._calls(format, functions, several=several and format.several)
         if required:
             return calls
@@ -61,6 +63,22 @@ class Structure:
         if not format.bare:
             return _sequence({"type": "any_text", "excludes": [format.opening.strip()]}, _optional(calls))
         return _either({"type": "any_text", "not_begin": _beginnings(format, functions)}, calls)
+
+    def _recipients(
+        self, format: ToolFormat, functions: Sequence[Function], *, required: bool, several: bool, content: Part | None
+    ) -> Part:
+        """Parts that begin with whom they are for; the marker of the first is in the prompt as a rule."""
+        marker = self._literal(format.begin)
+        first = _optional(_sequence(*marker))
+        call = _either(*(self._call(format, function) for function in functions)) if functions else None
+        more = [{"type": "star", "content": _sequence(*marker, call)}] if call is not None and several else []
+        calls = [] if call is None else [_sequence(call, *more)]
+        if required:
+            return _sequence(first, calls[0])
+        after = [_optional(_sequence(*marker, *calls))] if calls and content is None else []
+        said = {"type": "any_text", "excludes": [format.begin]} if content is None else content
+        words = _sequence(*self._literal(format.to_user + format.after_name), said, *after)
+        return _sequence(first, _either(words, *calls))
 
     def _channels(
         self, format: ToolFormat, functions: Sequence[Function], *, required: bool, content: Part | None

@@ -100,7 +100,8 @@ class _Choice:
         self.choice = choice
         self._channels: HarmonyReader | None = None
         self._splitter = None if prompt is None else _splitter(prompt)
-        self._tools = None if prompt is None or not prompt.schemas else reader_of(prompt.format, prompt.schemas)
+        reads = prompt is not None and (prompt.schemas or prompt.format.to_user)
+        self._tools = reader_of(prompt.format, prompt.schemas) if prompt is not None and reads else None
         if prompt is not None and prompt.format.channels:
             self._splitter = self._tools = None
             self._channels = HarmonyReader(prompt.format, prompt.schemas)

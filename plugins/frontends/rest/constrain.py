@@ -66,7 +66,7 @@ def constrained(state: ServerState, session: Session, prompt: Prompt, sampling: 
             prompt.format, _functions(talk, prompt), required=talk.must_call is not None,
             several=talk.parallel and not talk.must_call, content=content,
         )  # fmt: skip
-    elif content is not None and prompt.format.channels:
+    elif content is not None and (prompt.format.channels or prompt.format.to_user):
         answer = structure.answer(prompt.format, [], required=False, several=False, content=content)
     elif prompt.markers is None or content is None:
         return dict(sampling)

@@ -144,6 +144,12 @@ GRANITE = (
 )
 TEXT_ONLY = "{% if c.function.arguments is not string %}{{ raise_exception('arguments must be text') }}{% endif %}"
 FUNCTIONARY = header(TEXT_ONLY + "<function={{ c.function.name }}>{{ c.function.arguments }}</function>")
+FUNCTIONARY_32 = (
+    "{{ bos_token }}" + TOOLS + "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{% if m.role == 'assistant' %}{% if m.content %}>>>all\n{{ m.content }}{% endif %}{% for c in m.tool_calls or [] %}"
+    "{{ '>>>' + c.function.name + '\n' + c.function.arguments }}{% endfor %}{% else %}{{ m.content }}{% endif %}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n>>>{% endif %}"
+)
 LLAMA3 = header('{"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}', several=False)
 LLAMA4 = header(
     "{{ '[' if loop.first else ', ' }}{{ c.function.name }}({% for k, v in c.function.arguments.items() %}{{ k }}="
@@ -172,6 +178,7 @@ FAMILIES = {  # name -> template, format, what is asked of messages
     "granite": (GRANITE, "granite", set()),
     "command-r7b": (COMMAND_R7B, "command-r7b", set()),
     "functionary": (FUNCTIONARY, "functionary", {"text_arguments"}),
+    "functionary-3.2": (FUNCTIONARY_32, "functionary-3.2", {"text_arguments"}),
     "glm": (GLM, "glm", set()),
     "kimi": (KIMI, "kimi", set()),
     "smolvlm": (SMOLVLM, "generic", {"parts", "untold", "no calls"}),

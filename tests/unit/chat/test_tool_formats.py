@@ -100,6 +100,7 @@ def test_the_grammar_allows_what_the_family_writes(format):
     assert not study("structural_tag", tag).check(text.replace("get_weather", "get_water")).accepted
     free = {"format": structure.answer(format, functions, required=False, several=True, content=None)}
     words = "<|channel|>final<|message|>Hello" if format.channels else "Hello"
+    words = f"{format.to_user}{format.after_name}Hello" if format.to_user else words
     assert study("structural_tag", free).check(words).accepted
     assert study("structural_tag", free).check(text).accepted
 

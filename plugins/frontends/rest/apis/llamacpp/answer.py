@@ -176,7 +176,7 @@ class Answers(Writer):
             "stopped_limit": reason in (FinishReason.LENGTH, FinishReason.CONTEXT, FinishReason.DEADLINE),
             "stopped_word": reason is FinishReason.STOP,
             "stopping_word": (result.stopped_by or "") if reason is FinishReason.STOP else "",
-            "timings": timings_of(timings),
+            "timings": timings_of(timings, newer=self.newer),
             "tokens_cached": result.n_context,
             "tokens_evaluated": len(request.prompt),
             "tokens_predicted": timings.n_generated,
@@ -230,7 +230,8 @@ class Answers(Writer):
     def _after_today(self, piece: Piece) -> dict[str, Any]:
         """The same as llama.cpp has it now, where a request asks for it by name."""
         own = next((prob for token, prob in piece.after if token == piece.token_id), 0.0)
-        return self._prob(piece.token_id, own) | {"top_probs": [self._prob(*each) for each in piece.after]}
+        likely = [self._prob(token, prob) for token, prob in piece.after if prob > 0]
+        return self._prob(piece.token_id, own) | {"top_probs": likely}
 
     def _prob(self, token: int, prob: float) -> dict[str, Any]:
         data = self.tokenizer.piece(token, special=False)
@@ -254,10 +255,11 @@ class Answers(Writer):
             return "byte: " + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def timings_of(timings: Timings) -> dict[str, float | int]:
-    """Counts are at least 1; a rate over no time at all is infinite, which JSON shows as null."""
+def timings_of(timings: Timings, *, newer: bool = False) -> dict[str, float | int]:
+    """Counts are at least 1; a rate over no time at all is infinite, which JSON shows as null. In 2023 the first token
+    did not count: it comes from the prompt's evaluation."""
     prompt_n = max(1, timings.n_prompt - timings.n_truncated - timings.n_cached)
-    predicted_n = max(1, timings.n_generated - 1)  # the first token comes from the prompt's evaluation
+    predicted_n = max(1, timings.n_generated - (not newer))
     prompt_ms, predicted_ms = timings.prompt_seconds * 1e3, timings.generate_seconds * 1e3
     return {
         "predicted_ms": predicted_ms,

@@ -61,6 +61,10 @@ class ChatBody(Generate, frozen=True, kw_only=True):
     continue_final_message: (
         Annotated[bool, Meta(description="Whether to write on a last message of the assistant; unset = yes.")] | None
     ) = None
+    add_generation_prompt: (
+        Annotated[bool, Meta(description="Whether the prompt has what begins an answer; unset = as it is needed.")]
+        | None
+    ) = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -97,12 +101,18 @@ class ChatCompletions(Dialect):
     def begin(self, session: Session, asked: Asked, name: str) -> ChatAnswer:
         """The prompt of the conversation, and its answer."""
         fields: ChatBody = asked.fields
+        if fields.continue_final_message and fields.add_generation_prompt:
+            raise UsageError(
+                "an answer is either begun or goes on with the last message", param="continue_final_message",
+                hint="one of add_generation_prompt and continue_final_message",
+            )  # fmt: skip
         talk = conversation(
             fields.messages, tools=fields.tools, tool_choice=fields.tool_choice, variables=fields.variables,
             parallel=fields.parallel_tool_calls and fields.functions is None,
             continue_last=fields.continue_final_message,
         )  # fmt: skip
-        prompt = make_prompt(self.state, session, talk)
+        begun = fields.add_generation_prompt is not False
+        prompt = make_prompt(self.state, session, talk, add_generation_prompt=begun)
         limit = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
         sampling = settings_of(self.state, asked.body.sampling) | format_options(self.state, fields.response_format)
         sampling = constrained(self.state, session, prompt, sampling)
