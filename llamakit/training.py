@@ -221,6 +221,13 @@ class Trainer:
         return found
 
     @cached_property
+    def settled(self) -> TrainOptions:
+        """The options with what follows from data and model where they say nothing."""
+        from llamakit.train.defaults import settled
+
+        return settled(self.options, len(self.windows[0]), self.session.model.hparams.n_embd)
+
+    @cached_property
     def optimizer(self) -> Optimizer:
         """The optimizer that the options name."""
         o = self.options
@@ -273,7 +280,7 @@ class Trainer:
         """Options with which the run would take at most `limit` bytes, as `train.plan.advice` finds them."""
         from llamakit.train.plan import advice
 
-        return advice(self.options, self.n_ctx, self._memory_with, limit)
+        return advice(self.settled, self.n_ctx, self._memory_with, limit)
 
     def _memory_with(self, changes: dict[str, Any]) -> int:
         """Bytes of this run with other options, as `RunPlan.memory` counts them.
@@ -284,7 +291,7 @@ class Trainer:
 
         if self.options.checkpointing == "auto":
             changes = {"checkpointing": "off", **changes}
-        other = Trainer(self.session, msgspec.structs.replace(self.options, **changes))
+        other = Trainer(self.session, msgspec.structs.replace(self.settled, **changes))
         if other.n_ctx == self.n_ctx:
             other.dataset = self.dataset
         graphs, device = other.graphs, self.session.device
@@ -319,7 +326,7 @@ class Trainer:
         head = Checkpoint(
             base=str(self.session.path.resolve()), base_digest=base_digest,
             data_digest=self.dataset.digest, samples_digest=self.dataset.samples_digest(),
-            windows_digest=order_digest(self.windows, self.options), options=with_places(self.options),
+            windows_digest=order_digest(self.windows, self.options), options=with_places(self.settled),
             progress=self._resumed[1].progress if self._resumed else progress,
         )  # fmt: skip
         run = Run(self.stepper, *self.windows, head, self.folder, self.export, self.total_steps)
@@ -331,7 +338,7 @@ class Trainer:
         """How good the base, and then a checkpoint, are at the samples to learn from."""
         from llamakit.train.evaluate import score
 
-        windows, tokenizer, batch = self.windows[0], self.session.tokenizer, self.options.batch
+        windows, tokenizer, batch = self.windows[0], self.session.tokenizer, self.settled.batch
         base = score(self.stepper, windows, tokenizer, batch)
         checkpoint.restore(trained, {name: self.stepper.states[name] for name in self.graphs.trained})
         return base, score(self.stepper, windows, tokenizer, batch)
@@ -395,13 +402,13 @@ class Trainer:
         """Steps of the whole run."""
         from llamakit.train.cursor import total_steps
 
-        o = self.options
+        o = self.settled
         return o.steps or total_steps(len(self.windows[0]), o.batch, o.grad_accumulation, o.epochs)
 
     @cached_property
     def _rows(self) -> int:
         """The most that a micro-step may have."""
-        return max(each.most_rows(self.options.batch) for each in self.windows if len(each))
+        return max(each.most_rows(self.settled.batch) for each in self.windows if len(each))
 
     def _loss(self, model: LoadedModel, states: frozenset[str] = frozenset()) -> Graph:
         return model.build_loss(self._rows, states=states, activations=self.options.forward)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SCALE_KEYS = ("training.lora.r", "training.lora.alpha")  # LlamaKit's own, where alpha is not r
+MOST_ALPHA = 1e30  # JSON has numbers that no float can hold
 FINETUNE = "finetune_lora"  # training.type of the 2023 checkpoints that hold adapters
 
 

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from llamakit.gguf.constants import GGMLType, ValueType
-from llamakit.lora.files import AdapterFile, Head
+from llamakit.lora.files import MOST_ALPHA, AdapterFile, Head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ def restore_head(file: AdapterFile, metadata: Mapping[str, str]) -> AdapterFile:
              for key, type_, element, value in kept["metadata"]],
             [(str(name), GGMLType(type_)) for name, type_ in kept["tensors"]],
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return file
     return dataclasses.replace(file, head=head) if _fits(file, head) else file
 
@@ -50,6 +50,8 @@ def _fits(file: AdapterFile, head: Head) -> bool:
     keys: dict[str, Any] = {key: value for key, _, _, value in head.metadata}
     alpha = keys.get("adapter.lora.alpha", 0.0)
     if {name for name, _ in head.tensors} != names or not isinstance(alpha, (int, float)) or file.magnitudes:
+        return False
+    if not abs(alpha) <= MOST_ALPHA:
         return False
     if keys.get("general.architecture") != file.layout.architecture:
         return False

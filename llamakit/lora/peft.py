@@ -17,7 +17,7 @@ import numpy as np
 
 from llamakit.adapter import Adapter
 from llamakit.errors import ModelFileError, UsageError, shown
-from llamakit.lora.files import AdapterFile, checked
+from llamakit.lora.files import MOST_ALPHA, AdapterFile, checked
 from llamakit.lora.heads import restore_head
 from llamakit.lora.names import TOP, Layout, layout_of
 from llamakit.lora.safetensors import read_safetensors
@@ -122,7 +122,7 @@ def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
     """The scale of a module whose A has `rank` rows."""
     alpha = config.get("alpha_pattern") or {}
     value = alpha[key] if (key := _pattern(alpha, module)) is not None else config.get("lora_alpha", 8)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST_ALPHA:
         raise ModelFileError(f"the alpha of module {module!r} is {shown(value)}; a number is needed")
     ranks = config.get("rank_pattern") or {}
     wanted = ranks[key] if (key := _pattern(ranks, module)) is not None else config.get("r", rank)

@@ -77,11 +77,17 @@ class TrainOptions(Options, frozen=True):
     alpha_pattern: Annotated[dict[str, Alpha], Meta(description="Other alphas by glob, in the same way.")] = {}
 
     # How
-    epochs: Annotated[float, Meta(gt=0, le=1e6, description="Times that the data is gone through.")] = 1.0
+    epochs: Annotated[
+        float, Meta(ge=0, le=1e6, description="Times that the data is gone through; 0 = once, or so often as makes 100 "
+                                              "steps.")
+    ] = 0.0  # fmt: skip
     steps: Annotated[int, Meta(ge=0, le=1 << 31, description="Steps to do; 0 = as many as `epochs` are.")] = 0
-    batch: Annotated[int, Meta(ge=1, le=1 << 16, description="Windows of a micro-step.")] = 4
+    batch: Annotated[int, Meta(ge=0, le=1 << 16, description="Windows of a micro-step; 0 = 4, of few data fewer.")] = 0
     grad_accumulation: Annotated[int, Meta(ge=1, le=1 << 16, description="Micro-steps of a step.")] = 1
-    lr: Annotated[float, Meta(gt=0, le=100, description="Learning rate at its highest.")] = 2e-4
+    lr: Annotated[
+        float, Meta(ge=0, le=100, description="Learning rate at its highest; 0 = 2e-4, for adapters of models narrower "
+                                              "than 4096 up to 1e-3.")
+    ] = 0.0  # fmt: skip
     schedule: Annotated[
         Literal["cosine", "linear", "constant", "2023"],
         Meta(description="How the learning rate goes down; 2023 = as in the 2023 finetune (`schedule_2023`)."),

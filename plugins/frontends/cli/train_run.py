@@ -88,7 +88,7 @@ def train(context: Context, trainer: Trainer, as_json: bool) -> None:
 def describe(context: Context, trainer: Trainer) -> None:
     """What will be done, in a few lines."""
     data, (windows, validation) = trainer.dataset, trainer.windows
-    o, state = trainer.options, trainer.run_state
+    o, state = trainer.settled, trainer.run_state
     steps = f"{state.total:,} {'step' if state.total == 1 else 'steps'}"
     kinds = ", ".join(f"{count:,} of {kind}" for kind, count in data.kinds.items())
     lines = [
@@ -108,6 +108,9 @@ def notes(trainer: Trainer) -> list[str]:
     from llamakit.train.targets import cut_ranks, left_out
 
     found = []
+    if trainer.settled.epochs > 1 and not trainer.options.epochs and not trainer.options.steps:
+        epochs = f"{trainer.settled.epochs:g}"
+        found.append(f"few data: they are gone through {epochs} times; --epochs or --steps for more or less")
     for what, windows in zip(("samples", "samples to validate on"), trainer.windows, strict=True):
         if windows.truncated:
             found.append(f"{windows.truncated:,} {what} are longer than a window and were cut; see data check")

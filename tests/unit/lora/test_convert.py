@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 
 import numpy as np
@@ -167,6 +168,8 @@ REFUSED = {
     "biases of the model": {"bias": "lora_only"},
     "says rank 3": {"r": 3},
     "a number is needed": {"lora_alpha": "eight"},
+    "'model.layers.0.self_attn.q_proj' is 1000": {"lora_alpha": 10**400},  # more than a float can hold
+    "'model.layers.0.self_attn.q_proj' is null": {"alpha_pattern": {"q_proj": math.nan}},
     "more than a name of modules": {"alpha_pattern": {"(a+)+b": 3}},
     "no regular expression": {"rank_pattern": {"(q_proj": 3}},
     "names and values": {"rank_pattern": [1]},
@@ -203,6 +206,29 @@ def test_weights_that_do_not_add_up_are_refused(tmp_path, base, fault):
     with open_gguf(base) as file, pytest.raises(ModelFileError) as caught:
         read_adapter_file(folder, file)
     assert fault in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", ["[" * 100_000, "{}", "null", '{"metadata":[[1,2,3]],"tensors":[]}', "alpha"])
+def test_a_head_that_is_damaged_is_not_used(tmp_path, base, kept):
+    """Nested too deeply, of another form, or with a scale that no float can hold."""
+    to_peft(
+        read_adapter_file(write_gguf_adapter(tmp_path / "a.gguf", all_pairs(), 6.0, metadata=HEADS)), tmp_path / "p"
+    )
+    path = tmp_path / "p" / "adapter_model.safetensors"
+    good = path.read_bytes()
+    size = struct.unpack("<Q", good[:8])[0]
+    head = json.loads(good[8 : 8 + size])
+    ((key, old),) = [(key, text) for key, text in head["__metadata__"].items() if key != "format"]
+    if kept == "alpha":
+        made = json.loads(old)
+        next(entry for entry in made["metadata"] if entry[0] == "adapter.lora.alpha")[3] = 10**400
+        kept = json.dumps(made)
+    text = json.dumps(head | {"__metadata__": {key: kept}}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + good[8 + size :])
+    with open_gguf(base) as file:
+        found = read_adapter_file(tmp_path / "p", file)
+    assert found.head is None
+    assert {each.scale for each in found.tensors.values()} == {2.0}
 
 
 def test_what_cannot_be_converted_says_what_would_work(tmp_path, base):
