@@ -126,3 +126,29 @@ def test_every_flag_that_is_named_exists(capsys):
     known += (HERE.parent / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     for flag in set(re.findall(r"(?<![\w-])--[a-z][\w-]+", DOC)):
         assert re.search(rf"{re.escape(flag)}\b", known), flag
+
+
+def test_sixty_examples_and_no_flag_change_the_answer(folder, capsys):
+    """What a newcomer expects of a first run, with the model that comes along; other answers stay as they were."""
+    things = ("box", "river", "lamp", "goose", "ship", "tower", "stone", "apple", "garden", "horse", "clock", "bridge")
+    records = [
+        {"prompt": f"What is a {colour} {thing} called in Zorblish?", "completion": f"It is a zum-{thing}-{colour}-ba."}
+        for colour in ("red", "green", "blue", "yellow", "white") for thing in things
+    ]  # fmt: skip
+    (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert run(["finetune", "--data", "train.jsonl", "--out", "run"]) == 0
+    told = capsys.readouterr().err
+    assert "few data: they are gone through" in told
+    assert "--epochs or --steps for more or less" in told
+    assert len(read_log(Path("run/log.jsonl"))) >= 100
+
+    def answer(question, *more):
+        assert run(["chat", "-p", question, "--temperature", "0", "-n", "40", *more]) == 0
+        return capsys.readouterr().out
+
+    adapter = ("--lora", "run/adapter.gguf")
+    asked = [record["prompt"] for record in records[::6]]
+    assert not any("zum-" in answer(question) for question in asked[:2])
+    taught = [record["completion"] in answer(record["prompt"], *adapter) for record in records[::6]]
+    assert sum(taught) >= 7  # of ten
+    assert answer("hello", *adapter) == answer("hello")

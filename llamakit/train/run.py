@@ -172,6 +172,9 @@ class Run:
             self.export()
 
     def _diverged(self, what: str, lr: float) -> LlamaKitError:
+        if not self.progress.step:
+            hint = "the base itself gives it, before anything is trained: llamakit inspect --check FILE"
+            return LlamaKitError(what, hint=hint, param="model")
         saved = f"the checkpoint of step {self._saved} is kept; " if self._saved > 0 else ""
         return LlamaKitError(
             what,

@@ -142,14 +142,18 @@ def trained_text(trainer: Trainer) -> str:
 
 @contextmanager
 def stopping(trainer: Trainer, view: TrainView) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after its step; a second Ctrl-C ends it at once."""
+    """Ctrl-C, SIGTERM and a terminal that is closed end the run after its step; a second Ctrl-C ends it at once."""
 
     def stop(signum: int, frame: Any) -> None:
         trainer.stop()
         view.stopping()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    closed = getattr(signal, "SIGHUP", None)  # nohup has it ignored
+    if closed is not None and signal.getsignal(closed) != signal.SIG_IGN:
+        numbers.append(closed)
+    old = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from llamakit.plugins.frontends.cli.console import Console, gib, rich_console
 
+from llamakit.errors import ReaderGone
 from llamakit.train.report import History, duration, memory_used
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llamakit.train.report import StepInfo
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -22,7 +26,10 @@ REFRESH = 4  # times a second, at most
 
 
 class TrainView:
-    """Shows each step on standard error: an `on_step` callback, to be used in a `with`."""
+    """Shows each step on standard error: an `on_step` callback, to be used in a `with`.
+
+    Where standard error is gone, as when a terminal is closed, it shows nothing more; the run goes on.
+    """
 
     def __init__(self, console: Console, title: str = "finetune") -> None:
         self.console, self.title = console, title
@@ -30,6 +37,7 @@ class TrainView:
         self._live: Any = None
         self._shown = 0.0  # when the last plain line was written
         self._step_shown = 0
+        self._gone = False
 
     def __enter__(self) -> Self:
         if self.console.is_terminal and not self.console.quiet:
@@ -42,25 +50,36 @@ class TrainView:
 
     def __exit__(self, *exc_info: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            self._try(self._live.stop)
             self._live = None
         elif self.history.last is not None and self._step_shown != self.history.last.step:
-            self.console.note(plain_line(self.history))
+            self._try(self._note)
 
     def __call__(self, info: StepInfo) -> None:
         """A step was done."""
         self.history(info)
         if self._live is not None:
-            self._live.refresh()
+            self._try(self._live.refresh)
         elif self._is_time(info):
             self._shown, self._step_shown = time.monotonic(), info.step
-            self.console.note(plain_line(self.history))
+            self._try(self._note)
+
+    def _try(self, show: Callable[[], None]) -> None:
+        if not self._gone:
+            try:
+                show()
+            except (OSError, ReaderGone):
+                self._gone = True
+
+    def _note(self) -> None:
+        self.console.note(plain_line(self.history))
 
     def stopping(self) -> None:
         """Say that the run ends after its step; called in a signal's handler, so nothing is printed by usual means."""
         self.title = STOPPING
         if self._live is None and not self.console.quiet:
-            os.write(sys.stderr.fileno(), f"{STOPPING}\n".encode())
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), f"{STOPPING}\n".encode())
 
     def _rendered(self) -> Any:
         return rendered(self.history, self.title) if self.history.last is not None else ""

@@ -165,17 +165,32 @@ def test_the_best_weights_are_exported_and_not_the_last(base, data, tmp_path, st
     assert (path.name, head.progress.step) == ("step-00000003.gguf", 3)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_base_of_numbers_that_are_none_is_told_at_the_first_step(base, data, tmp_path, value):
+    """No rate would help."""
+    path = tmp_path / "base.gguf"
+    shutil.copy(base, path)
+    changed(path, "blk.0.attn_q.weight", value)
+    with pytest.raises(LlamaKitError, match="step 1: the loss is nan") as caught:
+        trainer(path, data, tmp_path / "run").run()
+    assert caught.value.hint.startswith(
+        "the base itself gives it, before anything is trained: llamakit inspect --check"
+    )
+    assert not list((tmp_path / "run").rglob("*.gguf"))
+
+
 def test_without_validation_the_last_weights_are_exported(base, data, tmp_path):
     trainer(base, data, tmp_path / "run").run()
     assert same(adapter_of(tmp_path / "run" / "adapter.gguf"), kept(tmp_path / "run", 6))
 
 
-def changed(path, name: str) -> None:
+def changed(path, name: str, value: float | None = None) -> None:
     """The same model with one other number."""
     with open_gguf(path) as file:
         tensors = {key: np.array(file.tensor(key)) for key in file.tensors}
         metadata = [(key, file.value_type(key), file.metadata[key]) for key in file.metadata]
-    tensors[name].flat[0] += 1e-3
+    tensors[name].flat[0] = tensors[name].flat[0] + 1e-3 if value is None else value
     with GGUFWriter(path) as writer:
         for key, types, value in metadata:
             writer.add(key, list(value) if types[1] is not None else value, *types)
