@@ -149,9 +149,9 @@ def test_control_characters_of_a_model_do_not_reach_the_terminal(monkeypatch):
 
 @pytest.mark.parametrize("mark", ["*", "_", "`", "[", "> ", "- ", "|", "#", "<", "1. ", "![", "\\"])
 def test_no_input_is_slow(mark):
-    start = time.perf_counter()
+    start = time.process_time()
     render(mark * 1000, 40)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_rows_are_counted_as_terminals_do():

@@ -61,7 +61,7 @@ def test_stopping_cuts_the_connection_at_once(chat_server):
     threading.Timer(0.2, stop).start()
     start = time.perf_counter()
     answer, text, _ = ask(remote_of(chat_server), stop=stop)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 5  # of 10 and more
     assert answer.reason == "stopped"
     assert answer.n_generated == text.count("word") > 0
     assert chat_server.gone.wait(5)  # the server's work ends too
@@ -74,7 +74,7 @@ def test_stopping_works_before_the_first_word(chat_server):
     start = time.perf_counter()
     answer, text, _ = ask(remote_of(chat_server), stop=stop)
     assert (answer.reason, text) == ("stopped", "")
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 5  # of 10 and more
 
 
 def test_a_full_server_is_asked_again(chat_server):

