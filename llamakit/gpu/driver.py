@@ -118,6 +118,12 @@ class Driver(ABC):
     def kernel(self, module: Any, name: str) -> Any:
         """A kernel of a module."""
 
+    def multiply(
+        self, a: At, b: At, c: At, shape: tuple[int, int, int], steps: tuple[int, int, int, int, int], *, add: bool
+    ) -> bool:
+        """c (+)= a b in float32 as matmul.cl has it, if the driver has a library for that; False: it does nothing."""
+        return False
+
     @abstractmethod
     def launch(self, kernel: Any, n_group: int, n_item: int, arguments: Sequence[Argument]) -> None:
         """Run a kernel with `n_group` groups of `n_item` items."""

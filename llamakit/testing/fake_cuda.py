@@ -13,6 +13,8 @@ import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from llamakit.gpu.source import read
 from llamakit.testing import shim
 
@@ -229,7 +231,7 @@ class FakeCUDA(ModuleType):
 
     def cuStreamCreate(self, flags: int) -> Any:
         code, context = self._enter("cuStreamCreate")
-        stream = object()
+        stream = Stream()
         context.streams.add(stream)
         return code, stream
 
@@ -319,6 +321,64 @@ class FakeCUDA(ModuleType):
         for launch in graph.launches:
             (code,) = self.cuLaunchKernel(*launch)
         return (code,)
+
+
+class Stream:
+    """A stream; as a number it is its address."""
+
+    def __int__(self) -> int:
+        return id(self)
+
+
+class FakeBLAS:
+    """cuBLAS as the plugin calls it, over host memory; matrices are columns one after the other. `fail`: its code."""
+
+    def __init__(self, cuda: FakeCUDA) -> None:
+        self.cuda, self.handles, self.products, self.fail = cuda, 0, 0, 0
+        self.stream: int | None = None
+        self.workspace: tuple[int, int] | None = None
+
+    def cublasCreate_v2(self, place: Any) -> int:
+        self.cuda._enter("cublasCreate_v2")
+        place._obj.value = 1
+        self.handles += 1
+        return 0
+
+    def cublasDestroy_v2(self, handle: Any) -> int:
+        self.cuda._enter("cublasDestroy_v2")
+        self.handles -= 1
+        return 0
+
+    def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:
+        self.stream = stream.value
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle: Any, place: Any, n_bytes: Any) -> int:
+        self.workspace = place.value, n_bytes.value
+        return 0
+
+    def cublasSgemm_v2(
+        self, handle: Any, op_a: int, op_b: int, m: int, n: int, k: int, alpha: Any, a: Any, lda: int, b: Any, ldb: int,
+        beta: Any, c: Any, ldc: int,
+    ) -> int:  # fmt: skip
+        _, context = self.cuda._enter("cublasSgemm_v2")
+        if self.fail:
+            return self.fail
+        if self.stream not in {id(stream) for stream in context.streams}:
+            self.cuda.misuses.append("cuBLAS on a stream of another context")
+        left = _matrix(a.value, k, m, lda).T if op_a else _matrix(a.value, m, k, lda)
+        right = _matrix(b.value, n, k, ldb).T if op_b else _matrix(b.value, k, n, ldb)
+        out = _matrix(c.value, m, n, ldc)
+        out[...] = alpha._obj.value * (left @ right) + (beta._obj.value * out if beta._obj.value else 0)
+        self.products += 1
+        return 0
+
+
+def _matrix(address: int, n_row: int, n_column: int, step: int) -> Any:
+    """A matrix whose columns lie `step` floats apart."""
+    floats = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
+    flat = np.ctypeslib.as_array(floats, (step * (n_column - 1) + n_row,))
+    return np.lib.stride_tricks.as_strided(flat, (n_row, n_column), (4, 4 * step))
 
 
 class Graph:

@@ -36,6 +36,10 @@ class CUDAOptions(Options):
 
     low_vram: Annotated[bool, Meta(description="Keep keys and values in main memory, not in that of the GPU.")] = False
 
+    cublas: Annotated[
+        bool, Meta(description="Whether cuBLAS, where it is installed, multiplies the matrices of long prompts.")
+    ] = True
+
 
 class CUDABackend(Backend):
     """GPUs of NVIDIA."""
@@ -83,7 +87,9 @@ class CUDABackend(Backend):
         if reason := refusal(index, availability.devices[index]):
             raise BackendError(f"backend cuda: {reason}", hint="another device: --main-gpu, or --device cuda:N")
         o = self.options
-        driver = CUDADriver(index, availability.devices[index], o.lanes, graphs=o.graphs, low_vram=o.low_vram)
+        driver = CUDADriver(
+            index, availability.devices[index], o.lanes, graphs=o.graphs, low_vram=o.low_vram, cublas=o.cublas
+        )
         return GPUDevice(driver)
 
 

@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 from cuda.bindings import driver as cu
 from llamakit.plugins.backends.cuda.compiler import OPTIONS, CompileError, compile_cubin, version
+from llamakit.plugins.backends.cuda.cublas import WORKSPACE, CuBLAS, library
 from llamakit.plugins.backends.cuda.devices import call, capability
 
 from llamakit.backend import Memory
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("llamakit.gpu")
 LANES = 64
 ITEMS = 128
+LEAST_PRODUCT = 16  # of rows, columns and terms: below it is not worth a call of the library
 
 
 class CUDABlock(Block):
@@ -72,7 +74,14 @@ class CUDADriver(Driver):
     """
 
     def __init__(
-        self, index: int, info: DeviceInfo, lanes: int = 0, *, graphs: bool = True, low_vram: bool = False
+        self,
+        index: int,
+        info: DeviceInfo,
+        lanes: int = 0,
+        *,
+        graphs: bool = True,
+        low_vram: bool = False,
+        cublas: bool = True,
     ) -> None:
         self.index, self.info, self.compiled, self.graphs = index, info, CompiledKernels(), graphs
         lanes = lanes or LANES
@@ -81,6 +90,9 @@ class CUDADriver(Driver):
         self.traits = Traits("cuda", lanes, ITEMS, info.memory or 1 << 62, cache_on_host=low_vram)
         self.compiler, self.age, self.alive = version(), 0, WeakSet()
         self.tapes: WeakSet[CUDATape] = WeakSet()
+        self.library = library() if cublas else None
+        self.cublas: CuBLAS | None = None
+        self._workspace: CUDABlock | None = None
         self.context: Any = None
         self.stream: Any = None
         self._modules: list[Any] = []
@@ -186,6 +198,26 @@ class CUDADriver(Driver):
         self._modules.append(module)
         return module
 
+    def multiply(
+        self, a: At, b: At, c: At, shape: tuple[int, int, int], steps: tuple[int, int, int, int, int], *, add: bool
+    ) -> bool:
+        """By cuBLAS, where it is installed. What goes wrong there is told once, and from then on our kernels do it."""
+        if self.library is None or min(shape) < LEAST_PRODUCT:
+            return False
+        places = [place.block.address + place.offset for place in (a, b, c)]  # type: ignore[attr-defined]
+        try:
+            with self.current():
+                if self.cublas is None:
+                    self._workspace = self.allocate(WORKSPACE)
+                    self.cublas = CuBLAS(self.library, int(self.stream), self._workspace.address)
+                return self.cublas.multiply(*places, shape, steps, add=add)
+        except DeviceLostError:
+            raise
+        except LlamaKitError as error:
+            log.warning("products of long prompts run without cuBLAS: %s", error)
+            self.library = None
+            return False
+
     def kernel(self, module: Any, name: str) -> Any:
         """A function of a module."""
         with self.current():
@@ -253,7 +285,8 @@ class CUDADriver(Driver):
             "device": f"{self.info.name} ({self.architecture})",
             "platform": ", ".join(self.info.details),
             "compiler": f"NVRTC {self.compiler}",
-            "kernels": f"{self.traits.lanes} items a row{', steps as graphs' if self.graphs else ''}",
+            "kernels": f"{self.traits.lanes} items a row{', steps as graphs' if self.graphs else ''}"
+            f"{', cuBLAS for long prompts' if self.library is not None else ''}",
         }
 
     def close(self) -> None:
@@ -262,6 +295,9 @@ class CUDADriver(Driver):
             return
         with suppress(LlamaKitError):  # a device that is lost has nothing under way
             self.finish()
+        if self.cublas is not None:
+            with suppress(LlamaKitError), self.current():
+                self.cublas.close()
         self.free_all()
         self._destroy()
 
@@ -272,12 +308,14 @@ class CUDADriver(Driver):
         for tape in list(self.tapes):
             tape.close()
         with suppress(LlamaKitError), self.current():
+            if self.cublas is not None:
+                self.cublas.close()
             for module in self._modules:
                 cu.cuModuleUnload(module)
             if self.stream is not None:
                 cu.cuStreamDestroy(self.stream)
         cu.cuCtxDestroy(self.context)
-        self.context, self.stream, self._modules = None, None, []
+        self.context, self.stream, self._modules, self.cublas, self._workspace = None, None, [], None, None
 
     def _refused(self, message: str, key: str, source: str, log: str) -> BackendError:
         path = self.compiled.keep_log(key, f"{log}\n\n{source}")

@@ -14,11 +14,14 @@ import pytest
 
 from llamakit import Session
 from llamakit.errors import BackendError, DeviceLostError, OutOfMemoryError
+from llamakit.gguf import GGMLType
 from llamakit.gpu.compiled import CompiledKernels
 from llamakit.gpu.driver import At
+from llamakit.gpu.steps.values import multiply
 from llamakit.registry import Registry
 from llamakit.testing import shim
-from llamakit.testing.fake_cuda import MAGIC, CUresult, FakeCUDA
+from llamakit.testing.conformance import Case, run
+from llamakit.testing.fake_cuda import MAGIC, CUresult, FakeBLAS, FakeCUDA
 
 pytestmark = pytest.mark.skipif(shim.compiler() is None, reason="needs a C++ compiler")
 PLUGIN = "llamakit.plugins.backends.cuda."
@@ -49,6 +52,8 @@ def cu(monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "version", lambda: "12.9")
     monkeypatch.setattr(driver, "version", lambda: "12.9")
     monkeypatch.setattr(driver, "compile_cubin", compiled)
+    fake.blas = FakeBLAS(fake)
+    monkeypatch.setattr(driver, "library", lambda: fake.blas)
     yield fake
     for name in [each for each in sys.modules if each.startswith(PLUGIN)]:
         del sys.modules[name]
@@ -265,6 +270,56 @@ def test_with_low_vram_keys_and_values_are_in_main_memory(cu, small_model):
     assert n_layer >= 1
     assert cu.calls.count("cuMemFreeHost") == n_layer
     assert cu.peak < usual_peak
+
+
+@pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
+def test_cublas_multiplies_operands_that_lie_in_any_way(cu, transposed):
+    device, rng, (m, n, k) = opened(lanes=2), np.random.default_rng(1), (18, 33, 20)
+    left, right = rng.normal(size=(m, k)).astype(np.float32), rng.normal(size=(k, n)).astype(np.float32)
+    before = rng.normal(size=(m, n)).astype(np.float32)
+    places = []
+    for values, name in ((left, "a"), (right, "b"), (before, "c")):
+        data = np.ascontiguousarray(values.T if name in transposed else values)
+        places.append(At(device.driver.allocate(data.nbytes)))
+        device.driver.write(places[-1], data)
+    steps = (*((1, m) if "a" in transposed else (k, 1)), *((1, k) if "b" in transposed else (n, 1)), n)
+    out = np.empty((m, n), np.float32)
+    for add, expected in ((True, before + left @ right), (False, left @ right)):
+        multiply(device.kernel_store, *places, (m, n, k), steps, add=add)
+        device.driver.read(places[-1], out)
+        assert np.allclose(out, expected, atol=1e-4)
+    assert cu.blas.products == 2
+    assert cu.n_launch == 0
+    assert cu.blas.workspace[1] == 32 << 20
+    odd = (2 * k, 2, n, 1, n)  # neither rows nor columns in one piece: our kernel does it
+    assert not device.driver.multiply(*places, (m // 2, n, k // 2), odd, add=False)
+    device.close()
+    assert cu.blas.handles == 0
+
+
+def test_without_cublas_or_where_it_fails_our_kernels_multiply(cu, caplog):
+    case = Case("linear", rows=20, n_in=256, n_out=35, type=GGMLType.Q4_K)
+    without = opened(lanes=2, cublas=False)
+    expected = run(case, without)
+    assert cu.blas.products == 0
+    device = opened(lanes=2)
+    assert np.allclose(run(case, device), expected, atol=1e-3)
+    assert cu.blas.products == 1
+    assert "cuBLAS" in device.kernels()["kernels"]
+    cu.blas.fail = 13
+    assert np.array_equal(run(case, device), expected)
+    assert "cublasSgemm_v2 ends with code 13" in caplog.text
+    assert "cuBLAS" not in device.kernels()["kernels"]
+    device.close()
+    without.close()
+    assert cu.blas.handles == 0
+
+
+def test_cublas_is_found_or_not():
+    from llamakit.plugins.backends.cuda.cublas import library
+
+    found = library()
+    assert found is None or found.cublasCreate_v2
 
 
 def test_where_graphs_cannot_be_made_all_goes_on_without(cu, small_model, caplog):
