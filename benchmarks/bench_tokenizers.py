@@ -1,6 +1,6 @@
 """Encoding speed beside the `tokenizers` package on one thread: seconds of CPU time, best of some runs.
 
-python benchmarks/tokenizers_bench.py VOCABULARY.gguf TEXT...
+python benchmarks/bench_tokenizers.py VOCABULARY.gguf TEXT...
 """
 
 from __future__ import annotations

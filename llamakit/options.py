@@ -11,7 +11,6 @@ the reference page of the docs are all made from that one declaration.
 from __future__ import annotations
 
 import difflib
-import functools
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -75,7 +74,6 @@ _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0":
 
 
 @lru_cache(maxsize=512)
-@functools.cache
 def fields_of(cls: type[msgspec.Struct]) -> tuple[OptionField, ...]:
     """The options that a class declares, in order."""
     schema = json_schema(cls)["properties"]
@@ -172,15 +170,22 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 def _interval(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
-        return ", ".join(str(choice) for choice in schema["enum"])
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if "exclusiveMinimum" in schema:
-        above = f"above {schema['exclusiveMinimum']}"
-        return f"{above}, up to {high}" if high is not None else above
-    if low is not None and high is not None:
+        return ", ".join(str(choice) for choice in schema["enum"] if choice != "")
+    low, high, above, below = (
+        _number(schema[key]) if key in schema else ""
+        for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+    )
+    if above:
+        return f"above {above}, up to {high}" if high else f"above {above}"
+    if low and high:
         return f"{low}..{high}"
-    if low is not None and "exclusiveMaximum" in schema:
-        return f"{low} to below {schema['exclusiveMaximum']}"
-    if low is not None:
+    if low and below:
+        return f"{low} to below {below}"
+    if low:
         return f"{low} or more"
-    return f"up to {high}" if high is not None else ""
+    return f"up to {high}" if high else ""
+
+
+def _number(value: float) -> str:
+    """A bound for people: 1000000000 rather than 1000000000.0, and no exponent for whole numbers."""
+    return str(int(value)) if value == int(value) else f"{value:g}"

@@ -27,8 +27,15 @@ def own_registry() -> Registry:
 
 
 def option_row(key: str, field: OptionField) -> str:
-    possible = field.interval or field.kind
-    return f"| `{key}` | {field.description} | {possible} | `{field.default}` |\n"
+    default = ("true" if field.default else "false") if field.kind == "bool" else field.shown_default
+    default = default.replace("\n", "\\n")
+    shown = f"`{cell(default)}`" if default else ""
+    return f"| `{key}` | {cell(field.description)} | {cell(field.possible)} | {shown} |\n"
+
+
+def cell(text: str) -> str:
+    """A text within a row of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def samplers(registry: Registry) -> str:

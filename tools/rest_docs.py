@@ -14,7 +14,13 @@ from llamakit.plugins.frontends.rest.state import ServerState
 from llamakit.pool import ModelPool, opener
 from llamakit.registry import Registry
 
-TITLES = {"openai": "OpenAI", "anthropic": "Anthropic", "ollama": "Ollama", "adapters": "LoRA adapters"}
+TITLES = {
+    "llamacpp": "llama.cpp",
+    "openai": "OpenAI",
+    "anthropic": "Anthropic",
+    "ollama": "Ollama",
+    "adapters": "LoRA adapters",
+}
 WORDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
 HEAD = """# REST API
 

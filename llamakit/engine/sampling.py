@@ -125,7 +125,7 @@ def make_chain(
 ) -> SamplerChain:
     """The chain for flat option `values`.
 
-    `order` names samplers; `logit_bias` and `penalties` go first unless named, and a chooser is added where it names
+    `order` names samplers; those of `FIRST` go first unless named, and a chooser is added where it names
     none. Temperature 0 makes the chain greedy; `mirostat` takes the place of what truncates.
     """
     return plan_chain(classes, values, order).chain(context)

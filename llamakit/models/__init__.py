@@ -71,7 +71,7 @@ class LoadedModel:
 
     @property
     def n_parameter(self) -> int:
-        """How many numbers the model's tensors hold."""
+        """How many parameters the model's tensors hold."""
         total = 0
         for info in self._file.tensors.values():
             count = 1

@@ -33,7 +33,7 @@ class TrainOptions(Options, frozen=True):
     # Data
     data: Annotated[list[str], Meta(description="Files to learn from; patterns such as data/*.jsonl.")] = []
     val_data: Annotated[list[str], Meta(description="Files to validate on, in place of a share of the data.")] = []
-    out: Annotated[str, Meta(description="Folder for the adapter, checkpoints and the log.")] = ""
+    out: Annotated[str, Meta(description="Folder for what the run makes: results, checkpoints, the log.")] = ""
     kind: Annotated[
         Literal["auto", "messages", "prompt", "instruct", "text"],
         Meta(description="What the records are; auto = seen from their fields."),

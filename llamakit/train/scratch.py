@@ -28,7 +28,7 @@ class ShapeOptions(Options, frozen=True):
     heads: Annotated[int, Meta(ge=0, le=1024, description="Heads of attention; 0 = one for 32 or 64 of the width.")] = 0
     kv_heads: Annotated[int, Meta(ge=0, le=1024, description="Heads of keys and values; 0 = as many as heads.")] = 0
     ff: Annotated[int, Meta(ge=0, le=1 << 18, description="Width of the feed-forward; 0 = 8/3 of the width.")] = 0
-    params: Annotated[str, Meta(description="How many numbers the model may have, such as 5M.")] = "5M"
+    params: Annotated[str, Meta(description="Number of parameters, such as 5M.")] = "5M"
     tied: Annotated[bool, Meta(description="The embedding serves as the head too.")] = True
     rope_base: Annotated[float, Meta(gt=0, le=1e9, description="Base of the rotary embedding.")] = 10000.0
     norm_eps: Annotated[float, Meta(gt=0, le=1, description="Added to the mean square in norms.")] = 1e-5

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -153,7 +155,8 @@ def test_doctor_knows_drivers_and_recommends_what_there_is(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert drivers(tmp_path) == ["NVIDIA 550.54.14", "AMD (ROCm)", "OpenCL pocl"]
-    assert not any("llamakit[" in hint for hint in HINTS.values())
+    extras = metadata("llamakit").get_all("Provides-Extra")
+    assert all(extra in extras for hint in HINTS.values() for extra in re.findall(r"llamakit\[(\w+)\]", hint))
 
 
 def test_help_fits_80_columns_and_shows_no_internals():

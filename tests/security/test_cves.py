@@ -169,7 +169,7 @@ def test_requests(server, name):
     assert server.post("/completion", {"prompt": "Once", "n_predict": 2})[0] == 200
 
 
-def test_s49_a_long_honest_string_is_served(server):
+def test_a_long_honest_string_is_served(server):
     """A limit that refused the tools of real programs was a fault too."""
     schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 524_288}}, "required": ["a"]}
     body = {"prompt": "x", "n_predict": 4, "json_schema": schema}

@@ -1,4 +1,4 @@
-"""The driver of a GPU of NVIDIA: its primary context, one stream."""
+"""The driver of an NVIDIA GPU: a context of its own, one stream."""
 
 from __future__ import annotations
 

@@ -269,8 +269,8 @@ class OpenCLTape(Tape):
 
     def play(self) -> None:
         """Enqueue all."""
-        if any(block.buffer is None for block in self.held[:1]):  # which says that the device was lost
-            return
+        if self.held:
+            _ = self.held[0].buffer  # raises DeviceLostError if the memory was given back
         with self.driver.translated("running a step's kernels"):
             for function, total, group in self.launches:
                 cl.enqueue_nd_range_kernel(self.driver.queue, function, total, group)

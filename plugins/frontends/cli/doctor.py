@@ -18,7 +18,7 @@ from llamakit import __version__
 from llamakit.terminal import one_line
 
 HINTS = {
-    "matplotlib": "pip install matplotlib, for pictures of bench --plot",
+    "matplotlib": "pip install 'llamakit[plot]', for pictures of bench --plot",
 }
 
 

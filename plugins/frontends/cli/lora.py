@@ -116,7 +116,12 @@ def run_merge(
 
 @lora.command("import")
 @output_options
-@click.option("--type", "type_name", type=click.Choice(["F32", "F16"], case_sensitive=False), help="[as in the source]")
+@click.option(
+    "--type",
+    "type_name",
+    type=click.Choice(["F32", "F16"], case_sensitive=False),
+    help="Type of its matrices. [as in the source]",
+)
 @click.option("-m", "--model", "base", metavar="FILE", help="The model that the adapter is for.")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The GGUF adapter.")
 @click.argument("source", metavar="ADAPTER")
@@ -141,7 +146,7 @@ def import_(quiet: bool, verbose: bool, type_name: str | None, base: str | None,
 @output_options
 @click.option("--without-norms", is_flag=True, help="Leave norms out, which PEFT's LoRA cannot hold.")
 @click.option("--base-name", default="", metavar="NAME", help="What PEFT is to load the base by.")
-@click.option("--to", "kind", type=click.Choice(FORMATS), help="[.gguf: gguf, .bin: ggla, a folder: peft]")
+@click.option("--to", "kind", type=click.Choice(FORMATS), help="Format. [.gguf: gguf, .bin: ggla, a folder: peft]")
 @click.option("-m", "--model", "base", metavar="FILE", help="The model that the adapter is for.")
 @click.option("-o", "--output", required=True, metavar="PATH", help="A folder for PEFT, else a file.")
 @click.argument("source", metavar="ADAPTER")

@@ -1,4 +1,4 @@
-"""`llamakit train`: a model of one's own, from nothing."""
+"""`llamakit train`: a model of one's own, from scratch."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def described(shape: Shape) -> str:
     """The model in a line."""
     heads = f"{shape.n_head} heads" + ("" if shape.n_head_kv == shape.n_head else f" ({shape.n_head_kv} for keys)")
     return (
-        f"model      {shape.n_parameter / 1e6:,.3g} M numbers: {shape.n_layer} layers of {shape.n_embd}, {heads}, "
+        f"model      {shape.n_parameter / 1e6:,.3g} M parameters: {shape.n_layer} layers of {shape.n_embd}, {heads}, "
         f"{shape.n_ff} inside, {shape.n_vocab:,} tokens"
     )
 

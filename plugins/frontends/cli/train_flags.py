@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping
 
 T = TypeVar("T", bound=Options)
+AS_BEGUN = "as the run began"
 PREFIX = "train_"  # of the names that commands get the values by: `ctx` is a name of click's own
 DATA = ("kind", "template", "train_on", "packing", "ctx", "truncate", "val_split", "seed")
 SHORT = {"ctx": ("-c", "--ctx-size"), "threads": ("-t",), "batch": ("-b",), "out": ("-o",)}
@@ -32,10 +33,11 @@ def train_flags(
     of: type[Options] = TrainOptions,
     without: Container[str] = (),
     defaults: Mapping[str, Any] = {},
+    resumed: bool = False,
 ) -> Callable[[Any], Any]:
     """A decorator that gives a command flags for options, all but `without` if none are named; see `train_options`.
 
-    `defaults` are what the help says in place of the class's own.
+    `defaults` are what the help says in place of the class's own. `resumed`: what is not given stays as the run began.
     """
     wanted = [field for field in fields_of(of) if field.name not in without]
     if names is not None:
@@ -44,7 +46,8 @@ def train_flags(
     def decorate(command: Any) -> Any:
         for field in reversed(wanted):
             shown = replace(field, default=defaults.get(field.name, field.default))
-            command = click.option(*_names(field), **_shape(shown))(command)
+            default = AS_BEGUN if resumed else shown.shown_default
+            command = click.option(*_names(field), **_shape(shown, default))(command)
         return command
 
     return decorate
@@ -69,16 +72,16 @@ def _names(field: OptionField) -> list[str]:
     return [PREFIX + field.name, *SHORT.get(field.name, ()), flag]
 
 
-def _shape(field: OptionField) -> dict[str, Any]:
-    """What click wants to know of an option."""
+def _shape(field: OptionField, default: str) -> dict[str, Any]:
+    """What click wants to know of an option; `default` is what its help says of it."""
     if field.kind == "bool":
-        return {"default": None, "help": f"{field.description} [{field.shown_default}]"}
+        return {"default": None, "help": f"{field.description} [{default}]"}
     metavar = METAVARS.get(field.name, field.kind.upper())
     if field.kind == "json":
         if not isinstance(field.default, (list, dict)):
             return {"default": None, "type": FieldType(field), "metavar": metavar, "help": field.description}
         return {"multiple": True, "metavar": metavar, "help": f"{field.description} Repeatable."}
-    shown = "; ".join(part for part in (field.interval, field.shown_default) if part)
+    shown = "; ".join(part for part in (field.interval, default) if part)
     help_ = f"{field.description} [{shown}]" if shown else field.description
     return {"default": None, "type": FieldType(field), "metavar": metavar, "help": help_}
 

@@ -34,7 +34,7 @@ def backend_option(command: Any) -> Any:
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
 @click.option("-m", "--model", metavar="FILE", help="The base, if it has moved.")
-@train_flags(RESUMED)
+@train_flags(RESUMED, resumed=True)
 @backend_option
 @json_option
 @output_options
@@ -137,7 +137,7 @@ def trained_text(trainer: Trainer) -> str:
         total += count
     share = total / trainer.session.model.n_parameter
     what = "all weights" if trainer.options.full else f"adapters of {len(trainer.adapters)} tensors"
-    return f"{what}, {total / 1e6:,.3g} M numbers ({share:.2%} of the base)"
+    return f"{what}, {total / 1e6:,.3g} M parameters ({share:.2%} of the base)"
 
 
 @contextmanager

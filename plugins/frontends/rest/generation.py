@@ -181,7 +181,6 @@ class Meter:
     def _measure(self, n: int, now: float) -> None:
         if not self._last:
             self.metrics.first_token(now - self._started)
-            n -= 1
         else:
             gap = (now - self._last) / n
             for _ in range(n):

@@ -2,7 +2,7 @@
 
 A line of a key file is a key, then its roles if it has others than `use`, and `weight=2` for one whose share is twice
 that of others; `#` starts a comment. Keys of the command line and of settings are those of who runs the server: they
-may everything.
+may do everything.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.frontends.rest.examples import EXAMPLES, TAGS
+from llamakit.plugins.frontends.rest.meanings import IN_PATHS
 from llamakit.plugins.frontends.rest.openapi_schemas import Schemas, error_schema
 
 from llamakit import __version__
@@ -77,7 +78,11 @@ class _Document:
         """Describe a route."""
         path = PARAMETER.sub(r"{\1}", route.path)
         names = PARAMETER.findall(route.path)
-        place = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+        place: list[dict[str, Any]] = []
+        for name in names:
+            value = {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            meaning = IN_PATHS.get((path, name))
+            place.append(value | {"description": meaning} if meaning else value)
         self.paths[path] = {
             method.lower(): self._operation(route, path, method, operation, place)
             for method, operation in route.operations.items()

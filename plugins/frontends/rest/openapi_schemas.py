@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.body import sampler_options
 from llamakit.plugins.frontends.rest.errors import body_of
+from llamakit.plugins.frontends.rest.meanings import ANSWERED, ASKED
 
 from llamakit.errors import UsageError
 from llamakit.options import json_schema
@@ -37,6 +38,8 @@ class Schemas:
         for cls in self._samplers.values():  # they are described where they may be used
             self.components.pop(_name(self._schemas[cls.Options]), None)
         self._merge(operations, options)
+        self._explain({op.body for op in operations}, ASKED, {})
+        self._explain({op.response for op in operations}, ANSWERED, options)
 
     def of(self, type_: Any) -> Schema:
         """The schema of a type, most often a reference; anything at all for None."""
@@ -44,12 +47,16 @@ class Schemas:
 
     def parameters(self, query: Any) -> list[Schema]:
         """The parameters in the URL that a Struct declares."""
-        properties = json_schema(query)["properties"] if query is not None else {}
-        return [
-            {"name": name, "in": "query", "schema": {k: v for k, v in schema.items() if k != "description"}}
-            | {k: v for k, v in schema.items() if k == "description"}
-            for name, schema in properties.items()
-        ]
+        declared = json_schema(query) if query is not None else {"properties": {}}
+        found = []
+        for name, schema in declared["properties"].items():
+            value = {"name": name, "in": "query", "schema": {k: v for k, v in schema.items() if k != "description"}}
+            if meaning := schema.get("description") or ASKED.get(name):
+                value["description"] = meaning
+            if name in declared.get("required", ()):
+                value["required"] = True
+            found.append(value)
+        return found
 
     def _sampler_properties(self, state: ServerState) -> dict[str, Schema]:
         """Every sampler option by its name in a body, with the default that the server's settings give it."""
@@ -74,6 +81,17 @@ class Schemas:
                     more[key] = more[key] | {"default": value}
                 self.components[name] = self.components[name] | {"properties": own | more | {"strict": STRICT}}
 
+    def _explain(self, types: set[Any], meanings: dict[str, str], options: dict[str, Schema]) -> None:
+        """Describe the fields of these types that do not describe themselves; settings as the options that they are."""
+        for name in {_name(part) for type_ in types for part in _parts(self.of(type_))} - {""}:
+            properties = self.components[name].get("properties", {})
+            for field, own in properties.items():
+                meaning = (
+                    meanings.get(f"{name}.{field}") or meanings.get(field) or options.get(field, {}).get("description")
+                )
+                if meaning and "description" not in own:
+                    properties[field] = own | {"description": meaning}
+
 
 def short_names(schemas: tuple[Schema, ...], components: dict[str, Schema]) -> tuple[list[Schema], dict[str, Schema]]:
     """The same with components that several modules have called `name` as ApiName, such as "OllamaChatBody"."""
@@ -86,6 +104,12 @@ def short_names(schemas: tuple[Schema, ...], components: dict[str, Schema]) -> t
             text = text.replace(PLACE.format(name=name).encode() + b'"', PLACE.format(name=api + last).encode() + b'"')
     renamed: tuple[list[Schema], dict[str, Schema]] = tuple(msgspec.json.decode(text))
     return renamed
+
+
+def _parts(schema: Schema) -> list[Schema]:
+    """The schema, or those that it chooses among or lists."""
+    inner = schema.get("anyOf") or [schema["items"]] if "anyOf" in schema or "items" in schema else []
+    return [part for each in inner for part in _parts(each)] or [schema]
 
 
 def _name(schema: Schema) -> str:

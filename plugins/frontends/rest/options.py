@@ -21,7 +21,7 @@ class ServeOptions(Options, frozen=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 = any free one.")] = 8080
     path: Annotated[str, Meta(description="Folder of static files; they win over the built-in page.")] = ""
     timeout: Annotated[
-        float, Meta(gt=0, le=86400, description="Seconds that a connection may be silent, or leave an answer unread.")
+        float, Meta(gt=0, le=86400, description="Seconds that a connection may be silent between requests.")
     ] = 600.0
     alias: Annotated[str, Meta(description="Name of the model in answers; empty = its file's.")] = ""
     models: Annotated[dict[str, str], Meta(description="More models by name, loaded when asked for.")] = {}
@@ -106,7 +106,7 @@ class ServeOptions(Options, frozen=True):
     slot_save_path: Annotated[str, Meta(description="Folder in which prompts are saved by /slots?action=save.")] = ""
     slots: Annotated[
         Literal["used", "all", "off"],
-        Meta(description="What /slots lists: requests that wait or run; those and free places; nothing."),
+        Meta(description="What /slots lists: used = requests that wait or run, all = free places too, off = nothing."),
     ] = "used"
     props: Annotated[bool, Meta(description="Let POST /props change the defaults of requests.")] = False
     api_prefix: Annotated[str, Meta(description="Path that all routes have before their own.")] = ""

@@ -85,7 +85,7 @@ class Server:
     ) -> int:
         """Take no new work, let answers go on for `grace` seconds or until `cut()`, then end everything; works once.
 
-        `tick(answers, seconds left)` is called every tenth of a second meanwhile. Returns how many answers were cut.
+        `tick(answers, seconds left)` is called some twenty times a second meanwhile. Returns how many answers were cut.
         """
         if not self._loop.is_alive():
             return 0

@@ -97,7 +97,7 @@ def test_finetune_with_nothing_but_a_model_has_the_defaults_of_2023():
     assert (p.lora_r, p.lora_alpha, o.rank, o.alpha) == (4, 4, 4, 4.0)
     assert p.samples.separate_with_bos
     assert not p.samples.separate_with_eos
-    # The schedule's vector of the study, 1.7.
+    # Of the schedule of 2023.
     for step, wanted in ((0, 0), (50, 0.5), (99, 0.99), (100, 0.977975), (550, 0.479604), (1000, 0.1), (5000, 0.1)):
         assert factor(o, step, 256) == pytest.approx(wanted, abs=1e-6)
     restart = plan("--enable-restart").options

@@ -38,7 +38,6 @@ class SlotBody(msgspec.Struct, frozen=True, kw_only=True):
 class SlotQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which slot, and what to do with it."""
 
-    id: int
     action: Annotated[str, Meta(description="save, restore or erase.")]
 
 
