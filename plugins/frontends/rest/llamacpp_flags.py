@@ -129,6 +129,7 @@ REFUSED = {
 }  # fmt: skip
 # Presets of llama.cpp: a model of its choice, downloaded, with options for it.
 PRESET = re.compile(r"--(?:fim|embd|gpt-oss|vision)-[\w.-]+-(?:default|spec)")
+LOCAL = tuple(f"{scheme}://{host}:*" for scheme in ("http", "https") for host in ("localhost", "127.0.0.1", "[::1]"))
 CACHE_TYPES = {"-ctk": 0, "--cache-type-k": 0, "-ctv": 1, "--cache-type-v": 1}
 
 
@@ -236,9 +237,14 @@ class _Translation:
 
     def each(self, name: str) -> None:
         """Several values in one, with commas."""
-        flag = "--cors" if name.startswith("--cors") else name
         for value in self._value(name).split(","):
-            self.made.args += [flag, value.strip()]
+            self.made.args += [name, value.strip()]
+
+    def origins(self, name: str) -> None:
+        """--cors-origins: with commas; "localhost" are all pages of this machine."""
+        for value in self._value(name).split(","):
+            for origin in LOCAL if value.strip() == "localhost" else (value.strip(),):
+                self.made.args += ["--cors", origin]
 
     def first(self, name: str) -> None:
         value, _, others = self._value(name).partition(",")
@@ -311,7 +317,7 @@ SPECIAL: dict[str, Any] = {
     "--threads": _Translation.unless_automatic, "-tb": _Translation.unless_automatic,
     "--threads-batch": _Translation.unless_automatic, "-np": _Translation.unless_automatic,
     "--parallel": _Translation.unless_automatic, "--numa": _Translation.numa, "--api-key": _Translation.each,
-    "--cors-origins": _Translation.each, "--host": _Translation.first, "--lora-scaled": _Translation.scaled,
+    "--cors-origins": _Translation.origins, "--host": _Translation.first, "--lora-scaled": _Translation.scaled,
     "--reasoning": _Translation.thoughts, "-rea": _Translation.thoughts, "--ignore-eos": _Translation.never_ending,
     "--lora-init-without-apply": _Translation.adapters_off, "--metrics": _Translation.measured,
     "--slots": _Translation.listed_slots, "--no-slots": _Translation.listed_slots,
