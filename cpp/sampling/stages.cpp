@@ -40,7 +40,7 @@ bool LogitBias::edit(Edits& edits) {
 // Repetition: Keskar et al. 2019 (arXiv:1909.05858), with the sign rule of the field. Frequency and presence: OpenAI's
 // API.
 void Penalties::apply(Candidates& c) {
-    for (const auto& [id, count] : counts()) {
+    for (const auto& [id, count] : counts_) {
         if (id == spared_) continue;
         c.update(id, [this, count = count](float logit) {
             logit = logit <= 0 ? logit * repeat_ : logit / repeat_;
@@ -51,16 +51,18 @@ void Penalties::apply(Candidates& c) {
 
 bool Penalties::edit(Edits& edits) {
     if (edits.scale != 1) return false;
-    for (const auto& [id, count] : counts())
+    for (const auto& [id, count] : counts_)
         if (id != spared_) edits.add(id, repeat_, -(float(count) * frequency_ + presence_));
     return true;
 }
 
-std::unordered_map<int32_t, int> Penalties::counts() const {
-    const size_t n = window_ < 0 ? history_.size() : std::min(history_.size(), size_t(window_));
-    std::unordered_map<int32_t, int> counts;
-    for (size_t i = history_.size() - n; i < history_.size(); ++i) ++counts[history_[i]];
-    return counts;
+// Counted as they come: windows may be as long as contexts are.
+void Penalties::accept(int32_t id) {
+    history_.push_back(id);
+    ++counts_[id];
+    if (window_ < 0 || history_.size() <= size_t(window_)) return;
+    const auto oldest = counts_.find(history_[history_.size() - 1 - size_t(window_)]);
+    if (--oldest->second == 0) counts_.erase(oldest);
 }
 
 void TopK::apply(Candidates& c) {

@@ -53,16 +53,15 @@ class Penalties : public StageOf<Penalties> {
         : window_(window), repeat_(repeat), frequency_(frequency), presence_(presence), spared_(spared) {}
     void apply(Candidates& c) override;
     bool edit(Edits& edits) override;
-    void accept(int32_t id) override { history_.push_back(id); }
-    void reset() override { history_.clear(); }
+    void accept(int32_t id) override;
+    void reset() override { history_.clear(), counts_.clear(); }
 
   private:
-    std::unordered_map<int32_t, int> counts() const;
-
     int64_t window_;
     float repeat_, frequency_, presence_;
     int32_t spared_;  // a token that is never penalised (newline), or -1
     std::vector<int32_t> history_;
+    std::unordered_map<int32_t, int> counts_;  // of the tokens in the window
 };
 
 constexpr size_t kMostlyEnough = 256;  // likeliest tokens that hold a nucleus, or all within a share of the best

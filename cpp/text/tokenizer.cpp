@@ -10,6 +10,8 @@ namespace {
 constexpr std::string_view kEscapedSpace = "\xE2\x96\x81";
 constexpr size_t kCachedWords = 1 << 16;
 constexpr size_t kCachedWordBytes = 64;
+constexpr size_t kMostIdle = 4;                   // scratches that are kept; each may take about 15 MB
+constexpr size_t kLargestText = size_t(1) << 20;  // whose scratch is kept: it takes some ten bytes for each of the text
 
 struct ViewHash {
     using is_transparent = void;
@@ -66,10 +68,11 @@ struct Tokenizer::Scratch {
     std::unordered_map<std::string, Ids, ViewHash, std::equal_to<>> words;
 };
 
-// A scratch taken from the idle ones, or a new one, and handed back in the end.
+// A scratch taken from the idle ones, or a new one, and handed back in the end: as long as few are idle, and if the
+// text was not so large that its buffers would hold much memory for nothing.
 class Tokenizer::Lease {
   public:
-    explicit Lease(const Tokenizer& owner) : owner_(owner) {
+    Lease(const Tokenizer& owner, size_t n_byte) : owner_(owner), keeps_(n_byte <= kLargestText) {
         const std::lock_guard lock(owner.mutex_);
         if (!owner.idle_.empty()) {
             scratch_ = std::move(owner.idle_.back());
@@ -84,13 +87,15 @@ class Tokenizer::Lease {
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     ~Lease() {
+        if (!keeps_) return;
         const std::lock_guard lock(owner_.mutex_);
-        owner_.idle_.push_back(std::move(scratch_));
+        if (owner_.idle_.size() < kMostIdle) owner_.idle_.push_back(std::move(scratch_));
     }
     Scratch& operator*() const { return *scratch_; }
 
   private:
     const Tokenizer& owner_;
+    bool keeps_;
     std::unique_ptr<Scratch> scratch_;
 };
 
@@ -145,7 +150,7 @@ Ids Tokenizer::encode(std::string_view text, bool parse_special) const {
     if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()) / 4) {
         throw std::invalid_argument("a text of more than 512 MB cannot be tokenized at once");
     }
-    const Lease lease(*this);
+    const Lease lease(*this, text.size());
     Ids ids;
     ids.reserve(text.size() / 4 + 8);
     size_t start = 0;
@@ -233,7 +238,7 @@ std::vector<uint32_t> Tokenizer::split(std::string_view text) const {
     if (pre_ == nullptr) {
         return {static_cast<uint32_t>(text.size())};
     }
-    const Lease lease(*this);
+    const Lease lease(*this, text.size());
     CodePoints& points = (*lease).code_points;
     points.assign(text);
     std::vector<uint32_t> ends;

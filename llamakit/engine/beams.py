@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from llamakit.engine.sampling import Rows, SamplerChain
 
 
+SPARE_TOKENS = 64  # without text, such as control tokens, that may be within a stop string
+
+
 class Beam(Track):
     """A beginning of an answer; `score` is the sum of its log-probabilities."""
 
@@ -130,7 +133,9 @@ class BeamGroup(Group):
     def _stops(self, generated: list[int]) -> bool:
         if not self.request.stop:
             return False
-        text = self.tokenizer.decode(generated)
+        # One that was there before ended the answer then: only what the last token adds is new.
+        longest = max(len(stop.encode()) for stop in self.request.stop)
+        text = self.tokenizer.decode(generated[-(2 * longest + SPARE_TOKENS) :])
         return any(stop in text for stop in self.request.stop)
 
     def _become(self, steps: list[Step]) -> None:

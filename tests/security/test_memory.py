@@ -271,6 +271,32 @@ def test_a_body_above_what_requests_may_hold(serve):
     wait_until_free(small)
 
 
+def test_a_tokenizer_keeps_little_of_large_texts_and_many_words(server):
+    """What it works with grew with the largest text and the most threads that there ever were, and stayed."""
+    tokenizer = server.state.pool.loaded().tokenizer
+    context, tokenizer.context = tokenizer.context, 0
+    try:
+        tokenizer.encode("a word")
+        before = held()[0]
+        tokenizer.encode("a" * (8 << 20))
+        assert held()[0] - before < 4 << 20
+        barrier = threading.Barrier(16)
+
+        def encode(i):
+            text = " ".join(f"{i}x{j}y{i * j}" for j in range(20_000))
+            barrier.wait()
+            tokenizer.encode(text)
+
+        threads = [threading.Thread(target=encode, args=(i,)) for i in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert held()[0] - before < 24 << 20
+    finally:
+        tokenizer.context = context
+
+
 def test_pieces_of_many_tokens_are_not_held_as_objects(server):
     tokenizer = server.state.pool.loaded().tokenizer
     text = "Once upon a \u00e9 <s>" * 3000

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamakit import _sampling
 from llamakit.engine.sampling import NativeCandidates
 from llamakit.registry import Registry
 from llamakit.sampler import SequenceContext
@@ -200,3 +201,27 @@ def test_dist_draws_by_probability():
         counts[c.chosen] += 1
         sampler.accept(c.chosen)
     assert counts / counts.sum() == pytest.approx(P4, abs=0.015)
+
+
+def test_penalties_count_the_last_tokens_only_as_they_come():
+    """Counts that are kept are those of the window, whatever was forgotten, copied or begun anew."""
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=6).astype(np.float32)
+    for window in (1, 3, 7, 1 << 20):
+        stage, tokens = _sampling.Penalties(window, 1.3, 0.5, 0.25, -1), []
+        for token in rng.integers(0, 6, 40).tolist():
+            stage.accept(token)
+            tokens.append(token)
+            expected = logits.copy()
+            for each in set(tokens[-window:]):
+                value = expected[each] * np.float32(1.3) if expected[each] <= 0 else expected[each] / np.float32(1.3)
+                expected[each] = value - (tokens[-window:].count(each) * 0.5 + 0.25)
+            for one in (stage, stage.clone()):
+                row = _sampling.Candidates(logits)
+                one.apply(row)
+                ids, values = row.array()
+                np.testing.assert_allclose(values[np.argsort(ids)], expected, rtol=1e-6)
+        stage.reset()
+        row = _sampling.Candidates(logits)
+        stage.apply(row)
+        np.testing.assert_array_equal(row.array()[1][np.argsort(row.array()[0])], logits)
