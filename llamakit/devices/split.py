@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
@@ -102,6 +103,7 @@ class SplitDevice(Device):
 
     def __init__(self, members: Sequence[Member], placement: Placement) -> None:
         self.members, self.placement = list(members), placement
+        self._on_host: WeakValueDictionary[tuple[int, str, Uses], Any] = WeakValueDictionary()
         kinds = {member.device.info.kind for member in members}
         memory, name = memory_of(members), " + ".join(member.label for member in members)
         self.info = DeviceInfo(name, kinds.pop() if len(kinds) == 1 else "mixed", memory.total, memory.free)
@@ -140,7 +142,17 @@ class SplitDevice(Device):
         for use in uses:
             of_device.setdefault(self.placement.nodes[use[1]], set()).add(use)
         load = {i: frozenset(mine) for i, mine in sorted(of_device.items())}
-        return SplitWeight(source.name, {i: self.members[i].device.load(source, mine) for i, mine in load.items()})
+        return SplitWeight(source.name, {i: self._load(i, source, mine) for i, mine in load.items()})
+
+    def _load(self, i: int, source: TensorSource, uses: Uses) -> Weight:
+        """On one device. What the host holds is not lost when another device is, so it is not read a second time."""
+        held: Weight | None = self._on_host.get((i, source.name, uses))
+        if held is not None:
+            return held
+        weight = self.members[i].device.load(source, uses)
+        if self.members[i].device.info.kind == "cpu" and self.members[i].backend.name == "cpu":
+            self._on_host[i, source.name, uses] = weight
+        return weight
 
     def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> State:
         """States belong to training, which several devices cannot do together."""

@@ -8,6 +8,7 @@ from llamakit.backend import Ceilings, Device, Footprint, InputLayout, Precision
 from llamakit.gpu.adapters import GPUAdapters
 from llamakit.gpu.ceilings import measure
 from llamakit.gpu.cells import GPUKV, cache_bytes
+from llamakit.gpu.driver import does_not_fit
 from llamakit.gpu.lower import plan_of, supported
 from llamakit.gpu.memory import GPUState, GPUWeight, state_bytes
 from llamakit.gpu.program import GPUExecutable
@@ -64,7 +65,14 @@ class GPUDevice(Device):
         return cache_bytes(spec)
 
     def kv_cache(self, spec: KVSpec) -> GPUKV:
-        """A zero cache."""
+        """A zero cache. OutOfMemoryError says how many positions there would be room for."""
+        needed, memory = cache_bytes(spec), self.driver.memory()
+        if needed > memory.free and not self.driver.traits.cache_on_host:
+            n = spec.n_block * spec.block_size
+            fits = n * memory.free // needed // spec.block_size * spec.block_size
+            what = f"keys and values of {n:,} positions"
+            options = f"{fits:,} positions fit: a smaller --ctx-size or --parallel; --low-vram, or --kv-type q8_0"
+            raise does_not_fit(self.info.name, needed, memory, what, options)
         return GPUKV(self.kernel_store, spec)
 
     def adapter_table(self, targets: Mapping[str, tuple[int, ...]], n_slot: int) -> GPUAdapters:

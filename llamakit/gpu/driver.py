@@ -156,10 +156,10 @@ class Driver(ABC):
         """Give everything back."""
 
 
-def does_not_fit(name: str, needed: int, memory: Memory, what: str = "") -> OutOfMemoryError:
+def does_not_fit(name: str, needed: int, memory: Memory, what: str = "", hint: str = "") -> OutOfMemoryError:
     """The error of a device `name` that has no room for `needed` more bytes; `what` they are for."""
     return OutOfMemoryError(
         f"{name}: {needed / 2**20:,.1f} MiB more are needed{f' for {what}' if what else ''}",
         found=f"{memory.free / 2**20:,.1f} of {memory.total / 2**20:,.1f} MiB are free",
-        hint="fewer layers on this device (-ngl, --split), a smaller --ctx-size, or --kv-type q8_0",
+        hint=hint or "fewer layers on this device (-ngl, --split), a smaller --ctx-size, or --kv-type q8_0",
     )

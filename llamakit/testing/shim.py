@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 GARBAGE = 0xFF  # of new memory: as floats these are no numbers
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wno-unused-parameter", "-Wno-unused-function", "-Werror")
+MORE_WARNINGS = ("-Wsign-compare", "-Wfloat-conversion", "-Wshift-overflow=2", "-Wduplicated-cond", "-Wlogical-op")
 OPTIONS = ("-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-ffp-contract=off")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 DECLARED = re.compile(r'extern "C"\s+void (\w+)\(')
@@ -75,6 +76,14 @@ def build(source: str, sanitize: bool = False) -> Any:
     options = [*OPTIONS, *WARNINGS, *(SANITIZERS if sanitize else ())]
     _compiled(found, *options, "-o", str(path.with_suffix(".so")), str(path))
     return ctypes.CDLL(str(path.with_suffix(".so")))
+
+
+def warnings_of(source: str) -> str:
+    """What the host's compiler warns of in a module's source; nothing where all is well."""
+    fibres = Path(__file__).with_name("fibres.h").read_text(encoding="utf-8")
+    command = [compiler() or "c++", "-std=c++17", "-fsyntax-only", *WARNINGS, *MORE_WARNINGS, "-x", "c++", "-"]
+    made = subprocess.run(command, input=f"{fibres}\n#line 1\n{source}", capture_output=True, text=True, check=False)
+    return made.stderr
 
 
 def _compiled(*command: str) -> str:

@@ -28,7 +28,7 @@ class CUDAOptions(Options):
     """How kernels are shaped."""
 
     lanes: Annotated[
-        int, Meta(ge=0, le=512, description="Threads that share a row of a weight, a power of two; 0 = 64.")
+        int, Meta(ge=0, le=256, description="Threads that share a row of a weight, a power of two; 0 = 64.")
     ] = 0
     graphs: Annotated[
         bool, Meta(description="Whether steps that come again and again are recorded as graphs, and launched at once.")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from llamakit.errors import BackendError
 
-OPTIONS = ("--std=c++17", "--ptxas-options=-v", "--maxrregcount=128")  # with which no kernel spills
+OPTIONS = ("--std=c++17", "--ptxas-options=-v")
 
 
 class Compiled(NamedTuple):

@@ -86,7 +86,7 @@ class CUDADriver(Driver):
         self.index, self.info, self.compiled, self.graphs = index, info, CompiledKernels(), graphs
         lanes = lanes or LANES
         if lanes & (lanes - 1):
-            raise BackendError(f"cuda: lanes {lanes}: a power of two up to 512 is possible", param="lanes")
+            raise BackendError(f"cuda: lanes {lanes}: a power of two up to 256 is possible", param="lanes")
         self.traits = Traits("cuda", lanes, ITEMS, info.memory or 1 << 62, cache_on_host=low_vram)
         self.compiler, self.age, self.alive = version(), 0, WeakSet()
         self.tapes: WeakSet[CUDATape] = WeakSet()

@@ -170,6 +170,18 @@ def test_the_command_line_names_devices(small_model):
     assert settings_from(values) == values
 
 
+def test_what_the_host_holds_is_not_read_a_second_time(stories260k):
+    """When another device of several is lost, its weights alone are loaded again."""
+    with opened(stories260k, device="cpu,reference") as session:
+        before = session.generate(PROMPT, max_tokens=8, temperature=0.0).tokens
+        held = {name: dict(weight.parts) for name, weight in session.weights.items()}
+        session.reopen()
+        for name, weight in session.weights.items():
+            for i, part in weight.parts.items():
+                assert (part is held[name][i]) is (i == 0), (name, i)
+        assert session.generate(PROMPT, max_tokens=8, temperature=0.0).tokens == before
+
+
 def test_training_is_refused(small_model):
     with opened(small_model, device="cpu,cpu") as session:
         with pytest.raises(UsageError, match="training runs on one device"):

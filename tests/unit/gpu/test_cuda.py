@@ -32,7 +32,7 @@ needs_nvrtc = pytest.mark.skipif(bool(NVRTC), reason=NVRTC)
 
 TRAITS = Traits("cuda", 64, 128, 1 << 40)
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-MOST_REGISTERS = 128
+MOST_REGISTERS = 144
 HEADS = (64, 128)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -271,6 +272,19 @@ def test_what_kernels_cannot_count_is_refused_before_memory_is_taken(device):
     kernels = Kernels(device.driver)
     with pytest.raises(BackendError, match="a step of 3,000,000,000 elements"):
         kernels.items(kernels.get("scale"), 3_000_000_000, At(device.driver.allocate(4)), 3_000_000_000, 1.0)
+
+
+def test_a_cache_that_does_not_fit_says_what_would(small_model):
+    model = Model(small_model)
+    small = model.kv.spec
+    each = model.device.kv_size(small) // small.n_block
+    free = model.driver.memory().free
+    large = msgspec.structs.replace(small, n_block=free // each + 10)
+    before = len(model.driver.blocks)
+    with pytest.raises(OutOfMemoryError, match="keys and values of") as found:
+        model.device.kv_cache(large)
+    assert f"{free // each * small.block_size:,} positions fit" in found.value.hint
+    assert len(model.driver.blocks) == before
 
 
 def test_with_low_vram_only_the_cache_is_in_main_memory(small_model, monkeypatch):

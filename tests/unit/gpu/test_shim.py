@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from llamakit.errors import BackendError
-from llamakit.gguf import GGMLType
+from llamakit.gguf import GGMLType, quants
 from llamakit.gpu.device import GPUDevice
 from llamakit.gpu.driver import At, Traits
-from llamakit.gpu.source import Kernels, module_text
+from llamakit.gpu.source import Kernels, module_text, stored_defines
 from llamakit.gpu.steps.values import multiply
 from llamakit.registry import Registry
 from llamakit.testing import shim
@@ -107,7 +108,7 @@ def test_the_likeliest_in_any_order(grouped):
 
 SANITIZED = """
 import sys
-from llamakit.gguf import GGMLType
+from llamakit.gguf import GGMLType, quants
 from llamakit.gpu.device import GPUDevice
 from llamakit.registry import Registry
 from llamakit.testing.conformance import cases, check, check_top
@@ -174,6 +175,30 @@ def test_a_barrier_that_is_missing_shows():
 def test_items_that_part_at_a_barrier_are_an_error():
     with pytest.raises(BackendError, match=r"kernel try_it: group 0: items 0 and \d+ part at lines"):
         launched("KERNEL void try_it(BUF(int, y)) { USE(int, y); if (ITEM < 3) BARRIER; y[ITEM] = 1; }")
+
+
+def modules():
+    """(file, definitions, type) of all that models use, for one kind of heads."""
+    for file in ("basic", "matmul", "bytes", "mixture", "training", "states", "ceilings"):
+        yield file, {}, None
+    yield "top", {"WIDTH": 8}, None
+    yield "step_attention+attention_back", {"HEAD_K": 64, "HEAD_V": 64}, None
+    for kv_type in ("f32", "f16", "bf16", "q8_0"):
+        for split_at in ({}, {"SPLIT": 256}):
+            yield "cells", {"HEAD_V": 64, **split_at, **stored_defines(kv_type)}, None
+    for type_ in quants.readable():
+        yield "rows", {"TILE": 4}, type_
+    yield "rows", {"TILE": 1, "PAIRS": 1}, GGMLType.Q4_0
+    yield "rows", {"TILE": 4, "SORTED": 1}, GGMLType.Q4_0
+
+
+@pytest.mark.parametrize("lanes", [1, 64])
+def test_no_kernel_has_anything_to_warn_of(lanes):
+    traits = Traits("host", lanes, 64, 1 << 30)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(shim.warnings_of, (module_text(traits, *module) for module in modules())))
+    assert [said for said in found if said] == []
+    assert "float-conversion" in shim.warnings_of(text("FN void f(int *y, float x) { y[0] = x; }"))
 
 
 def test_what_the_compiler_warns_of_is_an_error():
