@@ -375,17 +375,17 @@ def _no_room(model: _Model, why: str, loaded: list[_Model]) -> LlamaKitError:
 def device_memory(registry: Registry, settings: Mapping[str, Any]) -> Memory:
     """How much memory the device has, now, that sessions with these settings use."""
     from llamakit.devices import open_members
-    from llamakit.devices.offload import is_gpu
+    from llamakit.devices.offload import devices_for, is_gpu
     from llamakit.session import make_backend
 
     options, threads = settings.get("backend_options"), settings.get("threads")
     if settings.get("device"):
         return _members_memory(open_members(registry, settings["device"], options, threads))
-    backend, _ = make_backend(registry, settings.get("backend", "auto"), options, threads)
-    if is_gpu(type(backend)):  # layers that do not fit there run on the CPU
-        named = f"cpu,{backend.name}:{settings.get('main_gpu', 0)}"
-        return _members_memory(open_members(registry, named, options, threads))
-    device = backend.open()
+    cls, _ = registry.choose_backend(settings.get("backend", "auto"))
+    if is_gpu(cls):  # layers that do not fit there run on the CPU
+        placed = (settings.get("gpu_layers", -1), settings.get("main_gpu", 0), settings.get("tensor_split", ""))
+        return _members_memory(open_members(registry, devices_for(cls, *placed), options, threads))
+    device = make_backend(registry, cls.name, options, threads)[0].open()
     try:
         return device.memory()
     finally:

@@ -188,24 +188,26 @@ class Session:
     def _alone(self) -> tuple[Backend, str]:
         """The backend that the settings choose, and why."""
         settings = self.settings
-        name = (self.offload.device.partition(":")[0] if settings.gpu_layers == 0 else "") or settings.backend
+        name = "cpu" if self.offload.device == "cpu" else settings.backend
         return make_backend(self.registry, name, settings.backend_options, self._threads)
 
     @cached_property
     def offload(self) -> Offload:
         """Which layers run on which devices where no device was named."""
-        from llamakit.devices.offload import Offload, is_gpu, offload
+        from llamakit.devices.offload import Offload, is_gpu, offload, without_effect
 
         settings = self.settings
         cls, _ = self.registry.choose_backend(settings.backend)
         if settings.gpu_layers == 0 and is_gpu(cls):
             return Offload("cpu")
         if settings.device or not is_gpu(cls):
-            asked = settings.gpu_layers > 0 and not settings.device
-            return Offload("", told=f"no GPU is used (backend {cls.name}): all layers run on the CPU" if asked else "")
+            return Offload("", told=without_effect(settings, cls.name, gpu=False))
         n_layer, n = len(self.model.cache_layers()), settings.gpu_layers
         n = self._layers_that_fit(cls) if n < 0 else n
-        return offload(cls.name, cls.probe(), n_layer, n, settings.main_gpu, settings.tensor_split)
+        found = offload(cls.name, cls.probe(), n_layer, n, settings.main_gpu, settings.tensor_split)
+        none = f"no layer fits onto {cls.name}:{settings.main_gpu}: all run on the CPU" if found.device == "cpu" else ""
+        told = [text for text in (found.told or none, without_effect(settings, cls.name, gpu=True)) if text]
+        return msgspec.structs.replace(found, told="; ".join(told))
 
     def _layers_that_fit(self, cls: type[Backend]) -> int:
         """How many layers fit on the main GPU; with several GPUs, by what all of them have free."""
@@ -325,18 +327,22 @@ class Session:
 
     def trainer(self, options: TrainOptions | None = None, **values: Any) -> Trainer:
         """A training run of this model: a `train.options.TrainOptions`, or its fields, `data` and `out` at least."""
-        from llamakit.devices import parse_devices
         from llamakit.options import build_options
         from llamakit.train.options import TrainOptions
         from llamakit.training import Trainer
 
-        if self.settings.device and len(parse_devices(self.settings.device)) > 1:
-            from llamakit.devices.split import refuse_training
-
-            refuse_training(self.settings.device)
         options = options or build_options(TrainOptions, values, where="finetune")
         self.check_threads(options.threads)
         return Trainer(self, options)
+
+    def check_one_device(self) -> None:
+        """UsageError if several devices share the model: because they were named, or because no GPU can hold it all."""
+        from llamakit.devices import parse_devices
+        from llamakit.devices.split import refuse_training
+
+        named = self.settings.device or (self.offload.device if self.offload.layers else "")
+        if named and len(parse_devices(named)) > 1:
+            refuse_training(named)
 
     def check_threads(self, threads: int) -> None:
         """UsageError if a number of threads, 0 for any, is asked for that the session does not have."""
@@ -524,6 +530,7 @@ class Session:
         """End the engine's thread, if there is one; give memory and the file back."""
         if "service" in self.__dict__:
             self.__dict__.pop("service").close()
+        self._close_draft()
         for name in ("engine", "weights", "adapters", "_adapter_table", "_kv", "_evaluators", "_sources"):
             self.__dict__.pop(name, None)
         if "device" in self.__dict__:
@@ -534,8 +541,9 @@ class Session:
             for member in self._members:
                 member.device.close()
         self.__dict__.pop("_members", None)
-        if "file" in self.__dict__:
-            self.__dict__.pop("file").close()
+        for name in ("file", "_base"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
 
     def __enter__(self) -> Self:
         return self
@@ -626,14 +634,20 @@ class Session:
 
         return [load_adapter(path, self.model) for path, _ in self.settings.lora]
 
+    @cached_property
+    def _base(self) -> GGUFFile:
+        """The `lora_base` file; it is read again when a lost device comes back."""
+        from llamakit.gguf import open_gguf
+
+        return open_gguf(self.settings.lora_base)
+
     def _overrides(self) -> dict[str, GGUFFile]:
         """Tensors that come from the `lora_base` file: those that adapters change."""
-        from llamakit.gguf import open_gguf
         from llamakit.models.lora import changed_tensors
 
         if not self.settings.lora_base:
             return {}
-        base = open_gguf(self.settings.lora_base)
+        base = self._base
         return {name: base for name in changed_tensors(self._first_adapters) if name in base.tensors}
 
     def _drafter(self) -> Drafter | None:
@@ -646,22 +660,36 @@ class Session:
             return NGramDrafter(most)
         from llamakit.engine.draft_model import ModelDrafter, check_vocabulary
 
-        draft = self._draft_session()
+        self._close_draft()
+        draft = self._draft
         check_vocabulary(self.tokenizer, draft.tokenizer)
         return ModelDrafter(draft._runner(LEAST_OUTPUTS, ("logits",)), draft._kv, draft.n_ctx, most)
 
-    def _draft_session(self) -> Session:
-        """The draft model, on this session's device, or the first of several."""
+    @cached_property
+    def _draft(self) -> Session:
+        """The draft model, on this session's device, or the first of several; at most as many blocks of cache."""
         settings = self.settings
         draft = Session(
             settings.draft_model, registry=self.registry, ctx_size=self.n_ctx, batch_size=settings.batch_size,
-            kv_type=settings.kv_type, n_seq=settings.n_seq, kv_memory=settings.kv_memory, draft=0,
+            kv_type=settings.kv_type, n_seq=settings.n_seq, activations=settings.activations, threads=self._threads,
+            draft=0,
         )  # fmt: skip
         several = "_members" in self.__dict__ and len(self._members) > 1
         draft.__dict__["backend"] = self.backend
         draft.__dict__["device"] = self._members[0].device if several else self.device
         draft._owns_device = False
+        try:
+            most = draft._kv_size(self._kv_plan.n_block)
+        except BaseException:
+            draft.close()
+            raise
+        draft.settings = msgspec.structs.replace(draft.settings, kv_most=most)
         return draft
+
+    def _close_draft(self) -> None:
+        """Give the draft model's memory and file back, if there is one."""
+        if "_draft" in self.__dict__:
+            self.__dict__.pop("_draft").close()
 
     def _evaluate(self, tokens: list[int], output: str) -> npt.NDArray[np.float32]:
         """One output for every token of one sequence."""

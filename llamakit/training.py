@@ -58,6 +58,30 @@ def base_of(folder: Path, head: Checkpoint) -> str:
     return str(moved) if not Path(head.base).exists() and moved.exists() else head.base
 
 
+def one_device(path: str | Path, **settings: Any) -> tuple[Session, str]:
+    """A session that runs on one device, as training must, and what to say of the choice ("": nothing).
+
+    A model that the GPU cannot hold is trained on the CPU, unless the GPU's backend was asked for by name. `settings`
+    are those of `Session` but `device`.
+    """
+    session, asked = Session(path, **settings), settings.get("backend", "auto")
+    try:
+        named = session.offload.device
+        backend = session.registry.choose_backend(asked)[0].name
+    except BaseException:
+        session.close()
+        raise
+    if not session.offload.layers and (named != "cpu" or settings.get("gpu_layers") == 0):
+        return session, ""  # no GPU, or all of the model is on it
+    session.close()
+    gpu = f"{backend}:{settings.get('main_gpu', 0)}"
+    device = "cpu" if asked == "auto" else gpu
+    told = f"training runs on one device, {device}: {gpu} may not hold all of the model"
+    if device == "cpu":
+        told += f"; --backend {backend} tries it"
+    return Session(path, device=device, **settings), told
+
+
 MAKE_SAMPLES = ("kind", "template", "train_on", "packing", "ctx", "val_split")  # options
 MAKE_WINDOWS = (*MAKE_SAMPLES, "truncate", "seed", "shuffle")
 MAKE_WEIGHTS = ("full", "rank", "alpha", "rslora", "targets", "rank_pattern", "alpha_pattern", "optimizer")
@@ -115,6 +139,7 @@ class Trainer:
         self.session, self.options, self._resumed = session, options, resumed
         if not options.out:
             raise UsageError("a training run needs a folder for what it makes", hint="--out run", param="out")
+        session.check_one_device()
         self.folder = Path(options.out)
         self._callbacks: list[OnStep] = []
 
@@ -130,7 +155,7 @@ class Trainer:
         options = build_options(TrainOptions, values, where="finetune")
         check_weights(options, head)
         if session is None:
-            session = Session(base_of(Path(folder), head), threads=options.threads or None)
+            session, _ = one_device(base_of(Path(folder), head), threads=options.threads or None)
         elif "threads" in changes:
             session.check_threads(options.threads)
         return cls(session, options, (path, head))

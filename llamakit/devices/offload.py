@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llamakit.devices import parse_shares
+from llamakit.devices import parse_devices, parse_shares
 from llamakit.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from llamakit.backend import Availability, Backend
     from llamakit.graph.graph import Graph
+    from llamakit.session import Settings
 
 OFFLOADING = ("cuda", "opencl")  # backends that layers are given to, even where the device is none of a GPU
 FIT = 0.9  # of a GPU's free memory that is counted on
@@ -34,6 +35,32 @@ class Offload(msgspec.Struct, frozen=True):
 def is_gpu(cls: type[Backend]) -> bool:
     """Whether a backend is one that layers are given to: ours for GPUs, and any other's that has one."""
     return cls.name in OFFLOADING or any(device.kind == "gpu" for device in cls.probe().devices)
+
+
+def devices_for(cls: type[Backend], gpu_layers: int, main_gpu: int, tensor_split: str) -> str:
+    """The devices, as the setting of that name, that layers may be given to by a backend of GPUs."""
+    if gpu_layers == 0:
+        return "cpu"
+    gpus = _gpus(cls.name, len(cls.probe().devices), main_gpu, tensor_split)
+    return ",".join(["cpu", *(f"{cls.name}:{number}" for number, _ in gpus)])
+
+
+def without_effect(settings: Settings, backend: str, gpu: bool) -> str:
+    """Which settings of placement do nothing, and why, for people; "" if all do something. `gpu`: one is used."""
+    found, device = [], settings.device
+    given = {
+        "-ngl": settings.gpu_layers if settings.gpu_layers > 0 else "", "--main-gpu": settings.main_gpu or "",
+        "--tensor-split": settings.tensor_split.strip(),
+    }  # fmt: skip
+    if names := [f"{name} {value}" for name, value in given.items() if value]:
+        does = ", ".join(names) + (" does nothing" if len(names) == 1 else " do nothing")
+        if device:
+            found.append(f"--device {device} says where layers run: {does}")
+        elif not gpu:
+            found.append(f"no GPU is used (backend {backend}): all layers run on the CPU, and {does}")
+    if settings.split.strip() and (not device or len(parse_devices(device)) == 1):
+        found.append(f"--split {settings.split} does nothing without several devices (--device)")
+    return "; ".join(found)
 
 
 def offload(name: str, probe: Availability, n_layer: int, n: int, main_gpu: int, tensor_split: str) -> Offload:

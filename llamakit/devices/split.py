@@ -242,9 +242,12 @@ def memory_of(members: Sequence[Member]) -> Memory:
     return Memory(sum(memory.total for memory in found), sum(memory.free for memory in found))
 
 
+ONE_DEVICE = 'a session of one: Session(PATH, device="cpu"), or "cuda:0"'
+
+
 def refuse_training(name: str) -> NoReturn:
     """Training runs on one device."""
-    raise UsageError(f"training runs on one device, not on {name}", hint="--device with one name", param="device")
+    raise UsageError(f"training runs on one device, not on {name}", hint=ONE_DEVICE, param="device")
 
 
 def _pools(members: Sequence[Member]) -> list[list[int]]:

@@ -63,7 +63,11 @@ LONGEST_SHOWN = 400  # characters of a prompt that a terminal shows without --ec
 @click.option("--grammar-file", type=click.Path(), metavar="FILE", help="Read the grammar from a file.")
 @click.option("--json-schema-file", type=click.Path(), metavar="FILE", help="Read the JSON Schema from a file.")
 @click.option(
-    "--keep", type=int, default=0, metavar="N", help="Tokens of the prompt that a context shift keeps; -1 all. [0]"
+    "--keep",
+    type=click.IntRange(min=-1),
+    default=0,
+    metavar="N",
+    help="Tokens of the prompt that a context shift keeps; -1 all. [0]",
 )
 @click.option("--context-shift", is_flag=True, help="When the context is full, drop its older half and go on.")
 @click.option("--echo", is_flag=True, help="Write the prompt to stdout too.")

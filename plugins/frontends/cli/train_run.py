@@ -56,19 +56,24 @@ def resume(ctx: click.Context, folder: str, **options: Any) -> None:
 @contextmanager
 def open_session(context: Context, options: dict[str, Any], chosen: Any) -> Iterator[Session]:
     """The session of the base; its weights are loaded when they are needed."""
-    from llamakit import Session
+    from llamakit.training import one_device
 
     context.apply({"model": options["model"], "backend": options["backend"]})
     config = context.config
     path = context.model_path()
     threads = chosen.threads or config["threads"] or None
-    with Session(
+    session, told = one_device(
         path,
         registry=context.registry,
         backend=config["backend"],
         backend_options=config.backend_options(),
         threads=threads,
-    ) as session:
+        gpu_layers=min(config["gpu_layers"], 0),  # that none is wanted counts here too; a number of them does not
+        main_gpu=config["main_gpu"],
+    )
+    if told:
+        context.console.note(f"device     {told}")
+    with session:
         yield session
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+from click.testing import CliRunner
 
 from llamakit import Session
 from llamakit.backend import Availability, Backend, DeviceInfo
+from llamakit.cli import llamakit
 from llamakit.config import Config
-from llamakit.devices import smallest_graph
+from llamakit.devices import parse_devices, smallest_graph
 from llamakit.devices.offload import Offload, layers_that_fit, offload
 from llamakit.errors import BackendError, UsageError
 from llamakit.graph.errors import GraphError
 from llamakit.hookspecs import hookimpl
 from llamakit.options import OptionField
 from llamakit.passes.placement import layer_bytes, place
+from llamakit.pool import device_memory
 from llamakit.registry import Registry
+from llamakit.training import Trainer
 
 TWO = Availability(available=True, reason="", devices=(DeviceInfo("a", "gpu"), DeviceInfo("b", "gpu")))
 
@@ -83,7 +89,6 @@ def llamakit_backends():
 
 @pytest.fixture
 def registry(monkeypatch):
-    import sys
     from importlib.metadata import EntryPoint, entry_points
 
     monkeypatch.setitem(sys.modules, "a_card", sys.modules[__name__])
@@ -98,7 +103,7 @@ def registry(monkeypatch):
         ({"gpu_layers": 99, "main_gpu": 1}, Offload("card:1")),
         ({"gpu_layers": 2}, "two"),
         ({"backend": "cpu"}, Offload("")), ({"backend": "cpu", "gpu_layers": 0}, Offload("")),
-        ({"device": "cpu,cpu", "gpu_layers": 3}, Offload("")),
+        ({"device": "cpu,cpu"}, Offload("")),
     ],
 )  # fmt: skip
 def test_a_session_answers_the_same_wherever_its_layers_run(small_model, registry, settings, expected):
@@ -122,11 +127,6 @@ def test_a_small_gpu_gets_what_fits_and_that_is_told(small_model, registry, monk
         assert session.generate("Once", max_tokens=4, temperature=0).tokens
 
 
-def test_without_a_gpu_it_is_said_that_none_is_used(small_model):
-    with Session(small_model, backend="cpu", gpu_layers=5) as session:
-        assert "no GPU is used" in session.offload.told
-
-
 def test_no_layers_on_a_gpu_is_no_other_backend_than_was_asked_for(small_model):
     with Session(small_model, backend="reference", gpu_layers=0, backend_options={"float64": True}) as session:
         assert session.backend[0].name == "reference"
@@ -147,3 +147,107 @@ def test_settings_of_backends_keep_their_backend():
     config = Config({f"backend.{name}.lanes": lanes for name in ("cuda", "opencl")})
     config.set("backend.cuda.lanes", 64, "test")
     assert config.backend_options() == {"cuda": {"lanes": 64}}
+
+
+def test_a_gpu_onto_which_no_layer_fits_is_left_alone(small_model, registry, monkeypatch):
+    monkeypatch.setattr(CardBackend, "free", 1)
+    with Session(small_model, registry=registry, backend="card", ctx_size=64) as session:
+        assert session.backend[0].name == "cpu"
+        assert session.offload.told == "no layer fits onto card:0: all run on the CPU"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"gpu_layers": 5}, "no GPU is used (backend cpu): all layers run on the CPU, and -ngl 5 does nothing"),
+        ({"main_gpu": 3, "tensor_split": "1,2"}, "--main-gpu 3, --tensor-split 1,2 do nothing"),
+        ({"split": "1,2"}, "--split 1,2 does nothing without several devices (--device)"),
+        ({"split": "1", "device": "cpu"}, "--split 1 does nothing without several devices (--device)"),
+        ({"main_gpu": 3, "device": "cpu"}, "--device cpu says where layers run: --main-gpu 3 does nothing"),
+        ({"backend": "card", "gpu_layers": 9, "split": "1,2"}, "--split 1,2 does nothing"),
+    ],
+)
+def test_settings_that_do_nothing_are_named(small_model, registry, settings, told):
+    given = {"backend": "cpu"} | settings
+    with Session(small_model, registry=registry, **given) as session:
+        assert told in session.offload.told
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"gpu_layers": 0}, {"device": "cpu,cpu", "split": "1,2"}, {"backend": "card", "main_gpu": 1},
+     {"backend": "card", "tensor_split": "0,1", "gpu_layers": 9}],
+)  # fmt: skip
+def test_nothing_is_said_of_settings_that_do_something(small_model, registry, settings):
+    with Session(small_model, registry=registry, **{"backend": "cpu", "ctx_size": 64} | settings) as session:
+        assert session.offload.told == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "opened"),
+    [({}, ["cpu:0", "card:0"]), ({"gpu_layers": 0}, ["cpu:0"]), ({"main_gpu": 1}, ["cpu:0", "card:1"]),
+     ({"tensor_split": "1,1"}, ["cpu:0", "card:0", "card:1"])],
+)  # fmt: skip
+def test_room_is_what_the_devices_have_that_layers_may_run_on(registry, monkeypatch, settings, opened):
+    """With no layer on GPUs, none of them is even opened."""
+    found, cpu = [], registry.backend("cpu")
+    for cls in (CardBackend, cpu):
+        monkeypatch.setattr(cls, "open", _noting(cls, found))
+    device_memory(registry, {"backend": "card"} | settings)
+    assert found == opened
+
+
+def _noting(cls, found):
+    original = cls.open
+
+    def open(self, index=0):
+        if cls is CardBackend or sys._getframe(1).f_code.co_name != "open":  # a card opens the cpu's device
+            found.append(f"{cls.name}:{index}")
+        return original(self, index)
+
+    return open
+
+
+class TestTraining:
+    @pytest.fixture
+    def data(self, tmp_path):
+        path = tmp_path / "data.jsonl"
+        path.write_text("".join('{"text": "Once upon a time there was a cat."}\n' for _ in range(4)))
+        return path
+
+    @pytest.fixture
+    def small_card(self, small_model, monkeypatch):
+        with Session(small_model, backend="cpu") as session:
+            monkeypatch.setattr(CardBackend, "free", session.footprint.program + session.footprint.weights // 2)
+
+    @pytest.mark.usefixtures("small_card")
+    @pytest.mark.parametrize("free", [1, None])
+    @pytest.mark.parametrize(("backend", "device"), [("auto", "cpu"), ("card", "card:0")])
+    def test_a_model_that_a_gpu_cannot_hold_is_trained_on_one_device(
+        self, small_model, registry, monkeypatch, tmp_path, data, backend, device, free
+    ):
+        monkeypatch.setattr(CardBackend, "free", free or CardBackend.free)
+        monkeypatch.setattr(Registry, "discover", lambda: registry)
+        choose = registry.choose_backend
+        monkeypatch.setattr(registry, "choose_backend", lambda name: choose("card" if name == "auto" else name))
+        out = tmp_path / "run"
+        result = CliRunner().invoke(
+            llamakit,
+            ["finetune", "-m", str(small_model), "--data", str(data), "--out", str(out), "--steps", "1", "-c", "32",
+             *(() if backend == "auto" else ("--backend", backend))],
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        told = " ".join(result.stderr.split())
+        assert f"training runs on one device, {device}: card:0 may not hold all of the model" in told
+        assert ("--backend card tries it" in told) == (backend == "auto")
+        trainer = Trainer.resume(out, steps=2)
+        with trainer.session:
+            assert len(parse_devices(trainer.session.settings.device)) == 1
+
+    @pytest.mark.usefixtures("small_card")
+    def test_several_devices_are_refused_at_once(self, small_model, registry, tmp_path, data):
+        with Session(small_model, registry=registry, backend="card", ctx_size=64) as session:
+            assert session.offload.layers
+            with pytest.raises(UsageError, match="training runs on one device, not on cpu,card:0") as error:
+                session.trainer(data=[str(data)], out=str(tmp_path / "run"))
+            assert 'device="cpu"' in error.value.hint
