@@ -37,6 +37,7 @@ class Counting(Source):
         self.asked: list[tuple[list[dict[str, str]], str, dict[str, object]]] = []
         self.reason, self.error = "end of text", None
         self.with_grammar = False
+        self.loras = {"fairy": 1.0}
 
     def stream(
         self, turns: Sequence[dict[str, str]], begun: str, params: Mapping[str, object]
@@ -51,7 +52,8 @@ class Counting(Source):
     def knobs(self) -> dict[str, Knob]:
         found = knobs_of(SCHEMA)
         if self.with_grammar:
-            found |= knobs_of({"properties": {"grammar": {"type": "string"}, "json_schema": {}}})
+            texts = {name: {"type": "string"} for name in ("grammar", "regex")}
+            found |= knobs_of({"properties": {**texts, "json_schema": {}, "choices": {"type": "array"}}})
         return found
 
     def render(self, turns: Sequence[dict[str, str]], begun: str = "") -> tuple[str, list[int]]:
@@ -68,8 +70,8 @@ class Counting(Source):
         self.model = name
         return name
 
-    def adapters(self) -> list[str]:
-        return ["fairy"]
+    def adapters(self) -> dict[str, float]:
+        return self.loras
 
     def add_adapter(self, file: str) -> str:
         raise UsageError(f"{file} is no adapter")
@@ -270,6 +272,30 @@ def test_adapters_and_models_go_with_the_request(talk, capsys):
     assert talk.source.asked[0][2]["adapters"] == (("fairy", 0.5),)
     assert talk.source.asked[1][2]["adapters"] is None  # another model: its own
     assert talk.conversation.last.model == "other"
+
+
+def test_choosing_one_adapter_leaves_the_others_as_they_are(talk, capsys):
+    talk.source.loras = {"a": 1.0, "b": 0.5, "off": 0.0}
+    assert [line.split() for line in run(talk, capsys, "/lora").splitlines()] == [
+        ["a", "1", "by", "default"], ["b", "0.5", "by", "default"], ["off", "0", "by", "default"],
+    ]  # fmt: skip
+    run(talk, capsys, "/lora a=off")
+    assert talk.adapters == {"b": 0.5}
+    run(talk, capsys, "/lora off=2")
+    assert talk.adapters == {"b": 0.5, "off": 2.0}
+
+
+def test_of_several_forms_the_last_one_holds(talk, capsys, tmp_path):
+    talk.source.with_grammar = True
+    file = tmp_path / "g.gbnf"
+    file.write_text('root ::= "x"')
+    run(talk, capsys, "/set regex a+")
+    assert "regex no longer" in run(talk, capsys, f"/grammar {file}")
+    assert set(talk.settings.values) & {"grammar", "regex"} == {"grammar"}
+    assert "grammar no longer" in run(talk, capsys, '/set choices ["yes", "no"]')
+    assert "choices no longer" in run(talk, capsys, '/json {"type": "object"}')
+    assert "no longer" not in run(talk, capsys, "/set heat 0.5")
+    assert set(talk.settings.values) & {"grammar", "regex", "choices", "json_schema"} == {"json_schema"}
 
 
 def test_every_command_has_help(talk, capsys):

@@ -304,3 +304,8 @@ def test_constraints_are_looked_at_before_a_model_is_loaded(tmp_path, args, mess
     found = run("generate", "-m", "no such file", "-p", "x", *args)
     assert message in str(found.exception)
     assert "no such file" not in str(found.exception)
+
+
+def test_no_less_than_all_of_a_prompt_can_be_kept(capsys):
+    assert run(["generate", "-p", "hi", "-n", "1", "--keep", "-5"]) == 2
+    assert "invalid value for '--keep': -5" in capsys.readouterr().err

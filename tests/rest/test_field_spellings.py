@@ -190,6 +190,11 @@ def test_keep_alive_0_unloads(serve, tmp_path):
     assert [model["name"] for model in server.get("/api/ps")[1]["models"]] == ["a:latest"]
     assert server.post("/api/generate", {"model": "a", "keep_alive": 0, "stream": False})[1]["done_reason"] == "unload"
     assert server.get("/api/ps")[1]["models"] == []
+    for kept, reason in ((0.0, "unload"), ("0s", "unload"), ("0m", "unload"), ("0h0m0s", "unload"), ("10m", "load"),
+                         ("0.5s", "load"), (-1, "load"), ("-1s", "load"), ("s", "load")):  # fmt: skip
+        answer = server.post("/api/generate", {"model": "a", "keep_alive": kept, "stream": False})[1]
+        loaded = [model["name"] for model in server.get("/api/ps")[1]["models"]]
+        assert (answer["done_reason"], loaded) == (reason, ["a:latest"] if reason == "load" else []), kept
 
 
 def test_vectors_are_pooled_as_the_file_says(serve, tmp_path, small_model, templated):

@@ -35,8 +35,13 @@ def set_option(talk: Talk, text: str) -> None:
         now, field = shown(talk.settings.values.get(name, knob.field.default)), knob.field
         talk.terminal.say(f"{name} {now}  {f'[{field.interval}] ' if field.interval else ''}{field.description}")
         return
-    set_to = talk.settings.set(knobs, name, value.strip())
-    talk.terminal.say(talk.terminal.dim(f"{name} {shown(set_to)}, from the next answer on"))
+    set_to, gone = talk.settings.set(knobs, name, value.strip())
+    talk.terminal.say(talk.terminal.dim(f"{name} {shown(set_to)}, from the next answer on{_instead(gone)}"))
+
+
+def _instead(gone: list[str]) -> str:
+    """What was taken back, since only one of them can hold."""
+    return f"; {' and '.join(gone)} no longer" if gone else ""
 
 
 def reset_option(talk: Talk, text: str) -> None:
@@ -86,11 +91,11 @@ def lora(talk: Talk, text: str) -> None:
     """Choose adapters."""
     source = talk.source
     if not text:
-        names = source.adapters()
-        for name in names:
-            scale = "by default" if talk.adapters is None else f"{talk.adapters.get(name, 0):g}"
+        found = source.adapters()
+        for name, default in found.items():
+            scale = f"{default:g} by default" if talk.adapters is None else f"{talk.adapters.get(name, 0):g}"
             talk.terminal.say(f"{name}  {scale}")
-        if not names:
+        if not found:
             talk.terminal.say("no adapters")
         return
     name, equals, scale_text = text.rpartition("=") if "=" in text else (text, "", "")
@@ -104,7 +109,8 @@ def lora(talk: Talk, text: str) -> None:
         if not Path(name).expanduser().is_file():
             raise UsageError(f"no adapter {name!r}", found=near(name, source.adapters()), hint="/lora FILE loads one")
         name = source.add_adapter(str(Path(name).expanduser()))
-    others = {other: old for other, old in (talk.adapters or {}).items() if other != name}
+    now = source.adapters() if talk.adapters is None else talk.adapters
+    others = {other: old for other, old in now.items() if other != name and old}
     talk.adapters = {**others, name: scale} if scale else others
     talk.terminal.say(talk.terminal.dim(f"{name} {scale:g}, from the next answer on"))
 
@@ -138,9 +144,8 @@ def _constrain(talk: Talk, name: str, text: str, value: Callable[[], str]) -> No
         raise UsageError(f"no sampler that takes {name!r} is installed", hint="llamakit plugins --kind sampler")
     given = value()
     knob = knobs[name]
-    talk.settings.values.pop({"grammar": "json_schema", "json_schema": "grammar"}[name], None)
-    talk.settings.values[name] = msgspec.json.decode(given) if knob.field.kind == "json" else given
-    talk.terminal.say(talk.terminal.dim("set, from the next answer on"))
+    gone = talk.settings.put(name, msgspec.json.decode(given) if knob.field.kind == "json" else given)
+    talk.terminal.say(talk.terminal.dim(f"set, from the next answer on{_instead(gone)}"))
 
 
 def read(name: str) -> str:
@@ -161,7 +166,7 @@ def _models(talk: Talk) -> list[str]:
 
 
 def _adapters(talk: Talk) -> list[str]:
-    return talk.source.adapters()
+    return list(talk.source.adapters())
 
 
 COMMANDS = (

@@ -65,7 +65,7 @@ def load(talk: Talk, text: str) -> None:
     for name, value in params.items():
         try:
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-            set_to = talk.settings.set(knobs, name, text)
+            set_to, _ = talk.settings.set(knobs, name, text)
             talk.terminal.say(talk.terminal.dim(f"{name} {shown(set_to)}, from the file"))
         except UsageError:
             unknown.append(name)

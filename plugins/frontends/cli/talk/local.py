@@ -145,17 +145,17 @@ class Local(Source):
             self._open()
             raise
 
-    def adapters(self) -> list[str]:
-        """Names of the adapters that are loaded."""
+    def adapters(self) -> dict[str, float]:
+        """The adapters that are loaded."""
         store = self.session.adapters
-        return [] if store is None else [info.name for info in store.infos()]
+        return {} if store is None else {info.name: info.scale for info in store.infos()}
 
     def add_adapter(self, file: str) -> str:
         """Load an adapter; a session that was opened without room for any is opened again."""
         if self.session.adapters is not None:
             return self.session.load_adapter(file).name
         self._reopen(lora=(file,))
-        return self.adapters()[-1]
+        return list(self.adapters())[-1]
 
     def close(self) -> None:
         """Close the session."""

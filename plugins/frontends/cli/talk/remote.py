@@ -170,11 +170,17 @@ class Remote(Source):
         body = {"content": text, "add_special": add_special, "parse_special": add_special, "model": self.model}
         return [int(token) for token in self.client.post("/tokenize", body)["tokens"]]
 
-    def adapters(self) -> list[str]:
+    def adapters(self) -> dict[str, float]:
         """What `/lora-adapters` lists."""
         told = self._try("/lora-adapters")
         records = told if isinstance(told, list) else []
-        return [str(r.get("name") or r.get("id")) for r in records if isinstance(r, dict)]
+        found = {}
+        for record in records:
+            if isinstance(record, dict):
+                scale = record.get("scale")
+                named = str(record.get("name") or record.get("id"))
+                found[named] = float(scale) if isinstance(scale, (int, float)) else 1.0
+        return found
 
     def add_adapter(self, file: str) -> str:
         """Not from here."""

@@ -14,6 +14,7 @@ from llamakit.options import OptionField, Options, json_schema, near
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+FORMS = ("grammar", "lark", "json_schema", "regex", "choices", "structural_tag")  # of which an answer has one at most
 KINDS = {"integer": "int", "number": "float", "string": "str", "boolean": "bool"}
 
 
@@ -100,14 +101,21 @@ class Settings:
         """All options there are."""
         return {**self.own, **sampling}
 
-    def set(self, knobs: Mapping[str, Knob], name: str, text: str) -> object:
-        """Set an option from text; returns the value."""
+    def set(self, knobs: Mapping[str, Knob], name: str, text: str) -> tuple[object, list[str]]:
+        """Set an option from text; returns the value, and the names of those that it took the place of."""
         knob = knobs.get(self.name(knobs, name))
         if knob is None:
             raise UsageError(f"no option {name!r}", found=near(name, knobs), hint="/set lists them")
         value = knob.parse(text)
-        self.values[knob.field.name] = value
-        return value
+        return value, self.put(knob.field.name, value)
+
+    def put(self, name: str, value: object) -> list[str]:
+        """Set an option; of the forms that an answer may have the last one holds. Returns those that no longer do."""
+        gone = [each for each in FORMS if each != name and self.values.get(each)] if name in FORMS and value else []
+        for each in gone:
+            del self.values[each]
+        self.values[name] = value
+        return gone
 
     def reset(self, knobs: Mapping[str, Knob], name: str) -> None:
         """Back to what it was at the start: one option, or `all`."""

@@ -97,8 +97,8 @@ class Source(ABC):
         """Use another model; returns a line that says which. The old one stays if that is not possible."""
 
     @abstractmethod
-    def adapters(self) -> list[str]:
-        """Names of the LoRA adapters that can be used."""
+    def adapters(self) -> dict[str, float]:
+        """The LoRA adapters that can be used, and the scales that they have where none are chosen."""
 
     @abstractmethod
     def add_adapter(self, file: str) -> str:

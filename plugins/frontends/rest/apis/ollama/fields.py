@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -50,6 +51,14 @@ class OllamaOptions(Extensions, frozen=True, kw_only=True):
     ] = 0
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, description="Of random numbers; -1 = a new one.")] = -1
     stop: Annotated[list[StopText | None] | StopText, Meta(description="Texts that end the answer.")] = []
+
+
+NO_TIME = re.compile(r"[+-]?(0+(\.0*)?(ns|us|µs|ms|s|m|h))+|[+-]?0+(\.0*)?")
+
+
+def unloads(keep_alive: float | str | None) -> bool:
+    """Whether a model is to be unloaded at once: kept for no time, in seconds or as Go writes it, such as "0s"."""
+    return keep_alive == 0 or (isinstance(keep_alive, str) and NO_TIME.fullmatch(keep_alive.strip()) is not None)
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from llamakit.plugins.frontends.rest.apis.ollama.fields import (
     conversation,
     make_request,
     read_options,
+    unloads,
     variables,
 )
 from llamakit.plugins.frontends.rest.body import read
@@ -100,7 +101,7 @@ class Generation(Dialect):
 
     def ended(self, asked: Asked, name: str) -> None:
         """Unload the model where `keep_alive` is 0, unless others use it."""
-        if asked.fields.keep_alive in (0, "0", "0s", "0m", "0h"):
+        if unloads(asked.fields.keep_alive):
             with suppress(UnavailableError):
                 self.state.pool.unload(name)
 
@@ -112,7 +113,7 @@ class Generation(Dialect):
         return (
             head
             | self.part("", "", [])
-            | {"done": True, "done_reason": "unload" if asked.fields.keep_alive == 0 else "load"}
+            | {"done": True, "done_reason": "unload" if unloads(asked.fields.keep_alive) else "load"}
         )
 
     @abstractmethod
