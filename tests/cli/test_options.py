@@ -307,5 +307,5 @@ def test_constraints_are_looked_at_before_a_model_is_loaded(tmp_path, args, mess
 
 
 def test_no_less_than_all_of_a_prompt_can_be_kept(capsys):
-    assert run(["generate", "-p", "hi", "-n", "1", "--keep", "-5"]) == 2
+    assert run_line(["generate", "-p", "hi", "-n", "1", "--keep", "-5"]) == 2
     assert "invalid value for '--keep': -5" in capsys.readouterr().err
