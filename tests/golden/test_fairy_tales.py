@@ -20,7 +20,7 @@ def test_the_loss_of_answers_falls(test_data, stories260k, tmp_path, backend):
     corpus = test_data / "corpus"
     data = first_lines(corpus / "fairytale-qa-train.jsonl", tmp_path / "train.jsonl", 30)
     validation = first_lines(corpus / "fairytale-qa-val.jsonl", tmp_path / "validation.jsonl", 6)
-    options = {"ctx": 80, "truncate": "start", "batch": 3, "packing": "none", "rank": 8, "lr": 3e-3}
+    options = {"ctx": 80, "truncate": "start", "batch": 3, "packing": "none", "rank": 8, "lr": 3e-3, "epochs": 1}
     with Session(stories260k, backend=backend, threads=1) as session:
         run = session.trainer(data=[str(data)], val_data=[str(validation)], out=str(tmp_path / "run"), **options)
         before = run.run_state.validate()

@@ -19,6 +19,8 @@ from llamakit.train.samples import Samples
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from llamakit.errors import DataError
     from llamakit.tokenizer import Tokenizer
     from llamakit.train.data.dataset import Encoded
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from llamakit.train.samples import Sample
 
 MOST_BINS = 12
+MOST_SHOWN = 2048  # tokens of the beginning and of the end of a sample that is shown
 PERCENTILES = (0, 5, 50, 95, 100)
 
 
@@ -171,11 +174,22 @@ def chosen(found: Sequence[Encoded], tokenizer: Tokenizer, count: int, seed: int
 
 
 def runs(sample: Sample, tokenizer: Tokenizer) -> list[Run]:
-    """A sample's text, cut where it begins or ends to count. The first token never counts."""
+    """A sample's text, cut where it begins or ends to count. The first token never counts.
+
+    Of a very long one the middle is left out, which is said in its place.
+    """
     counting = sample.weights > 0
     counting[:1] = False
+    if (over := len(counting) - 2 * MOST_SHOWN) > 0:
+        ends = (slice(None, MOST_SHOWN), slice(-MOST_SHOWN, None))
+        head, tail = (_runs(sample.tokens[end], counting[end], tokenizer) for end in ends)
+        return [*head, Run(f"\n[{over:,} tokens that are not shown]\n", loss=False), *tail]
+    return _runs(sample.tokens, counting, tokenizer)
+
+
+def _runs(tokens: NDArray[np.int32], counting: NDArray[np.bool_], tokenizer: Tokenizer) -> list[Run]:
     joiner = PieceJoiner(tokenizer, special=True)
-    pieces = [joiner.push(token) for token in sample.tokens.tolist()]
+    pieces = [joiner.push(token) for token in tokens.tolist()]
     edges = [0, *(np.flatnonzero(np.diff(counting)) + 1).tolist(), len(counting)]
     return [
         Run(b"".join(pieces[start:end]).decode("utf-8", "replace"), bool(counting[start]))

@@ -60,3 +60,13 @@ def test_a_word_keeps_its_space(vocabulary):
 def test_the_first_token_does_not_count(of_bytes):
     found = runs(sample(of_bytes().encode("ab", add_special=True), [1, 1, 1]), of_bytes())
     assert [(run.text, run.loss) for run in found] == [("<s>", False), ("ab", True)]
+
+
+def test_of_a_very_long_sample_the_ends_are_shown(of_bytes):
+    tokenizer = of_bytes()
+    tokens = tokenizer.encode("a" * 3000 + "b" * 3000, add_special=True)
+    weights = [0.0] * 100 + [1.0] * (len(tokens) - 100)
+    found = runs(sample(tokens, weights), tokenizer)
+    assert [(run.loss, len(run.text)) for run in found] == [(False, 102), (True, 1948), (False, 35), (True, 2048)]
+    assert found[2].text == f"\n[{len(tokens) - 4096:,} tokens that are not shown]\n"
+    assert set(found[-1].text) == {"b"}
