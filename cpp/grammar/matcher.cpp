@@ -9,8 +9,8 @@ namespace {
 constexpr size_t kMostConfigs = 100'000;
 constexpr size_t kMostMaskBytes = size_t(48) << 20;
 constexpr size_t kMostMachineBytes = size_t(64) << 20;
-// What one text may take, in states and edges that are looked at: a million are about 20 ms. Honest grammars stay below
-// a tenth of it, and most of what they look at is remembered.
+// What one text may take, in states and edges that are looked at: a million are about 20 ms. Of real grammars most of
+// what is looked at is remembered.
 constexpr int64_t kMostWork = 2'000'000;
 constexpr int64_t kWorkPerToken = 200'000;  // that it may take more with each token
 constexpr int64_t kReplayPerToken = 1'000;  // to find its place again

@@ -6,7 +6,7 @@ Each part prints a line of figures and what broke; the exit code is 1 if anythin
 stream all the while, and the longest silence that it saw is told: by the clock, beside what it saw before the attack,
 and how much of the processor the server used meanwhile, which does not depend on what else the machine does. Resident
 memory is compared once caches are full: after 64 answers at once and a small attack of the same kind.
-Parts: requests, large, clients, slow, kills, files, readers.
+Parts: requests, large, costly, clients, slow, kills, files, readers.
 """
 
 from __future__ import annotations
@@ -164,6 +164,35 @@ class Attack:
 
         self.attacked("large", attack)
 
+    def costly(self) -> None:
+        """One after another what single requests can ask for, each `--tries` times: the best and the worst of them."""
+        attacks = module("attack/costly.py").ATTACKS
+        with self.start("costly") as server:
+            fill(server)
+            for name, (path, make) in attacks.items():
+                body = make()
+                answer(server, path, body)  # what is made once is made here
+                before, gaps, used, seen = settled(server.pid), list[float](), list[float](), set[int]()
+                for _ in range(self.options.tries):
+                    with Neighbour(server) as neighbour:
+                        while neighbour.n < 50 and not neighbour.faults:
+                            time.sleep(0.05)
+                        neighbour.longest = neighbour.used = 0.0
+                        seen.add(answer(server, path, body))
+                        time.sleep(0.5)
+                    gaps.append(neighbour.longest)
+                    used.append(neighbour.used)
+                    self.faults += [f"costly, {name}: {fault}" for fault in neighbour.faults]
+                after = settled(server.pid)
+                if after > before * SETTLED:
+                    self.faults.append(f"costly, {name}: resident {before >> 20} -> {after >> 20} MiB")
+                if min(used) > SILENCE or any(status >= 500 and status != 503 for status in seen):
+                    self.faults.append(f"costly, {name}: {min(used):.2f} s of the processor, status {seen}")
+                tell(
+                    "costly", {"asked": name, "status": sorted(seen)}, gap_ms=of_all(gaps),
+                    of_the_processor_ms=of_all(used), resident_mib=f"{before >> 20} -> {after >> 20}",
+                )  # fmt: skip
+
     def clients(self) -> None:
         """Clients that come, read, leave in the middle; each whole answer is compared with the one given alone."""
         load = module("soak/load.py")
@@ -241,6 +270,21 @@ class Attack:
         readers.close()
 
 
+def answer(server: Any, path: str, body: bytes) -> int:
+    """The status of the answer to a body."""
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=300)
+    with contextlib.closing(connection):
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        with connection.getresponse() as response:
+            response.read()
+            return response.status
+
+
+def of_all(seconds: list[float]) -> list[int]:
+    """Milliseconds of the best and of the worst."""
+    return [round(min(seconds) * 1e3), round(max(seconds) * 1e3)]
+
+
 def fill(server: Any) -> None:
     """Have every place and most of the cache of keys and values used once."""
 
@@ -279,10 +323,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = os.environ.get("LLAMAKIT_TEST_DATA", "")
     parser.add_argument("--model", default=f"{data}/models/stories260K.gguf" if data else "", help="a small GGUF file")
-    parser.add_argument("--parts", default="requests,large,clients,slow,kills,files,readers")
+    parser.add_argument("--parts", default="requests,large,costly,clients,slow,kills,files,readers")
     counts = {"requests": 100_000, "large": 1000, "files": 200_000, "clients": 64, "kills": 100, "slow": 1500}
     for name, default in (counts | {"each": 2000}).items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--tries", type=int, default=3, help="of each costly request")
     parser.add_argument("--minutes", type=float, default=5.0, help="of the clients")
     parser.add_argument("--slow-seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
