@@ -31,7 +31,8 @@ class LlamaKit:
         self.empty = resident()
         full = name.endswith("full")
         options = TrainOptions(
-            data=["-"], out="-", rank=RANK, full=full, forward="f32" if "exact" in name else "native",
+            data=["-"], out="-", rank=RANK, batch=WINDOWS, lr=1e-4, full=full,
+            forward="f32" if "exact" in name else "native",
             checkpointing="on" if "checkpointing" in name else "off",
         )  # fmt: skip
         session = Session(model, backend="cpu", threads=threads, backend_options={"train_bf16": "bf16" in name})
@@ -54,7 +55,7 @@ def stepper(session: Any, options: Any, optimizer: Any) -> Any:
         _rows = WINDOWS * CTX
 
     trainer = Fixed(session, options)
-    trainer.__dict__["optimizer"] = optimizer
+    trainer.__dict__ |= {"optimizer": optimizer, "settled": options}  # no data to settle anything by
     return trainer.stepper
 
 
