@@ -331,6 +331,7 @@ class Session:
         from llamakit.train.options import TrainOptions
         from llamakit.training import Trainer
 
+        self.check_one_device()
         options = options or build_options(TrainOptions, values, where="finetune")
         self.check_threads(options.threads)
         return Trainer(self, options)
