@@ -58,7 +58,7 @@ attack: install  ## Attack a server and the reader of files, for minutes: ARGS="
 soak: install  ## The tests that take minutes
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
-bench: install  ## All benchmarks, side by side with what is installed
+bench: install  ## The small benchmarks; benchmarks/ has the larger ones
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script; done
 
 sbom: install  ## What LlamaKit is made of, as a CycloneDX document in dist/
@@ -87,4 +87,4 @@ native: $(VENV)/.tools
 	  --prefix $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 clean:  ## Remove everything that was built
-	rm -rf build $(VENV)
+	rm -rf build dist $(VENV)

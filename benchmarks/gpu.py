@@ -161,7 +161,7 @@ def main() -> int:
                 break
             try:
                 rates(run, model, name, SHORT_TESTS if args.short else TESTS, ceilings)
-            except LlamaKitError as error:  # too large for this device, such as
+            except LlamaKitError as error:  # such as one that is too large for this device
                 run.tell("error", model=model.name, **error.record())
     run.tell("end", seconds=round(run.gone, 1), wrong=run.wrong)
     return int(run.wrong > 0)

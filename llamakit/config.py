@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "llamakit.toml"
 PREFIX = "LLAMAKIT_"
-# Variables of the environment that are no settings.
+# Variables of the environment that are not settings.
 NOT_SETTINGS = {"LLAMAKIT_TEST_DATA"}
 
 

@@ -186,7 +186,7 @@ class ModelPool:
                     self._changed.notify_all()
 
     def load(self, name: str | None = None, on_progress: Callable[[float], None] | None = None) -> ModelInfo:
-        """Load a model and wait for it; tries anew what did not load before."""
+        """Load a model and wait for it; what did not load before is tried again."""
         model = self._models[self.resolve(name)]
         with self._changed:
             model.error = None

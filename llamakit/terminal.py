@@ -1,4 +1,4 @@
-"""Text from files and from models on a terminal: what is no text must not steer it."""
+"""Text from files and from models on a terminal: what is not text must not steer it."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Tool2023:
         """The checkpoint to go on from, if there is one."""
         path = self.plan.files.checkpoint_in
         if not path or not Path(path).exists():
-            self.say(f"no checkpoint {path!r}: starting anew")
+            self.say(f"no checkpoint {path!r}: starting a new run")
             return None
         found = read_checkpoint(path)
         if (found.kind == "finetune_lora") != self.lora:

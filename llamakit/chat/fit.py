@@ -85,7 +85,7 @@ def with_ids(messages: Sequence[Message]) -> list[Message]:
 
 
 def arguments_of(given: Any) -> Any:
-    """Arguments of a call as an object, also where they come as JSON; "" is no arguments."""
+    """Arguments of a call as an object, also where they come as JSON; "" means none."""
     if not isinstance(given, str):
         return {} if given is None else given
     if not given.strip():

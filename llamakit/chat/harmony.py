@@ -61,7 +61,7 @@ class HarmonyReader:
 
     def flush(self, *, cut: bool = False) -> tuple[str, str, list[CallDelta]]:
         """What was held back; there will be no more text. With `cut` a limit ended the answer, so that what begins a
-        marker, or a head, is no text."""
+        marker, or a head, is not text."""
         held, self._held = self._held, ""
         if cut and self._kind != "call" and (not self._kind or any(mark.startswith(held) for mark in ENDS)):
             held = ""

@@ -75,7 +75,7 @@ class ReasoningSplitter:
 
     def flush(self, *, cut: bool = False) -> Part:
         """What was held back; there will be no more text. With `cut` a limit ended the answer, so that the beginning of
-        a marker is no text."""
+        a marker is not text."""
         held, self._held = self._held, ""
         marker = "" if self.markers is None else self.markers.end if self.in_thought else self.markers.begin
         if cut and len(held.strip()) > 1 and marker.startswith(held.strip()):

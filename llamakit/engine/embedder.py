@@ -104,7 +104,7 @@ class Embedder:
         self._failed: list[_Work] = []  # in a step that failed; they are told when the engine is in order again
 
     def forget(self) -> None:
-        """The program is gone: compile it anew when it is needed."""
+        """The program is gone: compile it again when it is needed."""
         self._runner = None
 
     def wait(

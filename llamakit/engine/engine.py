@@ -162,7 +162,7 @@ class Engine:
             self.drafter.reset()
 
     def replace(self, runner: Runner, kv: KVCache, drafter: Drafter | None) -> None:
-        """Go on with what was made anew on a device that was lost, and an empty cache of the same size."""
+        """Go on with what was made again on a device that was lost, and an empty cache of the same size."""
         self.runner, self.space.kv, self.drafter = runner, kv, drafter
         if self.embedder is not None:
             self.embedder.forget()

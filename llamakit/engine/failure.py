@@ -66,6 +66,6 @@ def check_forced(tokens: object, n_vocab: int, sampler: str) -> list[int]:
     for token in tokens if isinstance(tokens, (list, tuple)) else [tokens]:
         if type(token) is not int or not 0 <= token < n_vocab:
             shown = repr(token)[:100]
-            raise PluginError(f"sampler {sampler!r} wants {shown} to follow, which is no token of the vocabulary")
+            raise PluginError(f"sampler {sampler!r} wants {shown} to follow, which is not a token of the vocabulary")
         found.append(token)
     return found

@@ -54,7 +54,7 @@ def plan_kv(settings: Settings, n_ctx_train: int, size: Callable[[int], int], mo
     """Fit the cache into the `free` bytes that the device has beside the model: `size(n_block)` is in bytes.
 
     A context that was asked for and does not fit is an `OutOfMemoryError`; the model's own is cut to what does.
-    `kv_most` is no demand: what is asked for may exceed it, and it may exceed what is free.
+    `kv_most` is not a demand: what is asked for may exceed it, and it may exceed what is free.
     """
     if free <= 0:
         raise OutOfMemoryError(

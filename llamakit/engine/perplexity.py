@@ -49,7 +49,7 @@ def measure(evaluator: Evaluator, tokens: Sequence[int], bos: int | None) -> Ite
     cut = windows(tokens, evaluator.n_ctx, bos)
     first = evaluator.n_ctx // 2 if len(cut[0]) == evaluator.n_ctx else 1
     if len(cut[0]) <= first:
-        raise UsageError(f"the text has {len(cut[0])} tokens; perplexity needs at least {first + 1}")
+        raise UsageError(f"perplexity needs at least {first + 1} tokens; this text has {len(cut[0])}")
     losses: list[npt.NDArray[np.float64]] = []
     for i, window in enumerate(cut):
         losses.append(_losses(evaluator, window, first))

@@ -299,7 +299,7 @@ class Service:
                     del self._jobs[id]
 
     def _recover(self, error: LlamaKitError) -> None:
-        """Give up everything that was in the engine, and start anew with an empty cache."""
+        """Give up everything that was in the engine, and start again with an empty cache."""
         self._step_began = 0.0
         self._fail_all(error)
         try:

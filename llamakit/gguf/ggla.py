@@ -81,7 +81,7 @@ def read_ggla(path: str | Path) -> GGLAFile:
         cursor = _Cursor(path, data)
         magic, version, r, alpha = struct.unpack("<4sIII", cursor.take(16, "the head"))
         if magic != MAGIC:
-            raise ModelFileError(f"{path} is no ggla file: it does not start with the letters algg")
+            raise ModelFileError(f"{path} is not a ggla file: it does not start with the letters algg")
         if version != VERSION:
             raise ModelFileError(f"{path} is a ggla file of version {version}; version {VERSION} can be read")
         if r < 1:

@@ -30,6 +30,6 @@ def quantize(type: GGMLType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.
 
     check_writable(type)
     if values.shape[-1] % type.block_size:
-        raise UsageError(f"{type.name}: rows of {values.shape[-1]} values are no multiple of {type.block_size}")
+        raise UsageError(f"{type.name}: rows of {values.shape[-1]} values are not a multiple of {type.block_size}")
     result: npt.NDArray[np.uint8] = _formats.quantize(int(type), np.ascontiguousarray(values, np.float32).reshape(-1))
     return result

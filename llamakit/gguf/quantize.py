@@ -72,7 +72,7 @@ RECIPES |= {"Q3_K": RECIPES["Q3_K_M"], "Q4_K": RECIPES["Q4_K_M"], "Q5_K": RECIPE
 
 KEPT = ("norm.weight", "ffn_gate_inp.weight")  # are few, and choose or scale what all others do
 
-# What to try, in order, when a row is no multiple of a type's block.
+# What to try, in order, when a row is not a multiple of a type's block.
 FITTING: dict[GGMLType, tuple[GGMLType, ...]] = {
     T.Q2_K: (T.Q4_0,), T.Q3_K: (T.Q4_0,), T.Q4_K: (T.Q5_0,), T.Q5_K: (T.Q5_1,), T.Q6_K: (T.Q8_0,), T.Q8_K: (T.Q8_0,),
     T.IQ4_XS: (T.IQ4_NL,), T.TQ1_0: (T.Q4_0,), T.TQ2_0: (T.Q4_0,),

@@ -49,7 +49,7 @@ def quantize(type: GGMLType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.
     encode = check_writable(type)
     if values.shape[-1] % type.block_size:
         raise UsageError(
-            f"{type.name} stores blocks of {type.block_size} values; a row of {values.shape[-1]} is no multiple"
+            f"{type.name} stores blocks of {type.block_size} values; a row of {values.shape[-1]} is not a multiple"
         )
     blocks = np.ascontiguousarray(values, np.float32).reshape(-1, type.block_size)
     with np.errstate(over="ignore", invalid="ignore"):

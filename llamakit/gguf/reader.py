@@ -154,7 +154,7 @@ def _map(path: Path) -> tuple[mmap.mmap, int]:
 
 
 def _named_wrongly(message: str, path: Path, folder: Path) -> ModelFileError:
-    """The error for a path that is no file, with the GGUF files of `folder` and the one that may be meant."""
+    """The error for a path that is not a file, with the GGUF files of `folder` and the one that may be meant."""
     try:
         others = sorted(folder.glob("*.gguf"))
         found = ", ".join(f"{other} ({other.stat().st_size / 2**20:,.1f} MiB)" for other in others[:4])
@@ -168,7 +168,7 @@ def _named_wrongly(message: str, path: Path, folder: Path) -> ModelFileError:
 def _unreadable(path: Path, fault: str) -> ModelFileError:
     """The error for a file that the parser refused, at the byte and for the reason that `fault` gives."""
     if "does not start with the letters GGUF" in fault:
-        return ModelFileError(f"{path} is no GGUF file: it does not start with the letters GGUF")
+        return ModelFileError(f"{path} is not a GGUF file: it does not start with the letters GGUF")
     cut_off = "the file has" in fault or "the file ends" in fault
     return ModelFileError(
         f"{path} is damaged: {fault}",

@@ -155,7 +155,7 @@ def _tensor_bytes(name: str, type: GGMLType, shape: tuple[int, ...]) -> int:
         raise UsageError(f"tensor {name!r}: shape {shape}; 1 to {MAX_DIMS} sizes of at least 1 are possible")
     if shape[-1] % type.block_size:
         raise UsageError(
-            f"tensor {name!r}: rows of {shape[-1]} values are no multiple of {type.name}'s {type.block_size}"
+            f"tensor {name!r}: rows of {shape[-1]} values are not a multiple of {type.name}'s {type.block_size}"
         )
     return type.n_bytes(math.prod(shape))
 

@@ -36,7 +36,7 @@ class GPUAdapters(AdapterTable):
         driver.write(self.entries, self._entries)
 
     def set(self, slot: int, adapters: Mapping[str, Adapter]) -> None:
-        """Fill a slot: the pool is packed anew."""
+        """Fill a slot: the pool is packed again."""
         if not 1 <= slot <= self.n_slot:
             raise UsageError(f"adapter slot {slot}: there are slots 1 to {self.n_slot}")
         for name, adapter in adapters.items():

@@ -137,7 +137,7 @@ def check(roots: Iterable[Expression], n_state: int, n_scalar: int) -> None:
         n_part = (each.a >= 0) + (each.b >= 0)
         wanted = 2 if each.op in BINARY else 1 if each.op in UNARY else 0
         if each.op not in (*UNARY, *BINARY, *LEAVES) or n_part != wanted:
-            raise GraphError(f"expression: {each.op!r} of {n_part} operands is no operation")
+            raise GraphError(f"expression: {each.op!r} of {n_part} operands is not an operation")
         n = n_state if each.op == "state" else n_scalar
         if each.op in ("state", "scalar") and not 0 <= each.value < n:
             raise GraphError(f"expression: {each.op} {each.value:g} is read, there are {n}")

@@ -89,7 +89,7 @@ def _check_names(graph: Graph, node: Node) -> None:
     reads_state = node.op in (Op.READ_STATE, Op.REDUCE, Op.MAP)
     for tensor in (*node.writes(), *(node.tensors if reads_state else ())):
         if tensor is not None and tensor.source is not Source.STATE:
-            raise GraphError(f"tensor {tensor.name!r} is no state")
+            raise GraphError(f"tensor {tensor.name!r} is not a state")
 
 
 def _check_inputs(node: Node, known: dict[int, Value]) -> None:

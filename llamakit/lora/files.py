@@ -88,7 +88,7 @@ def read_adapter_file(path: str | Path, base: GGUFFile | None = None) -> Adapter
                 return _read_checkpoint(file)
             return _read_gguf(file, base)
     raise ModelFileError(
-        f"{path} is no adapter: it starts neither with GGUF nor with algg",
+        f"{path} is not an adapter: it starts neither with GGUF nor with algg",
         hint="a PEFT adapter is named by its folder",
     )
 
@@ -159,5 +159,7 @@ def checkpoint_scale(file: GGUFFile) -> tuple[int, int]:
 def checked(path: Path, name: str, A: Any, B: Any, scale: float) -> Adapter:
     """One pair, once both parts are matrices of one rank."""
     if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
-        raise ModelFileError(f"{path}: the adapter of {name!r} is no pair of one rank: A is {A.shape}, B is {B.shape}")
+        raise ModelFileError(
+            f"{path}: the adapter of {name!r} is not a pair of one rank: A is {A.shape}, B is {B.shape}"
+        )
     return Adapter(A, B, scale)

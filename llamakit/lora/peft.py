@@ -92,7 +92,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ModelFileError(f"{folder} is no PEFT adapter: it has no {CONFIG}") from None
+        raise ModelFileError(f"{folder} is not a PEFT adapter: it has no {CONFIG}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -143,7 +143,7 @@ def _pattern(patterns: Any, module: str) -> str | None:
             if re.match(rf"(.*\.)?({key})$", module):
                 return str(key)
         except re.error as error:
-            raise ModelFileError(f"the pattern {key!r} is no regular expression: {error}") from None
+            raise ModelFileError(f"the pattern {key!r} is not a regular expression: {error}") from None
     return None
 
 

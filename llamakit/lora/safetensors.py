@@ -60,13 +60,13 @@ def _head(path: Path, data: FileBytes) -> tuple[dict[str, Any], int]:
     """The parsed head, and where the tensors begin."""
     size = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
     if not 2 <= size <= min(MAX_HEAD, len(data) - 8):
-        raise ModelFileError(f"{path} is no safetensors file, or damaged: its head has {size} bytes of {len(data)}")
+        raise ModelFileError(f"{path} is not a safetensors file, or damaged: its head has {size} bytes of {len(data)}")
     try:
         head = json.loads(data[8 : 8 + size])
     except (ValueError, RecursionError):
-        raise ModelFileError(f"{path} is no safetensors file, or damaged: its head is not JSON") from None
+        raise ModelFileError(f"{path} is not a safetensors file, or damaged: its head is not JSON") from None
     if not isinstance(head, dict):
-        raise ModelFileError(f"{path} is damaged: its head is no table of tensors")
+        raise ModelFileError(f"{path} is damaged: its head is not a table of tensors")
     return head, 8 + size
 
 

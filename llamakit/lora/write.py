@@ -115,7 +115,7 @@ def _rank(name: str, adapter: Adapter) -> int:
     if A is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
         found = f"A {None if A is None else A.shape}, B {B.shape}"
         raise UsageError(
-            f"the adapter of {name!r} is no pair of matrices with a common rank: {found}",
+            f"the adapter of {name!r} is not a pair of matrices with a common rank: {found}",
             hint="a norm is written whole: name it in `norms`" if A is None else "",
         )
     if not math.isfinite(adapter.scale):

@@ -87,7 +87,7 @@ class LoadedModel:
             info = self._file.tensors.get(parameter.name)
             if info is None:
                 old = parameter.name.replace("_exps.weight", ".0.weight")
-                hint = "it has a tensor for each expert, as before 2024; convert it anew" * (old in self.tensors)
+                hint = "it has a tensor for each expert, as before 2024; convert it again" * (old in self.tensors)
                 missing = f"{self._file.path}: tensor {parameter.name!r} {parameter.shape} is missing"
                 raise ModelFileError(missing, hint=hint)
             if tuple(info.shape) != parameter.shape:

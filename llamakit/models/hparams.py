@@ -140,7 +140,7 @@ def read_hparams(
     embedding = shapes.get("token_embd.weight")
     if embedding is None or len(embedding) != 2:
         raise ModelFileError(
-            f"{where} has no tensor 'token_embd.weight': it holds a vocabulary only, or is no whole model"
+            f"{where} has no tensor 'token_embd.weight': it holds a vocabulary only, or is not a whole model"
         )
     n_layer = r.size("block_count")
     _check_layers(n_layer, shapes, where)

@@ -147,7 +147,7 @@ def load_adapter(path: str | Path, model: LoadedModel, *, name: str | None = Non
         alpha, metadata = _read_ggla(path, pairs)
     else:
         raise ModelFileError(
-            f"{path} is no adapter that can be read: it starts neither with GGUF nor with algg",
+            f"{path} is not an adapter that can be read: it starts neither with GGUF nor with algg",
             hint="a PEFT adapter: llamakit lora import FOLDER -m BASE.gguf -o adapter.gguf",
         )
     if not pairs.made:

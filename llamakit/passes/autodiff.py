@@ -28,11 +28,11 @@ def differentiate(graph: Graph, trainable: Set[str], seeds: Mapping[int, Value] 
     """The graph with the nodes of its gradients behind its own.
 
     `seeds`: for values by id, gradients that come from elsewhere, as inputs of the graph or values of it. GraphError
-    names an op that has no rule, a trainable tensor that is no state, and one that the loss does not depend on.
+    names an op that has no rule, a trainable tensor that is not a state, and one that the loss does not depend on.
     """
     for name in sorted(trainable):
         if name not in graph.states:
-            raise GraphError(f"graph {graph.name}: {name!r} cannot be trained, it is no state of the graph")
+            raise GraphError(f"graph {graph.name}: {name!r} cannot be trained, it is not a state of the graph")
     back = Backward(graph, trainable, dict(seeds or {}))
     for node in reversed(list(back.builder.nodes)):
         back.visit(node)

@@ -377,7 +377,7 @@ def check(case: Case, device: Device, reference: Device) -> None:
 def check_top(device: Device) -> None:
     """AssertionError unless `Buffer.top` and `Buffer.rows` of the device are what sorting the same values gives.
 
-    Values with ties, edits of every kind in some rows, more asked for than there are, and a row that is no numbers.
+    Values with ties, edits of every kind in some rows, more asked for than there are, and a row that is not numbers.
     """
     n_row, n_vocab, rng = 5, 301, np.random.default_rng(3)
     g = GraphBuilder("top")

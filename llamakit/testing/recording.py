@@ -157,7 +157,7 @@ class RecordingDriver(Driver):
                 assert type(value) is wanted, f"{where}: {value!r} is no {parameter.kind}"
                 assert wanted is float or -(1 << 31) <= value < 1 << 31, f"{where}: {value}"
                 continue
-            assert isinstance(value, At), f"{where}: {value!r} is no place"
+            assert isinstance(value, At), f"{where}: {value!r} is not a place"
             block = self._check(value, 1, where)
             block.touched = block.touched or parameter.kind == "write"
         self.launches.append(Launch(name, n_group, n_item, tuple(arguments), tuple(parameters)))

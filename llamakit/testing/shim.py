@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from llamakit.gpu.driver import Argument
 
-GARBAGE = 0xFF  # of new memory: as floats these are no numbers
+GARBAGE = 0xFF  # of new memory: as floats these are not numbers
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wno-unused-parameter", "-Wno-unused-function", "-Werror")
 MORE_WARNINGS = ("-Wsign-compare", "-Wfloat-conversion", "-Wshift-overflow=2", "-Wduplicated-cond", "-Wlogical-op")
 OPTIONS = ("-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-ffp-contract=off")

@@ -117,7 +117,7 @@ def _strings(values: object, key: str) -> tuple[object, NDArray[np.uint64]]:
     if buffer is not None and spans is not None:
         return buffer, np.ascontiguousarray(spans, dtype=np.uint64)
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
-        raise ModelFileError(f"{PREFIX}{key} is no list of strings")
+        raise ModelFileError(f"{PREFIX}{key} is not a list of strings")
     texts = [v if isinstance(v, bytes) else str(v).encode("utf-8", "surrogateescape") for v in values]
     spans = np.zeros((len(texts), 2), np.uint64)
     spans[:, 1] = [len(text) for text in texts]
@@ -134,7 +134,7 @@ def _numbers(metadata: Mapping[str, object], key: str, count: int, dtype: str, d
         return np.full(count, default, dtype)
     array = values if isinstance(values, np.ndarray) else np.asarray(values if isinstance(values, list) else 0)
     if array.dtype.kind not in "biuf":
-        raise ModelFileError(f"{PREFIX}{key} is no list of numbers")
+        raise ModelFileError(f"{PREFIX}{key} is not a list of numbers")
     if array.ndim != 1 or len(array) < count:
         raise ModelFileError(f"{PREFIX}{key} has the shape {array.shape} for a vocabulary of {count} tokens")
     if dtype == "uint8":

@@ -90,7 +90,7 @@ class Tokenizer:
         self._longest_piece = 0
 
     def encode(self, text: str | bytes, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
-        """Token ids of a text. Bytes are taken as they are, also where they are no valid UTF-8.
+        """Token ids of a text. Bytes are taken as they are, also where they are not valid UTF-8.
 
         `add_special` adds the beginning and end tokens that the model wants (`add_bos`, `add_eos`);
         `parse_special` recognises the texts of control tokens, which only trusted text should be allowed.
@@ -138,7 +138,7 @@ class Tokenizer:
         return max(contexts * self.context, LEAST_MOST if contexts > 1 else 0)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """Text of the tokens; bytes that are no valid UTF-8 become U+FFFD. `special` shows control tokens."""
+        """Text of the tokens; bytes that are not valid UTF-8 become U+FFFD. `special` shows control tokens."""
         return self.decode_bytes(ids, special=special).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int], *, special: bool = False) -> bytes:

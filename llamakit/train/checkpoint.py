@@ -107,7 +107,7 @@ def read_head(path: Path) -> Checkpoint:
     with open_gguf(path) as file:
         text = file.metadata.get(KEY)
     if not isinstance(text, str):
-        raise ModelFileError(f"{path} is no checkpoint of llamakit finetune")
+        raise ModelFileError(f"{path} is not a checkpoint of llamakit finetune")
     try:
         version = msgspec.json.decode(text, type=_Version).version
         if version != VERSION:

@@ -104,7 +104,7 @@ class LogWriter:
 
 
 def read_log(path: Path) -> list[LogEntry]:
-    """The entries of a log, one for each step, in order; what is no entry is passed over, no file is no entry."""
+    """The entries of a log, one for each step, in order, without what is not an entry; none if there is no file."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -78,7 +78,7 @@ def parse_count(text: str) -> int:
     except ValueError:
         count = 0
     if not 1000 <= count <= 1e12:
-        raise UsageError(f"--params {text!r} is no size of a model", hint="such as 800k, 5M or 1.1B", param="params")
+        raise UsageError(f"--params {text!r} is not a size of a model", hint="such as 800k, 5M or 1.1B", param="params")
     return int(count)
 
 
@@ -125,7 +125,7 @@ def _shape(o: ShapeOptions, n_vocab: int, n_ctx: int, embd: int, layers: int) ->
     for what, number, by in (("embd", embd, 2 * heads), ("heads", heads, kv_heads)):
         if number % by:
             raise UsageError(
-                f"--{what} {number} is no multiple of {by}", found=f"{heads} heads, {kv_heads} for keys", param=what
+                f"--{what} {number} is not a multiple of {by}", found=f"{heads} heads, {kv_heads} for keys", param=what
             )
     return Shape(
         n_vocab=n_vocab, n_ctx=n_ctx, n_embd=embd, n_layer=layers, n_head=heads, n_head_kv=kv_heads, n_ff=ff,

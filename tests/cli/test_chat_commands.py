@@ -74,7 +74,7 @@ class Counting(Source):
         return self.loras
 
     def add_adapter(self, file: str) -> str:
-        raise UsageError(f"{file} is no adapter")
+        raise UsageError(f"{file} is not an adapter")
 
     def close(self) -> None:
         pass

@@ -82,7 +82,7 @@ def test_warnings_and_explanation():
         (("--grammar", "root ::= b"), "'b' is used but not defined"),
         (("--lark", "start: a\na: (b"), "line 2, column 6"),
         (("--lark", 'start: start2\nstart2: start | "x"'), "start -> start2 -> start"),
-        (("--json-schema", "{"), "json_schema is no JSON"),
+        (("--json-schema", "{"), "json_schema is not JSON"),
         (("--regex", "a(?=b)"), "column 3"),
         (("--grammar", "root ::= <think>"), "needs the vocabulary of a model"),
         (("--grammar", "root ::= <[3]>", "--count", "1"), "names tokens"),

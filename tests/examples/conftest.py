@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def _module(path: Path) -> Any:
-    """A helper that is no test: imported by its path, since test folders are no packages."""
+    """A helper that is not a test: imported by its path, since test folders are no packages."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec
     assert spec.loader

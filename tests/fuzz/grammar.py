@@ -392,7 +392,7 @@ def check_schema(chance, validators, n=10):
         except TwiceError:
             continue
         except json.JSONDecodeError:
-            raise DisagreementError(f"{json.dumps(made)} makes {text!r}, which is no JSON") from None
+            raise DisagreementError(f"{json.dumps(made)} makes {text!r}, which is not JSON") from None
         if not valid(value):
             raise DisagreementError(f"{json.dumps(made)} makes {text!r}, which is not valid")
         count += 1

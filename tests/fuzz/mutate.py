@@ -138,7 +138,7 @@ class GGUF:
             for key, (value, type_) in metadata.items():
                 try:
                     writer.add(key, value, type_)
-                except UsageError:  # a list that is no array of one type
+                except UsageError:  # a list that is not an array of one type
                     writer.add(key, "x")
             for name, values in tensors.items():
                 if values.dtype == np.float16:

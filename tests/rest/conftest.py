@@ -29,7 +29,7 @@ class Client:
         self.host, self.port = server.sock.getsockname()[:2]
 
     def request(self, method, path, body=None, headers=None):
-        """(status, headers, bytes). A `body` that is no bytes is sent as JSON."""
+        """(status, headers, bytes). A `body` that is not bytes is sent as JSON."""
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
         connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)

@@ -203,7 +203,7 @@ def test_while_the_model_loads_the_port_answers(serve, stories260k, monkeypatch)
         (["--models", "a="], 2, "both a name and a file are needed"),
         (["-m", "{model}", "--port", "70000"], 2, "port is 70000; possible: 0..65535"),
         (["-m", "{model}", "--host", "no.such.host.invalid"], 2, "no such host is known"),
-        (["-m", "{model}", "--host", "192.0.2.1"], 4, "it is no address of this machine"),
+        (["-m", "{model}", "--host", "192.0.2.1"], 4, "it is not an address of this machine"),
         (["-m", "{model}", "--api-key-file", "missing.txt"], 2, "missing.txt cannot be read"),
         (["-m", "{model}", "--max-body", "many"], 2, "max_body cannot be 'many'"),
         (["-m", "{model}", "--kv-memory", "9T"], 4, "not enough memory: 9216.0 GiB for keys and values"),

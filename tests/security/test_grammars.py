@@ -153,7 +153,7 @@ def test_the_clock_ends_what_no_count_foresees(monkeypatch):
         pass
     assert sum(range(100_000)) > 0  # nothing is raised afterwards
     with watcher.watching():
-        time.sleep(0.5)  # waiting is no work
+        time.sleep(0.5)  # waiting is not work
 
 
 class Item:

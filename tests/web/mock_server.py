@@ -367,7 +367,7 @@ def _token_event(chat: bool, body: dict[str, Any], piece: str) -> dict[str, Any]
 
 
 class Server(ThreadingHTTPServer):
-    """Threads end with the program; a client that leaves is no error."""
+    """Threads end with the program; a client that leaves is not an error."""
 
     daemon_threads = True
     allow_reuse_address = True

@@ -13,7 +13,7 @@ class JSONEnd:
 
     def __init__(self, depth: int = 0) -> None:
         self._depth, self._in_string, self._escaped = depth, False, False
-        self.broken = False  # what came is no JSON
+        self.broken = False  # what came is not JSON
 
     def feed(self, text: str) -> int:
         """Some more text. Returns the place in it after the value, or where it is `broken`; -1 if it goes on."""

@@ -43,7 +43,7 @@ class PythonCallReader:
 
     def flush(self, *, cut: bool = False) -> tuple[str, list[CallDelta]]:
         """What was held back; there will be no more text. With `cut` a limit ended the answer, so that what begins a
-        call is no text."""
+        call is not text."""
         self._last = True
         held = self._held.strip()
         in_list = self._step == self._in_list

@@ -66,7 +66,7 @@ class ToolCallReader:
 
     def flush(self, *, cut: bool = False) -> tuple[str, list[CallDelta]]:
         """What was held back; there will be no more text. With `cut` a limit ended the answer, so that what begins a
-        call, or the markup behind one, is no text."""
+        call, or the markup behind one, is not text."""
         held, self._held = self._held, ""
         if self._step == self._in_arguments:
             self._tell_arguments(held, done=False)

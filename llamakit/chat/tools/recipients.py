@@ -38,7 +38,7 @@ class RecipientReader:
 
     def flush(self, *, cut: bool = False) -> tuple[str, list[CallDelta]]:
         """What was held back; there will be no more text. With `cut` a limit ended the answer, so that what begins a
-        marker, or a head, is no text."""
+        marker, or a head, is not text."""
         if cut and self._kind == "text" and self._marker.startswith(self._held.strip()):
             self._held = ""
         shown, calls = self._advance(last=True)
@@ -50,7 +50,7 @@ class RecipientReader:
         shown, calls = "", list[CallDelta]()
         while self._kind != "head" or self._head(calls):
             if self._kind == "call" and not self._whole and not self._arguments(calls):
-                break  # a marker within them is no marker
+                break  # a marker within them is not a marker
             body, mark, rest = self._held.partition(self._marker)
             if not mark:
                 keep = 0 if last else tail_of(self._held, self._marker)

@@ -60,7 +60,7 @@ def digest_of(files: Iterable[Path]) -> str:
 
 
 def values(path: Path) -> Iterator[tuple[Place, Any]]:
-    """The JSON objects of a file, or the texts of one that is no JSON: documents that two blank lines part.
+    """The JSON objects of a file, or the texts of one that is not JSON: documents that two blank lines part.
 
     Each comes with its place; what cannot be read comes as a `DataError` in place of a value, so that others follow.
     """
@@ -107,14 +107,14 @@ def _opened(path: Path) -> Any:
 
 
 def _refuse_other_kinds(path: Path, head: bytes) -> None:
-    """Errors for what is no text in UTF-8 at all."""
+    """Errors for what is not text in UTF-8 at all."""
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         hint = f"iconv -f UTF-16 -t UTF-8 {path.name}"
         raise DataError(f"{path} is text in UTF-16; UTF-8 is needed", hint=hint, param="data")
     if b"\0" in head:
         what = {b"GGUF": "a GGUF model", b"PK\x03\x04": "a zip archive", b"PAR1": "a Parquet file"}.get(head[:4])
         found = what or ("compressed by gzip" if head[:2] == b"\x1f\x8b" else "binary data")
-        raise DataError(f"{path} is no text", found=found, hint="JSON lines or plain text in UTF-8", param="data")
+        raise DataError(f"{path} is not text", found=found, hint="JSON lines or plain text in UTF-8", param="data")
 
 
 def _looks_like_lines(path: Path) -> bool:
@@ -193,7 +193,7 @@ def _decoded(data: bytes, place: Place) -> Any:
 
 
 def _first_odd(data: bytes) -> int | None:
-    """The first byte that is no UTF-8."""
+    """The first byte that is not UTF-8."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -71,7 +71,7 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise DataError(f"{where}: the content is no text", found=shown(content), param="data")
+        raise DataError(f"{where}: the content is not text", found=shown(content), param="data")
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None

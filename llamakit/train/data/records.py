@@ -130,7 +130,7 @@ def _instruct(fields: Mapping[str, Any], place: Place) -> Record | None:
     parts = [fields.get(BEFORE), question, fields.get(AFTER)]
     for name in (BEFORE, AFTER):
         if fields.get(name) is not None and not isinstance(fields[name], str):
-            raise DataError(f"{place}: {name} is no text", found=shown(fields[name]), param="data")
+            raise DataError(f"{place}: {name} is not text", found=shown(fields[name]), param="data")
     prompt = "\n\n".join(part for part in parts if part)
     return Record(kind="instruct", place=place, system=_system(fields), prompt=prompt, answer=answer)
 

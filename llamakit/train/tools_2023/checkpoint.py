@@ -139,7 +139,7 @@ def read_checkpoint(path: str | Path, order: Order | None = None) -> Checkpoint2
     if magic in MAGICS:
         return read_before_gguf(path, order)
     if magic != MAGIC:
-        raise ModelFileError(f"{path} is no checkpoint: it starts neither with GGUF nor with ggcl or ggcp")
+        raise ModelFileError(f"{path} is not a checkpoint: it starts neither with GGUF nor with ggcl or ggcp")
     with open_gguf(path) as file:
         return _read(file, order)
 
@@ -150,14 +150,14 @@ def _read(file: GGUFFile, order: Order | None) -> Checkpoint2023:
     if kind not in ("finetune_lora", "train_model"):
         raise ModelFileError(f"{file.path}: training.type is {kind!r}; finetune_lora and train_model are known")
     if text_of(file.metadata, "general.architecture") != "llama":
-        raise ModelFileError(f"{file.path} is no checkpoint of 2023: its architecture is not llama")
+        raise ModelFileError(f"{file.path} is not a checkpoint of 2023: its architecture is not llama")
     model = {
         key: (*file.value_type(key), _plain(file, key))
         for key in file.metadata
         if not key.startswith(("training.", "optimizer.")) and key != "general.alignment"
     }
     if not 0 < get("llama.block_count", int) <= len(file.tensors):
-        raise ModelFileError(f"{file.path} is no checkpoint of 2023: its blocks are more than its tensors")
+        raise ModelFileError(f"{file.path} is not a checkpoint of 2023: its blocks are more than its tensors")
     names = [name for name in file.tensors if not name.startswith("optimizer.")]
     for name in names:
         if file.tensors[name].type != GGMLType.F32:
@@ -225,7 +225,7 @@ class _Keys:
     def __call__(self, key: str, kind: Any, default: Any = None) -> Any:
         value = self.file.metadata.get(key, default)
         if value is None or not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ModelFileError(f"{self.file.path} is no checkpoint of 2023: {key} is {value!r}")
+            raise ModelFileError(f"{self.file.path} is not a checkpoint of 2023: {key} is {value!r}")
         return value
 
 

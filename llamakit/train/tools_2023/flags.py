@@ -55,7 +55,7 @@ def _switch(on: str, off: str, field: str, default: bool, meaning: str, here: st
 
 FILES = [
     _flag("--train-data", "train_data", "str", "shakespeare.txt", "text to learn from"),
-    _flag("--checkpoint-in", "checkpoint_in", "str", "checkpoint.gguf", "go on from here; a missing file starts anew",
+    _flag("--checkpoint-in", "checkpoint_in", "str", "checkpoint.gguf", "go on from here; if missing, a new run",
           "the same; also ggcl, ggcp, and F32 models, on which 2023 crashed"),
     _flag("--checkpoint-out", "checkpoint_out", "str", "checkpoint-ITERATION.gguf", "where to save; '' for nowhere",
           "the same, in the format of 2023; whole or not at all"),
@@ -96,7 +96,7 @@ SCHEDULE = [
 ]
 STOPS = [
     _flag("--opt-past", "opt_past", "int", 0, "iterations back to compare the loss with; 0: never",
-          "the same; another number than the checkpoint's begins anew instead of stopping"),
+          "the same; another number than the checkpoint's begins again instead of stopping"),
     _flag("--opt-delta", "opt_delta", "float", 1e-5, "stop below this relative change"),
     _flag("--opt-max-no-improvement", "opt_max_no_improvement", "int", 0, "stop after so many without a new best"),
     _flag("--epochs", "epochs", "int", -1, "stop after so many; less than 0: never", common=True),

@@ -31,7 +31,7 @@ class CPUOptions(Options):
     no_repack: Annotated[
         bool,
         Meta(
-            description="Leave weights in the file's mapping, shared with other processes, and pack them anew whenever "
+            description="Leave weights in the file's mapping, shared with other processes, and pack them again when "
             "they are used: no loading, but slower answers (docs/cpu.md)."
         ),
     ] = False

@@ -12,12 +12,12 @@ NODES = Path("/sys/devices/system/node")
 
 
 def parse_cores(text: str) -> list[int]:
-    """Cores from a list such as "0-3,8", in its order. UsageError for what is no list, or names a core not there."""
+    """Cores from a list such as "0-3,8", in its order. UsageError for what is not a list, or names a core not there."""
     cores: list[int] = []
     for part in filter(None, text.split(",")):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"backend.cpu.affinity is {text!r}: {part!r} is no core", hint="a list such as 0-7,16")
+            raise UsageError(f"backend.cpu.affinity is {text!r}: {part!r} is not a core", hint="a list such as 0-7,16")
         begin, end = int(first), int(last or first)
         usable = system.cores()
         if end < begin or begin not in usable or end not in usable:

@@ -111,7 +111,7 @@ class CPUKVCache(KVCache):
 
     def __init__(self, spec: KVSpec, isa: str) -> None:
         if spec.type == "q8_0" and any(n % 32 for layer in spec.layers for n in layer.n_values):
-            raise UsageError("KV type q8_0 stores blocks of 32 values; this model's keys are no multiple: use f16")
+            raise UsageError("KV type q8_0 stores blocks of 32 values; this model's keys are not a multiple: use f16")
         self.spec, self._isa = spec, isa
         self.native = _cpu.KVCache(spec.type, _shapes(spec), spec.n_block, spec.block_size)
         self._ropes = [_rope(layer.rope) for layer in spec.layers]

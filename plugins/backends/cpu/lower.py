@@ -162,7 +162,7 @@ class Lowering:
         for tensor in node.tensors:
             if tensor is not None and tensor.shape[1] % PANEL_ROWS:
                 raise BackendError(
-                    f"cpu: the experts of {tensor.name!r} have {tensor.shape[1]} outputs, which is no multiple of"
+                    f"cpu: the experts of {tensor.name!r} have {tensor.shape[1]} outputs, which is not a multiple of"
                     f" {PANEL_ROWS}",
                     hint="--backend reference",
                 )

@@ -136,7 +136,7 @@ def softmax(x: Any) -> Any:
 def probabilities(q: Any, k: Any, q_positions: Any, k_positions: Any, attrs: Any, sinks: Any = None) -> tuple[Any, Any]:
     """Of q (n, n_head, d) over k (m, n_head_kv, d), causal: (n_head, n, m), and the log-sum-exp (n_head, n).
 
-    `sinks`: (n_head,), a score more for each head, which is no key's.
+    `sinks`: (n_head,), a score more for each head, which belongs to no key.
     """
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)  # (m, n_head, d)
     scores = np.einsum("nhd,mhd->hnm", wide(q), wide(k)) * attrs.scale

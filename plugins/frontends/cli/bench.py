@@ -21,7 +21,7 @@ def _numbers(text: str, least: int) -> list[int]:
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"{text!r} is no list of numbers such as 0,4096") from None
+        raise UsageError(f"{text!r} is not a list of numbers such as 0,4096") from None
     if any(value < least for value in values):
         raise UsageError(f"{text!r}: numbers of {least} or more are needed")
     return values

@@ -54,7 +54,7 @@ def inspect(
 
 
 def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
-    """Decode all tensors, and check them against the metadata; report what is no number, missing or misshapen."""
+    """Decode all tensors, and check them against the metadata; report what is not a number, missing or misshapen."""
     import msgspec
     import numpy as np
     from llamakit.plugins.frontends.cli.console import Console

@@ -29,7 +29,7 @@ def json_schema_to_grammar(file: str, prop_order: str | None, lenient: bool) -> 
         try:
             schema = _ordered(msgspec.json.decode(schema), prop_order.split(","))
         except (msgspec.DecodeError, RecursionError) as error:
-            raise UsageError(f"{file} is no JSON: {error}") from None
+            raise UsageError(f"{file} is not JSON: {error}") from None
     click.echo(json_schema_to_grammar(schema, lenient=lenient), nl=False)
 
 

@@ -46,7 +46,7 @@ def _scaled(ctx: click.Context, value: Any) -> tuple[str, float]:
     except ValueError:
         from llamakit.errors import UsageError
 
-        raise UsageError(f"-s {path} {text}: the scale is no number", param="lora_scaled") from None
+        raise UsageError(f"-s {path} {text}: the scale is not a number", param="lora_scaled") from None
 
 
 def adapter_options(command: Any) -> Any:

@@ -46,7 +46,7 @@ class Context:
         self.config: Config = load_config(self.registry, file=Path(file) if file else None, environ=os.environ)
 
     def apply(self, values: dict[str, Any]) -> None:
-        """Put what the command line gave over the settings; what is no setting is left to the command."""
+        """Put what the command line gave over the settings; what is not a setting is left to the command."""
         for key, value in values.items():
             if value is not None and key in self.config.schema:
                 self.config.set(key, value, COMMAND_LINE)

@@ -222,7 +222,7 @@ def checked_tools(tools: Any) -> list[dict[str, Any]]:
 
 
 def other_kind(tool: Any) -> str:
-    """The kind of a tool that is no function, such as "web_search", which cannot be called here; "" for a function."""
+    """The kind of a tool, such as "web_search", that is not a function and cannot be called here; "" for a function."""
     kind = tool.get("type") if isinstance(tool, dict) else None
     return kind if isinstance(kind, str) and kind != "function" and "function" not in tool else ""
 

@@ -123,7 +123,7 @@ def _decoded(value: Any, param: str) -> Any:
     try:
         return msgspec.json.decode(value)
     except msgspec.DecodeError as error:
-        raise UsageError(f"{param} is no JSON: {error}", param=param) from None
+        raise UsageError(f"{param} is not JSON: {error}", param=param) from None
 
 
 CONSTRAINTS = ("grammar", "lark", "json_schema", "regex", "choices", "structural_tag")  # of a sampler that may be there

@@ -203,7 +203,7 @@ class Extensions(msgspec.Struct, frozen=True, kw_only=True):
     n_beams: Annotated[Several, Meta(description="Search with so many beams instead of sampling.")] = 1
     priority: Annotated[int, Meta(ge=-1000, le=1000, description="Larger goes first.")] = 0
     deadline: Annotated[float, Meta(gt=0, le=86400, description="Seconds until the answer is cut.")] | None = None
-    draft: Annotated[int, Meta(ge=0, le=64, description="Most tokens guessed ahead in a step.")] | None = None
+    draft: Annotated[int, Meta(ge=0, le=64, description="Most tokens of speculative decoding in a step.")] | None = None
 
 
 def extended(session: Session, tokens: list[int], fields: Extensions, *, seed: int, **params: Any) -> Request:

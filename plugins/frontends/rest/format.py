@@ -74,7 +74,7 @@ def _rate(n: int, seconds: float) -> float | None:
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """A token's text; one that is no whole character is shown by its bytes, as OpenAI does."""
+    """A token's text; one that is not a whole character is shown by its bytes, as OpenAI does."""
     data = tokenizer.piece(token, special=True)
     try:
         return data.decode()
@@ -108,7 +108,7 @@ def _chat_token(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict
 
 
 def objects_of(calls: Iterable[ToolCall]) -> list[tuple[ToolCall, dict[str, Any]]]:
-    """Calls with their arguments as objects; without those that the end of the answer cut, or that are no objects."""
+    """Calls with their arguments as objects; without those that the end of the answer cut, or that are not objects."""
     found = []
     for call in calls:
         try:

@@ -74,7 +74,7 @@ def _explain(error: OSError, host: str, port: int) -> LlamaKitError:
         return ListenError(f"{place}: this user may not use that port", hint=hint, param="port")
     if error.errno == errno.EADDRNOTAVAIL:
         hint = "--host 127.0.0.1, or --host 0.0.0.0 for all addresses"
-        return ListenError(f"{place}: it is no address of this machine", hint=hint, param="host")
+        return ListenError(f"{place}: it is not an address of this machine", hint=hint, param="host")
     return ListenError(f"{place}: {error.strerror or error}", param="host")
 
 

@@ -350,6 +350,6 @@ def _number(name: str, text: str, kind: type) -> Any:
         return kind(text)
     except ValueError:
         raise UsageError(
-            f"{name} {text[:40]!r} is no number", hint="a whole number" if kind is int else "a number",
+            f"{name} {text[:40]!r} is not a number", hint="a whole number" if kind is int else "a number",
             param=name.lstrip("-"),
         ) from None  # fmt: skip

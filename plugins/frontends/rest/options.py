@@ -44,8 +44,10 @@ class ServeOptions(Options, frozen=True):
         int, Meta(ge=0, le=1 << 30, description="Most tokens of an answer without a limit; 0 = 8 times the context.")
     ] = 0
     kv_memory: Annotated[str, Meta(description="Memory for keys and values, such as 4G; empty = as needed.")] = ""
-    model_draft: Annotated[str, Meta(description="A small model that guesses ahead for the model.")] = ""
-    draft: Annotated[int, Meta(ge=-1, le=64, description="Most tokens guessed ahead; -1 = what gains, 0 = none.")] = -1
+    model_draft: Annotated[str, Meta(description="A small model for speculative decoding.")] = ""
+    draft: Annotated[
+        int, Meta(ge=-1, le=64, description="Most tokens of speculative decoding in a step; -1 = what gains, 0 = none.")
+    ] = -1
     lora: Annotated[list[str], Meta(description="LoRA adapters to load, with scale 1.")] = []
     lora_scaled: Annotated[list[tuple[str, float]], Meta(description="LoRA adapters to load, with their scales.")] = []
     lora_base: Annotated[str, Meta(description="A model of higher precision for the layers that adapters change.")] = ""
@@ -97,10 +99,10 @@ class ServeOptions(Options, frozen=True):
         Meta(description="none: thoughts stay in the text of answers, with their markers."),
     ] = "auto"
     reasoning_budget: Annotated[
-        int, Meta(ge=-1, le=1 << 30, description="0: models do not think aloud, where their template can say so.")
+        int, Meta(ge=-1, le=1 << 30, description="0: models do not reason, where their template can say so.")
     ] = -1
     reasoning_effort: Annotated[
-        str, Meta(description="How much models think aloud, as their template has it; empty = as the template does.")
+        str, Meta(description="How much models reason, as their template has it; empty = as the template does.")
     ] = ""
     models_dir: Annotated[str, Meta(description="Folder whose GGUF files are models, loaded when asked for.")] = ""
     slot_save_path: Annotated[str, Meta(description="Folder in which prompts are saved by /slots?action=save.")] = ""
@@ -144,7 +146,7 @@ class ServeOptions(Options, frozen=True):
             return quiet | msgspec.json.decode(self.chat_template_kwargs, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise UsageError(
-                f"chat_template_kwargs is no JSON object: {error}", hint='such as {"enable_thinking": false}',
+                f"chat_template_kwargs is not JSON object: {error}", hint='such as {"enable_thinking": false}',
                 param="chat_template_kwargs",
             ) from None  # fmt: skip
 

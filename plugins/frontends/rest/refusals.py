@@ -54,7 +54,7 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
         try:
             super().parse_header(header_plus)
         except ValueError as error:
-            raise waitress.parser.ParsingError(f"The target is no URL: {error}") from None
+            raise waitress.parser.ParsingError(f"The target is not a URL: {error}") from None
 
     def received(self, data: bytes) -> int:
         """Take more bytes; how many of them belong to this request."""

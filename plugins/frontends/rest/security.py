@@ -53,7 +53,7 @@ class Security:
         try:
             length = req.content_length or 0
         except falcon.HTTPInvalidHeader as error:
-            raise UsageError("the header Content-Length is no count of bytes") from error
+            raise UsageError("the header Content-Length is not a count of bytes") from error
         if length > self.body_limit:
             raise TooLargeError(
                 f"the body is too large: {length:,} bytes", found=f"at most {self.body_limit:,} are taken",
@@ -163,7 +163,7 @@ def hostname(netloc: str) -> str | None:
     """The name in "name:port" or "[address]:port", in lower case; None if it has no such form."""
     try:
         parts = urlsplit(f"//{netloc}")
-        _ = parts.port  # raises if it is no number
+        _ = parts.port  # raises if it is not a number
     except ValueError:
         return None
     if parts.username is not None or parts.path or parts.query or parts.fragment or not parts.hostname:

@@ -69,7 +69,7 @@ class StaticFiles:
 
 
 def _is_bad(part: str) -> bool:
-    """Whether a part of a path is hidden, leads upward or is no file name."""
+    """Whether a part of a path is hidden, leads upward or is not a file name."""
     return part.startswith(".") or any(c in part for c in "\\:\0")
 
 

@@ -208,7 +208,7 @@ def parse(
             try:
                 source = msgspec.json.decode(source)
             except msgspec.DecodeError as error:
-                raise UsageError(f"json_schema is no JSON: {error}", param="json_schema") from None
+                raise UsageError(f"json_schema is not JSON: {error}", param="json_schema") from None
         grammar, left_out = schema_to_grammar(source, lenient=lenient)
         notes.left_out += left_out
         return grammar

@@ -164,7 +164,7 @@ class _Reader:
         try:
             return Text(value.encode())
         except UnicodeEncodeError:
-            raise self._error(items[0], "half of a surrogate pair is no character") from None
+            raise self._error(items[0], "half of a surrogate pair is not a character") from None
 
     def on_cls(self, items: list[Any]) -> Node:
         """A class of characters. As in llama.cpp an empty one is the empty text."""
@@ -200,7 +200,7 @@ class _Reader:
             raise self._error(items[0], f"the token {text[:80]} needs the vocabulary of a model")
         ids = self._token_ids(f"<{inside}>")
         if len(ids) != 1:
-            raise self._error(items[0], f"<{inside[:80]}> is no single token of the model: it makes {len(ids)}")
+            raise self._error(items[0], f"<{inside[:80]}> is not a single token of the model: it makes {len(ids)}")
         return Tokens(tuple(ids), negated)
 
     def _ref(self, name: Token) -> Ref:

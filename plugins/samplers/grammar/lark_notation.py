@@ -320,7 +320,7 @@ class _Reader:
             raise self._error(token, f"the token {str(token)[:80]} needs the vocabulary of a model")
         ids = self._token_ids(str(token))
         if len(ids) != 1:
-            raise self._error(token, f"{str(token)[:80]} is no single token of the model: it makes {len(ids)}")
+            raise self._error(token, f"{str(token)[:80]} is not a single token of the model: it makes {len(ids)}")
         return functools.partial(self._terminal, Tokens(tuple(ids), False))
 
     def on_call(self, items: list[Any]) -> Make:
@@ -347,7 +347,7 @@ class _Reader:
 
         value = ESCAPE.sub(resolved, quoted)
         if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
-            raise self._error(token, "half of a surrogate pair is no character")
+            raise self._error(token, "half of a surrogate pair is not a character")
         return value
 
     def _error(self, token: Token, message: str, hint: str = "") -> GrammarError:

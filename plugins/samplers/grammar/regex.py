@@ -271,7 +271,7 @@ class _Parser:
         try:
             return c.encode()
         except UnicodeEncodeError:
-            raise self._error("half of a surrogate pair is no character") from None
+            raise self._error("half of a surrogate pair is not a character") from None
 
     def _error(self, message: str) -> GrammarError:
         return error_at(self.text, self.i, message, kind="expression")

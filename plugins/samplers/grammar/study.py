@@ -69,7 +69,7 @@ class Study:
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
-            return self._verdict(text, error.start, "half of a surrogate pair is no character", "")
+            return self._verdict(text, error.start, "half of a surrogate pair is not a character", "")
         if len(data) > LARGEST_TEXT:
             raise GrammarError(f"the text has {len(data):,} bytes; {LARGEST_TEXT:,} are possible")
         from llamakit import _sampling

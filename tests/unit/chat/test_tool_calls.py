@@ -27,7 +27,7 @@ def read(text, cuts, format):
 
 
 def breaks(text, cuts, format):
-    """Whether a call is no call any more after its name has gone out, which cannot be taken back."""
+    """Whether a call is no longer one after its name has gone out, which cannot be taken back."""
     deltas = [delta for _, deltas in read(text, cuts, format)[1] for delta in deltas]
     return {d.index for d in deltas} != {d.index for d in deltas if d.done}
 

@@ -62,7 +62,7 @@ def test_a_tensor_for_each_expert_is_told_to_be_old(tmp_path):
     path = write(tmp_path / "m.gguf", drop=("blk.0.ffn_gate_exps.weight",), extra=old)
     with open_gguf(path) as file, pytest.raises(ModelFileError) as caught:
         load_model(file)
-    assert "convert it anew" in caught.value.hint
+    assert "convert it again" in caught.value.hint
 
 
 def test_sizes_that_are_no_whole_panels(tmp_path):

@@ -86,7 +86,7 @@ def test_what_is_validated_on_was_never_learned_from(keys, share):
 def test_texts_are_cut_into_windows(tmp_path, encoder):
     (tmp_path / "a.txt").write_text("".join(f"{i:04}" for i in range(250)))
     found = load_dataset(TrainOptions(data=[str(tmp_path / "a.txt")]), encoder, 20)
-    assert len(found.train) + len(found.validation) == 51  # 1,002 tokens, of which one is no target
+    assert len(found.train) + len(found.validation) == 51  # 1,002 tokens, of which one is not a target
     assert len(found.validation) == 3
     assert found.train.loss_tokens + found.validation.loss_tokens == 1001
     windows = found.windows(TrainOptions(), 20)

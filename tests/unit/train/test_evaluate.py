@@ -74,7 +74,7 @@ def test_tokens_that_count_more_or_less_weigh_in_the_mean(base, tmp_path):
 
 
 def test_bytes_are_those_of_the_answers(tmp_path):
-    """Pieces of several bytes, a letter of two; what ends an answer is no text."""
+    """Pieces of several bytes, a letter of two; what ends an answer is not text."""
     answers = ["The fox eats grapes.", " déjà vu", "12"]
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": "q", "completion": text}) for text in answers))

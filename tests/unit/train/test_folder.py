@@ -166,7 +166,7 @@ def test_what_to_do_is_said_as_it_is(tmp_path):
 
 
 def test_half_a_line_of_the_log_is_an_error_and_passed_over(tmp_path):
-    """What a full disk takes of a line is no entry, and the next run cuts it off."""
+    """What a full disk takes of a line is not an entry, and the next run cuts it off."""
 
     class Half:
         def __init__(self, file):

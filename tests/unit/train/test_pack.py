@@ -146,7 +146,7 @@ def test_pieces_without_overlap_make_the_whole(length, n_ctx):
 def test_what_nothing_depends_on_is_cut():
     cut = fit(sample([1, 2, 3, 4, 5], [0, 0, 1, 0, 0]), 10)
     assert cut.tokens.tolist() == [1, 2, 3]
-    assert fit(sample([1, 2, 3], [1, 0, 0]), 10).n_row == 0  # the first token is no target
+    assert fit(sample([1, 2, 3], [1, 0, 0]), 10).n_row == 0  # the first token is not a target
 
 
 def test_the_end_of_a_long_sample_is_kept_behind_its_first_token():

@@ -31,10 +31,10 @@ def test_what_is_given_stays():
 def test_sizes_that_cannot_be_are_refused():
     with pytest.raises(UsageError, match="no model of 100k numbers"):
         choose_shape(ShapeOptions(params="100k"), 4096, 512)
-    with pytest.raises(UsageError, match="--heads 6 is no multiple of 4"):
+    with pytest.raises(UsageError, match="--heads 6 is not a multiple of 4"):
         choose_shape(ShapeOptions(embd=96, layers=2, heads=6, kv_heads=4), 4096, 512)
     for text in ("", "5X", "-3M", "nan", "1e99"):
-        with pytest.raises(UsageError, match="is no size of a model"):
+        with pytest.raises(UsageError, match="is not a size of a model"):
             parse_count(text)
 
 

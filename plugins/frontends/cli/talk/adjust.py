@@ -104,7 +104,7 @@ def lora(talk: Talk, text: str) -> None:
     except ValueError:
         scale = math.nan
     if not math.isfinite(scale):
-        raise UsageError(f"{scale_text!r} is no scale", hint="/lora NAME=0.5")
+        raise UsageError(f"{scale_text!r} is not a scale", hint="/lora NAME=0.5")
     if name not in source.adapters():
         if not Path(name).expanduser().is_file():
             raise UsageError(f"no adapter {name!r}", found=near(name, source.adapters()), hint="/lora FILE loads one")
@@ -128,7 +128,7 @@ def json_schema(talk: Talk, text: str) -> None:
         try:
             msgspec.json.decode(given)
         except msgspec.DecodeError as error:
-            raise UsageError(f"that is no JSON: {error}", hint='/json {"type": "object"}, or /json FILE') from None
+            raise UsageError(f"that is not JSON: {error}", hint='/json {"type": "object"}, or /json FILE') from None
         return given
 
     _constrain(talk, "json_schema", needed(text, "/json SCHEMA|off"), value)

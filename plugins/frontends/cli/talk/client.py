@@ -41,7 +41,7 @@ class Client:
         except ValueError:
             port = -1
         if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-            raise UsageError(f"{url!r} is no address of a server", hint="--url http://127.0.0.1:8080", param="url")
+            raise UsageError(f"{url!r} is not an address of a server", hint="--url http://127.0.0.1:8080", param="url")
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise UsageError("the API key has characters that a header cannot hold", param="api_key")
         self.url, self.host, self.port = url, parts.hostname, port

@@ -125,7 +125,7 @@ class Local(Source):
         from llamakit.models import load_model
 
         path = Path(name).expanduser()
-        with open_gguf(path) as file:  # a file that is no model is refused before anything is closed
+        with open_gguf(path) as file:  # a file that is not a model is refused before anything is closed
             load_model(file)
         self._reopen(str(path), lora=())
         return self.title

@@ -185,7 +185,7 @@ class Remote(Source):
     def add_adapter(self, file: str) -> str:
         """Not from here."""
         raise UsageError(
-            f"{file} is no adapter of the server", found=near(file, self.adapters()),
+            f"{file} is not an adapter of the server", found=near(file, self.adapters()),
             hint="adapters are loaded where the server runs: llamakit serve --lora FILE",
         )  # fmt: skip
 

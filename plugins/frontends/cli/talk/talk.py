@@ -79,7 +79,7 @@ class Talk:
         return self.terminal.ask(f"forget {n} messages that are not saved?")
 
     def forget(self) -> None:
-        """Begin anew, with the same system prompt."""
+        """Begin again, with the same system prompt."""
         self.conversation = Conversation(system=self.conversation.system)
         self.chosen, self.sent, self.file, self.n_left_out = [], None, None, 0
 

@@ -47,7 +47,7 @@ def undo(talk: Talk, text: str) -> None:
 
 
 def edit(talk: Talk, text: str) -> None:
-    """Write a message in an editor: a new one, or an old one anew."""
+    """Write a message in an editor: a new one, or an old one again."""
     import click
 
     if not talk.terminal.reads:
@@ -130,7 +130,7 @@ COMMANDS = (
     Command(name="continue", summary="go on with the last answer", run=go_on,
             detail="After Ctrl-C, a limit of tokens or a lost connection; the new text is put at its end."),
     Command(name="undo", usage="[N]", summary="take back the last turn, or N turns", run=undo),
-    Command(name="edit", usage="[TURN]", summary="write in $EDITOR: a message, or that turn anew", run=edit,
+    Command(name="edit", usage="[TURN]", summary="write in $EDITOR: a message, or that turn again", run=edit,
             detail="Turns are counted as /context shows them; the conversation goes on from the edited one."),
     Command(name="branch", usage="[N]", summary="keep this turn and try another; N: go to branch N", run=branch,
             detail="Steps back before your last message, which stands at the prompt to be changed."),

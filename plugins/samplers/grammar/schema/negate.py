@@ -31,7 +31,7 @@ class CannotNegateError(Exception):
 
 
 def negate(schema: Any, resolve: Callable[[str], Any], depth: int = 0) -> Schema | bool:
-    """A schema of values that `schema` does not describe: all of them, but for numbers that are no integers."""
+    """A schema of values that `schema` does not describe: all of them, but for numbers that are not integers."""
     if isinstance(schema, bool):
         return not schema
     if not isinstance(schema, dict) or depth > DEEPEST:

@@ -110,7 +110,7 @@ def _multiples(n: int, places: int = 0) -> DFA:
 
 
 def multiples(lo: Decimal | None, hi: Decimal | None, step: Decimal, *, open_lo: bool, open_hi: bool) -> Node:
-    """Decimals within bounds that are multiples of a step that is no integer, with as many places as it has."""
+    """Decimals within bounds that are multiples of a step that is not an integer, with as many places as it has."""
     places = -int(step.normalize().as_tuple().exponent)
     unit = int(step.scaleb(places))
     if places > MOST_DIGITS or unit * (places + 2) > MOST_MULTIPLE:

@@ -51,7 +51,7 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the model thinks aloud: enabled, adaptive or disabled."""
+    """Whether the model reasons before it answers: enabled, adaptive or disabled."""
 
     type: str
     budget_tokens: int | None = None
@@ -170,7 +170,7 @@ def skipped(fields: CountBody) -> tuple[str, ...]:
 
 
 def _document(block: dict[str, Any]) -> str | None:
-    """The text of a document; None for one that is no text."""
+    """The text of a document; None for one that is not text."""
     source = block.get("source")
     if not isinstance(source, dict):
         return None
@@ -199,7 +199,7 @@ def _result(block: dict[str, Any], where: str) -> dict[str, Any]:
 def _call(block: dict[str, Any], where: str) -> dict[str, Any]:
     name, arguments = block.get("name"), block.get("input", {})
     if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise UsageError(f"a tool_use in {where} has no name, or an input that is no object", param="messages")
+        raise UsageError(f"a tool_use in {where} has no name, or an input that is not an object", param="messages")
     return {
         "id": str(block.get("id", "")), "type": "function", "function": {"name": name, "arguments": arguments}
     }  # fmt: skip

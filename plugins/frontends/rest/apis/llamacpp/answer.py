@@ -247,7 +247,7 @@ class Answers(Writer):
         return {"id": token, "token": data.decode("utf-8", "replace"), "bytes": list(data), "logprob": logprob}
 
     def token_text(self, token: int) -> str:
-        """A token's text; one that is no whole character is shown by its bytes."""
+        """A token's text; one that is not a whole character is shown by its bytes."""
         data = self.tokenizer.piece(token, special=False)
         try:
             return data.decode()

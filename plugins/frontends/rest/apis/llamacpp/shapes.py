@@ -80,7 +80,7 @@ Completions = CompletionAnswer | list[CompletionAnswer]  # a list where `n` asks
 
 
 class TokenPiece(Struct, frozen=True):
-    """A token and its text, or its bytes where they are no whole text."""
+    """A token and its text, or its bytes where they are not a whole text."""
 
     id: int
     piece: str | list[int]

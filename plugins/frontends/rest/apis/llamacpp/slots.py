@@ -151,8 +151,10 @@ def _number(id: str, n: int) -> int:
 
 
 def _check_overwriting(file: Path) -> None:
-    """Refuse to write over what is there and is no saved slot."""
+    """Refuse to write over what is there and is not a saved slot."""
     from llamakit.engine.session_file import is_saved
 
     if file.exists() and not is_saved(file):
-        raise UsageError(f"{file.name!r} is there already, and is no saved slot", hint="another name", param="filename")
+        raise UsageError(
+            f"{file.name!r} is there already, and is not a saved slot", hint="another name", param="filename"
+        )

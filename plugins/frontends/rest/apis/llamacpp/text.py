@@ -156,7 +156,7 @@ def with_pieces(tokenizer: Tokenizer, tokens: list[int]) -> bytes:
 
 
 def piece(tokenizer: Tokenizer, token: int) -> str | list[int]:
-    """A token's text; the list of its bytes where it is no whole text."""
+    """A token's text; the list of its bytes where it is not a whole text."""
     data = tokenizer.piece(token)
     try:
         return data.decode()

@@ -71,7 +71,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: Annotated[
         int | float | str | None, Meta(description="0 unloads the model; else models stay as --idle-unload says.")
     ] = None
-    think: Annotated[Think | None, Meta(description="Whether the model thinks aloud.")] = None
+    think: Annotated[Think | None, Meta(description="Whether the model reasons before it answers.")] = None
     shift: Annotated[bool, Meta(description="Drop the oldest tokens when the context is full.")] = False
     truncate: Annotated[bool, Meta(description="Cut the middle of a prompt that is too long.")] = False
     logprobs: Annotated[bool, Meta(description="Give the logarithm of each token's probability.")] = False
@@ -161,7 +161,7 @@ def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
     if message.get("images"):
         raise UsageError(f"the images of {where} cannot be read", hint="text only", param="messages")
     if not isinstance(content, str | None):
-        raise UsageError(f"the content of {where} is no text", param="messages")
+        raise UsageError(f"the content of {where} is not text", param="messages")
     found: dict[str, Any] = {"role": role, "content": content or ""}
     if isinstance(message.get("thinking"), str):
         found["reasoning_content"] = message["thinking"]

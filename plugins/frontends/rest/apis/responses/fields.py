@@ -19,7 +19,7 @@ LARGEST = (1 << 31) - 1
 
 
 class Reasoning(msgspec.Struct, frozen=True):
-    """How much the model thinks aloud, for its template; none = off."""
+    """How much the model reasons, for its template; none = off."""
 
     effort: str | None = None
 

@@ -11,7 +11,7 @@ ENDINGS = (".gguf", ".bin")
 
 
 class AdapterFolder:
-    """The adapters in a folder; "" means that there is none. It is read anew each time."""
+    """The adapters in a folder; "" means that there is none. It is read again each time."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder) if folder else None

@@ -82,7 +82,7 @@ class Load(Models):
     on_get = None  # type: ignore[assignment]
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Load a model and wait for it; tries anew what could not be loaded before."""
+        """Load a model and wait for it; what could not be loaded before is tried again."""
         body = read(req, ModelBody, self.state, sampling=False)
         tell_ignored(resp, body.ignored)
         before = self.state.pool.info(body.fields.model).loaded

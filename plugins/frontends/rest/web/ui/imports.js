@@ -68,7 +68,7 @@ function pick(source, names, wanted) {
 /** `{conv: {id, name, currNode}, messages: [{id, convId, parent, role, content}]}` */
 function readLlamaCpp(entry, result) {
   attempt(result, string(entry?.conv?.name, 60), () => {
-    if (!isObject(entry?.conv) || !Array.isArray(entry.messages)) throw new Error("it is no conversation");
+    if (!isObject(entry?.conv) || !Array.isArray(entry.messages)) throw new Error("it is not a conversation");
     const systems = entry.messages.filter((message) => message?.role === "system" && string(message.content));
     const key = (value) => (value === null || value === undefined ? null : `lc-${String(value).replace(/[^\w-]/g, "").slice(0, 60)}`);
     const roots = new Map(entry.messages.filter((message) => !ROLES.has(message?.role)).map((message) => [key(message?.id), key(message?.parent)]));
