@@ -229,7 +229,7 @@ def check_head(file: GGUFFile, architecture: str | None = None) -> float:
     )
     if kind != "adapter":
         raise ModelFileError(
-            f"{path} is {'a training checkpoint' if trained else 'no adapter'}",
+            f"{path} is {'a training checkpoint' if trained else 'not an adapter'}",
             found=f"general.type is {kind!r}" if kind else "it does not say that it is one (general.type)",
             hint=f"llamakit lora import {path} -m BASE.gguf -o adapter.gguf" if trained else "",
         )

@@ -65,7 +65,7 @@ class Shape(Options, frozen=True):
 
     @property
     def n_parameter(self) -> int:
-        """How many numbers it has."""
+        """How many parameters it has."""
         return sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in self.tensors.values())
 
 
@@ -111,7 +111,7 @@ def choose_shape(options: ShapeOptions, n_vocab: int, n_ctx: int) -> Shape:
         raise fault
     if not wanted / FARTHEST <= best.n_parameter <= wanted * FARTHEST:
         raise UsageError(
-            f"no model of {options.params} numbers has the shape that is asked for",
+            f"no model of {options.params} parameters has the shape that is asked for",
             found=f"the nearest has {best.n_parameter:,}, {n_vocab * best.n_embd:,} of them for {n_vocab:,} tokens",
             hint="another --params, or a smaller vocabulary", param="params",
         )  # fmt: skip

@@ -192,7 +192,7 @@ def test_options_are_checked_and_reset(talk, capsys):
         ("/copy", "no answer"), ("/copy x", "/copy code"), ("/probs", "no probabilities"), ("/probs 0", "1 to 20"),
         ("/prompt", "nothing was sent"), ("/stats", "nothing was"),
         ("/grammar x.gbnf", "no sampler that takes 'grammar' is installed"), ("/json {}", "no sampler that takes"),
-        ("/lora fary", "fairy is nearest"), ("/lora fairy=x", "no scale"), ("/lora fairy=nan", "no scale"),
+        ("/lora fary", "fairy is nearest"), ("/lora fairy=x", "not a scale"), ("/lora fairy=nan", "not a scale"),
         ("/help nothing", "no command"), ("/edit", "terminal"), ("/", "no command"), ("/ set", "no command"),
     ],
 )  # fmt: skip
@@ -211,7 +211,7 @@ def test_constraints_are_options_where_a_sampler_takes_them(talk, capsys, tmp_pa
     run(talk, capsys, '/json {"type": "object"}')
     assert talk.settings.values["json_schema"] == {"type": "object"}
     assert "grammar" not in talk.settings.values
-    with pytest.raises(UsageError, match="no JSON"):
+    with pytest.raises(UsageError, match="not JSON"):
         run(talk, capsys, "/json {")
     run(talk, capsys, "/json off")
     assert "json_schema" not in talk.settings.values

@@ -197,7 +197,7 @@ def test_an_event_may_be_cut_anywhere(raw_server):
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:port", "http://x:99999999"])
 def test_an_address_that_is_none_is_named(url):
-    with pytest.raises(UsageError, match="no address"):
+    with pytest.raises(UsageError, match="not an address"):
         Client(url, None)
 
 

@@ -114,4 +114,4 @@ def test_json_schema_to_grammar_as_scripts_of_2023_call_it(tmp_path, capsys):
     file.write_text("{nothing")
     for order in ((), ("--prop-order", "a")):
         assert run(["json-schema-to-grammar", str(file), *order]) == 2
-        assert "no JSON" in capsys.readouterr().err
+        assert "not JSON" in capsys.readouterr().err

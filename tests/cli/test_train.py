@@ -133,7 +133,7 @@ def test_the_vocabulary_leaves_out_what_looks_like_a_control_token(capsys, tmp_p
     [
         (["--embd", 17], "--embd 17 is not a multiple of 4"),
         (["--params", "big", "--layers", 0], "--params 'big' is not a size of a model"),
-        (["--params", "1k", "--layers", 0, "--embd", 0], "no model of 1k numbers"),
+        (["--params", "1k", "--layers", 0, "--embd", 0], "no model of 1k parameters"),
         (["--vocab-size", 100], "no room for pieces"),
         (["--vocab-size", 100000], "no vocabulary of 100000 tokens"),
         (["--vocab", "missing.gguf"], "missing.gguf"),

@@ -158,7 +158,7 @@ def test_a_long_prompt_is_an_error_unless_it_may_be_cut(server):
         ("/api/generate", {"prompt": "x", "images": ["aaaa"]}, "images cannot be read"),
         ("/api/chat", {"messages": [{"role": "king", "content": "x"}]}, "the role of message 1"),
         ("/api/chat", {"messages": [{"role": "user", "content": "x", "images": ["a"]}]}, "images"),
-        ("/api/chat", {"messages": [{"role": "user", "content": ["x"]}]}, "no text"),
+        ("/api/chat", {"messages": [{"role": "user", "content": ["x"]}]}, "not text"),
         ("/api/chat", {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "no function with a name"),
         ("/api/embed", {"input": ["a", ""]}, "input[1] is empty"),
         ("/api/embed", {"input": "a", "dimensions": 3}, "dimensions is 3"),

@@ -147,7 +147,7 @@ def test_what_cannot_be(slotted_module, small_model):
     assert "not a saved session" in error["found"]
     assert str(folder) not in json.dumps(error)
     before = (folder / "model.gguf").read_bytes()
-    assert "no saved slot" in act(server, 0, "save", 400, filename="model.gguf")["message"]
+    assert "not a saved slot" in act(server, 0, "save", 400, filename="model.gguf")["message"]
     assert (folder / "model.gguf").read_bytes() == before
     (folder / "folder").mkdir()
     act(server, 0, "save", 400, filename="folder")

@@ -147,7 +147,7 @@ def test_forced_tokens_that_are_none(service, tokens):
     use(service, bad=bad_sampler("forced", lambda: tokens, after=1))
     found = unharmed(service, request(samplers=("bad",)))
     assert isinstance(found, PluginError)
-    assert "no token of the vocabulary" in found.message
+    assert "not a token of the vocabulary" in found.message
 
 
 def test_more_forced_tokens_than_were_asked_for(service):

@@ -189,7 +189,7 @@ def _decoded(data: bytes, place: Place) -> Any:
         if "utf-8" in reason.lower():
             return _not_utf8(place, _first_odd(data))
         found = data[:SHOWN].decode("utf-8", "replace") + ("..." if len(data) > SHOWN else "")
-        return DataError(f"{place}: this is no JSON: {reason}", found=found, param="data")
+        return DataError(f"{place}: this is not JSON: {reason}", found=found, param="data")
 
 
 def _first_odd(data: bytes) -> int | None:
@@ -203,7 +203,7 @@ def _first_odd(data: bytes) -> int | None:
 
 def _not_utf8(place: Place, byte: int | None) -> DataError:
     found = f"the byte 0x{byte:02x}" if byte is not None else ""
-    return DataError(f"{place}: this is no text in UTF-8", found=found, hint="iconv -f LATIN1 -t UTF-8", param="data")
+    return DataError(f"{place}: this is not text in UTF-8", found=found, hint="iconv -f LATIN1 -t UTF-8", param="data")
 
 
 def _object(value: Any, place: Place) -> Any:

@@ -98,7 +98,7 @@ def _json(text: str, where: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise DataError(f"{where}: this is no JSON: {error}", found=shown(text), param="data") from None
+        raise DataError(f"{where}: this is not JSON: {error}", found=shown(text), param="data") from None
 
 
 def shown(value: Any) -> str:

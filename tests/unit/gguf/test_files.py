@@ -126,7 +126,7 @@ def test_a_value_that_its_type_cannot_hold_is_refused(tmp_path, arguments, messa
 @pytest.mark.parametrize(
     ("type_", "shape", "n", "message"),
     [
-        (GGMLType.Q8_0, (1, 40), 34, "no multiple of Q8_0's 32"),
+        (GGMLType.Q8_0, (1, 40), 34, "not a multiple of Q8_0's 32"),
         (GGMLType.F32, (1, 1, 1, 1, 1), 4, "1 to 4 sizes"),
         (GGMLType.F32, (0, 4), 0, "at least 1"),
         (GGMLType.F32, (4,), 20, "takes 16 bytes, 20 are given"),

@@ -102,7 +102,7 @@ def test_errors_of_the_whole(text, message):
 def test_tokens_of_a_vocabulary():
     grammar = parse_gbnf('root ::= <[5]> !<think> "x"', token_ids=lambda text: [7] if text == "<think>" else [1, 2])
     assert network(grammar).n_state > 3
-    with pytest.raises(GrammarError, match="no single token"):
+    with pytest.raises(GrammarError, match="not a single token"):
         parse_gbnf("root ::= <other>", token_ids=lambda text: [1, 2])
 
 

@@ -171,7 +171,7 @@ REFUSED = {
     "'model.layers.0.self_attn.q_proj' is 1000": {"lora_alpha": 10**400},  # more than a float can hold
     "'model.layers.0.self_attn.q_proj' is null": {"alpha_pattern": {"q_proj": math.nan}},
     "more than a name of modules": {"alpha_pattern": {"(a+)+b": 3}},
-    "no regular expression": {"rank_pattern": {"(q_proj": 3}},
+    "not a regular expression": {"rank_pattern": {"(q_proj": 3}},
     "names and values": {"rank_pattern": [1]},
     "repeated layers": {"layer_replication": [[0, 1]]},
     "lie transposed": {"fan_in_fan_out": True},
@@ -193,7 +193,7 @@ WEIGHTS = {
     "'model.layers.0.mlp.act'": {f"{L0}.mlp.act.lora_A.weight": ONES, f"{L0}.mlp.act.lora_B.weight": ONES.T},
     "has no matrix lora_B": {f"{L0}.self_attn.q_proj.lora_A.weight": ONES},
     "which is no part of a LoRA": {f"{L0}.self_attn.q_proj.bias": ONES},
-    "no pair of one rank": {f"{L0}.self_attn.q_proj.lora_A.weight": ONES, f"{L0}.self_attn.q_proj.lora_B.weight": ONES},
+    "not a pair of one rank": {f"{L0}.self_attn.q_proj.lora_A.weight": ONES, f"{L0}.self_attn.q_proj.lora_B.weight": ONES},
     "not (48, 32)": {"base_model.model.lm_head.base_layer.weight": ONES},
     "two adapters": {f"{L0}.mlp.up_proj.lora_A.weight": ONES, f"{L0}.mlp.up_proj.lora_A.default.weight": ONES},
 }  # fmt: skip

@@ -59,7 +59,7 @@ def test_a_gguf_adapter_that_does_not_fit(tmp_path, model, what):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"general.type": "model"}, "no adapter"),
+        ({"general.type": "model"}, "not an adapter"),
         ({"general.type": "model", "training.type": "finetune_lora"}, "training checkpoint"),
         ({"adapter.type": "control_vector"}, "control_vector"),
         ({"general.architecture": "qwen2"}, "'qwen2'"),

@@ -81,17 +81,17 @@ def test_places_tell_how_far_it_is(tmp_path, name, data):
 
 
 @pytest.mark.parametrize(("line", "what"), [
-    (b'{"prompt": "a", ', "no JSON"),
-    (b'{"prompt": "a"} extra', "no JSON"),
-    (b"{'prompt': 'a'}", "no JSON"),
-    (b'{"prompt": NaN}', "no JSON"),
-    (b'{"prompt": "\\ud800"}', "no JSON"),
-    (b'{"prompt": "caf\xe9"}', "no text in UTF-8"),
+    (b'{"prompt": "a", ', "not JSON"),
+    (b'{"prompt": "a"} extra', "not JSON"),
+    (b"{'prompt': 'a'}", "not JSON"),
+    (b'{"prompt": NaN}', "not JSON"),
+    (b'{"prompt": "\\ud800"}', "not JSON"),
+    (b'{"prompt": "caf\xe9"}', "not text in UTF-8"),
     (b"[1, 2]", "a record is a JSON object"),
     (b'"text"', "a record is a JSON object"),
     (b"5", "a record is a JSON object"),
     (b"null", "a record is a JSON object"),
-    (b"[" * 100_000, "no JSON"),
+    (b"[" * 100_000, "not JSON"),
 ])  # fmt: skip
 def test_a_bad_line_is_named_and_the_others_are_read(tmp_path, line, what):
     path = written(tmp_path, "a.jsonl", LINE.encode() + b"\n\n" + line + b"\n" + LINE.encode())
@@ -105,7 +105,7 @@ def test_a_bad_line_is_named_and_the_others_are_read(tmp_path, line, what):
 
 @pytest.mark.parametrize(("name", "data", "what"), [
     ("a.txt", "hello".encode("utf-16"), "UTF-16"),
-    ("a.jsonl", LINE.encode("utf-16-be"), "no text"),
+    ("a.jsonl", LINE.encode("utf-16-be"), "not text"),
     ("a.txt", b"GGUF\3\0\0\0", "GGUF model"),
     ("a.jsonl", b"PK\x03\x04\0\0", "zip archive"),
     ("a.parquet", b"PAR1\0\0", "Parquet"),

@@ -29,7 +29,7 @@ def test_what_is_given_stays():
 
 
 def test_sizes_that_cannot_be_are_refused():
-    with pytest.raises(UsageError, match="no model of 100k numbers"):
+    with pytest.raises(UsageError, match="no model of 100k parameters"):
         choose_shape(ShapeOptions(params="100k"), 4096, 512)
     with pytest.raises(UsageError, match="--heads 6 is not a multiple of 4"):
         choose_shape(ShapeOptions(embd=96, layers=2, heads=6, kv_heads=4), 4096, 512)

@@ -369,6 +369,6 @@ def test_a_checkpoint_tells_what_it_is(base, data, tmp_path):
     head = checkpoint.read_head(path)
     assert head.progress.step == 6
     assert head.options.rank == 2
-    with pytest.raises(ModelFileError, match="no checkpoint of llamakit finetune"):
+    with pytest.raises(ModelFileError, match="not a checkpoint of llamakit finetune"):
         checkpoint.read_head(base)
     assert msgspec.json.decode(msgspec.json.encode(head), type=checkpoint.Checkpoint) == head
