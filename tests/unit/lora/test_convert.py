@@ -193,7 +193,10 @@ WEIGHTS = {
     "'model.layers.0.mlp.act'": {f"{L0}.mlp.act.lora_A.weight": ONES, f"{L0}.mlp.act.lora_B.weight": ONES.T},
     "has no matrix lora_B": {f"{L0}.self_attn.q_proj.lora_A.weight": ONES},
     "which is no part of a LoRA": {f"{L0}.self_attn.q_proj.bias": ONES},
-    "not a pair of one rank": {f"{L0}.self_attn.q_proj.lora_A.weight": ONES, f"{L0}.self_attn.q_proj.lora_B.weight": ONES},
+    "not a pair of one rank": {
+        f"{L0}.self_attn.q_proj.lora_A.weight": ONES,
+        f"{L0}.self_attn.q_proj.lora_B.weight": ONES,
+    },
     "not (48, 32)": {"base_model.model.lm_head.base_layer.weight": ONES},
     "two adapters": {f"{L0}.mlp.up_proj.lora_A.weight": ONES, f"{L0}.mlp.up_proj.lora_A.default.weight": ONES},
 }  # fmt: skip
