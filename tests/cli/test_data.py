@@ -115,7 +115,7 @@ def test_bad_lines_are_all_told_and_the_exit_code_is_1(capsys, model, tmp_path):
     data = write(tmp_path / "a.jsonl", ["{", *[{"prompt": "x", "completion": "y"}] * 2, '{"a": 1}', *["nonsense"] * 20])
     code, out = checked(capsys, data, "-m", model)
     assert code == 1
-    assert "line 1: this is no JSON" in out
+    assert "line 1: this is not JSON" in out
     assert "line 4: no record of a known kind" in out
     assert "and 12 more that cannot be read" in out
     code, out = checked(capsys, data, "-m", model, "--json")
