@@ -24,7 +24,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "chat": "Talk to a model in the terminal.",
         "generate": "Write text from a prompt; only the text goes to stdout.",
         "serve": "Answer many clients at once: a web page and REST APIs.",
-        "embed": "Turn texts into vectors.",
+        "embed": "Turn texts into embeddings.",
         "tokenize": "Show a text as tokens; detokenize goes back.",
         "detokenize": "Show tokens as text.",
     },

@@ -57,7 +57,7 @@ def without_effect(settings: Settings, backend: str, gpu: bool) -> str:
         if device:
             found.append(f"--device {device} says where layers run: {does}")
         elif not gpu:
-            found.append(f"no GPU is used (backend {backend}): all layers run on the CPU, and {does}")
+            found.append(f"all run on the CPU (backend {backend}): {does} without a GPU")
     if settings.split.strip() and (not device or len(parse_devices(device)) == 1):
         found.append(f"--split {settings.split} does nothing without several devices (--device)")
     return "; ".join(found)

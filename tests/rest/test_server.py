@@ -80,7 +80,7 @@ def test_start_answer_and_stop(small_model):
     with Process("-m", small_model, "--port", "0", "-v", "-c", "256", "--n-gpu-layers", "9", "-np", "4") as server:
         server.wait_for("Ctrl-C stops")
         shown = "\n".join(server.lines)
-        assert "layers    no GPU is used (backend cpu): all layers run on the CPU" in shown
+        assert "layers    all run on the CPU (backend cpu): -ngl 9 does nothing without a GPU" in shown
         assert re.search(r"^model     \S.*llama, context 256\nbackend   cpu", shown, re.MULTILINE)
         assert re.search(r"^memory    .* weights, .* KV \(4 sequences, f16\), .* free$", shown, re.MULTILINE)
         assert re.search(r"^samplers  \d+", shown, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""`llamakit embed`: texts to vectors."""
+"""`llamakit embed`: texts to embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def embed(
     texts: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Turn TEXTS into vectors, one line each.
+    """Turn TEXTS into embeddings, one line each.
 
     \b
     llamakit embed -m model.gguf "a cat" "a dog"

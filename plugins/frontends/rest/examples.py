@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 TAGS = {
-    "llamacpp": "Completions, tokens and vectors, as llama.cpp's server has had them since 2023.",
+    "llamacpp": "Completions, tokens and embeddings, as llama.cpp's server has had them since 2023.",
     "openai": "OpenAI's API: models, completions, chat, embeddings, responses.",
     "anthropic": "Anthropic's API: messages.",
     "ollama": "Ollama's API.",

@@ -159,7 +159,7 @@ def test_a_gpu_onto_which_no_layer_fits_is_left_alone(small_model, registry, mon
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"gpu_layers": 5}, "no GPU is used (backend cpu): all layers run on the CPU, and -ngl 5 does nothing"),
+        ({"gpu_layers": 5}, "all run on the CPU (backend cpu): -ngl 5 does nothing without a GPU"),
         ({"main_gpu": 3, "tensor_split": "1,2"}, "--main-gpu 3, --tensor-split 1,2 do nothing"),
         ({"split": "1,2"}, "--split 1,2 does nothing without several devices (--device)"),
         ({"split": "1", "device": "cpu"}, "--split 1 does nothing without several devices (--device)"),
