@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from llamakit.plugins.frontends.rest.keys import read_keys
-from llamakit.plugins.frontends.rest.listen import listen
+from llamakit.plugins.frontends.rest.listen import listen_on
 from llamakit.plugins.frontends.rest.options import ServeOptions
 from llamakit.plugins.frontends.rest.server import Server
 from llamakit.plugins.frontends.rest.startup import make_state
@@ -26,7 +26,7 @@ class Client:
 
     def __init__(self, server):
         self.server, self.state, self.url = server, server.state, server.url
-        self.host, self.port = server.sock.getsockname()[:2]
+        self.host, self.port = server.socks[0].getsockname()[:2]
 
     def request(self, method, path, body=None, headers=None):
         """(status, headers, bytes). A `body` that is not bytes is sent as JSON."""
@@ -85,16 +85,18 @@ class Client:
 @contextmanager
 def running(models, settings=None, wait=True, tls=None, **options):
     """A server with `models` (name -> file); `options` are fields of ServeOptions, `settings` those of a Session."""
+    options.setdefault("host", "127.0.0.1")
     made = build_options(ServeOptions, {"parallel": 8, "queue": 64} | options)
     keys = read_keys(made)
-    sock = listen("127.0.0.1", 0)
+    socks = listen_on(made.hosts, 0)
     merged = {"backend": "cpu", "threads": 2, "n_seq": made.parallel, "max_queue": made.queue}
     merged |= {"max_predict": made.max_predict} | (settings or {})
     try:
         state = make_state(made, Registry.discover(), models, merged, keys)
-        server = Server(state, sock, keys, tls)
+        server = Server(state, socks[0], keys, tls, socks[1:])
     except BaseException:
-        sock.close()
+        for sock in socks:
+            sock.close()
         raise
     server.start()
     try:

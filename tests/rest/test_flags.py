@@ -152,7 +152,7 @@ def whole(*args):
         ("-ngl all -t -1 -np -1 --numa distribute", {"gpu_layers": 9999}), ("-ngl auto -np 3", {"frontend.rest.parallel": 3}),
         ("--lora-scaled a:0.5,b:2", {"frontend.rest.lora_scaled": [("a", 0.5), ("b", 2.0)]}),
         ("--lora-scaled a 0.5", {"frontend.rest.lora_scaled": [("a", 0.5)]}),
-        ("--host 127.0.0.1,::1", {"frontend.rest.host": "127.0.0.1"}),
+        ("--host 127.0.0.1,::1", {"frontend.rest.host": "127.0.0.1,::1"}),
         ("--api-key a,b --api-key c", {"frontend.rest.api_key": ["a", "b", "c"]}),
         ("--cors-origins http://a,http://b", {"frontend.rest.cors": ["http://a", "http://b"]}),
         ("--cors-origins localhost",

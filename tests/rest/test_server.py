@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack, suppress
 
 import pytest
-from llamakit.plugins.frontends.rest.listen import ListenError, listen, url_of
+from llamakit.plugins.frontends.rest.listen import ListenError, listen, listen_on, url_of
 
 from llamakit.errors import UsageError
 
@@ -241,6 +241,40 @@ def test_listen():
     sock.close()
     with pytest.raises(UsageError):
         listen("bad..name", 0)
+
+
+def test_several_addresses_are_one_server(serve):
+    """127.0.0.0/8 is this machine's own on Linux."""
+    try:
+        server = serve(host="127.0.0.1,127.0.0.2,localhost", connections_per_address=3)
+    except ListenError:
+        pytest.skip("this system has one loopback address only")
+    hosts = ("127.0.0.1", "127.0.0.2")
+    assert server.server.urls == [f"http://{host}:{server.port}" for host in hosts]
+    for host in hosts:
+        connection = http.client.HTTPConnection(host, server.port, timeout=60)
+        connection.request("POST", "/completion", json.dumps({"prompt": "Once", "n_predict": 3}))
+        assert json.loads(connection.getresponse().read())["tokens_predicted"] == 3
+        connection.close()
+    server.server.stop()
+    for host in hosts:
+        with pytest.raises(OSError):
+            socket.create_connection((host, server.port), timeout=5)
+
+
+def test_one_address_of_several_that_cannot_be_had_leaves_none():
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ListenError):
+            listen_on(["127.0.0.1", "127.0.0.2"], port)
+        listen("127.0.0.1", port).close()
+
+
+def test_all_addresses_cover_each_of_them():
+    socks = listen_on(["127.0.0.1", "0.0.0.0", "localhost"], 0)
+    assert [sock.getsockname()[0] for sock in socks] == ["0.0.0.0"]
+    for sock in socks:
+        sock.close()
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")

@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -57,6 +58,18 @@ def test_answers_and_streams(secure, pem):
     data = connection.getresponse().read()
     assert json.loads(data.split(b"data: ")[-1])["tokens_predicted"] == 200
     connection.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one loopback address only")
+def test_several_addresses(serve, pem):
+    server = serve(tls=make_context(*map(str, pem)), host="127.0.0.1,127.0.0.2")
+    unnamed = ssl.create_default_context(cafile=pem[0])
+    unnamed.check_hostname = False  # the certificate has the first address only
+    for host in ("127.0.0.1", "127.0.0.2"):
+        connection = http.client.HTTPSConnection(host, server.port, timeout=20, context=unnamed)
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+        connection.close()
 
 
 def test_without_a_key_and_from_elsewhere_it_is_refused(secure, pem):

@@ -165,8 +165,9 @@ def test_this_machine_needs_no_key(host):
 def test_a_public_server_without_a_key_does_not_start(small_model, capsys):
     from llamakit import cli
 
-    assert cli.run(["serve", "-m", str(small_model), "--host", "0.0.0.0", "--port", "0"]) == 2
-    assert "without an API key" in capsys.readouterr().err
+    for host in ("0.0.0.0", "127.0.0.1,0.0.0.0"):
+        assert cli.run(["serve", "-m", str(small_model), "--host", host, "--port", "0"]) == 2
+        assert "without an API key" in capsys.readouterr().err
 
 
 def test_the_host_header_is_checked_on_any_address(small_model, serving, tmp_path):

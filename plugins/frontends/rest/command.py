@@ -84,7 +84,7 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     from llamakit.plugins.frontends.rest import startup
     from llamakit.plugins.frontends.rest.body import checked_sampling
     from llamakit.plugins.frontends.rest.keys import read_keys
-    from llamakit.plugins.frontends.rest.listen import listen
+    from llamakit.plugins.frontends.rest.listen import listen_on
     from llamakit.plugins.frontends.rest.logs import set_up
     from llamakit.plugins.frontends.rest.server import STALL_SECONDS, Server
     from llamakit.plugins.frontends.rest.tls import make_context
@@ -98,18 +98,21 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     models = startup.models_of(config, options)
     settings = startup.settings_of(config, options, registry, len(models))
     tls = make_context(options.ssl_cert_file, options.ssl_key_file) if startup.wants_tls(options) else None
-    sock = listen(options.host, options.port, min(options.timeout, STALL_SECONDS))
+    socks = listen_on(options.hosts, options.port, min(options.timeout, STALL_SECONDS))
     try:
-        startup.check_public(sock.getsockname()[0], options, keys)
+        for each in socks:
+            startup.check_public(each.getsockname()[0], options, keys)
     except UsageError:
-        sock.close()
+        for each in socks:
+            each.close()
         raise
-    for text in [*notes, *startup.origins_of(config), *startup.warnings_of(options, sock.getsockname()[0], keys)]:
+    unwise = [text for each in socks for text in startup.warnings_of(options, each.getsockname()[0], keys)]
+    for text in dict.fromkeys([*notes, *startup.origins_of(config), *unwise]):
         startup.warn(text, options)
     state = startup.make_state(options, registry, models, settings, keys)
     state.sampling = checked_sampling(registry, config.changed("sampling"))
     state.defaults = startup.defaults_of(config, options)
-    server = Server(state, sock, keys, tls)
+    server = Server(state, socks[0], keys, tls, socks[1:])
     return _Run(server, state, options).run()
 
 
@@ -163,7 +166,7 @@ class _Run:
                     startup.warn(f"--mlock: the memory cannot be locked: {why}", self.options)
                 with suppress(LlamaKitError):  # who chats is told what is wrong with it
                     session.chat_template  # noqa: B018 - starts the process that renders it
-                lines = startup.lines_of(session, self.state, self.server.url, time.perf_counter() - began)
+                lines = startup.lines_of(session, self.state, self.server.urls, time.perf_counter() - began)
             if self.options.log_format == "json":
                 from llamakit.plugins.frontends.rest.app import log
 

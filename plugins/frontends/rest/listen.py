@@ -7,8 +7,12 @@ import http.client
 import os
 import socket
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from llamakit.errors import LlamaKitError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BACKLOG = 1024
 SEND_BUFFER = (
@@ -23,8 +27,32 @@ class ListenError(LlamaKitError):
     exit_code = 4
 
 
-def listen(host: str, port: int, stall_seconds: float = 60.0) -> socket.socket:
-    """A listening TCP socket.
+def listen_on(hosts: Sequence[str], port: int, stall_seconds: float = 60.0) -> list[socket.socket]:
+    """A listening socket for each address, all with the same port.
+
+    An address that two names mean, or that 0.0.0.0 or :: covers, has one.
+    """
+    wanted = {}  # (family, address)
+    for host in hosts:
+        family, address = _resolve(host, port)
+        wanted[family, address[0]] = None
+    every = {family for family, address in wanted if address in ("0.0.0.0", "::")}
+    found: list[socket.socket] = []
+    try:
+        for family, address in wanted:
+            if family in every and address not in ("0.0.0.0", "::"):
+                continue
+            taken = found[0].getsockname()[1] if found else port
+            found.append(listen(address, taken, stall_seconds, alone=len(wanted) == 1))
+    except BaseException:
+        for each in found:
+            each.close()
+        raise
+    return found
+
+
+def listen(host: str, port: int, stall_seconds: float = 60.0, *, alone: bool = True) -> socket.socket:
+    """A listening TCP socket; with `alone`, "::" takes IPv4 too.
 
     Where the system can, a client that leaves an answer unread for `stall_seconds` is cut off.
     """
@@ -38,7 +66,7 @@ def listen(host: str, port: int, stall_seconds: float = 60.0) -> socket.socket:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_seconds * 1000))
         if family == socket.AF_INET6 and host == "::":
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not alone))
         sock.bind(address)
         sock.listen(BACKLOG)
     except OSError as error:

@@ -246,12 +246,6 @@ class _Translation:
             for origin in LOCAL if value.strip() == "localhost" else (value.strip(),):
                 self.made.args += ["--cors", origin]
 
-    def first(self, name: str) -> None:
-        value, _, others = self._value(name).partition(",")
-        self.made.args += [name, value]
-        if others:
-            self.made.warnings.append(f"{name}: only {value} is listened on, not {others}")
-
     def scaled(self, name: str) -> None:
         """FILE:SCALE, several with commas; or FILE SCALE, as in 2023."""
         value = self._value(name)
@@ -317,7 +311,7 @@ SPECIAL: dict[str, Any] = {
     "--threads": _Translation.unless_automatic, "-tb": _Translation.unless_automatic,
     "--threads-batch": _Translation.unless_automatic, "-np": _Translation.unless_automatic,
     "--parallel": _Translation.unless_automatic, "--numa": _Translation.numa, "--api-key": _Translation.each,
-    "--cors-origins": _Translation.origins, "--host": _Translation.first, "--lora-scaled": _Translation.scaled,
+    "--cors-origins": _Translation.origins, "--lora-scaled": _Translation.scaled,
     "--reasoning": _Translation.thoughts, "-rea": _Translation.thoughts, "--ignore-eos": _Translation.never_ending,
     "--lora-init-without-apply": _Translation.adapters_off, "--metrics": _Translation.measured,
     "--slots": _Translation.listed_slots, "--no-slots": _Translation.listed_slots,

@@ -14,9 +14,13 @@ import logging
 import select
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import waitress.wasyncore
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
 
 log = logging.getLogger("llamakit.rest")
 MOST_ACCEPTED = 64  # new connections a turn, so that those that are there have theirs
@@ -28,9 +32,11 @@ SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Loop:
     """Waits for the sockets of a waitress server. `changed` and `look_at_all` are for any thread."""
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, more: Sequence[socket.socket] = ()) -> None:
+        """`more`: listening sockets beside the server's own."""
         self._server, self._map = server, server._map
-        self._own = tuple(self._map)  # the listening socket and the trigger: asked before every wait
+        self._listeners = [Listener(sock, server, self._accept_from) for sock in more]
+        self._own = tuple(self._map)  # the listening sockets and the trigger: asked before every wait
         self._waited: dict[int, int] = {}  # for what is waited, by descriptor
         self._changed: set[int] = set()  # descriptors to look at before the next wait
         self._next = 0.0
@@ -92,13 +98,21 @@ class Loop:
             self._poll.unregister(fd)
             del self._waited[fd]
 
+    def stop_listening(self) -> None:
+        """Close the further listening sockets; on the loop's thread."""
+        for each in self._listeners:
+            each.close()
+
     def _accept(self) -> None:
+        self._accept_from(self._server)
+
+    def _accept_from(self, listener: Any) -> None:
         """Take the connections that wait, as many as a turn may."""
         server = self._server
         for _ in range(MOST_ACCEPTED):
             sock = None
             try:
-                found = server.accept()
+                found = listener.accept()
                 if found is None:
                     return
                 sock, address = found
@@ -117,6 +131,26 @@ class Loop:
                 if sock is not None:
                     with suppress(OSError):
                         sock.close()
+
+
+class Listener(waitress.wasyncore.dispatcher):  # type: ignore[misc]
+    """A listening socket beside the server's own. Its connections are the server's."""
+
+    def __init__(self, sock: socket.socket, server: Any, accept: Callable[[Any], None]) -> None:
+        super().__init__(sock, map=server._map)
+        self.accepting, self._server, self._take = True, server, accept
+
+    def readable(self) -> bool:
+        """Whether there is room for more connections."""
+        return not self._server.in_connection_overflow
+
+    def writable(self) -> bool:
+        """Never."""
+        return False
+
+    def handle_accept(self) -> None:
+        """Take the connections that wait."""
+        self._take(self)
 
 
 class Waker:

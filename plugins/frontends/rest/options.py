@@ -17,7 +17,9 @@ LEAST_PLACES = 256
 class ServeOptions(Options, frozen=True):
     """Settings of the REST server."""
 
-    host: Annotated[str, Meta(description="Address to listen on; 0.0.0.0 or :: for all.")] = "127.0.0.1"
+    host: Annotated[str, Meta(description="Address to listen on, several with commas; 0.0.0.0 or :: = all.")] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 = any free one.")] = 8080
     path: Annotated[str, Meta(description="Folder of static files; they win over the built-in page.")] = ""
     timeout: Annotated[
@@ -146,9 +148,14 @@ class ServeOptions(Options, frozen=True):
             return quiet | msgspec.json.decode(self.chat_template_kwargs, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise UsageError(
-                f"chat_template_kwargs is not JSON object: {error}", hint='such as {"enable_thinking": false}',
+                f"chat_template_kwargs is not a JSON object: {error}", hint='such as {"enable_thinking": false}',
                 param="chat_template_kwargs",
             ) from None  # fmt: skip
+
+    @property
+    def hosts(self) -> list[str]:
+        """The addresses to listen on, without brackets."""
+        return [host.strip().strip("[]") for host in self.host.split(",") if host.strip()] or [""]
 
     @property
     def places(self) -> int:

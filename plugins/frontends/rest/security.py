@@ -33,8 +33,8 @@ class Security:
     def __init__(self, options: ServeOptions, keys: Keys, *, loopback: bool) -> None:
         self.keys, self.cors, self.body_limit = keys, frozenset(options.cors), options.body_limit
         self.patterns = [_pattern(text) for text in self.cors if "*" in text and text != "*"]
-        names = {*LOOPBACK_NAMES, options.host.strip("[]"), *options.allowed_host}
-        bound = any(options.host.strip("[]") == name for name in ANY_ADDRESS)
+        names = {*LOOPBACK_NAMES, *options.hosts, *options.allowed_host}
+        bound = any(host in ANY_ADDRESS for host in options.hosts)
         addresses = machine_addresses() if bound else ()
         self.hosts = None if "*" in names else frozenset(name.lower() for name in (*names, *addresses))
         self._wrong = WrongKeys()

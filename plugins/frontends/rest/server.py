@@ -27,7 +27,7 @@ from llamakit.plugins.frontends.rest.tls import TLSFront, private_socket, remove
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from llamakit.plugins.frontends.rest.state import ServerState
 
@@ -40,16 +40,19 @@ CUT_SECONDS = 2.0  # for streams to say that they were cut, and for the last byt
 
 
 class Server:
-    """A server on a listening socket. `start` returns at once; `stop` ends it."""
+    """A server on listening sockets, `sock` and `more`. `start` returns at once; `stop` ends it."""
 
     def __init__(
-        self, state: ServerState, sock: socket.socket, keys: Keys | None = None, tls: ssl.SSLContext | None = None
-    ) -> None:
+        self, state: ServerState, sock: socket.socket, keys: Keys | None = None, tls: ssl.SSLContext | None = None,
+        more: Sequence[socket.socket] = (),
+    ) -> None:  # fmt: skip
         options = state.options
-        self.state, self.sock, self._inner = state, sock, private_socket() if tls else sock
+        self.state, self._inner = state, private_socket() if tls else sock
+        self.socks = (sock, *more)
         most = most_connections(4 * options.places + 256, 3 if tls else 1)
         state.admission.places = max(1, min(options.places, most - SPARE_CONNECTIONS))
-        security = Security(options, keys or Keys(()), loopback=is_loopback(sock.getsockname()[0]))
+        loopback = all(is_loopback(each.getsockname()[0]) for each in self.socks)
+        security = Security(options, keys or Keys(()), loopback=loopback)
         self.gate = Gate(make_app(state, security), state)
         threads = Threads(options.threads)
         self._server: Any = waitress.server.create_server(
@@ -62,14 +65,19 @@ class Server:
         self._server.channel_class, self._server.adj.llamakit_memory = Channel, state.memory
         self.connections = self._server.llamakit_connections = Connections(options, most)
         self._server.maintenance = lambda now: self._look(threads)
-        self._front = TLSFront(sock, self._inner, tls, self.connections) if tls else None
-        self._turns = Loop(self._server)
+        self._front = TLSFront(self.socks, self._inner, tls, self.connections) if tls else None
+        self._turns = Loop(self._server, () if tls else more)
         self._loop = threading.Thread(target=self._turns.run, name="llamakit-http", daemon=True)
 
     @property
     def url(self) -> str:
-        """Where it is reached, such as "http://127.0.0.1:8080"."""
-        return url_of(self.sock, "https" if self._front else "http")
+        """Where it is reached, such as "http://127.0.0.1:8080"; of several addresses the first."""
+        return self.urls[0]
+
+    @property
+    def urls(self) -> list[str]:
+        """All addresses that it listens on."""
+        return [url_of(each, "https" if self._front else "http") for each in self.socks]
 
     def start(self) -> None:
         """Answer requests, on threads of its own."""
@@ -133,12 +141,14 @@ class Server:
         if self._front is not None:
             self._front.stop()
             remove_private(self._inner)
-        self.sock.close()
+        for sock in self.socks:
+            sock.close()
 
     def _close_all(self) -> None:
         """On the loop's thread."""
         for channel in self._channels():
             channel.handle_close()
+        self._turns.stop_listening()
         self._server.close()
 
     @staticmethod

@@ -20,6 +20,8 @@ from llamakit.pool import ModelPool, device_memory, opener
 from llamakit.terminal import one_line, safe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llamakit.plugins.frontends.rest.keys import Keys
     from llamakit.plugins.frontends.rest.options import ServeOptions
 
@@ -173,7 +175,7 @@ def warnings_of(options: ServeOptions, address: str, keys: Keys) -> list[str]:
     return found
 
 
-def lines_of(session: Session, state: ServerState, url: str, seconds: float) -> list[str]:
+def lines_of(session: Session, state: ServerState, urls: Sequence[str], seconds: float) -> list[str]:
     """The lines that say what was loaded and where it answers."""
     h, (backend, _) = session.model.hparams, session.backend
     kernels = "".join(f", {name} {kind}" for name, kind in session.device.kernels().items())
@@ -194,8 +196,8 @@ def lines_of(session: Session, state: ServerState, url: str, seconds: float) -> 
         f" {session.settings.kv_type}), {size(session.device.memory().free)} free",
         *([f"adapters  {adapters}"] if adapters else []),
         f"samplers  {len(samplers)}{from_others}",
-        f"API       {url}/v1  /completion  /api  /v1/messages  /docs",
-        f"page      {url}/",
+        f"API       {urls[0]}/v1  /completion  /api  /v1/messages  /docs",
+        f"page      {'  '.join(f'{url}/' for url in urls)}",
         f"ready in {seconds:.1f} s; Ctrl-C stops",
     ]
 

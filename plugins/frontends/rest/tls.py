@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llamakit.plugins.frontends.rest.connections import Connections
 
 log = logging.getLogger("llamakit.rest")
@@ -90,10 +92,10 @@ def remove_left() -> None:
 
 
 class TLSFront:
-    """Passes connections of `public` on to `inner`, decrypted."""
+    """Passes connections of the sockets `public` on to `inner`, decrypted."""
 
     def __init__(
-        self, public: socket.socket, inner: socket.socket, context: ssl.SSLContext, connections: Connections
+        self, public: Sequence[socket.socket], inner: socket.socket, context: ssl.SSLContext, connections: Connections
     ) -> None:
         self.public, self.context, self._connections = public, context, connections
         self._open: dict[int, _Peer] = {}
@@ -117,12 +119,15 @@ class TLSFront:
 
     async def _serve(self) -> None:
         self._loop.set_exception_handler(_quiet)
-        server = await asyncio.start_server(
-            self._connection, sock=self.public, ssl=self.context, limit=PIECE,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS, ssl_shutdown_timeout=2.0,
-        )  # fmt: skip
+        servers = [
+            await asyncio.start_server(
+                self._connection, sock=sock, ssl=self.context, limit=PIECE,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS, ssl_shutdown_timeout=2.0,
+            ) for sock in self.public
+        ]  # fmt: skip
         await self._stop.wait()
-        server.close()
+        for server in servers:
+            server.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass a connection on while it has a place; here it is known where it comes from."""
