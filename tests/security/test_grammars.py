@@ -178,6 +178,34 @@ def test_the_clock_does_not_raise_in_callbacks_of_weak_references(monkeypatch):
     assert not printed
 
 
+@pytest.mark.parametrize(("within_a_call", "found"), [(True, {False}), (False, {True, False})])
+def test_an_error_comes_between_instructions_and_only_at_last_within_a_call(within_a_call, found):
+    """Within a call that has let go of the interpreter, whatever runs next could get it."""
+    watcher, ended, seen = Watcher((__name__,)), threading.Event(), set()
+
+    def read():
+        turns = 0
+        while not within_a_call and not ended.is_set():
+            turns += 1
+        ended.wait()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for _ in range(100):
+            time.sleep(0.002)
+            frame = sys._current_frames()[thread.ident]
+            while frame.f_code is not read.__code__:
+                frame = frame.f_back
+            seen.add(watcher._may_end(frame, anywhere=False))
+            assert watcher._may_end(frame, anywhere=True)
+    finally:
+        ended.set()
+        thread.join()
+    assert seen <= found
+    assert True in seen or within_a_call
+
+
 def test_the_clock_ends_a_reader_that_swallows_the_error(monkeypatch):
     monkeypatch.setattr(budget, "SECONDS", 0.02)
     watcher = Watcher((__name__,))

@@ -24,7 +24,7 @@ DONE = "done"  # file in the folder of a phase: a run that was stopped leaves a 
 
 # What all stages are trained with: fields of llamakit.train.options.TrainOptions.
 COMMON: dict[str, Any] = {
-    "full": True, "ctx": 512, "batch": 4, "optimizer": "adamw", "optimizer_options": {"beta2": 0.98},
+    "full": True, "ctx": 512, "batch": 4, "epochs": 1.0, "optimizer": "adamw", "optimizer_options": {"beta2": 0.98},
     "schedule": "cosine", "clip": 1.0, "seed": 1, "save_every": 200,
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ would be printed and lost, and raised within the standard library, it could leav
 from __future__ import annotations
 
 import ctypes
+import opcode
 import sys
 import threading
 import time
@@ -29,7 +30,14 @@ AT_ONCE = 2  # more would take the processor from those who answer
 WAIT_SECONDS = 20.0
 LOOK_SECONDS = 0.05
 SOON_SECONDS = 0.002  # until a reader whose time is over is looked at again
+PATIENCE = 100  # looks at a reader whose time is over, until it is ended within a call too
 READERS = (f"{__package__}.", "lark.")  # names of modules in which a reader may be ended
+
+# Instructions at which a thread asks whether to give the interpreter away: beginnings of functions and ends of turns.
+BETWEEN = {
+    code for name, code in opcode.opmap.items()
+    if name == "RESUME" or ("JUMP_BACKWARD" in name and "NO_INTERRUPT" not in name)
+}  # fmt: skip
 
 _local = threading.local()
 _places = threading.BoundedSemaphore(AT_ONCE)
@@ -72,6 +80,7 @@ class Watcher:
     def __init__(self, readers: tuple[str, ...] = READERS) -> None:
         self._readers = readers
         self._ends: dict[int, float] = {}  # by thread: what its clock may show
+        self._looks: dict[int, int] = {}  # by thread: looks since its time was over
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -107,6 +116,7 @@ class Watcher:
         """
         with self._changed:
             self._ends.pop(threading.get_ident(), None)
+            self._looks.pop(threading.get_ident(), None)
 
     def _run(self) -> None:
         while True:
@@ -123,17 +133,22 @@ class Watcher:
             late = [t for t, end in self._ends.items() if time.clock_gettime(time.pthread_getcpuclockid(t)) > end]
             frames = sys._current_frames() if late else {}
             for thread in late:
-                if self._may_end(frames.get(thread)):
+                self._looks[thread] = self._looks.get(thread, 0) + 1
+                if self._may_end(frames.get(thread), anywhere=self._looks[thread] > PATIENCE):
                     _raise_too_long(thread)
         return SOON_SECONDS if late else LOOK_SECONDS
 
-    def _may_end(self, frame: FrameType | None) -> bool:
+    def _may_end(self, frame: FrameType | None, *, anywhere: bool) -> bool:
         """Whether a thread that goes on in this frame may get the error: a reader's, and none of this module.
 
-        The error comes where the thread stands, since it waits there for the interpreter, which this thread has.
+        The thread stands where it gave the interpreter away, and only between instructions that ask whether to do so
+        does the error come before anything else runs. Within a call (`anywhere`), that could be the callback of an
+        object which has nothing to do with the grammar.
         """
-        name = frame.f_globals.get("__name__", "") if frame else ""
-        return name.startswith(self._readers) and name != __name__
+        name = frame.f_globals.get("__name__", "") if frame is not None else ""
+        if frame is None or frame.f_lasti < 0 or not name.startswith(self._readers) or name == __name__:
+            return False
+        return anywhere or frame.f_code.co_code[frame.f_lasti] in BETWEEN
 
 
 def _raise_too_long(thread: int) -> None:

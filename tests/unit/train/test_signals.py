@@ -53,7 +53,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(base, data, tmp_path, number):
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"go on:     llamakit finetune resume {out}" in told
-    ((step, _),) = checkpoint.numbered(out / "checkpoints")
+    *_, (step, _) = checkpoint.numbered(out / "checkpoints")
     assert steps_of(out) == list(range(1, step + 1))
     assert (out / "adapter.gguf").exists()
     assert Trainer.resume(out, steps=step + 1).run().step == step + 1
