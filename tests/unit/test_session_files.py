@@ -82,7 +82,9 @@ def test_the_base_of_adapters_is_closed(small_model, copy, tmp_path):
 
 
 def test_a_draft_model_has_no_larger_cache_than_its_target(small_model, copy):
-    settings = {"backend": "cpu", "ctx_size": 64, "n_seq": 8, "kv_memory": 400_000, "activations": "f32"}
+    with Session(small_model, backend="cpu", ctx_size=64) as session:
+        kv_memory = 3 * session.device.kv_size(session._kv.spec)  # of eight contexts that are asked for
+    settings = {"backend": "cpu", "ctx_size": 64, "n_seq": 8, "kv_memory": kv_memory, "activations": "f32"}
     with Session(small_model, draft_model=str(copy), draft=4, **settings) as session:
         drafter = session.engine.drafter
         assert drafter.kv.spec.n_block <= session._kv.spec.n_block
