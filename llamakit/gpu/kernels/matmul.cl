@@ -10,40 +10,6 @@ FN void put(GLOBAL float *c, i64 at, float sum, GLOBAL const float *bias, int x,
 #if LANES > 1
 // An item makes 4 by 4 of the tile; operands pass through shared memory.
 #define DEPTH 16
-
-KERNEL void matmul(BUF(const float, a), BUF(const float, b), BUF(const float, bias), BUF(float, c), const int m,
-                   const int n, const int k, const int a_row, const int a_col, const int b_row, const int b_col,
-                   const int c_row, const int has_bias, const int add) {
-    USE(const float, a);
-    USE(const float, b);
-    USE(const float, bias);
-    USE(float, c);
-    SHARED float left[DEPTH][SIDE], right[DEPTH][SIDE];
-    int n_tile = (n + SIDE - 1) / SIDE;
-    int i0 = GROUP / n_tile * SIDE, j0 = GROUP % n_tile * SIDE, row = ITEM / 8, column = ITEM % 8;
-    float sums[4][4];
-    for (int i = 0; i < 4; ++i)
-        for (int j = 0; j < 4; ++j) sums[i][j] = 0.0f;
-    for (int k0 = 0; k0 < k; k0 += DEPTH) {
-        for (int at = ITEM; at < SIDE * DEPTH; at += 64) {
-            int kk = at / SIDE, i = at % SIDE;
-            int inside = k0 + kk < k;
-            left[kk][i] = inside && i0 + i < m ? a[(i64)(i0 + i) * a_row + (i64)(k0 + kk) * a_col] : 0.0f;
-            right[kk][i] = inside && j0 + i < n ? b[(i64)(k0 + kk) * b_row + (i64)(j0 + i) * b_col] : 0.0f;
-        }
-        BARRIER;
-        for (int kk = 0; kk < DEPTH; ++kk)
-            for (int i = 0; i < 4; ++i)
-                for (int j = 0; j < 4; ++j)
-                    sums[i][j] = FMA(left[kk][4 * row + i], right[kk][4 * column + j], sums[i][j]);
-        BARRIER;
-    }
-    for (int i = 0; i < 4; ++i)
-        for (int j = 0; j < 4; ++j) {
-            int y = i0 + 4 * row + i, x = j0 + 4 * column + j;
-            if (y < m && x < n) put(c, (i64)y * c_row + x, sums[i][j], bias, x, has_bias, add);
-        }
-}
 #else
 // An item makes the whole tile, 4 by 4 (rows that lie along k) or 4 by 16 (else) at a time, in registers.
 #define WIDE 16
@@ -98,6 +64,7 @@ FN void any(GLOBAL const float *a, GLOBAL const float *b, int m, int n, int k, i
             out[WIDE * i + j] = sum;
         }
 }
+#endif
 
 KERNEL void matmul(BUF(const float, a), BUF(const float, b), BUF(const float, bias), BUF(float, c), const int m,
                    const int n, const int k, const int a_row, const int a_col, const int b_row, const int b_col,
@@ -107,6 +74,32 @@ KERNEL void matmul(BUF(const float, a), BUF(const float, b), BUF(const float, bi
     USE(const float, bias);
     USE(float, c);
     int n_tile = (n + SIDE - 1) / SIDE;
+#if LANES > 1
+    SHARED float left[DEPTH][SIDE], right[DEPTH][SIDE];
+    int i0 = GROUP / n_tile * SIDE, j0 = GROUP % n_tile * SIDE, row = ITEM / 8, column = ITEM % 8;
+    float sums[4][4];
+    for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j) sums[i][j] = 0.0f;
+    for (int k0 = 0; k0 < k; k0 += DEPTH) {
+        for (int at = ITEM; at < SIDE * DEPTH; at += 64) {
+            int kk = at / SIDE, i = at % SIDE;
+            int inside = k0 + kk < k;
+            left[kk][i] = inside && i0 + i < m ? a[(i64)(i0 + i) * a_row + (i64)(k0 + kk) * a_col] : 0.0f;
+            right[kk][i] = inside && j0 + i < n ? b[(i64)(k0 + kk) * b_row + (i64)(j0 + i) * b_col] : 0.0f;
+        }
+        BARRIER;
+        for (int kk = 0; kk < DEPTH; ++kk)
+            for (int i = 0; i < 4; ++i)
+                for (int j = 0; j < 4; ++j)
+                    sums[i][j] = FMA(left[kk][4 * row + i], right[kk][4 * column + j], sums[i][j]);
+        BARRIER;
+    }
+    for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j) {
+            int y = i0 + 4 * row + i, x = j0 + 4 * column + j;
+            if (y < m && x < n) put(c, (i64)y * c_row + x, sums[i][j], bias, x, has_bias, add);
+        }
+#else
     if (INDEX >= (i64)((m + SIDE - 1) / SIDE) * n_tile) return;
     int i0 = (int)(INDEX / n_tile) * SIDE, j0 = (int)(INDEX % n_tile) * SIDE;
     int i1 = i0 + SIDE < m ? i0 + SIDE : m, j1 = j0 + SIDE < n ? j0 + SIDE : n;
@@ -126,5 +119,5 @@ KERNEL void matmul(BUF(const float, a), BUF(const float, b), BUF(const float, bi
                 for (int q = 0; q < columns; ++q)
                     put(c, (i64)(i + p) * c_row + j + q, out[WIDE * p + q], bias, j + q, has_bias, add);
         }
-}
 #endif
+}
