@@ -230,10 +230,15 @@ class Session:
         finally:
             device.close()
 
+    @property
+    def _named(self) -> str:
+        """The devices that were named or are needed, as the setting `device`; "" for one of the backend's."""
+        return self.settings.device or (self.offload.device if self.offload.layers else "")
+
     @cached_property
     def device(self) -> Device:
         """The backend's device, or those that were named or are needed."""
-        if not self.settings.device and not self.offload.layers:
+        if not self._named:
             _, _, number = self.offload.device.partition(":")
             return self.backend[0].open(int(number or 0))
         if len(self._members) == 1:
@@ -245,12 +250,10 @@ class Session:
 
     @cached_property
     def _members(self) -> list[Member]:
-        """The devices that were named, opened."""
+        """The devices that were named or are needed, opened."""
         from llamakit.devices import open_members
 
-        settings = self.settings
-        named = settings.device or self.offload.device
-        return open_members(self.registry, named, settings.backend_options, self._threads)
+        return open_members(self.registry, self._named, self.settings.backend_options, self._threads)
 
     @cached_property
     def weights(self) -> dict[str, Weight]:
@@ -319,8 +322,7 @@ class Session:
             stall_seconds=settings.stall_seconds,
         )
         self.tokenizer.context = self.n_ctx  # from now on texts come from many
-        several = bool(settings.device or self.offload.layers)
-        backends = [each.backend for each in self._members] if several else [self.backend[0]]
+        backends = [each.backend for each in self._members] if self._named else [self.backend[0]]
         in_file = any(getattr(each.options, "no_repack", False) for each in backends)  # weights are read in every step
         check = self.file.check if in_file else None
         return Service(self.engine, options, check=check, reopen=self.reopen)
@@ -341,9 +343,8 @@ class Session:
         from llamakit.devices import parse_devices
         from llamakit.devices.split import refuse_training
 
-        named = self.settings.device or (self.offload.device if self.offload.layers else "")
-        if named and len(parse_devices(named)) > 1:
-            refuse_training(named)
+        if self._named and len(parse_devices(self._named)) > 1:
+            refuse_training(self._named)
 
     def check_threads(self, threads: int) -> None:
         """UsageError if a number of threads, 0 for any, is asked for that the session does not have."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from llamakit.plugins.frontends.rest.keys import Key
+    from llamakit.plugins.frontends.rest.state import ServerState
 
     from llamakit.engine.request import Embed, Vectors
     from llamakit.session import Session
@@ -38,6 +39,11 @@ def embed(req: falcon.Request, session: Session, texts: Embed) -> Vectors:
     """The vectors of texts, for as long as the client waits for them."""
     key: Key = getattr(req.context, "key", EVERYBODY)
     return session.service.embed(texts, gone=client_gone(req), owner=owner_of(req), weight=key.weight)
+
+
+def pooling_of(state: ServerState, session: Session, asked: str | None = None, usual: str = "mean") -> str:
+    """Which vector of a text: as the request asks, as `--pooling` or the model's file says, or the usual one."""
+    return asked or state.options.pooling or session.pooling or usual
 
 
 def text_tokens(

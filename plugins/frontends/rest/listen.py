@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BACKLOG = 1024
+ANY_ADDRESS = ("", "0.0.0.0", "::")  # all that the machine has
 SEND_BUFFER = (
     128 << 10
 )  # bytes that the system takes of an answer before its reader must read; accepted sockets inherit
@@ -36,11 +37,11 @@ def listen_on(hosts: Sequence[str], port: int, stall_seconds: float = 60.0) -> l
     for host in hosts:
         family, address = _resolve(host, port)
         wanted[family, address[0]] = None
-    every = {family for family, address in wanted if address in ("0.0.0.0", "::")}
+    every = {family for family, address in wanted if address in ANY_ADDRESS}
     found: list[socket.socket] = []
     try:
         for family, address in wanted:
-            if family in every and address not in ("0.0.0.0", "::"):
+            if family in every and address not in ANY_ADDRESS:
                 continue
             taken = found[0].getsockname()[1] if found else port
             found.append(listen(address, taken, stall_seconds, alone=len(wanted) == 1))
@@ -78,7 +79,7 @@ def listen(host: str, port: int, stall_seconds: float = 60.0, *, alone: bool = T
 def url_of(sock: socket.socket, scheme: str = "http") -> str:
     """Where a browser on this machine reaches the socket."""
     host, port = sock.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)
+    host = "127.0.0.1" if host in ANY_ADDRESS else host
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
@@ -108,7 +109,7 @@ def _explain(error: OSError, host: str, port: int) -> LlamaKitError:
 
 def _who(host: str, port: int) -> str:
     """What answers there already, as far as it says."""
-    connection = http.client.HTTPConnection("127.0.0.1" if host in ("0.0.0.0", "::", "") else host, port, timeout=1)
+    connection = http.client.HTTPConnection("127.0.0.1" if host in ANY_ADDRESS else host, port, timeout=1)
     try:
         connection.request("GET", "/health")
         response = connection.getresponse()

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import falcon
 from llamakit.plugins.frontends.rest.errors import AuthenticationError, ForbiddenError, TooLargeError
 from llamakit.plugins.frontends.rest.keys import EVERYBODY, Keys, Role, WrongKeys
+from llamakit.plugins.frontends.rest.listen import ANY_ADDRESS
 
 from llamakit.errors import QueueFullError, UsageError
 
@@ -23,7 +24,6 @@ NAMES = re.compile(r"[A-Za-z0-9_,\s-]+")  # of headers
 MOST_ASKED = 2000  # characters
 HEADERS = "authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta"
 EXPOSED = "X-Request-Id, X-Job-Id, X-Ignored-Fields, Retry-After"
-ANY_ADDRESS = ("", "0.0.0.0", "::")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.text import Resource
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
-from llamakit.plugins.frontends.rest.embedding import MOST_TEXTS, MOST_TOKENS, embed, json_of, send, with_end
+from llamakit.plugins.frontends.rest.embedding import (
+    MOST_TEXTS,
+    MOST_TOKENS,
+    embed,
+    json_of,
+    pooling_of,
+    send,
+    with_end,
+)
 from llamakit.plugins.frontends.rest.fields import LoraChoice, Name, adapters
 from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from llamakit.plugins.frontends.rest.prompts import Prompt, prompt_tokens
@@ -54,7 +62,7 @@ class Embedding(Resource):
             raise UsageError("content and input are both given", hint="one of them", param="input")
         several = texts(fields)
         with self.state.pool.lease(fields.model) as session:
-            pooling = fields.pooling or self.state.options.pooling or session.pooling or "last"
+            pooling = pooling_of(self.state, session, fields.pooling, "last")
             prompts = [self._tokens(session, text, place, fields) for place, text in several]
             if sum(map(len, prompts)) > MOST_TOKENS:
                 raise UsageError(

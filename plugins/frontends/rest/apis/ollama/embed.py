@@ -13,6 +13,7 @@ from llamakit.plugins.frontends.rest.embedding import (
     client_gone,
     embed,
     json_of,
+    pooling_of,
     send,
     text_tokens,
 )
@@ -63,7 +64,7 @@ class EmbedTexts(Resource):
                 prompts = text_tokens(session.tokenizer, fields.input, gone=client_gone(req))
                 if fields.truncate:
                     prompts = [tokens[: session.n_ctx] for tokens in prompts]
-                pooling = self.state.options.pooling or session.pooling or "mean"
+                pooling = pooling_of(self.state, session)
                 hold(req, len(prompts) * session.model.hparams.n_embd * PER_NUMBER)
                 vectors = embed(req, session, Embed(prompts=prompts, pooling=pooling))
                 values, n = vectors.values, vectors.n_tokens
@@ -89,7 +90,7 @@ class EmbedPrompt(Resource):
                 tokens = text_tokens(session.tokenizer, fields.prompt, "prompt")
                 texts = Embed(
                     prompts=[tokens[0][: session.n_ctx]],
-                    pooling=self.state.options.pooling or session.pooling or "mean",
+                    pooling=pooling_of(self.state, session),
                     normalize=False,
                 )
                 value = embed(req, session, texts).values[0].tolist()

@@ -12,6 +12,7 @@ from llamakit.plugins.frontends.rest.embedding import (
     client_gone,
     embed,
     json_of,
+    pooling_of,
     send,
     text_tokens,
 )
@@ -63,7 +64,7 @@ class Embeddings:
             check_dimensions(session, fields.dimensions)
             texts = Embed(
                 prompts=text_tokens(session.tokenizer, fields.input, gone=client_gone(req)),
-                pooling=fields.pooling or self.state.options.pooling or session.pooling or "mean",
+                pooling=pooling_of(self.state, session, fields.pooling),
                 normalize=fields.normalize,
                 adapters=adapters(session, fields.lora),
             )  # fmt: skip
