@@ -82,8 +82,9 @@ def test_from_examples_to_a_served_adapter(folder, capsys):
             follow(line)
     table = re.findall(r"^\| `([\w./]+)` \|", section("2. Train"), re.MULTILINE)
     assert {"adapter.gguf", "checkpoints/", "log.jsonl"} <= set(table)
+    drawn = importlib.util.find_spec("matplotlib") is not None
     for name in table:
-        assert (folder / "run" / name).exists(), name
+        assert (folder / "run" / name).exists() is (drawn or name != "curves.png"), name
     assert len(read_log(folder / "run" / "log.jsonl")) > 0
     capsys.readouterr()
     for line in commands("3. Is it better?"):
