@@ -1,6 +1,6 @@
 """What a token costs on the way out: processor time of everything behind the engine, for one client.
 
-    python benchmarks/bench_stream.py model.gguf
+    python benchmarks/bench_stream.py [model.gguf]
 
 A stand-in for the engine emits tokens at a steady rate, so that each is written alone, into the real server; the client
 is another process. The time of the stand-in's own sleeping is taken off.
@@ -17,12 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from llamakit.plugins.frontends.rest.keys import read_keys
 from llamakit.plugins.frontends.rest.listen import listen
 from llamakit.plugins.frontends.rest.options import ServeOptions
-from llamakit.plugins.frontends.rest.security import read_keys
 from llamakit.plugins.frontends.rest.server import Server
 from llamakit.plugins.frontends.rest.startup import make_state
 
+from llamakit import embedded
 from llamakit.engine.job import Finished, Job, Token
 from llamakit.engine.request import FinishReason, Piece, Request, Result, Timings, TokenLogprob
 from llamakit.registry import Registry
@@ -52,7 +53,7 @@ while response.read1(65536): pass
 def fake_submit(n: int) -> Any:
     """In place of `Service.submit`: `n` tokens, one after the other."""
 
-    def submit(request: Request, *, id: str = "", gone: Any = None) -> Job:
+    def submit(request: Request, *, id: str = "", gone: Any = None, **_whose: Any) -> Job:
         job = Job(request, id=id, gone=gone)
         threading.Thread(target=emit, args=(job,)).start()
         return job
@@ -73,7 +74,7 @@ def fake_submit(n: int) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", default=embedded.FILE)
     parser.add_argument("--tokens", type=int, default=10_000)
     args = parser.parse_args()
     options = ServeOptions(parallel=8)

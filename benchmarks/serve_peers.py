@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 HOST = "127.0.0.1"
+OURS = Path(sys.executable)
 
 
 @dataclass
@@ -73,14 +74,14 @@ class Server:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def llamakit(setup: Setup, log: Path, options: list[str]) -> Server:
-    """Our own, as installed beside this Python."""
+def llamakit(setup: Setup, log: Path, options: list[str], python: Path = OURS) -> Server:
+    """Our own, as installed beside a Python: this one, or that of another checkout."""
 
     def command(port: int) -> list[str]:
         own = ["-m", str(setup.model), "-t", str(setup.threads), "-c", str(setup.n_ctx), "--port", str(port)]
-        return [sys.executable, "-m", "llamakit", "serve", *own, *options]
+        return [str(python), "-m", "llamakit", "serve", *own, *options]
 
-    return Server("llamakit", command, "/health", log)
+    return Server("llamakit" if python == OURS else "other llamakit", command, "/health", log)
 
 
 def llama_cpp_python(python: Path, setup: Setup, log: Path) -> Server:

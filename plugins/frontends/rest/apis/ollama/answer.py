@@ -75,14 +75,20 @@ class Answer(Writer):
             return line(self._head() | self.part("", "", []) | self._last(part))
         if type(part) is not Delta:
             return b""
+        if not (part.calls or self._calls):  # most tokens: nothing to put together
+            return self._told(part, [])
         open_calls = [*self._calls, *part.calls]
         n = 1 + max((i for i, call in enumerate(open_calls) if call.done), default=-1)
         complete, self._calls = open_calls[:n], open_calls[n:]
         waits = part.calls and not (complete or part.content or part.reasoning)
         if waits and self.request.logprobs is None:
             return b""
-        value = self.part(part.content, part.reasoning, _calls(joined(complete)))
-        return line(self._head() | value | {"done": False} | self._logprobs(part.pieces))
+        return self._told(part, _calls(joined(complete)))
+
+    def _told(self, part: Delta, calls: list[dict[str, Any]]) -> bytes:
+        value = self._head() | self.part(part.content, part.reasoning, calls)
+        value["done"] = False
+        return line(value if self.request.logprobs is None else value | self._logprobs(part.pieces))
 
     def _head(self) -> dict[str, Any]:
         return {"model": self.model, "created_at": now()}
