@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import hypothesis
@@ -35,3 +37,18 @@ def small_model() -> Path:
     """A real llama model for tests of what any does: that of `stories260k`, which is quicker, else the embedded one."""
     folder = os.environ.get("LLAMAKIT_TEST_DATA")
     return Path(folder) / "models" / "stories260K.gguf" if folder else embedded.FILE
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl command to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "9",
+         "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from llamakit.plugins.frontends.rest.tls import make_context, private_socket, remove_private
+from llamakit.plugins.frontends.rest.tls import make_context
 
 from llamakit.errors import UsageError
-
-
-@pytest.fixture(scope="module")
-def pem(tmp_path_factory):
-    """A certificate for 127.0.0.1 and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl command to make a certificate with")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "9",
-         "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +125,3 @@ def test_what_cannot_be_used_is_told(tmp_path, pem):
     ):  # fmt: skip
         with pytest.raises(UsageError, match=said):
             make_context(*files)
-
-
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
-def test_the_private_socket_leaves_nothing():
-    sock = private_socket()
-    folder = Path(sock.getsockname()).parent
-    assert folder.stat().st_mode & 0o077 == 0
-    remove_private(sock)
-    assert not folder.exists()

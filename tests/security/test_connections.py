@@ -13,8 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 from llamakit.plugins.frontends.rest import connections
-from llamakit.plugins.frontends.rest.connections import Connections, address_of, most_connections
+from llamakit.plugins.frontends.rest.connections import Connections, address_of, client_of, most_connections
+from llamakit.plugins.frontends.rest.keys import Keys, owner_of
 from llamakit.plugins.frontends.rest.options import ServeOptions
+from llamakit.plugins.frontends.rest.security import Security
 from llamakit.plugins.frontends.rest.threads import AT_REST, Threads
 
 ENDLESS = {"prompt": "Once", "n_predict": 100_000, "stream": True, "ignore_eos": True, "n_probs": 50}
@@ -191,6 +193,30 @@ def test_an_address_has_a_share_of_the_connections():
     assert not few.is_crowded(("127.0.0.1", 99), dict(list(local.items())[:2]))
     assert address_of(("fe80::1%eth0", 1, 0, 0)) == "fe80::1"
     assert address_of("") == address_of(("no address", 1)) == ""
+    mapped = {i: SimpleNamespace(addr=("::ffff:127.0.0.1", i, 0, 0)) for i in range(90)}
+    assert not rules.is_crowded(("::ffff:127.0.0.1", 99, 0, 0), mapped)  # as this machine comes to [::]
+    assert address_of(("::ffff:203.0.113.7", 1, 0, 0)) == "203.0.113.7"
+
+
+def test_a_network_of_ipv6_counts_as_one():
+    """Who has one of its addresses has all 2^64: each had a share, and twenty wrong keys, of its own."""
+    rules = Connections(ServeOptions(), 100)
+    others = {i: SimpleNamespace(addr=(f"2606:4700:1:2::{i:x}", i, 0, 0)) for i in range(25)}
+    assert rules.is_crowded(("2606:4700:1:2:ffff::1", 99, 0, 0), others)
+    assert not rules.is_crowded(("2606:4700:1:3::1", 99, 0, 0), others)
+    assert client_of("2606:4700:1:2:ffff::1") == client_of("2606:4700:1:2::7") != client_of("2606:4700:1:3::7")
+    assert client_of("fd00::1") != client_of("fd00::2")  # of a network at home, where each is somebody
+
+
+def test_owners_and_wrong_keys_go_by_the_same_rule():
+    request = SimpleNamespace(context=SimpleNamespace(), remote_addr="2606:4700:1:2::7")
+    assert owner_of(request) == client_of("2606:4700:1:2::8")
+    security = Security(ServeOptions(), Keys(["k"]), loopback=True)
+    found = []
+    for i in range(22):
+        asked = SimpleNamespace(remote_addr=f"2606:4700:1:2::{i:x}", get_header=lambda name: "wrong")
+        found.append(type(security._refused(asked, SimpleNamespace(set_header=lambda *each: None))).__name__)
+    assert found == ["AuthenticationError"] * 20 + ["QueueFullError"] * 2
 
 
 def test_descriptors_bound_the_connections(monkeypatch):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from llamakit.plugins.frontends.rest import errors, tls
+from llamakit.plugins.frontends.rest import errors
 
 from llamakit.errors import FileWriteError, LlamaKitError, ModelFileError
 from llamakit.gguf import GGUFWriter, ggla
@@ -105,20 +104,3 @@ def test_bytes_of_a_file(tmp_path):
         assert data[:10] == bytes(range(10))
         with pytest.raises(LlamaKitError, match="cut off"):
             data[5:11]
-
-
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
-def test_folders_of_killed_servers_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(tls.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(tls.tempfile, "tempdir", str(tmp_path))
-    killed, lives = tls.private_socket(), tls.private_socket()
-    left = Path(killed.getsockname()).parent
-    killed.close()
-    (tmp_path / "llamakit-tls-other").mkdir()
-    assert left.exists()
-    new = tls.private_socket()
-    assert not left.exists()
-    assert Path(lives.getsockname()).exists()
-    assert (tmp_path / "llamakit-tls-other").exists(), "what holds no socket is not ours"
-    for sock in (new, lives):
-        tls.remove_private(sock)

@@ -78,7 +78,7 @@ class Connections:
         """Whether an address has all of its share. This machine's own has no bounds unless that was asked for."""
         address, limit = address_of(peer), self.per_address
         if not limit:
-            limit = 0 if not address or ipaddress.ip_address(address).is_loopback else max(FEWEST, self.most // 4)
+            limit = 0 if _is_ours(address) else max(FEWEST, self.most // 4)
         if not limit:
             return False
         return sum(address_of(each.addr) == address for each in channels.values()) >= limit
@@ -117,16 +117,27 @@ def close(channel: Any) -> None:
 
 
 def address_of(peer: Any) -> str:
-    """The address of a peer, without a zone; empty behind a socket of this machine's own."""
-    if not isinstance(peer, tuple) or not peer:
-        return ""
-    return _plain(str(peer[0]).partition("%")[0])
+    """Whom the address of a peer stands for (`client_of`); empty behind a socket of this machine's own."""
+    return client_of(str(peer[0])) if isinstance(peer, tuple) and peer else ""
 
 
 @lru_cache(maxsize=4096)  # all that are connected are counted for each one that comes
-def _plain(address: str) -> str:
-    """An address in its usual spelling; empty for what is none."""
+def client_of(address: str) -> str:
+    """Who is counted as one: an address in its usual spelling, of the Internet's IPv6 a network; empty for none.
+
+    Whoever has one address there has the other 2^64 of its network too.
+    """
     try:
-        return str(ipaddress.ip_address(address))
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return ""
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, 64), strict=False) if found.is_global else found)
+
+
+def _is_ours(client: str) -> bool:
+    """Whether somebody is on this machine, or nobody knows where."""
+    return client in ("", "::1") or client.startswith("127.")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from llamakit.plugins.frontends.rest.connections import client_of
 
 from llamakit.errors import UsageError
 
@@ -56,9 +57,9 @@ EVERYBODY = Key("", frozenset(Role))  # where no key is needed
 
 
 def owner_of(req: falcon.Request) -> str:
-    """Whose a request is: the key's, else the address's."""
+    """Whose a request is: the key's, else that of who has its address."""
     key: Key = getattr(req.context, "key", EVERYBODY)
-    return key.id or req.remote_addr or ""
+    return key.id or client_of(req.remote_addr or "")
 
 
 class Keys:

@@ -32,9 +32,14 @@ SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Loop:
     """Waits for the sockets of a waitress server. `changed` and `look_at_all` are for any thread."""
 
-    def __init__(self, server: Any, more: Sequence[socket.socket] = ()) -> None:
-        """`more`: listening sockets beside the server's own."""
-        self._server, self._map = server, server._map
+    def __init__(
+        self,
+        server: Any,
+        more: Sequence[socket.socket] = (),
+        decrypt: Callable[[socket.socket], socket.socket] | None = None,
+    ) -> None:
+        """`more`: listening sockets beside the server's own; `decrypt`: makes of a connection the one that is read."""
+        self._server, self._map, self._decrypt = server, server._map, decrypt
         self._listeners = [Listener(sock, server, self._accept_from) for sock in more]
         self._own = tuple(self._map)  # the listening sockets and the trigger: asked before every wait
         self._waited: dict[int, int] = {}  # for what is waited, by descriptor
@@ -117,6 +122,8 @@ class Loop:
                     return
                 sock, address = found
                 server.set_socket_options(sock)
+                if self._decrypt is not None:
+                    sock = self._decrypt(sock)
                 made = server.channel_class(server, sock, server.fix_addr(address), server.adj, map=self._map)
                 made.server = Waker(server, self, sock.fileno())
                 self._changed.add(sock.fileno())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import falcon
+from llamakit.plugins.frontends.rest.connections import client_of
 from llamakit.plugins.frontends.rest.errors import AuthenticationError, ForbiddenError, TooLargeError
 from llamakit.plugins.frontends.rest.keys import EVERYBODY, Keys, Role, WrongKeys
 from llamakit.plugins.frontends.rest.listen import ANY_ADDRESS
@@ -80,7 +81,7 @@ class Security:
     def _refused(self, req: falcon.Request, resp: falcon.Response) -> AuthenticationError | QueueFullError:
         """The error for a key that is not known, or is missing."""
         given = _key_of(req)
-        wait = self._wrong.count(req.remote_addr or "") if given else 0
+        wait = self._wrong.count(client_of(req.remote_addr or "")) if given else 0
         if wait:
             return QueueFullError("too many wrong API keys came from this address", retry_after=wait)
         resp.set_header("WWW-Authenticate", "Bearer")

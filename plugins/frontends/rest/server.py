@@ -23,7 +23,7 @@ from llamakit.plugins.frontends.rest.loop import Loop
 from llamakit.plugins.frontends.rest.refusals import Channel
 from llamakit.plugins.frontends.rest.security import Security, is_loopback
 from llamakit.plugins.frontends.rest.threads import Threads
-from llamakit.plugins.frontends.rest.tls import TLSFront, private_socket, remove_private
+from llamakit.plugins.frontends.rest.tls import TLSFront
 
 if TYPE_CHECKING:
     import ssl
@@ -47,8 +47,7 @@ class Server:
         more: Sequence[socket.socket] = (),
     ) -> None:  # fmt: skip
         options = state.options
-        self.state, self._inner = state, private_socket() if tls else sock
-        self.socks = (sock, *more)
+        self.state, self.socks = state, (sock, *more)
         most = most_connections(4 * options.places + 256, 3 if tls else 1)
         state.admission.places = max(1, min(options.places, most - SPARE_CONNECTIONS))
         loopback = all(is_loopback(each.getsockname()[0]) for each in self.socks)
@@ -56,7 +55,7 @@ class Server:
         self.gate = Gate(make_app(state, security), state)
         threads = Threads(options.threads)
         self._server: Any = waitress.server.create_server(
-            self.gate, _dispatcher=threads, sockets=[self._inner], threads=options.threads,
+            self.gate, _dispatcher=threads, sockets=[sock], threads=options.threads,
             channel_request_lookahead=1, connection_limit=2 * most + 64, backlog=1024, asyncore_use_poll=True,
             asyncore_loop_timeout=1, cleanup_interval=1, outbuf_high_watermark=WATERMARK,
             max_request_header_size=HEADER_LIMIT, max_request_body_size=options.body_limit + BODY_SLACK,
@@ -65,8 +64,8 @@ class Server:
         self._server.channel_class, self._server.adj.llamakit_memory = Channel, state.memory
         self.connections = self._server.llamakit_connections = Connections(options, most)
         self._server.maintenance = lambda now: self._look(threads)
-        self._front = TLSFront(self.socks, self._inner, tls, self.connections) if tls else None
-        self._turns = Loop(self._server, () if tls else more)
+        self._front = TLSFront(tls) if tls else None
+        self._turns = Loop(self._server, more, self._front.plain if self._front else None)
         self._loop = threading.Thread(target=self._turns.run, name="llamakit-http", daemon=True)
 
     @property
@@ -81,9 +80,9 @@ class Server:
 
     def start(self) -> None:
         """Answer requests, on threads of its own."""
-        self._loop.start()
         if self._front is not None:
             self._front.start()
+        self._loop.start()
 
     def stop(
         self,
@@ -140,7 +139,6 @@ class Server:
         self._loop.join(CUT_SECONDS)
         if self._front is not None:
             self._front.stop()
-            remove_private(self._inner)
         for sock in self.socks:
             sock.close()
 

@@ -1,4 +1,7 @@
-"""TLS in front of waitress, which speaks none: decrypts on the public socket and passes bytes on to a private one.
+"""TLS in front of waitress, which speaks none: a client's connection goes in, a decrypted one comes out.
+
+The server uses what comes out as if it were the client's own connection, with the client's address. It is one end of a
+pair of sockets that nothing listens on, so nobody else can get there, or claim to be somebody else.
 
 One thread with asyncio carries all connections. Bytes are passed on as they come, so streams stay streams; a reader
 that stalls holds back its own connection only, and the end of either side ends the other.
@@ -8,26 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import ssl
-import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llamakit.errors import UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from llamakit.plugins.frontends.rest.connections import Connections
-
 log = logging.getLogger("llamakit.rest")
 HANDSHAKE_SECONDS = 10.0
+SHUTDOWN_SECONDS = 2.0  # for the last bytes to leave
 PIECE = 64 << 10
-PREFIX = "llamakit-tls-"
 
 
 def make_context(cert_file: str, key_file: str) -> ssl.SSLContext:
@@ -55,63 +50,32 @@ def _no_password() -> str:
     raise ValueError("the key is locked with a password")
 
 
-def private_socket() -> socket.socket:
-    """A listening socket that only this user reaches: a Unix one in a folder of its own, else one of 127.0.0.1."""
-    if not hasattr(socket, "AF_UNIX"):
-        return socket.create_server(("127.0.0.1", 0))
-    remove_left()
-    folder = tempfile.mkdtemp(prefix=PREFIX)  # mode 0700
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(f"{folder}/http")
-    sock.listen(1024)
-    return sock
-
-
-def remove_private(sock: socket.socket) -> None:
-    """Close a private socket and remove what it has left on the disk."""
-    path = sock.getsockname() if sock.fileno() >= 0 and sock.family not in (socket.AF_INET, socket.AF_INET6) else ""
-    sock.close()
-    if path:
-        with suppress(OSError):
-            Path(path).unlink(missing_ok=True)
-            Path(path).parent.rmdir()
-
-
-def remove_left() -> None:
-    """Remove the folders of servers that were killed: those of this user whose socket nobody listens on."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not (folder / "http").is_socket():
-                continue
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(f"{folder}/http")
-                except ConnectionRefusedError:
-                    (folder / "http").unlink()
-                    folder.rmdir()
-
-
 class TLSFront:
-    """Passes connections of the sockets `public` on to `inner`, decrypted."""
+    """Decrypts connections, on a thread of its own from `start` to `stop`."""
 
-    def __init__(
-        self, public: Sequence[socket.socket], inner: socket.socket, context: ssl.SSLContext, connections: Connections
-    ) -> None:
-        self.public, self.context, self._connections = public, context, connections
-        self._open: dict[int, _Peer] = {}
-        self._family, self._address = inner.family, inner.getsockname()
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._open: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="llamakit-tls", daemon=True)
 
     def start(self) -> None:
-        """Begin, on a thread of its own."""
+        """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Close all connections."""
+        """End, once the last bytes of connections that the server has closed are out; the others are cut off."""
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(5)
+        self._thread.join(2 * SHUTDOWN_SECONDS + 1.0)
+
+    def plain(self, client: socket.socket) -> socket.socket:
+        """The connection of a client, decrypted: closing it closes the client's. For any thread, and does not wait."""
+        near, far = socket.socketpair()
+        for each in (client, far):
+            each.setblocking(False)
+        self._loop.call_soon_threadsafe(self._begin, client, far)
+        return near
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -119,70 +83,73 @@ class TLSFront:
 
     async def _serve(self) -> None:
         self._loop.set_exception_handler(_quiet)
-        servers = [
-            await asyncio.start_server(
-                self._connection, sock=sock, ssl=self.context, limit=PIECE,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS, ssl_shutdown_timeout=2.0,
-            ) for sock in self.public
-        ]  # fmt: skip
         await self._stop.wait()
-        for server in servers:
-            server.close()
+        if self._open:
+            await asyncio.wait(self._open, timeout=SHUTDOWN_SECONDS)
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass a connection on while it has a place; here it is known where it comes from."""
-        peer = writer.get_extra_info("peername")
-        if len(self._open) >= self._connections.most or self._connections.is_crowded(peer, self._open):
-            writer.transport.abort()
-            return
-        self._open[id(writer)] = _Peer(peer)
-        try:
-            await self._pass_on(reader, writer)
-        finally:
-            del self._open[id(writer)]
+    def _begin(self, client: socket.socket, far: socket.socket) -> None:
+        task = self._loop.create_task(self._pass_on(client, far))
+        self._open.add(task)
+        task.add_done_callback(self._ended)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner = socket.socket(self._family)
-        inner.setblocking(False)
-        try:
-            await self._loop.sock_connect(inner, self._address)
-            inner_reader, inner_writer = await asyncio.open_connection(sock=inner, limit=PIECE)
-        except BaseException as error:  # the end of the server among them
-            inner.close()
-            writer.close()
-            if isinstance(error, OSError):
-                return
-            raise
-        copies = [
-            asyncio.ensure_future(_copy(reader, inner_writer)),
-            asyncio.ensure_future(_copy(inner_reader, writer)),
-        ]
-        try:
-            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for copy in copies:
-                copy.cancel()
-            for each in (writer, inner_writer):
-                each.close()
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, OSError):
+            log.error("TLS: a connection ended with an error", exc_info=error)
+
+    async def _pass_on(self, client: socket.socket, far: socket.socket) -> None:
+        """Pass bytes on between a client and the server's end until one of them ends."""
+        with client, far:  # the transports close them in order, if it comes to that
+            server_reader, server_writer = await asyncio.open_connection(sock=far, limit=PIECE)
+            first = asyncio.ensure_future(server_reader.read(PIECE))
+            shake = asyncio.ensure_future(self._shake_hands(client))
+            copies: list[asyncio.Future[None]] = []
+            try:
+                await asyncio.wait((first, shake), return_when=asyncio.FIRST_COMPLETED)
+                if not shake.done():
+                    return  # the server has closed it already, to make room
+                reader, writer = shake.result()
+                copies = [
+                    asyncio.ensure_future(_copy(reader, server_writer)),
+                    asyncio.ensure_future(_copy(server_reader, writer, first)),
+                ]
+                await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+                server_writer.close()
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
+            finally:
+                for each in (first, shake, *copies):
+                    each.cancel()
+                await asyncio.gather(first, shake, *copies, return_exceptions=True)
+                server_writer.transport.abort()
+
+    async def _shake_hands(self, client: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """What a client sends, and what is sent to it, decrypted; OSError if it does not speak TLS."""
+        reader = asyncio.StreamReader(PIECE, self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
+        transport, _ = await self._loop.connect_accepted_socket(
+            lambda: protocol, client, ssl=self.context, ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+        )  # fmt: skip
+        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
 
-class _Peer:
-    """Who is at the other end."""
-
-    def __init__(self, addr: object) -> None:
-        self.addr = addr
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass bytes on until one side ends."""
-    with suppress(OSError, ssl.SSLError):
-        while data := await reader.read(PIECE):
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: asyncio.Future[bytes] | None = None
+) -> None:
+    """Pass bytes on until one side ends; `first`: those that are read already."""
+    with suppress(OSError):
+        data = await (first or reader.read(PIECE))
+        while data:
             writer.write(data)
             await writer.drain()
+            data = await reader.read(PIECE)
 
 
 def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     """Handshakes that come to nothing are no news."""
     error = context.get("exception")
-    if not isinstance(error, (OSError, asyncio.TimeoutError, asyncio.CancelledError)):
+    if not isinstance(error, (OSError, asyncio.CancelledError)):
         log.error("TLS: %s", context.get("message"), exc_info=error if isinstance(error, Exception) else None)
