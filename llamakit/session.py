@@ -475,7 +475,8 @@ class Session:
         from llamakit.engine import session_file
 
         file = Path(path)
-        beginning = session_file.read(file, self._session_key)
+        room = self._on_engine(lambda: session_file.room(self.engine))
+        beginning = session_file.read(file, self._session_key, room)
         tokens: list[int] = self._on_engine(lambda: session_file.put(file, self.engine, beginning, salt))
         return tokens, (beginning.adapters, salt)
 

@@ -8,6 +8,7 @@ A reader is given as `Reader(write, read)`: `write(rng, folder)` makes a spoilt 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import sys
@@ -307,7 +308,7 @@ class Readers:
         engine, path = self.session.engine, self.folder / "s.gguf"
         tokens = self.session.tokenize("Once upon a time there was a girl")
         self.session.generate(tokens, max_tokens=1)
-        key = session_file.model_key(self.file, engine.space.kv.spec)
+        key, room = session_file.model_key(self.file, engine.space.kv.spec), session_file.room(engine)
         session_file.write(path, session_file.take(engine, tokens), key, engine.space.kv.spec.type)
         with open_gguf(path) as file:
             metadata = {each: file.metadata[each] for each in file.metadata} | {"llamakit.session.adapters": "[]"}
@@ -323,7 +324,9 @@ class Readers:
             free = engine.space.pool.n_free + len(engine.space.tree)
             try:
                 session_file.is_saved(folder / "s.gguf")
-                session_file.put(folder / "s.gguf", engine, session_file.read(folder / "s.gguf", key))
+                with open_gguf(folder / "s.gguf") as file, contextlib.suppress(LlamaKitError):  # but for its digest
+                    session_file.put(file.path, engine, session_file._content(file, file.path, room))
+                session_file.put(folder / "s.gguf", engine, session_file.read(folder / "s.gguf", key, room))
             finally:
                 assert engine.space.pool.n_free + len(engine.space.tree) == free, "blocks stay taken"
 

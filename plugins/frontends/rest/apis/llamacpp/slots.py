@@ -107,13 +107,13 @@ class SlotAction:
         salt = Exchange(self.state, req).salt("")
         if not file.is_file():
             raise NotFoundError(f"there is no file {file.name!r} of a saved slot", param="filename")
-        try:
-            with self.state.pool.lease(name) as session:
+        with self.state.pool.lease(name) as session:
+            try:
                 tokens, key = session.load_keyed_prefix(file, salt)
-        except ModelFileError as error:
-            raise UsageError(
-                "this file cannot be restored", found=error.message.replace(str(file), file.name), param="filename"
-            ) from None
+            except ModelFileError as error:
+                raise UsageError(
+                    "this file cannot be restored", found=error.message.replace(str(file), file.name), param="filename"
+                ) from None
         table.hold(name, number, tokens, key)
         timings = SlotTimings(restore_ms=(time.perf_counter() - began) * 1e3)
         return SlotAnswer(
