@@ -17,6 +17,20 @@ hypothesis.settings.register_profile("llamakit", deadline=None, suppress_health_
 hypothesis.settings.load_profile("llamakit")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What runs a model on the backend that can be chosen is marked, so that `-m on_backend` finds it."""
+    for item in items:
+        if "backend_name" in item.fixturenames:
+            item.add_marker("on_backend")
+
+
+@pytest.fixture(scope="session")
+def backend_name() -> str:
+    """The backend that tests of engine, server and grammars use: LLAMAKIT_TEST_BACKEND, or cpu."""
+    return os.environ.get("LLAMAKIT_TEST_BACKEND", "cpu")
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Folder of real models, vocabularies and texts, named by LLAMAKIT_TEST_DATA; skips where it is unset."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from llamakit import Session
@@ -23,30 +24,33 @@ def test_the_published_text(stories260k, expected, backend, threads):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 512])
-def test_prompts_may_be_cut_anywhere(stories260k, expected, batch_size):
+def test_prompts_may_be_cut_anywhere(stories260k, expected, backend_name, batch_size):
     prompt = expected[:200]
-    with Session(stories260k, backend="cpu", batch_size=batch_size) as session:
+    with Session(stories260k, backend=backend_name, batch_size=batch_size) as session:
         whole = session.logits(session.tokenize(prompt, add_bos=True))
-    with Session(stories260k, backend="cpu", batch_size=3) as session:
+    with Session(stories260k, backend=backend_name, batch_size=3) as session:
         parts = session.logits(session.tokenize(prompt, add_bos=True))
-    assert (whole == parts).all()
+    if backend_name == "cpu":  # where the order of sums does not depend on how many rows there are
+        assert (whole == parts).all()
+    else:
+        np.testing.assert_allclose(whole, parts, atol=1e-3)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_first_sentence_survives_q8_0(stories260k, expected, backend, tmp_path):
+@pytest.mark.parametrize("oracle", [True, False], ids=["reference", "tested"])
+def test_first_sentence_survives_q8_0(stories260k, expected, oracle, backend_name, tmp_path):
     from llamakit.gguf.quantize import quantize_file
 
     small = tmp_path / "q8_0.gguf"
     quantize_file(stories260k, small, "Q8_0")
-    with Session(small, backend=backend) as session:
+    with Session(small, backend="reference" if oracle else backend_name) as session:
         text = session.generate("", max_tokens=60, temperature=0).text
     first = expected.strip().split(".")[0]
     assert text.strip().split(".")[0] == first
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_context_shift_goes_on_and_a_full_context_stops(stories260k, backend):
-    with Session(stories260k, backend=backend, ctx_size=64) as session:
+@pytest.mark.parametrize("oracle", [True, False], ids=["reference", "tested"])
+def test_context_shift_goes_on_and_a_full_context_stops(stories260k, oracle, backend_name):
+    with Session(stories260k, backend="reference" if oracle else backend_name, ctx_size=64) as session:
         shifted = session.generate("Once upon a time", max_tokens=150, temperature=0, shift=True, ignore_eos=True)
         stopped = session.generate("Once upon a time", max_tokens=150, temperature=0, ignore_eos=True)
     assert len(shifted.tokens) == 150
@@ -55,9 +59,9 @@ def test_context_shift_goes_on_and_a_full_context_stops(stories260k, backend):
     assert shifted.text.startswith(stopped.text)
 
 
-def test_many_at_once_give_what_each_gives_alone(stories260k):
+def test_many_at_once_give_what_each_gives_alone(stories260k, backend_name):
     prompts = ["Once upon a time", "Lily", "One day, Tom and his dog", "The sun"]
-    with Session(stories260k, backend="cpu", n_seq=4) as session:
+    with Session(stories260k, backend=backend_name, n_seq=4) as session:
         alone = [session.generate(p, max_tokens=40, seed=i, temperature=0.9).tokens for i, p in enumerate(prompts)]
         engine = session.engine
         jobs = [Job(session.request(p, max_tokens=40, seed=i, temperature=0.9)) for i, p in enumerate(prompts)]
@@ -70,8 +74,8 @@ def test_many_at_once_give_what_each_gives_alone(stories260k):
     assert together == alone
 
 
-def test_a_past_is_not_run_again_and_changes_nothing(stories260k):
-    with Session(stories260k, backend="cpu") as session:
+def test_a_past_is_not_run_again_and_changes_nothing(stories260k, backend_name):
+    with Session(stories260k, backend=backend_name) as session:
         text = "Once upon a time, there was a little"
         plain = session.generate(text, max_tokens=20, temperature=0, cache=False)
         session.generate("Once upon a time, there was", max_tokens=5, temperature=0)

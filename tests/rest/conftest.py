@@ -107,33 +107,34 @@ def running(models, settings=None, wait=True, tls=None, **options):
         server.stop()
 
 
-def starter(stack, small_model):
+def starter(stack, small_model, backend="cpu"):
     """A function that starts servers which `stack` stops."""
 
-    def start(models=None, **options):
-        return stack.enter_context(running(models or {"stories": small_model}, **options))
+    def start(models=None, settings=None, **options):
+        models, settings = models or {"stories": small_model}, {"backend": backend} | (settings or {})
+        return stack.enter_context(running(models, settings, **options))
 
     return start
 
 
 @pytest.fixture
-def serve(small_model):
+def serve(small_model, backend_name):
     """Start a server: `serve(api_key=["k"], settings={"ctx_size": 128})`; stopped at the end of the test."""
     with ExitStack() as stack:
-        yield starter(stack, small_model)
+        yield starter(stack, small_model, backend_name)
 
 
 @pytest.fixture(scope="module")
-def serve_module(small_model):
+def serve_module(small_model, backend_name):
     """The same; stopped at the end of the module."""
     with ExitStack() as stack:
-        yield starter(stack, small_model)
+        yield starter(stack, small_model, backend_name)
 
 
 @pytest.fixture(scope="module")
-def server(small_model):
+def server(small_model, backend_name):
     """One server for all tests of a module."""
-    with running({"stories": small_model}) as client:
+    with running({"stories": small_model}, {"backend": backend_name}) as client:
         yield client
 
 

@@ -83,7 +83,7 @@ def test_d4_the_newline_can_be_spared(native):
     spared = newline_probability(repeat_penalty=3, penalize_nl=False)
     penalised = newline_probability(repeat_penalty=3, penalize_nl=True)
     assert 0 < off < 1
-    assert spared == off
+    assert spared == pytest.approx(off, rel=1e-5)  # to the bit on the CPU, whatever of the prompt was cached
     assert penalised < 0.9 * off
 
 

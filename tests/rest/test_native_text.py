@@ -78,12 +78,12 @@ def test_what_is_refused(native, path, body, param):
     assert native.refused(path, **body)["param"] == param
 
 
-def test_the_embedding_of_2023_is_the_last_tokens_as_it_is(native, small_model):
+def test_the_embedding_of_2023_is_the_last_tokens_as_it_is(native, small_model, backend_name):
     from llamakit import Session
 
     answer = native.post("/embedding", content="Lily saw a cat").json()
     assert list(answer) == ["embedding"]
-    with Session(small_model, backend="cpu", threads=2) as session:
+    with Session(small_model, backend=backend_name, threads=2) as session:
         expected = session.embed("Lily saw a cat", pooling="last", normalize=False)
     assert np.asarray(answer["embedding"], np.float32).tolist() == expected.tolist()
     assert native.post("/embeddings", content="Lily saw a cat").json() == answer

@@ -15,8 +15,8 @@ PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
-def session(small_model):
-    with Session(small_model, threads=2) as session:
+def session(small_model, backend_name):
+    with Session(small_model, backend=backend_name, threads=2) as session:
         yield session
 
 

@@ -35,8 +35,8 @@ def copy(small_model, tmp_path):
     return shutil.copy(small_model, tmp_path / "other.gguf")
 
 
-def test_a_draft_model_is_closed(small_model, copy):
-    with Session(small_model, backend="cpu", ctx_size=64, draft_model=str(copy), draft=4) as session:
+def test_a_draft_model_is_closed(small_model, copy, backend_name):
+    with Session(small_model, backend=backend_name, ctx_size=64, draft_model=str(copy), draft=4) as session:
         session.generate("Once", **WANTED)
         before = held(copy)
         assert before
@@ -46,7 +46,7 @@ def test_a_draft_model_is_closed(small_model, copy):
     assert held(copy) == 0
 
 
-def test_a_draft_model_of_another_vocabulary_is_closed(small_model, copy, monkeypatch):
+def test_a_draft_model_of_another_vocabulary_is_closed(small_model, copy, monkeypatch, backend_name):
     from llamakit.engine import draft_model
 
     def refuse(*args):
@@ -54,14 +54,14 @@ def test_a_draft_model_of_another_vocabulary_is_closed(small_model, copy, monkey
 
     monkeypatch.setattr(draft_model, "check_vocabulary", refuse)
     with (
-        Session(small_model, backend="cpu", ctx_size=64, draft_model=str(copy), draft=4) as session,
+        Session(small_model, backend=backend_name, ctx_size=64, draft_model=str(copy), draft=4) as session,
         pytest.raises(ValueError),
     ):
         session.engine  # noqa: B018
     assert held(copy) == 0
 
 
-def test_the_base_of_adapters_is_closed(small_model, copy, tmp_path):
+def test_the_base_of_adapters_is_closed(small_model, copy, tmp_path, backend_name):
     name = "blk.0.attn_q.weight"
     with open_gguf(small_model) as file:
         n_in, n_out = reversed(file.tensors[name].shape)
@@ -72,7 +72,7 @@ def test_the_base_of_adapters_is_closed(small_model, copy, tmp_path):
     }
     lora = write_gguf_adapter(tmp_path / "lora.gguf", pair)
     with Session(
-        small_model, backend="cpu", ctx_size=64, lora=[(str(lora), 1.0)], lora_base=str(copy), adapter_slots=1
+        small_model, backend=backend_name, ctx_size=64, lora=[(str(lora), 1.0)], lora_base=str(copy), adapter_slots=1
     ) as session:
         expected = session.generate("Once", **WANTED).tokens
         assert held(copy)
@@ -81,10 +81,10 @@ def test_the_base_of_adapters_is_closed(small_model, copy, tmp_path):
     assert held(copy) == 0
 
 
-def test_a_draft_model_has_no_larger_cache_than_its_target(small_model, copy):
-    with Session(small_model, backend="cpu", ctx_size=64) as session:
+def test_a_draft_model_has_no_larger_cache_than_its_target(small_model, copy, backend_name):
+    with Session(small_model, backend=backend_name, ctx_size=64) as session:
         kv_memory = 3 * session.device.kv_size(session._kv.spec)  # of eight contexts that are asked for
-    settings = {"backend": "cpu", "ctx_size": 64, "n_seq": 8, "kv_memory": kv_memory, "activations": "f32"}
+    settings = {"backend": backend_name, "ctx_size": 64, "n_seq": 8, "kv_memory": kv_memory, "activations": "f32"}
     with Session(small_model, draft_model=str(copy), draft=4, **settings) as session:
         drafter = session.engine.drafter
         assert drafter.kv.spec.n_block <= session._kv.spec.n_block

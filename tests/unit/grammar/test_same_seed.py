@@ -105,10 +105,10 @@ def test_the_same_for_masks_written_in_python():
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
 @pytest.mark.parametrize("more", [{}, {"top_k": 10, "repeat_penalty": 1.2}, {"mirostat": 2}])
-def test_answers_agree_as_long_as_they_keep_to_the_grammar(small_model, temperature, more):
+def test_answers_agree_as_long_as_they_keep_to_the_grammar(small_model, backend_name, temperature, more):
     options = {"max_tokens": 48, "temperature": temperature, **more}
     left = stayed = 0
-    with Session(small_model, backend="cpu", threads=1) as session:
+    with Session(small_model, backend=backend_name, threads=1) as session:
         for seed in range(8):
             free = session.generate("Once upon a time", seed=seed, **options)
             for pattern in ("[^L]*", "[^.]*(\\.[^.]*){0,2}", "(.|\n)*", "[a-zA-Z ,.]*"):

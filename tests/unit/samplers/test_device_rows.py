@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from llamakit.engine import device_rows
 from llamakit.engine.device_rows import DeviceRows
 from llamakit.engine.sampling import make_chain, sample_rows
 from llamakit.errors import LlamaKitError
+from llamakit.gpu.memory import GPUBuffer
 from llamakit.options import Options
 from llamakit.registry import Registry
 from llamakit.sampler import Sampler, SequenceContext
@@ -175,7 +176,7 @@ def test_top_is_what_sorting_gives():
         assert log_sum == pytest.approx(np.log(np.exp(row, dtype=np.float64).sum()), abs=1e-6)
 
 
-def test_a_session_says_the_same_when_logits_stay_on_the_device(small_model, monkeypatch):
+def test_a_session_says_the_same_when_logits_stay_on_the_device(small_model, backend_name, monkeypatch):
     requests = [
         {"seed": 3}, {"n": 2, "temperature": 1.5, "seed": 1}, {"beams": 2}, {"logprobs": 2, "temperature": 0.0},
         {"regex": "[A-Z][a-z ]+", "seed": 2}, {"regex": "(yes|no) indeed", "seed": 2},
@@ -183,15 +184,17 @@ def test_a_session_says_the_same_when_logits_stay_on_the_device(small_model, mon
     ]  # fmt: skip
 
     def answers():
-        with Session(small_model, threads=1, ctx_size=128, n_seq=2) as session:
+        with Session(small_model, backend=backend_name, threads=1, ctx_size=128, n_seq=2) as session:
             found = []
             for each in requests:
                 results = session.answers("Once upon a time there was", max_tokens=12, **each)
                 found += [(r.text, r.tokens, r.score, r.prompt) for r in results]
             return found
 
+    cpu = import_module(f"{REGISTRY.backend('cpu').__module__}.device")
+    buffer = cpu.CPUBuffer if backend_name == "cpu" else GPUBuffer
+    monkeypatch.setattr(buffer, "on_host", True)
     expected = answers()
-    buffer = sys.modules[REGISTRY.backend("cpu").__module__ + ".device"].CPUBuffer
     monkeypatch.setattr(buffer, "on_host", False)
     assert answers() == expected
 
