@@ -196,14 +196,14 @@ def _decode_iq4_xs(b: Array) -> Array:  # d f16, 16 high bits and 4 bytes of low
     return scale[:, :, None] * IQ4[q].astype(np.float32)
 
 
-def _power_of_two(e: Array) -> Array:
+def power_of_two(e: Array) -> Array:
     """Half of the scale that a byte of E8M0 is, float32."""
     e = e.astype(np.uint32)
     return np.where(e < 2, np.uint32(0x00200000) << np.minimum(e, 1), (e - np.minimum(e, 1)) << 23).view(np.float32)
 
 
 def _decode_mxfp4(b: Array) -> Array:  # e E8M0, 16 bytes of nibbles
-    return _power_of_two(b[:, :1]) * FP4[nibbles(b[:, 1:])].astype(np.float32)
+    return power_of_two(b[:, :1]) * FP4[nibbles(b[:, 1:])].astype(np.float32)
 
 
 def _nearest_iq4(x: Array) -> Array:
@@ -233,7 +233,7 @@ def _encode_mxfp4(x: Array) -> Array:
     """The largest value gets the exponent of 4; of two values that are equally near, the one that comes first."""
     top = np.nan_to_num(np.abs(x).max(axis=1, keepdims=True))
     e = np.where(top > 0, np.clip(np.frexp(top)[1] - 1 - 2 + 127, 0, 254), 0).astype(np.uint8)
-    d = _power_of_two(e)
+    d = power_of_two(e)
     best, q = np.full(x.shape, np.inf, np.float32), np.zeros(x.shape, np.uint8)
     for code, value in enumerate(FP4.astype(np.float32)):
         error = np.abs(d * value - x)
@@ -245,7 +245,7 @@ def _encode_mxfp4(x: Array) -> Array:
 # -- K formats: 256 values in sub-blocks with their own small scales ----------------------------------------------
 
 
-def _scale_min_k4(s: Array) -> tuple[Array, Array]:
+def scale_min_k4(s: Array) -> tuple[Array, Array]:
     """12 bytes to 8 six-bit scales and 8 six-bit minima, (n, 8) each."""
     low, mid, high = s[:, 0:4], s[:, 4:8], s[:, 8:12]
     scale = np.concatenate([low & 63, (high & 15) | ((low >> 6) << 4)], axis=1)
@@ -260,7 +260,7 @@ def _pack_scale_min_k4(scale: Array, minimum: Array) -> Array:
     return np.concatenate([low, mid, high], axis=1).astype(np.uint8)
 
 
-def _nibbles_k(qs: Array) -> Array:
+def nibbles_k(qs: Array) -> Array:
     """128 bytes to (n, 8, 32): bytes 32 j.. hold sub-block 2 j in low nibbles and 2 j + 1 in high ones."""
     q = qs.reshape(-1, 4, 1, 32)
     return np.concatenate([q & 15, q >> 4], axis=2).reshape(-1, 8, 32)
@@ -278,7 +278,7 @@ def _decode_q2_k(b: Array) -> Array:  # 16 scale|min nibbles, 64 bytes of 2 bits
     return scale[:, :, None] * crumbs_k(b[:, 16:80]).astype(np.float32) - minimum[:, :, None]
 
 
-def _scales_q3_k(s: Array) -> Array:
+def scales_q3_k(s: Array) -> Array:
     """12 bytes to 16 six-bit scales, less 32, (n, 16) int8."""
     low = np.concatenate([s[:, :8] & 15, s[:, :8] >> 4], axis=1)
     high = (s[:, None, 8:12] >> np.array([0, 2, 4, 6], np.uint8).reshape(1, 4, 1)) & 3
@@ -286,23 +286,23 @@ def _scales_q3_k(s: Array) -> Array:
 
 
 def _decode_q3_k(b: Array) -> Array:  # 32 bytes of high bits, 64 of 2 bits, 12 of scales, d
-    scale = read_half(b, 108) * _scales_q3_k(b[:, 96:108]).astype(np.float32)
+    scale = read_half(b, 108) * scales_q3_k(b[:, 96:108]).astype(np.float32)
     high = (b[:, None, :32] >> np.arange(8, dtype=np.uint8).reshape(1, 8, 1)) & 1
     q = crumbs_k(b[:, 32:96]).astype(np.int8) - ((high ^ 1) << 2).astype(np.int8).reshape(-1, 16, 16)
     return scale[:, :, None] * q.astype(np.float32)
 
 
 def _decode_q4_k(b: Array) -> Array:  # d, dmin, 12 bytes of scales, 128 of nibbles
-    scale, minimum = _scale_min_k4(b[:, 4:16])
+    scale, minimum = scale_min_k4(b[:, 4:16])
     d, m = read_half(b, 0) * scale.astype(np.float32), read_half(b, 2) * minimum.astype(np.float32)
-    return d[:, :, None] * _nibbles_k(b[:, 16:]).astype(np.float32) - m[:, :, None]
+    return d[:, :, None] * nibbles_k(b[:, 16:]).astype(np.float32) - m[:, :, None]
 
 
 def _decode_q5_k(b: Array) -> Array:  # as Q4_K, with 32 bytes of high bits before the nibbles
-    scale, minimum = _scale_min_k4(b[:, 4:16])
+    scale, minimum = scale_min_k4(b[:, 4:16])
     d, m = read_half(b, 0) * scale.astype(np.float32), read_half(b, 2) * minimum.astype(np.float32)
     high = (b[:, None, 16:48] >> np.arange(8, dtype=np.uint8).reshape(1, 8, 1)) & 1
-    q = _nibbles_k(b[:, 48:]) | (high << 4)
+    q = nibbles_k(b[:, 48:]) | (high << 4)
     return d[:, :, None] * q.astype(np.float32) - m[:, :, None]
 
 

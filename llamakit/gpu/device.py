@@ -11,6 +11,7 @@ from llamakit.gpu.cells import GPUKV, cache_bytes
 from llamakit.gpu.driver import does_not_fit
 from llamakit.gpu.lower import plan_of, supported
 from llamakit.gpu.memory import GPUState, GPUWeight, state_bytes
+from llamakit.gpu.packed import weight_bytes
 from llamakit.gpu.program import GPUExecutable
 from llamakit.gpu.source import Kernels
 from llamakit.graph.graph import DType
@@ -43,18 +44,18 @@ class GPUDevice(Device):
         return self.driver.memory()
 
     def footprint(self, graph: Graph, sources: Mapping[str, TensorSource], kv: KVSpec | None = None) -> Footprint:
-        """Weights as in the file, vectors as float32; the arena with what steps need for themselves."""
+        """Weights as they lie on the device, vectors as float32; the arena with what steps need for themselves."""
         types = {name: sources[name].type for name in graph.parameters}
         used = [sources[name] for name in graph.parameters]
         return Footprint(
-            weights=sum(4 * s.shape[0] if len(s.shape) == 1 else s.n_bytes for s in used),
+            weights=sum(weight_bytes(self.driver.traits, source.type, source.shape) for source in used),
             states=sum(state_bytes(tensor.shape, tensor.dtype) for tensor in graph.states.values()),
             program=4 * (plan_of(graph, types).total + InputLayout(graph.inputs).n_values),
         )
 
     def load(self, source: TensorSource, uses: Uses) -> GPUWeight:
-        """The blocks of the file, piece by piece."""
-        return GPUWeight(self.driver, source)
+        """The blocks of the file, piece by piece; packed there, if the device has it so."""
+        return GPUWeight(self.kernel_store, source)
 
     def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> GPUState:
         """A zero tensor."""

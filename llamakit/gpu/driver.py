@@ -54,7 +54,8 @@ class Traits:
     `language`: which prelude they get. `lanes`: items that work on a row of a weight together, a power of two; 1 where
     items are best left alone, as on CPUs. `items`: of a group whose items have nothing to do with one another.
     `most_bytes`: the largest block of memory that it gives. `options`: for the compiler.
-    `cache_on_host`: whether keys and values stay in main memory.
+    `cache_on_host`: whether keys and values stay in main memory. `packed`: whether weights lie in panels, as GPUs like
+    them (`packed.py`), or as in the file.
     """
 
     language: str
@@ -63,6 +64,7 @@ class Traits:
     most_bytes: int
     options: tuple[str, ...] = ()
     cache_on_host: bool = False
+    packed: bool = False
 
 
 class Tape(ABC):

@@ -63,11 +63,12 @@ def width(value: Value | None) -> int:
 
 
 class Operand(NamedTuple):
-    """A tensor as kernels take it: its type and the parts in which its rows lie."""
+    """A tensor as kernels take it: its type, the parts in which its rows lie, and whether they lie in panels."""
 
     type: GGMLType
     shape: tuple[int, ...]
     parts: list[Part]
+    packed: bool = False
 
     @property
     def place(self) -> At:
@@ -108,7 +109,7 @@ class Lowering:
         assert tensor is not None
         if tensor.source is Source.FILE:
             weight = self.weights[tensor.name]
-            return Operand(weight.type, tensor.shape, weight.parts)
+            return Operand(weight.type, tensor.shape, weight.parts, weight.packed)
         n_row = math.prod(tensor.shape[:-1])
         return Operand(GGMLType.F32, tensor.shape, [Part(self.states[tensor.name].place, 0, n_row)])
 

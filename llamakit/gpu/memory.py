@@ -13,18 +13,23 @@ from llamakit.backend import Buffer, State
 from llamakit.errors import UsageError
 from llamakit.gguf import GGMLType, native
 from llamakit.gpu.driver import At, Block
+from llamakit.gpu.packed import packing, weight_bytes
+from llamakit.gpu.packings import PACKINGS, PANEL, PLACES, STEP
 from llamakit.gpu.source import MOST, too_large
 from llamakit.gpu.top import top
 from llamakit.graph.graph import DType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
 
     from llamakit.backend import LogitEdits, TensorSource, Top
     from llamakit.gpu.driver import Driver
     from llamakit.gpu.source import Kernels
 
 I8_BLOCK = 256  # values of a state that share a scale
+STAGED = 1 << 24  # bytes of a file that are repacked at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +42,58 @@ class Part:
 
 
 class GPUWeight:
-    """A tensor of a file: GGUF's blocks as they are, a vector as float32."""
+    """A tensor of a file: in panels, or in GGUF's blocks as they are; a vector as float32.
 
-    def __init__(self, driver: Driver, source: TensorSource) -> None:
-        self.name, self.shape, self.type = source.name, source.shape, source.type
+    `packed`: whether it is in panels. Then the file's blocks go to the device a stage at a time, to be repacked there.
+    """
+
+    def __init__(self, kernels: Kernels, source: TensorSource) -> None:
+        self.name, self.shape, self.type, driver = source.name, source.shape, source.type, kernels.driver
+        self.n_bytes, self.packed = weight_bytes(driver.traits, source.type, source.shape), False
         if len(source.shape) == 1:
             self.type = GGMLType.F32
             values = native.dequantize(source.type, source.whole(), source.shape)
             self.parts = [Part(At(driver.allocate(values.nbytes)), 0, 1)]
             driver.write(self.parts[0].place, values)
-            self.n_bytes = values.nbytes
             return
-        *outer, _ = source.shape
-        self.n_bytes, n_row = source.n_bytes, math.prod(outer)
-        self.parts = parts_of(driver, n_row, source.n_bytes // n_row)
-        size = source.n_bytes // n_row * self.parts[0].n_row
-        for offset, piece in source.pieces():
-            for start, stop in _cuts(offset, offset + len(piece), size):
-                place = self.parts[start // size].place.plus(start % size)
-                driver.write(place, np.ascontiguousarray(piece[start - offset : stop - offset]))
+        *outer, n_in = source.shape
+        n_row, row_bytes = math.prod(outer), source.type.n_bytes(n_in)
+        form = packing(driver.traits, source.type, source.shape)
+        if form is not None:
+            self.packed, self.parts = True, _panels(driver, n_row, form.panel_bytes(n_in))
+            self._repack(kernels, source, n_row, row_bytes)
+            return
+        self.parts = parts_of(driver, n_row, row_bytes)
+        size = row_bytes * self.parts[0].n_row
+        for start, piece in _cut_pieces(source, size):
+            driver.write(self.parts[start // size].place.plus(start % size), piece)
 
     @property
     def place(self) -> At:
         """Where a vector lies."""
         return self.parts[0].place
+
+    def _repack(self, kernels: Kernels, source: TensorSource, n_row: int, row_bytes: int) -> None:
+        """Make the panels, as many at once as a stage has room for."""
+        n_in, driver = source.shape[-1], kernels.driver
+        kernel = kernels.get("repack", "repack", source.type, packed=True)
+        n_staged = min(max(min(STAGED, driver.traits.most_bytes) // row_bytes // PANEL, 1) * PANEL, n_row)
+        size, stage = n_staged * row_bytes, At(driver.allocate(n_staged * row_bytes))
+        panel = PACKINGS[source.type].panel_bytes(n_in)
+        for start, piece in _cut_pieces(source, size):
+            driver.write(stage.plus(start % size), piece)
+            stop = start + len(piece)
+            if stop % size and stop < n_row * row_bytes:
+                continue
+            begin, end = start // size * n_staged, stop // row_bytes
+            for part in self.parts:
+                low, high = max(begin, part.first), min(end, part.first + part.n_row)
+                items = -(-(high - low) // PANEL) * -(-n_in // STEP) * PLACES
+                from_, to = (low - begin) * row_bytes, (low - part.first) // PANEL * panel
+                if high > low:
+                    kernels.items(kernel, items, stage.plus(from_), part.place.plus(to), high - low, n_in)
+        driver.finish()
+        stage.block.free()
 
 
 def parts_of(driver: Driver, n_row: int, row_bytes: int) -> list[Part]:
@@ -70,6 +103,20 @@ def parts_of(driver: Driver, n_row: int, row_bytes: int) -> list[Part]:
         Part(At(driver.allocate(min(most, n_row - first) * row_bytes)), first, min(most, n_row - first))
         for first in range(0, n_row, most)
     ]
+
+
+def _panels(driver: Driver, n_row: int, panel_bytes: int) -> list[Part]:
+    """The same for rows in panels: a part ends with one, or with the tensor."""
+    parts = parts_of(driver, -(-n_row // PANEL), panel_bytes)
+    rows = [(PANEL * part.first, PANEL * (part.first + part.n_row)) for part in parts]
+    return [Part(part.place, a, min(b, n_row) - a) for part, (a, b) in zip(parts, rows, strict=True)]
+
+
+def _cut_pieces(source: TensorSource, size: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """(offset, bytes) of a tensor, none across a multiple of `size`."""
+    for offset, piece in source.pieces():
+        for start, stop in _cuts(offset, offset + len(piece), size):
+            yield start, np.ascontiguousarray(piece[start - offset : stop - offset])
 
 
 def _cuts(start: int, stop: int, size: int) -> list[tuple[int, int]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamakit.errors import BackendError
-from llamakit.gguf import GGMLType
+from llamakit.gguf import GGMLType, quants
 from llamakit.gpu.driver import At
+from llamakit.gpu.packed import defines as packed_defines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,7 @@ LEVELS = {  # the values of the grids' levels, by type: see `llamakit.gguf.quant
     "IQ3_XXS": ("iq3_xxs", (4, 12, 20, 28, 36, 44, 52, 62)),
     "IQ3_S": ("iq3_s", (1, 3, 5, 7, 9, 11, 13, 15)),
 }
+NAMED = {GGMLType.IQ4_NL: quants.IQ4, GGMLType.IQ4_XS: quants.IQ4, GGMLType.MXFP4: quants.FP4}
 
 
 @cache
@@ -41,8 +43,10 @@ def read(name: str) -> str:
 
 
 @cache
-def grid(type: GGMLType) -> str:
-    """The grid of a type as a table; nothing for types without one."""
+def tables(type: GGMLType) -> str:
+    """The values that codes of a type stand for; nothing for types whose codes are numbers."""
+    if type in NAMED:
+        return f"CONSTANT signed char NAMED[] = {{{','.join(map(str, NAMED[type].tolist()))}}};\n"
     if type.name not in LEVELS:
         return ""
     from llamakit.gguf.grids import points
@@ -53,10 +57,15 @@ def grid(type: GGMLType) -> str:
     return f"#define WIDTH {width}\nCONSTANT signed char GRID[] = {{{values}}};\n"
 
 
-def type_defines(type: GGMLType) -> dict[str, int | str]:
-    """What formats.cl needs to know of a tensor type; those without blocks are taken 32 values at a time."""
+def type_defines(type: GGMLType, *, packed: bool = False) -> dict[str, int | str]:
+    """What formats.cl and panels.cl need to know of a type; those without blocks are taken 32 values at a time."""
     block = max(type.block_size, 32)
-    return {f"TYPE_{type.name}": 1, "BLOCK": block, "BYTES": type.n_bytes(block)}
+    found: dict[str, int | str] = {f"TYPE_{type.name}": 1, "BLOCK": block, "BYTES": type.n_bytes(block)}
+    if packed:
+        found |= packed_defines(type)
+        words = NAMED[type].view("<u4").tolist() if type in NAMED else []
+        found |= {f"NAMED_{i}": f"{word:#010x}u" for i, word in enumerate(words)}
+    return found
 
 
 def stored_defines(kv_type: str) -> dict[str, int | str]:
@@ -65,13 +74,16 @@ def stored_defines(kv_type: str) -> dict[str, int | str]:
     return {f"KV_{type.name}": 1, "STORED_BLOCK": type.block_size, "STORED_BYTES": type.type_size}
 
 
-def module_text(traits: Traits, file: str, defines: Mapping[str, int | str], type: GGMLType | None = None) -> str:
+def module_text(
+    traits: Traits, file: str, defines: Mapping[str, int | str], type: GGMLType | None = None, *, packed: bool = False
+) -> str:
     """The source of a module for a device; `file` may name several, such as "states+own"."""
-    given = {"LANES": traits.lanes, "CHUNK": CHUNK, **defines} | ({} if type is None else type_defines(type))
+    of_type = {} if type is None else type_defines(type, packed=packed)
+    given = {"LANES": traits.lanes, "CHUNK": CHUNK, **defines} | of_type
     lines = [f"#define {name} {value}" for name, value in given.items()]
     parts = [*lines, read(f"prelude_{traits.language}.h"), read("common.cl")]
     if type is not None:
-        parts += [grid(type), read("formats.cl")]
+        parts += [read("panels.cl")] if packed else [tables(type), read("formats.cl")]
     return "\n".join([*parts, *(read(f"{each}.cl") for each in file.split("+"))])
 
 
@@ -101,11 +113,19 @@ class Kernels:
         self._kernels: dict[tuple[Any, ...], Any] = {}
         self._scratch: dict[str, At] = {}
 
-    def get(self, name: str, file: str = "basic", type: GGMLType | None = None, defines: Defines = NOTHING) -> Any:
-        """The kernel `name` of a file of the sources."""
-        key = (name, file, type, *sorted(defines.items()))
+    def get(
+        self,
+        name: str,
+        file: str = "basic",
+        type: GGMLType | None = None,
+        defines: Defines = NOTHING,
+        *,
+        packed: bool = False,
+    ) -> Any:
+        """The kernel `name` of a file of the sources; `packed`: for tensors in panels."""
+        key = (name, file, type, packed, *sorted(defines.items()))
         if key not in self._kernels:
-            text = module_text(self.traits, file, defines, type)
+            text = module_text(self.traits, file, defines, type, packed=packed)
             if text not in self._modules:
                 self._modules[text] = self.driver.build(text)
             self._kernels[key] = self.driver.kernel(self._modules[text], name)

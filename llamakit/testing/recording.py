@@ -82,7 +82,7 @@ class RecordedTape(Tape):
 class RecordingDriver(Driver):
     """`launches`: all kernels that were run, in order; `blocks`: all memory that was given."""
 
-    traits: Traits = field(default_factory=lambda: Traits("cuda", 64, 128, 1 << 30))
+    traits: Traits = field(default_factory=lambda: Traits("cuda", 64, 128, 1 << 30, packed=True))
     info: DeviceInfo = field(default_factory=lambda: DeviceInfo("recorded", "gpu", 1 << 30, 1 << 30))
     launches: list[Launch] = field(default_factory=list)
     blocks: list[HostBlock] = field(default_factory=list)

@@ -127,14 +127,22 @@ class ShimBlock(Block):
 class ShimDriver(Driver):
     """The host as a device. `most`: bytes that it has; `used`, `peak`: that are and were in use."""
 
-    def __init__(self, lanes: int = 1, items: int = 16, *, most: int = 1 << 30, sanitize: bool = False) -> None:
+    def __init__(
+        self,
+        lanes: int = 1,
+        items: int = 16,
+        *,
+        most: int = 1 << 30,
+        sanitize: bool = False,
+        packed: bool = False,
+    ) -> None:
         self.info = DeviceInfo("host", "cpu", most, most)
-        self.traits = Traits("host", lanes, items, most)
+        self.traits = Traits("host", lanes, items, most, packed=packed)
         self.alive, self.sanitize, self.used, self.peak, self.n_launch = WeakSet(), sanitize, 0, 0, 0
 
     def memory(self) -> Memory:
         """What may be used."""
-        return Memory(self.traits.most_bytes, self.traits.most_bytes - self.used)
+        return Memory(self.info.memory, self.info.memory - self.used)
 
     def allocate(self, n_bytes: int, *, host: bool = False) -> ShimBlock:
         """Garbage."""

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from llamakit.gguf import GGMLType
+from llamakit.gpu import packed
+from llamakit.gpu.device import GPUDevice
+from llamakit.gpu.packings import PACKINGS
 from llamakit.registry import Registry
-from llamakit.testing.conformance import Case, Setup, cases, check, check_top, run
+from llamakit.testing.conformance import Case, Setup, Source, cases, check, check_top, run
 from llamakit.testing.gradients import check_equal, gradient_cases
 from llamakit.testing.training import check_served_loss, check_training, training_cases
 
@@ -48,6 +51,20 @@ def usual_in_groups(case: Case) -> bool:
     return case.n_in == 129 or case.op == "step_attention" or (case.kv_type == "f16" and case.sinks)
 
 
+def usual_in_panels(case: Case) -> bool:
+    """Rows of all types, and products of some."""
+    if case.op == "linear":
+        return case.rows == 2 and case.type in MULTIPLIED
+    return case.op == "embedding" or (case.type is GGMLType.Q4_K and case.rows != 1)
+
+
+def usual_in_panels_of_groups(case: Case) -> bool:
+    """Products of few types, with tiles of all sizes."""
+    if case.type in (GGMLType.Q4_K, GGMLType.Q4_0):
+        return case.op == "linear" and case.rows in (1, 5, 9)
+    return case.op == "linear" and case.rows == 2 and case.type is GGMLType.Q6_K
+
+
 def usual_in_training(case) -> bool:
     """Seven rows; attention of one shape of heads, linears of the types that the other tests multiply."""
     if "linear" in case.name:
@@ -70,6 +87,23 @@ def grouped():
     return OPENCL(OPENCL.Options(lanes=32)).open()
 
 
+def packing(lanes: int) -> GPUDevice:
+    """A device that packs weights as GPUs do."""
+    driver = OPENCL(OPENCL.Options(lanes=lanes)).open().driver
+    driver.traits = replace(driver.traits, packed=True)
+    return GPUDevice(driver)
+
+
+@pytest.fixture(scope="module")
+def in_panels():
+    return packing(1)
+
+
+@pytest.fixture(scope="module")
+def panels_of_groups():
+    return packing(64)
+
+
 @pytest.mark.parametrize("case", split(cases(), usual))
 def test_conformance(case, device, reference):
     check(case, device, reference)
@@ -78,6 +112,26 @@ def test_conformance(case, device, reference):
 @pytest.mark.parametrize("case", split([c for c in cases() if c.op in SHARED], usual_in_groups))
 def test_items_that_share_a_row(case, grouped, reference):
     check(case, grouped, reference)
+
+
+@pytest.mark.parametrize("case", split([c for c in cases() if c.type in PACKINGS], usual_in_panels))
+def test_weights_in_panels(case, in_panels, reference):
+    check(case, in_panels, reference)
+
+
+@pytest.mark.parametrize("case", split([c for c in cases() if c.type in PACKINGS], usual_in_panels_of_groups))
+def test_weights_in_panels_of_groups(case, panels_of_groups, reference):
+    check(case, panels_of_groups, reference)
+
+
+@pytest.mark.parametrize("type_", PACKINGS, ids=lambda type_: type_.name)
+def test_panels_made_on_the_device_are_those_of_numpy(type_, in_panels):
+    shape = (3, 11, 512 if type_.block_size > 32 else 288)
+    source = Source("w", type_, np.random.default_rng(3).normal(size=shape).astype(np.float32))
+    weight = in_panels.load(source, frozenset())
+    made = np.empty(weight.n_bytes, np.uint8)
+    in_panels.driver.read(weight.place, made)
+    assert np.array_equal(made, packed.pack(type_, source.whole(), shape))
 
 
 @pytest.mark.parametrize("case", split(training_cases(), usual_in_training))

@@ -67,6 +67,8 @@ FN u32 bfloat_bits(float x) {  // to nearest, ties to even; NaN stays NaN
     return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 
+FN float power_of_two(u32 e) { return BITS_FLOAT(e < 2 ? 0x00200000u << e : (e - 1) << 23); }  // half of what E8M0 says
+
 FN u32 word16(GLOBAL const u8 *b, int i) { return (u32)b[2 * i] | (u32)b[2 * i + 1] << 8; }
 
 FN u32 word32(GLOBAL const u8 *b, int i) { return word16(b, 2 * i) | word16(b, 2 * i + 1) << 16; }

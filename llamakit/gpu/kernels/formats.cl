@@ -1,6 +1,7 @@
 // decode(): 32 values of a tensor's row to float32, for the type named by -D TYPE_name; BLOCK and BYTES are those of its
 // blocks. `b`: the block, `sub`: which 32 of its values. Of types without blocks 32 neighbouring values are taken for
-// one, of which `n` are there. Layouts and arithmetic: llamakit/gguf/quants.py and quants_grid.py.
+// one, of which `n` are there. GRID and NAMED, the values of codes, come before this file. Layouts and arithmetic:
+// llamakit/gguf/quants.py and quants_grid.py.
 FN void zeros(float *v) {
     for (int i = 0; i < 32; ++i) v[i] = 0.0f;
 }
@@ -126,14 +127,9 @@ FN void decode(GLOBAL const u8 *b, int sub, int n, float *v) {
     for (int i = 0; i < 32; ++i) v[i] = d * (float)((GLOBAL const signed char *)b)[4 + 32 * sub + i];
 }
 #elif defined(TYPE_IQ4_NL) || defined(TYPE_IQ4_XS) || defined(TYPE_MXFP4)
-#ifdef TYPE_MXFP4
-CONSTANT signed char named[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-#else
-CONSTANT signed char named[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-#endif
 FN void decode(GLOBAL const u8 *b, int sub, int n, float *v) {
 #if defined(TYPE_MXFP4)
-    float d = BITS_FLOAT(b[0] < 2 ? 0x00200000u << b[0] : (u32)(b[0] - 1) << 23);
+    float d = power_of_two(b[0]);
     GLOBAL const u8 *q = b + 1;
 #elif defined(TYPE_IQ4_NL)
     float d = HALF_AT(b);
@@ -144,8 +140,8 @@ FN void decode(GLOBAL const u8 *b, int sub, int n, float *v) {
     GLOBAL const u8 *q = b + 8 + 16 * sub;
 #endif
     for (int i = 0; i < 16; ++i) {
-        v[i] = d * (float)named[q[i] & 15];
-        v[i + 16] = d * (float)named[q[i] >> 4];
+        v[i] = d * (float)NAMED[q[i] & 15];
+        v[i + 16] = d * (float)NAMED[q[i] >> 4];
     }
 }
 #elif defined(TYPE_TQ1_0)

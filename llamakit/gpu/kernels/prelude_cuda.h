@@ -43,5 +43,11 @@ static __device__ __forceinline__ void store_half(float x, void *p) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     *(u16 *)p = bits;
 }
+static __device__ __forceinline__ float half_value(u32 bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((u16)bits));
+    return x;
+}
 #define HALF_AT(p) half_at(p)
+#define HALF_VALUE(bits) half_value(bits)
 #define STORE_HALF(x, p) store_half(x, p)

@@ -45,8 +45,20 @@ static inline float bits_float(u32 bits) {
 #define FLOAT_BITS(x) float_bits(x)
 #define BITS_FLOAT(x) bits_float(x)
 
-static inline float half_at(const u8 *p) {
-    u32 bits = *(const u16 *)p, sign = bits >> 15, exponent = (bits >> 10) & 31u, mantissa = bits & 1023u;
+struct alignas(8) uint2 {
+    u32 x, y;
+};
+
+struct alignas(16) uint4 {
+    u32 x, y, z, w;
+};
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+static inline float half_value(u32 bits) {
+    u32 sign = bits >> 15, exponent = (bits >> 10) & 31u, mantissa = bits & 1023u;
     float x = exponent == 0    ? (float)mantissa * 5.9604644775390625e-8f
               : exponent == 31 ? bits_float(0x7f800000u | mantissa << 13)
                                : bits_float((exponent + 112u) << 23 | mantissa << 13);
@@ -65,5 +77,6 @@ static inline void store_half(float x, u8 *p) {  // to nearest, ties to even
         half = (rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13;
     *(u16 *)p = (u16)(sign | half);
 }
-#define HALF_AT(p) half_at((const u8 *)(p))
+#define HALF_AT(p) half_value(*(const u16 *)(p))
+#define HALF_VALUE(bits) half_value(bits)
 #define STORE_HALF(x, p) store_half(x, (u8 *)(p))

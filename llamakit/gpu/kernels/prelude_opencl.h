@@ -32,4 +32,7 @@ typedef long i64;
 #define FLOAT_BITS(x) as_uint(x)
 #define BITS_FLOAT(x) as_float(x)
 #define HALF_AT(p) vload_half(0, (GLOBAL const half *)(p))
+#define HALF_VALUE(bits) half_value((ushort)(bits))
 #define STORE_HALF(x, p) vstore_half_rte(x, 0, (GLOBAL half *)(p))
+
+static float half_value(ushort bits) { return vload_half(0, (const half *)&bits); }

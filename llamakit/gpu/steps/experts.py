@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from llamakit.gpu.lower import ALIGNMENT, count
+from llamakit.gpu.packings import STEP
 from llamakit.gpu.steps.linear import TILES, direct, most_tile, sorted_pairs
 from llamakit.gpu.steps.values import gate
 from llamakit.graph.attrs import ACTIVATIONS
@@ -125,9 +126,10 @@ def back_space(node: Node) -> BackSpace:
 def _back(b: Lowering, weight: Operand, d: At, chosen: At, y: At, n: int) -> None:
     """y += d W of the expert of each pair."""
     *_, n_out, n_in = weight.shape
-    kernel = b.kernels.get("expert_back", "rows", weight.type)
+    name, file = ("panel_expert_back", "panel_rows") if weight.packed else ("expert_back", "rows")
+    kernel = b.kernels.get(name, file, weight.type, packed=weight.packed)
     for part in weight.parts:
-        items = n * -(-n_in // 32)
+        items = n * (4 * -(-n_in // STEP) if weight.packed else -(-n_in // 32))
         b.kernels.items(kernel, items, part.place, d, chosen, y, part.first, part.n_row, n, n_out, n_in)
 
 

@@ -1,16 +1,17 @@
 """Steps that read weights row by row: embeddings and linears, with adapters.
 
-Few rows of activations meet the packed weight directly. For many, a slice of the weight at a time is made float32, and
-multiplied as matrices are.
+Few rows of activations meet the quantised weight directly. For many, a slice of the weight at a time is made float32,
+and multiplied as matrices are. Weights lie in panels or as in the file, with kernels for either.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamakit.gguf import GGMLType
 from llamakit.gpu.lower import count, width
+from llamakit.gpu.packings import PANEL, PLACES, STEP
 from llamakit.gpu.steps.values import multiply
 from llamakit.graph.graph import Source
 from llamakit.graph.ops import Op
@@ -41,7 +42,8 @@ def most_tile(kernels: Kernels) -> int:
 
 def slice_rows(shape: tuple[int, ...]) -> int:
     """Rows of a slice."""
-    return max(min(math.prod(shape[:-1]), SLICE // shape[-1]), 1)
+    n_row, most = math.prod(shape[:-1]), SLICE // shape[-1]
+    return max(min(n_row, most // PANEL * PANEL or most), 1)
 
 
 def slice_space(tensor: Tensor | None, types: Types) -> int:
@@ -64,19 +66,30 @@ def slices(b: Lowering, weight: Operand, space: At, rows: range | None = None) -
             continue
         for begin in range(first, stop, most):
             n = min(most, stop - begin)
-            decode(b, weight.type, part, n_in, space, n, begin=begin)
+            decode(b, weight, part, space, n, begin=begin)
             yield space, begin, n
 
 
 def decode(
-    b: Lowering, type: GGMLType, part: Part, n_in: int, to: At, n: int, *, chosen: At | None = None, begin: int = 0
+    b: Lowering, weight: Operand, part: Part, to: At, n: int, *, chosen: At | None = None, begin: int = 0
 ) -> None:
-    """`n` rows of a weight as float32: those that `chosen` names, or those from `begin` on."""
-    kernel = b.kernels.get("decode_rows", "rows", type)
-    b.kernels.items(
-        kernel, n * -(-n_in // 32), part.place, to if chosen is None else chosen, to, part.first, part.n_row, n, n_in,
-        begin, int(chosen is not None),
-    )  # fmt: skip
+    """`n` rows of a part as float32: those of the tensor's rows that `chosen` names, or those from `begin` on."""
+    n_in = weight.shape[-1]
+    if not weight.packed:
+        kernel = b.kernels.get("decode_rows", "rows", weight.type)
+        b.kernels.items(
+            kernel, n * -(-n_in // 32), part.place, to if chosen is None else chosen, to, part.first, part.n_row, n,
+            n_in, begin, int(chosen is not None),
+        )  # fmt: skip
+        return
+    n_step, get = -(-n_in // STEP), b.kernels.get
+    if chosen is not None:
+        kernel = get("panel_gather", "panel_rows", weight.type, packed=True)
+        b.kernels.items(kernel, n * n_step * 4, part.place, chosen, to, part.first, part.n_row, n, n_in)
+        return
+    kernel, first = get("panel_decode", "panel_rows", weight.type, packed=True), begin - part.first
+    n_panel = -(-(first + n) // PANEL) - first // PANEL
+    b.kernels.items(kernel, n_panel * n_step * PLACES, part.place, to, first, n, n_in)
 
 
 def direct(
@@ -84,15 +97,15 @@ def direct(
 ) -> None:
     """y = x W^T for few rows; `pairs`: which expert each row takes, and how many rows share a row of x."""
     *_, n_out, n_in = weight.shape
-    most = most_tile(b.kernels)
+    most = TILES[-1] if weight.packed else most_tile(b.kernels)
     tile = 1 if pairs is not None else next((t for t in TILES if t >= n and t <= most), most)
     defines: dict[str, int | str] = {"TILE": tile}
     if pairs is not None:
         defines["PAIRS"] = 1
-    kernel = b.kernels.get("linear", "rows", weight.type, defines)
+    kernel = linear(b, weight, defines)
     chosen, share = pairs or (x, 1)
     for part in weight.parts:
-        units = n * n_out if pairs is not None else -(-n // tile) * part.n_row
+        units = n * units_of(weight) if pairs is not None else -(-n // tile) * units_of(weight, part)
         b.kernels.units(
             kernel, units, part.place, x, x if bias is None else bias, y, chosen, part.first, part.n_row, n, n_out,
             n_in, int(bias is not None), share,
@@ -102,11 +115,25 @@ def direct(
 def sorted_pairs(b: Lowering, weight: Operand, x: At, y: At, n_tile: int, order: At, share: int) -> None:
     """y = x W^T for the pairs of `n_tile` tiles, each of one expert: see `place_pairs` in mixture.cl."""
     *_, n_out, n_in = weight.shape
-    kernel = b.kernels.get("linear", "rows", weight.type, {"TILE": most_tile(b.kernels), "SORTED": 1})
+    kernel, units = linear(b, weight, {"TILE": most_tile(b.kernels), "SORTED": 1}), n_tile * units_of(weight)
     for part in weight.parts:
         b.kernels.units(
-            kernel, n_tile * n_out, part.place, x, x, y, order, part.first, part.n_row, n_tile, n_out, n_in, 0, share
+            kernel, units, part.place, x, x, y, order, part.first, part.n_row, n_tile, n_out, n_in, 0, share
         )
+
+
+def linear(b: Lowering, weight: Operand, defines: dict[str, int | str]) -> Any:
+    """The kernel of products with few rows."""
+    name, file = ("panel_linear", "panel_rows") if weight.packed else ("linear", "rows")
+    return b.kernels.get(name, file, weight.type, defines, packed=weight.packed)
+
+
+def units_of(weight: Operand, part: Part | None = None) -> int:
+    """Its units for the rows of a part, or for those of an expert, which may begin and end within panels."""
+    n = weight.shape[-2] if part is None else part.n_row
+    if not weight.packed:
+        return n
+    return -(-n // PANEL) if part is not None else (n + 2 * PANEL - 2) // PANEL
 
 
 def product(b: Lowering, weight: Operand, x: At, y: At, n: int, space: At, bias: At | None = None) -> None:
@@ -143,7 +170,7 @@ def _embedding(b: Lowering, node: Node, number: int) -> Step:
     def step(sizes: Sizes) -> None:
         n = rows.of(sizes)
         for part in weight.parts:
-            decode(b, weight.type, part, weight.shape[1], y, n, chosen=tokens)
+            decode(b, weight, part, y, n, chosen=tokens)
         adapt(n)
 
     return step

@@ -87,7 +87,7 @@ class CUDADriver(Driver):
         lanes = lanes or LANES
         if lanes & (lanes - 1):
             raise BackendError(f"cuda: lanes {lanes}: a power of two up to 256 is possible", param="lanes")
-        self.traits = Traits("cuda", lanes, ITEMS, info.memory or 1 << 62, cache_on_host=low_vram)
+        self.traits = Traits("cuda", lanes, ITEMS, info.memory or 1 << 62, cache_on_host=low_vram, packed=True)
         self.compiler, self.age, self.alive = version(), 0, WeakSet()
         self.tapes: WeakSet[CUDATape] = WeakSet()
         self.library = library() if cublas else None

@@ -298,4 +298,5 @@ def _traits(device: Any, info: DeviceInfo, lanes: int) -> Traits:
     if device.single_fp_config & EXACT_DIVISION:
         options.append("-cl-fp32-correctly-rounded-divide-sqrt")
     items = min(16 if info.kind == "cpu" else 64, most)
-    return Traits("opencl", wanted, items, int(device.max_mem_alloc_size), tuple(options))
+    packed = info.kind != "cpu"  # an item a row reads rows as they lie in the file faster
+    return Traits("opencl", wanted, items, int(device.max_mem_alloc_size), tuple(options), packed=packed)

@@ -14,6 +14,7 @@ from llamakit.errors import BackendError
 from llamakit.gguf import GGMLType, quants
 from llamakit.gpu.compiled import CompiledKernels
 from llamakit.gpu.driver import Traits
+from llamakit.gpu.packings import PACKINGS
 from llamakit.gpu.source import TOP_WIDTH, module_text, stored_defines
 from llamakit.gpu.steps.states import map_source
 from llamakit.graph.attrs import MapAttrs
@@ -30,7 +31,7 @@ except BackendError as error:
     NVRTC = error.message
 needs_nvrtc = pytest.mark.skipif(bool(NVRTC), reason=NVRTC)
 
-TRAITS = Traits("cuda", 64, 128, 1 << 40)
+TRAITS = Traits("cuda", 64, 128, 1 << 40, packed=True)
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 MOST_REGISTERS = 144
 HEADS = (64, 128)
@@ -48,7 +49,10 @@ def modules():
             yield "cells", {"HEAD_V": head, "SPLIT": 256, **stored_defines(kv_type)}, None
     for type_ in quants.readable():
         for tile in ({"TILE": 1}, {"TILE": 4}, {"TILE": 1, "PAIRS": 1}, {"TILE": 4, "SORTED": 1}):
-            yield "rows", tile, type_
+            yield "panel_rows" if type_ in PACKINGS else "rows", tile, type_
+    for type_ in PACKINGS:
+        yield "panel_rows", {"TILE": 8}, type_
+        yield "repack", {}, type_
 
 
 ALL = [(*module, architecture) for module in modules() for architecture in ARCHITECTURES]
@@ -64,7 +68,8 @@ def usual(case) -> bool:
     """Each module once, over the oldest and the newest architectures; the whole matrix is a soak."""
     file, defines, type_, architecture = case
     heads = defines.get("HEAD_V", 128) == 128 and defines.get("STORED_BYTES", 2) == 2
-    few = type_ in (None, GGMLType.Q4_K, GGMLType.IQ2_XS) and defines.get("TILE", 4) == 4
+    few = type_ in (None, GGMLType.Q4_K, GGMLType.IQ2_XS) and defines.get("TILE", 4) in (4, 8)
+    few = few or (type_ in (GGMLType.F16, GGMLType.Q6_K, GGMLType.Q8_0) and defines.get("TILE") == 8)
     return heads and few and architecture == ("sm_75" if file in ("rows", "basic") else "sm_90")
 
 
@@ -74,7 +79,8 @@ def usual(case) -> bool:
 )
 def test_kernels_compile_without_spills(case):
     file, defines, type_, architecture = case
-    made = compiler.compile_cubin(module_text(TRAITS, file, defines, type_), architecture)
+    packed = type_ in PACKINGS
+    made = compiler.compile_cubin(module_text(TRAITS, file, defines, type_, packed=packed), architecture)
     assert made.code[:4] == b"\x7fELF"
     registers, spilled = made.worst()
     assert spilled == 0

@@ -12,7 +12,7 @@ from llamakit.errors import BackendError, OutOfMemoryError, UsageError
 from llamakit.gguf import GGMLType, open_gguf
 from llamakit.gpu.device import GPUDevice
 from llamakit.gpu.driver import At, Traits
-from llamakit.gpu.source import Kernels
+from llamakit.gpu.source import FEW_UNITS, Kernels
 from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import Op
 from llamakit.models import GraphSizes, load_model
@@ -199,26 +199,29 @@ def test_memory_is_given_back(small_model):
 
 
 def test_few_rows_meet_the_packed_weight_and_many_a_slice(device):
-    for rows, kernel in ((16, "linear"), (17, "matmul")):
-        program = compiled(Case("linear", rows=rows, n_in=512, n_out=35, type=GGMLType.Q4_K), device)
+    for rows, type_, kernel in ((16, "Q4_K", "panel_linear"), (16, "IQ2_XS", "linear"), (17, "Q4_K", "matmul")):
+        program = compiled(Case("linear", rows=rows, n_in=512, n_out=35, type=GGMLType[type_]), device)
         device.driver.launches.clear()
         program.run({"rows": rows})
         assert device.driver.launches[-1].kernel == kernel
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("lanes", "tile"), [(64, 4), (1, 8)])
-def test_few_pairs_run_each_for_itself_and_many_sorted_by_expert(lanes, tile):
+def test_few_pairs_run_each_for_itself_and_many_sorted_by_expert(lanes, tile, packed):
     for rows, sorted_ in ((5, False), (6, True), (101, True)):
-        device = GPUDevice(RecordingDriver(Traits("cuda", lanes, 128, 1 << 30)))
+        device = GPUDevice(RecordingDriver(Traits("cuda", lanes, 128, 1 << 30, packed=packed)))
         case = Case("experts", rows=rows, n_in=256, n_out=256, type=GGMLType.Q4_K)
         compiled(case, device).run({"rows": rows})
         kernels = [launch.kernel for launch in device.driver.launches]
         assert ("place_pairs" in kernels) is sorted_
-        assert kernels.count("linear") == 3
-        units = next(each for each in device.driver.launches if each.kernel == "linear")
+        name, per_expert = ("panel_linear", 17) if packed else ("linear", 256)  # of 16 panels, if it begins within one
+        assert kernels.count(name) == 3
+        units = next(each for each in device.driver.launches if each.kernel == name)
         n_pair = rows * case.n_used
         n_tile = n_pair // tile + min(case.n_expert, n_pair) if sorted_ else n_pair
-        assert units.n_group == (n_tile * 256 if lanes > 1 else -(-n_tile * 256 // 128))
+        n_unit = n_tile * per_expert
+        assert units.n_group == (n_unit if lanes > 1 or n_unit <= FEW_UNITS else -(-n_unit // 128))
 
 
 def test_positions_are_split_where_rows_are_few(device):

@@ -14,6 +14,7 @@ from llamakit.errors import BackendError
 from llamakit.gguf import GGMLType, quants
 from llamakit.gpu.device import GPUDevice
 from llamakit.gpu.driver import At, Traits
+from llamakit.gpu.packings import PACKINGS
 from llamakit.gpu.source import Kernels, module_text, stored_defines
 from llamakit.gpu.steps.values import multiply
 from llamakit.registry import Registry
@@ -35,6 +36,11 @@ def usual(case: Case) -> bool:
     return case.op in ("experts", "layer_norm", "step_attention") or case.sinks or case.n_in == 129
 
 
+def usual_in_panels(case: Case) -> bool:
+    """Of each type one kernel, of two types all."""
+    return case.op == "embedding" or case.type is GGMLType.Q4_K or (case.type is GGMLType.Q4_0 and case.rows > 5)
+
+
 def split(found, usual):
     return [pytest.param(case, id=str(case), marks=[] if usual(case) else [pytest.mark.soak]) for case in found]
 
@@ -49,9 +55,19 @@ def grouped():
     return GPUDevice(ShimDriver(LANES, 16))
 
 
+@pytest.fixture(scope="module")
+def in_panels():
+    return GPUDevice(ShimDriver(LANES, 16, packed=True))
+
+
 @pytest.mark.parametrize("case", split([c for c in SMALL if c.op in TOGETHER], usual))
 def test_items_in_any_order(case, grouped, reference):
     check(case, grouped, reference)
+
+
+@pytest.mark.parametrize("case", split([c for c in cases() if c.rows <= 20 and c.type in PACKINGS], usual_in_panels))
+def test_panels_in_any_order(case, in_panels, reference):
+    check(case, in_panels, reference)
 
 
 @pytest.mark.parametrize("case", split([c for c in training_cases() if c.rows == 7], lambda c: c.name[-1] in "ks"))
@@ -116,7 +132,7 @@ from llamakit.testing.shim import ShimDriver
 from llamakit.testing.training import check_training, training_cases
 
 every, reference = int(sys.argv[1]), Registry.discover().backend("reference")().open()
-device = GPUDevice(ShimDriver(int(sys.argv[2]), 16, sanitize=True))
+device = GPUDevice(ShimDriver(int(sys.argv[2]), 16, sanitize=True, packed=sys.argv[3] == "packed"))
 types = GGMLType.F32, GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.IQ2_XS, GGMLType.Q8_0
 found = [case for case in cases() if case.rows <= 20 and (every == 1 or case.type in types)]
 for case in found[::every]:
@@ -129,12 +145,17 @@ print("clean", len(found[::every]))
 
 
 @pytest.mark.parametrize(
-    ("every", "lanes"),
-    [(53, 4), pytest.param(1, 1, marks=pytest.mark.soak), pytest.param(3, 8, marks=pytest.mark.soak)],
+    ("every", "lanes", "form"),
+    [
+        (53, 4, "packed"),
+        pytest.param(1, 1, "raw", marks=pytest.mark.soak),
+        pytest.param(3, 8, "raw", marks=pytest.mark.soak),
+        pytest.param(1, 8, "packed", marks=pytest.mark.soak),
+    ],
 )
-def test_no_kernel_leaves_its_memory_or_what_c_defines(every, lanes):
+def test_no_kernel_leaves_its_memory_or_what_c_defines(every, lanes, form):
     made = subprocess.run(
-        [sys.executable, "-c", SANITIZED, str(every), str(lanes)], env=os.environ | shim.preload(),
+        [sys.executable, "-c", SANITIZED, str(every), str(lanes), form], env=os.environ | shim.preload(),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr[-4000:]
@@ -192,11 +213,22 @@ def modules():
     yield "rows", {"TILE": 4, "SORTED": 1}, GGMLType.Q4_0
 
 
+def packed_modules():
+    """Those that read and make panels."""
+    for type_ in PACKINGS:
+        yield "repack", {}, type_
+        yield "panel_rows", {"TILE": 4}, type_
+    yield "panel_rows", {"TILE": 1, "PAIRS": 1}, GGMLType.Q4_0
+    yield "panel_rows", {"TILE": 4, "SORTED": 1}, GGMLType.Q4_0
+
+
 @pytest.mark.parametrize("lanes", [1, 64])
 def test_no_kernel_has_anything_to_warn_of(lanes):
     traits = Traits("host", lanes, 64, 1 << 30)
+    texts = [module_text(traits, *module) for module in modules()]
+    texts += [module_text(traits, *module, packed=True) for module in packed_modules()]
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(shim.warnings_of, (module_text(traits, *module) for module in modules())))
+        found = list(pool.map(shim.warnings_of, texts))
     assert [said for said in found if said] == []
     assert "float-conversion" in shim.warnings_of(text("FN void f(int *y, float x) { y[0] = x; }"))
 
