@@ -70,6 +70,12 @@ class ModelFileError(LlamaKitError):
     exit_code = 3
 
 
+class ModelChangedError(ModelFileError):
+    """A file that was written to, or cut off, while it was in use: what was read of it may be anything."""
+
+    code = "model_changed"
+
+
 class FileWriteError(LlamaKitError, OSError):
     """A file that could not be written, to a full disk for instance. What was there before is as it was."""
 

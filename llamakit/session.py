@@ -159,7 +159,9 @@ class Session:
         """The model's tokenizer; works on files that hold only a vocabulary."""
         from llamakit.tokenizer import load_tokenizer
 
-        return load_tokenizer(self.file.metadata)
+        loaded = load_tokenizer(self.file.metadata)
+        self.file.check()
+        return loaded
 
     @cached_property
     def model(self) -> LoadedModel:
@@ -261,7 +263,7 @@ class Session:
         from llamakit.weights import load_weights
 
         loaded = load_weights(self.device, self._sources, self.model.uses(), self._progress)
-        self.file.check()
+        self._check_files()
         return loaded
 
     @cached_property
@@ -322,10 +324,8 @@ class Session:
             stall_seconds=settings.stall_seconds,
         )
         self.tokenizer.context = self.n_ctx  # from now on texts come from many
-        backends = [each.backend for each in self._members] if self._named else [self.backend[0]]
-        in_file = any(getattr(each.options, "no_repack", False) for each in backends)  # weights are read in every step
-        check = self.file.check if in_file else None
-        return Service(self.engine, options, check=check, reopen=self.reopen)
+        _ = self.pooling  # read while the file is what it was
+        return Service(self.engine, options, check=self._check, reopen=self.reopen)
 
     def trainer(self, options: TrainOptions | None = None, **values: Any) -> Trainer:
         """A training run of this model: a `train.options.TrainOptions`, or its fields, `data` and `out` at least."""
@@ -438,7 +438,7 @@ class Session:
         result: npt.NDArray[np.float32] = vectors.values[0]
         return result
 
-    @property
+    @cached_property
     def pooling(self) -> str:
         """How the model's file says that the vectors of tokens become one; "" where it does not."""
         architecture = self.file.metadata.get("general.architecture", "")
@@ -619,7 +619,21 @@ class Session:
         n_seq = n_seq or self.settings.n_seq
         graph = self._graph(n_out, outputs, n_seq, self.n_ctx)
         program = self.device.compile(graph, self.weights, kv=self._kv, adapters=self._adapter_table)
-        return Runner(program, self.settings.batch_size, min(n_out, self.settings.batch_size), n_seq)
+        return Runner(program, self.settings.batch_size, min(n_out, self.settings.batch_size), n_seq, self._check)
+
+    @property
+    def _check(self) -> Callable[[], None] | None:
+        """What raises ModelChangedError once the files of the weights were changed; None if they are in memory."""
+        members = self.__dict__.get("_members")
+        backends = [each.backend for each in members] if members else [self.backend[0]]
+        options = [each.options for each in backends]
+        in_file = any(getattr(each, "no_repack", False) and not getattr(each, "no_mmap", False) for each in options)
+        return self._check_files if in_file else None
+
+    def _check_files(self) -> None:
+        self.file.check()
+        if "_base" in self.__dict__:
+            self._base.check()
 
     @property
     def _n_slot(self) -> int:

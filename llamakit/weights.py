@@ -25,11 +25,15 @@ class FileTensor:
         self._file = file
 
     def pieces(self, size: int = 1 << 24) -> Any:
-        """Yield (offset, bytes) in order. Whoever takes the next piece is done with the one before."""
+        """Yield (offset, bytes) in order. Whoever takes the next piece is done with the one before.
+
+        Ends with ModelChangedError if the file was changed since it was opened: then the pieces may be anything.
+        """
         raw = self.whole()
         for offset in range(0, self.n_bytes, size):
             yield offset, raw[offset : offset + size]
             self._file.release(self.name, offset, min(offset + size, self.n_bytes))
+        self._file.check()
 
     def whole(self) -> Any:
         """All bytes where they lie. The array keeps the file mapped."""

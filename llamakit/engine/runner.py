@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llamakit.backend import KVSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from llamakit.backend import Buffer, Executable
     from llamakit.engine.batch import Batch
@@ -18,10 +18,15 @@ SPARE_BLOCKS = 2
 
 
 class Runner:
-    """One compiled program for a model on a device; `n_row`, `n_out` and `n_seq` are the most that a step may have."""
+    """One compiled program for a model on a device; `n_row`, `n_out` and `n_seq` are the most that a step may have.
 
-    def __init__(self, program: Executable, n_row: int, n_out: int, n_seq: int) -> None:
-        self.program, self.n_row, self.n_out, self.n_seq = program, n_row, n_out, n_seq
+    `check` raises an error after a step if the weights are not what they were.
+    """
+
+    def __init__(
+        self, program: Executable, n_row: int, n_out: int, n_seq: int, check: Callable[[], None] | None = None
+    ) -> None:
+        self.program, self.n_row, self.n_out, self.n_seq, self.check = program, n_row, n_out, n_seq, check
 
     def run(self, batch: Batch) -> Mapping[str, Buffer]:
         """Evaluate a batch; the outputs have one row for each of `batch.outputs`."""
@@ -39,7 +44,10 @@ class Runner:
             blocks = table.array()
             tables[i, : len(blocks)] = blocks
         sizes = {"rows": n, "out_rows": m, "seqs": len(batch.tables)}
-        return self.program.run(sizes, longest=batch.longest)
+        found = self.program.run(sizes, longest=batch.longest)
+        if self.check is not None:
+            self.check()
+        return found
 
 
 def blocks_for(n_token: int) -> int:

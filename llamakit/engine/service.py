@@ -23,7 +23,14 @@ import msgspec
 from llamakit.engine.failure import own_failure
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import FinishReason, Result, Timings
-from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, QueueFullError, UnavailableError
+from llamakit.errors import (
+    BackendError,
+    DeviceLostError,
+    LlamaKitError,
+    ModelChangedError,
+    QueueFullError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +97,7 @@ class Service:
         """
         self.engine, self.options = engine, options or ServiceOptions()
         self._check, self._reopen = check, reopen
-        self._spoilt: LlamaKitError | None = None
+        self.spoilt: LlamaKitError | None = None  # why the model is not to be trusted any more
         self._lost = False  # the device is gone
         self._next_try = 0.0  # after one in vain, when the device is opened again at the earliest; 0: at once
         self._inbox: deque[tuple[Job, Prepared] | _Call] = deque()
@@ -213,8 +220,8 @@ class Service:
             return "the device was lost"
         if self._dead or (not self._thread.is_alive() and not self._closing.is_set()):
             return "the engine's thread has ended"
-        if self._spoilt is not None:
-            return self._spoilt.message
+        if self.spoilt is not None:
+            return self.spoilt.message
         idle = time.monotonic() - self._moved
         if self._stuck or (self._jobs and idle > self.options.stall_seconds):
             return f"the backend does not answer: no step for {idle:.0f} seconds"
@@ -242,6 +249,9 @@ class Service:
         while not self._cut.is_set():
             try:
                 self._turn()
+            except ModelChangedError as error:
+                self._look_at_model()
+                self._recover(error)
             except BaseException as error:  # a defect, a backend's failure: this step's requests end, the thread lives
                 log.exception("a step of the engine ended with an error")
                 self._recover(BackendError(f"the backend ended with an error: {error}", hint="send the request again"))
@@ -352,13 +362,13 @@ class Service:
 
     def _look_at_model(self) -> None:
         """Once the model is spoilt, answers of it are ended, and none is begun."""
-        if self._check is None or self._spoilt is not None:
+        if self._check is None or self.spoilt is not None:
             return
         try:
             self._check()
         except LlamaKitError as error:
             log.error("%s", error)
-            self._spoilt = error
+            self.spoilt = error
             with self._lock:
                 jobs = list(self._jobs.values())
             for job in jobs:
@@ -390,8 +400,8 @@ class Service:
     def _check_open(self) -> None:
         if self._closing.is_set():
             raise self._closed()
-        if self._spoilt is not None:
-            raise UnavailableError(self._spoilt.message, hint="load the model again", retry_after=30)
+        if self.spoilt is not None:
+            raise UnavailableError(self.spoilt.message, hint="load the model again", retry_after=30)
         if self._dead:
             raise UnavailableError("the engine's thread has ended", hint="restart the server", retry_after=30)
         if self._lost and self._next_try:

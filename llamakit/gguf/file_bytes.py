@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from llamakit.errors import ModelFileError
+from llamakit.errors import ModelChangedError
 
 
 class FileBytes:
@@ -21,14 +21,14 @@ class FileBytes:
         return self._size
 
     def __getitem__(self, wanted: slice) -> bytes:
-        """The bytes of a slice without a step. ModelFileError if the file has got shorter."""
+        """The bytes of a slice without a step. ModelChangedError if the file has got shorter."""
         start, stop, _ = wanted.indices(self._size)
         self._file.seek(start)
         parts, left = [], max(0, stop - start)
         while left:
             part = self._file.read(left)
             if not part:
-                raise ModelFileError(f"{self.path} was changed while it was in use", found="it was cut off")
+                raise ModelChangedError(f"{self.path} was changed while it was in use", found="it was cut off")
             parts.append(part)
             left -= len(part)
         return b"".join(parts)

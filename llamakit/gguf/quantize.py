@@ -180,7 +180,7 @@ def _quantize(
 
         return encode
 
-    with ThreadPoolExecutor() as pool, GGUFWriter(destination, file.alignment) as writer:
+    with ThreadPoolExecutor() as pool, GGUFWriter(destination, file.alignment, source=file) as writer:
         copy_metadata(file, writer)
         writer.add("general.file_type", recipe.file_type, ValueType.UINT32)
         writer.add("general.quantization_version", 2, ValueType.UINT32)

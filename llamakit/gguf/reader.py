@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import msgspec
 import numpy as np
 
-from llamakit.errors import ModelFileError
+from llamakit.errors import ModelChangedError, ModelFileError
 from llamakit.gguf.constants import GGMLType, ValueType
 
 if TYPE_CHECKING:
@@ -111,11 +111,11 @@ class _Part:
         self.view: npt.NDArray[np.uint8] = np.frombuffer(self.map, np.uint8)
 
     def check(self) -> None:
-        """Raise ModelFileError if the file is not what it was when it was opened. A new file of its name is none."""
+        """Raise ModelChangedError if the file is not what it was when it was opened. A new file of its name is none."""
         from llamakit import _formats
 
         if _state(self._file) != self._opened or _formats.lost_pages(self._address):
-            raise ModelFileError(
+            raise ModelChangedError(
                 f"{self.path} was changed while it was in use", found="it was written to, or cut off",
                 hint="load it again; replace a model by renaming a new file to its name",
             )  # fmt: skip
@@ -178,7 +178,10 @@ def _unreadable(path: Path, fault: str) -> ModelFileError:
 
 
 class Metadata(Mapping[str, object]):
-    """Metadata by key, decoded on request: numbers, str, bool, numpy arrays, or `StringArray`."""
+    """Metadata by key, decoded on request: numbers, str, bool, numpy arrays, or `StringArray`.
+
+    ModelChangedError on a request after the file was changed.
+    """
 
     def __init__(self, part: _Part) -> None:
         self._part = part
@@ -211,6 +214,7 @@ class Metadata(Mapping[str, object]):
     def _open_map(self) -> mmap.mmap:
         if self._part.map.closed:
             raise ModelFileError(f"{self._part.path} is closed: read it before close() or the end of its `with` block")
+        self._part.check()
         return self._part.map
 
     def __iter__(self) -> Iterator[str]:
@@ -258,7 +262,7 @@ class GGUFFile:
         return sum(len(part.map) for part in self._parts)
 
     def check(self) -> None:
-        """Raise ModelFileError if a file was written to or cut off since it was opened."""
+        """Raise ModelChangedError if a file was written to or cut off since it was opened."""
         for part in self._parts:
             part.check()
 
@@ -282,7 +286,9 @@ class GGUFFile:
         from llamakit.gguf.native import dequantize
 
         info = self._info(name)
-        return dequantize(info.type, self.raw(name), info.shape)
+        values = dequantize(info.type, self.raw(name), info.shape)
+        self._parts[info.part].check()
+        return values
 
     def _info(self, name: str) -> TensorInfo:
         if not self._parts:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from llamakit.gguf.reader import GGUFFile
+
 INTEGERS = {
     ValueType.UINT8, ValueType.INT8, ValueType.UINT16, ValueType.INT16,
     ValueType.UINT32, ValueType.INT32, ValueType.UINT64, ValueType.INT64,
@@ -45,12 +47,15 @@ class GGUFWriter:
     An exception inside the block leaves no file, and leaves one that was there before as it was.
     """
 
-    def __init__(self, path: str | Path, alignment: int = DEFAULT_ALIGNMENT, version: int = 3) -> None:
+    def __init__(
+        self, path: str | Path, alignment: int = DEFAULT_ALIGNMENT, version: int = 3, source: GGUFFile | None = None
+    ) -> None:
+        """`source`: the file that tensors are copied from. If it is changed meanwhile, nothing is written."""
         if alignment < 1 or alignment & (alignment - 1) or alignment > MAX_ALIGNMENT:
             raise UsageError(f"alignment {alignment}: it is a power of two, at most {MAX_ALIGNMENT}")
         if version not in (2, 3):  # the same bytes but for the number, which programs of 2023 look at
             raise UsageError(f"version {version}: GGUF files of version 2 and 3 are written")
-        self.path, self.alignment, self.version = Path(path), alignment, version
+        self.path, self.alignment, self.version, self.source = Path(path), alignment, version, source
         self._metadata: dict[str, bytes] = {}
         self._tensors: dict[str, tuple[GGMLType, tuple[int, ...], int, Callable[[], Any]]] = {}
         if alignment != DEFAULT_ALIGNMENT:
@@ -102,7 +107,11 @@ class GGUFWriter:
         """Write to a temporary file beside the target, flush it to the disk, and rename it."""
         n_bytes = sum(self._aligned(n_bytes) for _, _, n_bytes, _ in self._tensors.values())
         with whole_file(self.path, n_bytes + sum(map(len, self._metadata.values()))) as file:
-            self._write(file)
+            try:
+                self._write(file)
+            finally:  # pages that are gone may also be an OSError of the write
+                if self.source is not None:
+                    self.source.check()
 
     def _write(self, file: Any) -> None:
         file.write(b"GGUF" + struct.pack("<IQQ", self.version, len(self._tensors), len(self._metadata)))

@@ -198,7 +198,7 @@ class _Merger:
 
     def run(self, adapters: list[tuple[str, float]]) -> MergeReport:
         """All of it."""
-        with self.pool, GGUFWriter(self.destination, self.file.alignment) as writer:
+        with self.pool, GGUFWriter(self.destination, self.file.alignment, source=self.file) as writer:
             copy_metadata(self.file, writer)
             if self.recipe is not None:
                 writer.add("general.file_type", self.recipe.file_type, ValueType.UINT32)

@@ -71,7 +71,7 @@ class TroubledService:
     """A service of which `/health` is told some trouble."""
 
     def __init__(self, trouble, dead):
-        self.trouble, self.dead = trouble, dead
+        self.trouble, self.dead, self.spoilt = trouble, dead, None
 
 
 @pytest.mark.parametrize(("dead", "code"), [(True, "engine_ended"), (False, "backend_stuck")])

@@ -10,7 +10,11 @@ import pytest
 
 from llamakit.errors import ModelFileError
 from llamakit.gguf import open_gguf
+from llamakit.gguf.quantize import quantize_file
+from llamakit.lora.merge import merge_adapters
 from llamakit.session import Session
+from llamakit.testing.lora import write_gguf_adapter
+from llamakit.weights import tensor_sources
 
 
 @pytest.fixture
@@ -32,9 +36,9 @@ def test_a_file_that_is_cut_off_while_it_is_mapped(copy):
         assert np.count_nonzero(file.raw(last))
         cut(copy)
         assert np.count_nonzero(file.raw(last)) == 0
-        file.tensor(last)
-        with pytest.raises(ModelFileError, match="was changed while it was in use"):
-            file.check()
+        for look in (lambda: file.tensor(last), file.check):
+            with pytest.raises(ModelFileError, match="was changed while it was in use"):
+                look()
 
 
 def test_a_file_that_is_written_to_or_replaced(copy, small_model):
@@ -85,3 +89,178 @@ def test_a_packed_model_goes_on_without_its_file(copy, serve):
     assert server.post("/completion", {"prompt": "Once", "n_predict": 8, "seed": 1})[1]["content"] == before
     assert server.get("/health")[0] == 200
     assert server.get("/props")[0] in (200, 500, 503)
+
+
+# -- written over in place: as many bytes as before, others ---------------------------------------------------------
+
+IN_FILE = {"backend_options": {"no_repack": True}}
+
+
+def overwrite(file):
+    """Zeros in place of the second half."""
+    time.sleep(0.02)  # the clock of file systems ticks
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.seek(size // 2)
+        opened.write(bytes(size - size // 2))
+    assert file.stat().st_size == size
+
+
+def adapter(model, folder):
+    """One that changes nothing."""
+    name = "blk.0.attn_q.weight"
+    with open_gguf(model) as file:
+        n_out, n_in = file.tensors[name].shape
+    pair = {f"{name}.lora_a": np.ones((2, n_in), np.float32), f"{name}.lora_b": np.zeros((n_out, 2), np.float32)}
+    return write_gguf_adapter(folder / "lora.gguf", pair)
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_model_that_is_written_over_while_it_serves(copy, serve):
+    server, data = serve({"stories": copy}, settings=IN_FILE, max_predict=100_000), copy.read_bytes()
+    short = {"prompt": "Once", "n_predict": 8, "seed": 1}
+    before = server.post("/completion", short)[1]["content"]
+    told = b""
+    with server.open(
+        "/completion", {"prompt": "Once", "n_predict": 90_000, "ignore_eos": True, "stream": True}
+    ) as stream:
+        stream.read1()
+        overwrite(copy)
+        while part := stream.read1():
+            told += part
+    assert b"was changed while it was in use" in told
+    assert server.get("/health")[1]["error"]["code"] == "model_changed"
+    assert server.post("/completion", short)[0] == server.post("/embedding", {"input": "x"})[0] == 503
+    copy.write_bytes(data)
+    assert server.get("/health")[0] == 503  # what is mapped may still be anything
+    until(lambda: server.post("/models/unload")[0] == 200)
+    assert server.post("/completion", short)[1]["content"] == before
+    assert server.get("/health")[0] == 200
+
+
+def test_a_model_that_is_written_over_while_nobody_asks(copy, serve):
+    server = serve({"stories": copy}, settings=IN_FILE)
+    assert server.get("/health")[0] == 200
+    overwrite(copy)
+    until(lambda: server.get("/health")[0] == 503)
+
+
+def test_no_answer_comes_of_a_model_that_was_written_over(copy, serve):
+    """Whoever asked within the second until somebody looked got one of other weights, as if it were right."""
+    server = serve({"stories": copy}, settings=IN_FILE | {"stall_seconds": 4000.0})
+    server.state.pool.loaded().service._look_at_model = lambda: None  # nobody looks
+    before = server.post("/completion", {"prompt": "Once", "n_predict": 4})
+    assert before[0] == 200
+    overwrite(copy)
+    for path, body in (("/completion", {"prompt": "Once", "n_predict": 4}), ("/embedding", {"input": "Once"})):
+        status, answer = server.post(path, body)
+        assert status >= 500
+        assert "was changed while it was in use" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("ask", ["generate", "embed", "logits"])
+def test_a_session_without_a_server_notices_too(copy, ask):
+    with Session(copy, backend="cpu", threads=1, **IN_FILE) as session:
+        call = getattr(session, ask)
+        given = {"max_tokens": 3} if ask == "generate" else {}
+        asked = session.tokenize("Once upon") if ask == "logits" else "Once upon"
+        call(asked, **given)
+        overwrite(copy)
+        for _ in range(2):
+            with pytest.raises(ModelFileError, match="was changed while it was in use"):
+                call(asked, **given)
+
+
+def test_weights_of_another_file_are_looked_at_too(copy, small_model, tmp_path, serve):
+    """Those of --lora-base lie in a file of their own."""
+    other, lora = tmp_path / "base.gguf", adapter(small_model, tmp_path)
+    shutil.copyfile(small_model, other)
+    settings = IN_FILE | {"lora": [(str(lora), 1.0)], "lora_base": str(other), "adapter_slots": 1}
+    server = serve({"stories": copy}, settings=settings)
+    assert server.post("/completion", {"prompt": "Once", "n_predict": 1})[0] == 200
+    overwrite(other)
+    until(lambda: server.get("/health")[0] == 503)
+
+
+def test_weights_that_are_read_into_memory_need_no_file(copy, serve):
+    server = serve({"stories": copy}, settings={"backend_options": {"no_repack": True, "no_mmap": True}})
+    body = {"prompt": "Once", "n_predict": 8, "seed": 1}
+    before = server.post("/completion", body)[1]["content"]
+    overwrite(copy)
+    time.sleep(1.5)  # the watchdog looks every second
+    assert server.get("/health")[0] == 200
+    assert server.post("/completion", body)[1]["content"] == before
+
+
+def test_a_packed_model_goes_on_after_its_file_was_written_over(copy, serve):
+    server = serve({"stories": copy})
+    asked = [("/completion", {"prompt": "Once", "n_predict": 8, "seed": 1}), ("/tokenize", {"content": "Once upon"}),
+             ("/embedding", {"input": "Once"}), ("/v1/embeddings", {"input": "Once"})]  # fmt: skip
+    before = [server.post(path, body)[1] for path, body in asked]
+    with copy.open("r+b") as opened:  # the metadata too
+        opened.write(bytes(copy.stat().st_size))
+    after = [server.post(path, body) for path, body in asked]
+    assert [status for status, _ in after] == [200] * 4
+    assert after[0][1]["content"] == before[0]["content"]
+    assert [answer for _, answer in after[1:]] == before[1:]
+    for path in ("/props", "/models", "/v1/models", "/metrics", "/slots", "/health"):
+        status, _, data = server.request("GET", path)
+        assert status in (200, 501, 503), (path, data[:300])
+    for path in ("/api/show", "/apply-template", "/v1/chat/completions"):
+        status, _, data = server.request(
+            "POST", path, {"model": "stories", "messages": [{"role": "user", "content": "x"}]}
+        )
+        assert status in (200, 400, 503), (path, data[:300])
+        assert status != 503 or b"was changed while it was in use" in data
+
+
+def test_metadata_of_a_file_that_was_written_over_are_not_read(copy):
+    with open_gguf(copy) as file:
+        assert file.metadata["general.architecture"] == "llama"
+        overwrite(copy)
+        for read in (lambda: file.metadata["general.architecture"], lambda: file.metadata.text("general.name")):
+            with pytest.raises(ModelFileError, match="was changed while it was in use"):
+                read()
+        with pytest.raises(ModelFileError, match="was changed while it was in use"):
+            file.tensor("output_norm.weight")
+
+
+def test_copies_of_a_file_that_is_cut_off_meanwhile_do_not_appear(copy, small_model, tmp_path):
+    """They were written, with zeros for what was gone."""
+    (tmp_path / "out").mkdir()
+    out, lora = tmp_path / "out" / "out.gguf", adapter(small_model, tmp_path)
+
+    def halfway(done, total):
+        if done > total // 4:
+            cut(copy)
+
+    data = copy.read_bytes()
+    for make in (
+        lambda: quantize_file(copy, out, "Q8_0", halfway), lambda: quantize_file(copy, out, "F32", halfway),
+        lambda: merge_adapters(copy, out, [(lora, 1.0)], progress=halfway),
+    ):  # fmt: skip
+        copy.write_bytes(data)
+        with pytest.raises(ModelFileError, match="was changed while it was in use"):
+            make()
+        assert not list(out.parent.iterdir())
+
+
+def test_tensors_of_a_file_that_is_cut_off_while_they_are_read(copy):
+    """As training reads them: what was gone was zeros, without a word."""
+    with open_gguf(copy) as file:
+        sources = tensor_sources(file.tensors, file)
+
+        def read():
+            for number, name in enumerate(file.tensors):
+                for _ in sources[name].pieces():
+                    if number == 3:
+                        cut(copy)
+
+        with pytest.raises(ModelFileError, match="was changed while it was in use"):
+            read()

@@ -12,6 +12,7 @@ from llamakit.errors import (
     ContextLengthError,
     FileWriteError,
     LlamaKitError,
+    ModelChangedError,
     NotFoundError,
     OutOfMemoryError,
     QueueFullError,
@@ -65,6 +66,7 @@ STATUS: tuple[tuple[type[LlamaKitError], str], ...] = (
     (QueueFullError, falcon.HTTP_429),
     (NotSupportedError, falcon.HTTP_501),
     (UnavailableError, falcon.HTTP_503),
+    (ModelChangedError, falcon.HTTP_503),
     (OutOfMemoryError, falcon.HTTP_503),
     (FileWriteError, falcon.HTTP_507),
 )

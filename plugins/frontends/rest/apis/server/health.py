@@ -42,5 +42,6 @@ def trouble(state: ServerState) -> tuple[str, str, float | None] | None:
     loaded = [session for session in sessions if session is not None]
     for service in (session.service for session in loaded):
         if service.trouble:
-            return "engine_ended" if service.dead else "backend_stuck", service.trouble, None
+            code = "engine_ended" if service.dead else service.spoilt.code if service.spoilt else "backend_stuck"
+            return code, service.trouble, None
     return None if loaded else not_loaded(state.pool.info())

@@ -196,7 +196,8 @@ def _get(path: str, resource: Any, summary: str, response: Any, role: Role = Rol
 
 HEALTH = (
     "503 while the model loads (`progress` from 0 to 1), while the server shuts down, and while the backend does not"
-    " answer; `error.code` tells which: `loading`, `draining`, `backend_stuck`, `engine_ended`, `model_error`."
+    " answer; `error.code` tells which: `loading`, `draining`, `backend_stuck`, `engine_ended`, `model_changed`,"
+    " `model_error`."
 )
 SAMPLERS = (
     "Every installed sampler, those of other packages too, with a JSON Schema of its options. In a request an option is"
