@@ -121,6 +121,25 @@ def test_bodies_that_come_slowly_count_before_they_are_whole(serve, sockets):
     assert small.state.memory.taken == 0
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"\r\n" * 500, b"\r\n" * 10 + b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+     b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" * 2,
+     b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}" * 3],
+    ids=["blank lines", "blank lines first", "a request behind the last one", "bodies behind the last one"],
+)  # fmt: skip
+def test_what_is_dropped_counts_no_more(server, sockets, data):
+    """Blank lines counted for ever: memory was never given back, and all of it would have been taken in the end."""
+    for _ in range(5):
+        sock = sockets(data)
+        sock.shutdown(socket.SHUT_WR)
+        ended(sock)
+    end = time.monotonic() + 20
+    while server.state.memory.taken and time.monotonic() < end:
+        time.sleep(0.01)
+    assert server.state.memory.taken == 0
+
+
 @pytest.fixture
 def small_buffers(server, monkeypatch):
     """What is written to a client that does not read fills up at once."""

@@ -59,6 +59,8 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
     def received(self, data: bytes) -> int:
         """Take more bytes; how many of them belong to this request."""
         consumed: int = super().received(data)
+        if self.empty:  # blank lines before a request: dropped at once
+            return consumed
         if self.headers_finished and not self.error and self.adj.llamakit_memory.take(consumed) is None:
             self.held += consumed
             if self.dropped:  # its connection ended on another thread meanwhile
@@ -72,6 +74,11 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
             self.error = waitress.utilities.BadRequest("A chunk's size line or trailer is too long")
             self.completed = True
         return consumed
+
+    def close(self) -> None:
+        """Nobody answers it, or it is answered; its body's file goes."""
+        self.let_go()
+        super().close()
 
     def let_go(self) -> None:
         """The body counts no more: it is dropped, or whoever answers counts it."""
