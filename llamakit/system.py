@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 UNKNOWN_MEMORY = 8 << 30  # assumed free where the system does not say
-ARENA_MAX = -8  # `M_ARENA_MAX` of glibc's mallopt
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # of glibc's mallopt
+MOST_KEPT = 2 << 20  # bytes of freed memory at the end of such a place, and of what is taken from it
 
 
 def _read(path: str) -> str:
@@ -88,15 +89,20 @@ def cpu_count() -> int:
     return len(cores())
 
 
-def few_arenas(n: int = 2) -> bool:
-    """Have the C library keep freed memory in `n` places rather than in eight a processor; False where it cannot.
+def keep_little(n: int = 2) -> bool:
+    """Have the C library keep freed memory in `n` places rather than in eight a processor, and little of it.
 
-    Threads that answer requests get an arena each otherwise, and each keeps what the largest request left in it.
+    Threads that answer requests get a place each otherwise, and each keeps what the largest request left in it. And
+    the first large one that is freed would raise both limits: as large ones would come from these places from then on,
+    and twice as much would stay at their ends, where `give_back_memory` gives nothing back. False where there are no
+    such settings.
     """
     import ctypes
 
+    settings = {ARENA_MAX: n, TRIM_THRESHOLD: MOST_KEPT, MMAP_THRESHOLD: MOST_KEPT}
     with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no CDLL(None)
-        return bool(ctypes.CDLL(None).mallopt(ARENA_MAX, n))
+        mallopt = ctypes.CDLL(None).mallopt
+        return all(mallopt(name, value) for name, value in settings.items())
     return False
 
 

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import json
 import resource
+import subprocess
 import sys
 import threading
 import time
@@ -144,6 +145,40 @@ def test_threads_share_few_places_for_freed_memory(process):
     for _ in range(6):
         wave(24)
     assert resident() < 1.1 * before
+
+
+LARGE_ONES = """
+import sys, threading
+from llamakit.system import give_back_memory, keep_little
+
+def resident():
+    give_back_memory()
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+def on_a_thread(megabytes):
+    thread = threading.Thread(target=lambda: b"x" * (megabytes << 20))
+    thread.start()
+    thread.join()
+
+if sys.argv[1] == "little":
+    assert keep_little()
+on_a_thread(31)
+before = resident()
+on_a_thread(30)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_large_bodies_leave_nothing(tmp_path):
+    """The C library took the next large ones from memory that it keeps, at whose end twice as much stayed."""
+    (tmp_path / "large.py").write_text(LARGE_ONES)
+    left = {}
+    for kept in ("much", "little"):
+        command = [sys.executable, str(tmp_path / "large.py"), kept]
+        left[kept] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert left["little"] < 2 << 20, left
+    assert left["much"] > 8 << 20, left  # without the settings
 
 
 @pytest.mark.parametrize(

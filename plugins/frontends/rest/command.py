@@ -89,9 +89,9 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     from llamakit.plugins.frontends.rest.server import STALL_SECONDS, Server
     from llamakit.plugins.frontends.rest.tls import make_context
 
-    from llamakit.system import few_arenas
+    from llamakit.system import keep_little
 
-    few_arenas()
+    keep_little()
     set_up(options)
     keys = read_keys(options)
     _ = options.template_variables  # what is wrong with them is told before anything is loaded
