@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "grammar/matcher.h"
 #include "sampling/random.h"
 #include "sampling/stages.h"
 
@@ -111,7 +112,7 @@ py::tuple top_of(const Floats& row, size_t k, const Edits* edits) {
 }
 
 // Token ids, or what else became of a row, with a message.
-enum Outcome : int32_t { kNoToken = -1, kEnd = -2, kBadLogits = -3, kDefect = -4, kRow = -5 };
+enum Outcome : int32_t { kNoToken = -1, kEnd = -2, kBadLogits = -3, kDefect = -4, kRow = -5, kWaits = -6 };
 
 // Chains on the likeliest tokens of rows that lie elsewhere: what each chose, kRow where these do not settle it.
 std::vector<int32_t> sample_tops(const std::vector<PyCandidates*>& rows, const std::vector<Chain>& chains) {
@@ -126,7 +127,10 @@ std::vector<int32_t> sample_tops(const std::vector<PyCandidates*>& rows, const s
     return found;
 }
 
-py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, const std::vector<Chain>& chains) {
+// Each row with its chain. Once the grammars that this thread asks have done `most_work` in all, those that are left
+// wait: kWaits.
+py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, const std::vector<Chain>& chains,
+                     int64_t most_work) {
     if (logits.ndim() != 2) throw std::invalid_argument("logits must be (n_rows, n_vocab)");
     if (rows.size() != chains.size()) throw std::invalid_argument("as many chains as rows are needed");
     for (int64_t row : rows)
@@ -137,8 +141,13 @@ py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, con
     std::vector<std::pair<int32_t, std::string>> results(rows.size(), {kDefect, ""});
     {
         py::gil_scoped_release release;
+        const auto waits = [&](const Chain& chain) {
+            return lk::grammar::work_of_thread() >= most_work &&
+                   std::any_of(chain.begin(), chain.end(), [](const auto& stage) { return stage->masks(); });
+        };
         for (size_t i = 0; i < rows.size(); ++i) try {
-                results[i].first = sample(data + rows[i] * n_vocab, n_vocab, chains[i]);
+                results[i].first =
+                    waits(chains[i]) ? int32_t(kWaits) : sample(data + rows[i] * n_vocab, n_vocab, chains[i]);
             } catch (const SamplingEnd& end) {
                 results[i] = {kEnd, end.what()};
             } catch (const LogitsError& error) {
@@ -161,6 +170,7 @@ PYBIND11_MODULE(_sampling, m) {
     py::register_exception<LogitsError>(m, "LogitsError", error);
     py::register_exception<RowNeeded>(m, "RowNeeded");
     m.attr("ROW") = int32_t(kRow);
+    m.attr("WAITS") = int32_t(kWaits);
     m.attr("NO_TOKEN") = int32_t(kNoToken);
     m.attr("END") = int32_t(kEnd);
     m.attr("BAD_LOGITS") = int32_t(kBadLogits);
@@ -229,7 +239,9 @@ PYBIND11_MODULE(_sampling, m) {
         .def(py::init<int, float, float, uint64_t, uint64_t>());
     bind_grammar(m);
     bind_automata(m);
-    m.def("sample_rows", &sample_rows, py::arg("logits"), py::arg("rows"), py::arg("chains"));
+    m.def("sample_rows", &sample_rows, py::arg("logits"), py::arg("rows"), py::arg("chains"),
+          py::arg("most_work") = INT64_MAX);
+    m.def("grammar_work", &lk::grammar::work_of_thread, "What the grammars that this thread asked have done so far.");
     m.def("sample_tops", &sample_tops, py::arg("rows"), py::arg("chains"));
     m.def("top_of", &top_of, py::arg("row"), py::arg("k"), py::arg("edits") = py::none());
     m.def("uniform", &uniform, py::arg("seed"), py::arg("choice"), py::arg("position"));

@@ -27,7 +27,7 @@ Machine::Machine(Network network) : net_(std::move(network)), stride_(size_t(net
 }
 
 void Machine::spend(size_t work) {
-    left_ -= int64_t(work);
+    left_ -= int64_t(work), done_ += int64_t(work);
     if (left_ < 0) throw GrammarError("the grammar is too ambiguous: it takes too long to see what may follow");
 }
 

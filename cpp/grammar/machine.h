@@ -55,6 +55,8 @@ class Machine {
     // How much work may be done from now on: states and edges that are looked at. What is more throws GrammarError.
     void allow(int64_t work) { left_ = work; }
     int64_t left() const { return left_; }
+    // What was done since it was made.
+    int64_t done() const { return done_; }
     void spend(size_t work);
     // A configuration from items that are complete (no closure is made), accepting or not.
     int32_t intern(std::vector<Item> items, bool accepts);
@@ -99,7 +101,7 @@ class Machine {
     uint32_t epoch_ = 0;
     size_t n_seen_ = 0;
     size_t n_item_ = 0;  // of all configurations
-    int64_t left_ = INT64_MAX;
+    int64_t left_ = INT64_MAX, done_ = 0;
     int32_t start_ = kDead;
 };
 

@@ -19,6 +19,8 @@ constexpr int64_t kEnoughRoom = 16;         // turns left from which on a repeti
 constexpr int32_t kWorthLooking = 6;        // tokens of a subtree from which on it is looked at as a whole
 constexpr int kDeepestCut = 64;             // frames that are looked at for a place to cut
 
+thread_local int64_t thread_work = 0;
+
 void set_bit(std::vector<uint32_t>& bits, int32_t id) {
     bits[size_t(id) / 32] |= uint32_t(1) << (id % 32);
 }
@@ -39,6 +41,7 @@ size_t Program::n_byte() const {
 
 // Start anew with nothing remembered; matchers find their places again from what they have read.
 void Program::forget() {
+    forgotten_ += machine_->done();
     machine_ = std::make_unique<Machine>(network_);
     masks_.clear(), locals_.clear(), loops_.clear();
     ++generation_;
@@ -259,15 +262,24 @@ bool Program::loops_on_wide(int32_t config) {
 
 // -- Matcher ---------------------------------------------------------------------------------------------------------
 
-Matcher::Matcher(std::shared_ptr<Program> program) : program_(std::move(program)), left_(kMostWork) {}
+int64_t work_of_thread() {
+    return thread_work;
+}
 
-Matcher::Turn::Turn(Matcher& matcher) : matcher_(matcher), lock_(matcher.program_->mutex_) {
+Matcher::Matcher(std::shared_ptr<Program> program)
+    : program_(std::move(program)), left_(std::make_shared<int64_t>(kMostWork)) {}
+
+Matcher::Count::~Count() {
+    thread_work += program_.done() - before_;
+}
+
+Matcher::Turn::Turn(Matcher& matcher) : matcher_(matcher), lock_(matcher.program_->mutex_), count_(*matcher.program_) {
     matcher.refresh();
-    matcher.program_->machine_->allow(matcher.left_);
+    matcher.program_->machine_->allow(*matcher.left_);
 }
 
 Matcher::Turn::~Turn() {
-    matcher_.left_ = matcher_.program_->machine_->left();
+    *matcher_.left_ = matcher_.program_->machine_->left();
 }
 
 int32_t Matcher::read(int32_t config, const std::string& bytes) const {

@@ -37,6 +37,7 @@ class Program {
 
   private:
     friend class Matcher;
+    int64_t done() const { return forgotten_ + machine_->done(); }
     struct Local {  // the mask of a rule by itself, and the nodes of the tree at which it can be left
         std::vector<uint32_t> bits;
         std::vector<int32_t> leaves;
@@ -69,13 +70,17 @@ class Program {
     std::unique_ptr<Machine> machine_;
     Network network_;  // kept to start anew when too much was remembered
     int32_t generation_ = 0;
+    int64_t forgotten_ = 0;  // what was done by machines that are gone
     std::unordered_map<int32_t, std::shared_ptr<const Mask>> masks_;
     std::unordered_map<int32_t, Local> locals_;
     std::vector<std::unique_ptr<Loop>> loops_;  // by configuration
     std::vector<int32_t> path_;                 // configurations along a walk, by depth
 };
 
-// The place of one text in a grammar.
+// What the matchers that this thread asked have done so far, in states and edges that were looked at.
+int64_t work_of_thread();
+
+// The place of one text in a grammar. Copies go on by themselves, but share what work may still be done.
 class Matcher {
   public:
     explicit Matcher(std::shared_ptr<Program> program);
@@ -104,6 +109,18 @@ class Matcher {
         int32_t token;  // -1: bytes
         std::string bytes;
     };
+    // Counts what a program does for this thread.
+    class Count {
+      public:
+        explicit Count(const Program& program) : program_(program), before_(program.done()) {}
+        ~Count();
+        Count(const Count&) = delete;
+        Count& operator=(const Count&) = delete;
+
+      private:
+        const Program& program_;
+        int64_t before_;
+    };
     // A method at work: alone with the program, and within the work that this text has left.
     class Turn {
       public:
@@ -115,6 +132,7 @@ class Matcher {
       private:
         Matcher& matcher_;
         const std::lock_guard<std::mutex> lock_;
+        const Count count_;
     };
 
     void refresh();  // find the place again if the program forgot its configurations
@@ -126,7 +144,7 @@ class Matcher {
     std::vector<int32_t> configs_;  // before each step, and now
     std::vector<Step> history_;
     bool ended_ = false;
-    int64_t left_;  // work that it may still take
+    std::shared_ptr<int64_t> left_;  // work that it and its copies may still take
 };
 
 }  // namespace lk::grammar

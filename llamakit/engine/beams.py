@@ -8,15 +8,18 @@ An answer's score is its mean log-probability, so that short answers are not pre
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llamakit.engine.group import Group
 from llamakit.engine.request import FinishReason
 from llamakit.engine.sampling import NativeCandidates, apply
-from llamakit.engine.sequence import Sequence, Track
+from llamakit.engine.sequence import Track
 from llamakit.sampler import EndOfAnswer, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     import numpy.typing as npt
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from llamakit.engine.sampling import Rows, SamplerChain
 
 
+TOLD_AT_ONCE = 256  # tokens of the best answers that are told in one step, which others wait for
 SPARE_TOKENS = 64  # without text, such as control tokens, that may be within a stop string
 
 
@@ -32,7 +36,7 @@ class Beam(Track):
 
     def __init__(self, tokens: list[int], table: BlockTable, chain: SamplerChain) -> None:
         super().__init__(tokens, table)
-        self.chain = chain
+        self.chain: SamplerChain = chain
         self.generated: list[int] = []
         self.score = 0.0
 
@@ -55,6 +59,7 @@ class BeamGroup(Group):
         self.streams, self.scored = False, True
         self._why_short = FinishReason.GRAMMAR  # why answers end that no token and no limit ends
         self.complete: list[tuple[float, list[int], float]] = []  # mean log-probability, tokens, sum
+        self._untold: Iterator[None] = iter(())  # a token of the best answers each, once these are known
 
     def start(self, tables: Any) -> None:
         """One beam, and the sequence by which the best answer is told."""
@@ -71,6 +76,11 @@ class BeamGroup(Group):
         """End without an answer."""
         self._drop_beams()
         super().finish(reason, error)
+
+    def forget(self) -> None:
+        """What was not told too, which holds the group."""
+        super().forget()
+        self._untold = iter(())
 
     def context_full(self, track: Track) -> None:
         """The beams, which are all as long, end here."""
@@ -163,17 +173,25 @@ class BeamGroup(Group):
         self.sequences = [primary] + [self._copy(primary, i) for i in range(1, self.request.n)]
         for sequence in self.sequences[1:]:
             sequence.begin(self.now())
+        self._untold = self._replay(best)
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell the next tokens of the best answers."""
+        for _ in islice(self._untold, TOLD_AT_ONCE):
+            pass
+
+    def _replay(self, best: list[tuple[float, list[int], float]]) -> Iterator[None]:
         for sequence, (_, generated, score) in zip(self.sequences, best, strict=False):
-            self._replay(sequence, generated, score)
+            sequence.score = score
+            for token_id in generated:
+                if sequence.result is None:  # else it was cancelled meanwhile
+                    sequence.accept(token_id)
+                    yield
+            if sequence.result is None:  # the context ended it, or a grammar
+                sequence.finish(self._why_short)
         for sequence in self.sequences[len(best) :]:  # there are no more answers
             sequence.finish(FinishReason.GRAMMAR)
-
-    def _replay(self, sequence: Sequence, generated: list[int], score: float) -> None:
-        sequence.score = score
-        for token_id in generated:
-            sequence.accept(token_id)
-        if sequence.result is None:  # the context ended it, or a grammar
-            sequence.finish(self._why_short)
 
     def _drop_beams(self) -> None:
         for beam in self.beams:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llamakit.engine.failure import own_failure
+from llamakit.engine.pace import has_grammar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llamakit.backend import Buffer, LogitEdits
+    from llamakit.engine.pace import Pace
     from llamakit.engine.sampling import Rows, SamplerChain
     from llamakit.sampler import Sampler
 
@@ -58,12 +60,14 @@ class _Plan:
     asked: list[Sampler]  # those that mask and were left out: they are asked whether they permit what was chosen
 
 
-def sample_on_device(logits: DeviceRows, rows: Sequence[int], chains: Sequence[SamplerChain]) -> dict[int, int]:
-    """Tokens for those chains, by number, whose rows need not be fetched."""
+def sample_on_device(
+    logits: DeviceRows, rows: Sequence[int], chains: Sequence[SamplerChain], pace: Pace | None = None
+) -> dict[int, int]:
+    """Tokens for those chains, by number, whose rows need not be fetched, and who need not wait."""
     found: dict[int, int] = {}
     left = list(range(len(chains)))
     for masks in (False, True):  # see `Sampler.masks`
-        plans = {i: _plan(chains[i], logits.n_vocab, masks=masks) for i in left}
+        plans = {i: _plan(chains[i], logits.n_vocab, pace, masks=masks) for i in left}
         ready = {i: plan for i, plan in plans.items() if plan is not None}
         if not ready:
             break
@@ -86,11 +90,13 @@ def _leave_to_the_row(error: BaseException) -> None:
     own_failure(error, "a sampler", on_host=True)  # raises what is nobody's fault
 
 
-def _plan(chain: SamplerChain, n_vocab: int, *, masks: bool) -> _Plan | None:
-    """The parts of a chain; None if it needs whole rows. `masks`: with those that mask."""
+def _plan(chain: SamplerChain, n_vocab: int, pace: Pace | None, *, masks: bool) -> _Plan | None:
+    """The parts of a chain; None if it needs whole rows, or waits. `masks`: with those that mask."""
     from llamakit import _sampling
 
     try:
+        if pace is not None and pace.is_over and has_grammar(chain):
+            return None
         asked = [] if masks else [sampler for sampler in chain.samplers if sampler.masks()]
         rest = [sampler for sampler in chain.samplers if sampler not in asked]
         edits = _sampling.Edits(n_vocab)

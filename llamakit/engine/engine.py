@@ -14,6 +14,7 @@ from llamakit.engine.batch import Batch
 from llamakit.engine.device_rows import rows_of
 from llamakit.engine.job import PromptProgress
 from llamakit.engine.kv_space import KVSpace
+from llamakit.engine.pace import Pace, has_grammar
 from llamakit.engine.prepare import make_group, prepare
 from llamakit.engine.request import UNTIL_CONTEXT_FULL, FinishReason, PromptToken
 from llamakit.engine.sampling import details, probabilities, sample_rows
@@ -65,7 +66,7 @@ class Engine:
         self.runner, self.tokenizer, self.samplers, self.n_ctx = runner, tokenizer, samplers, n_ctx
         self.max_predict = max_predict or 8 * n_ctx
         self.adapters, self.embedder, self.drafter = adapters, embedder, drafter
-        self.cost, self.counters = StepCost(), Counters()
+        self.cost, self.counters, self.pace = StepCost(), Counters(), Pace()
         self.space = KVSpace(kv)
         self.queue = Admission(self.space, adapters, self.counters, runner.n_seq)
         self._number = 0
@@ -125,11 +126,13 @@ class Engine:
         Answers whose readers are far behind wait until these have read.
         """
         now = time.perf_counter()
+        self.pace.begin_step()
         self.queue.end_unwanted(now)
         self._retire()
         self.queue.admit(now)
         self._make_room()
         read = [group for group in self.running if not group.job.behind]
+        self._tell(read)
         self._draft(read)
         chunks, batch = self._fill(schedule(read, self._limits()))
         if chunks:
@@ -228,7 +231,7 @@ class Engine:
 
     def _draft(self, groups: list[Group]) -> None:
         """Take tokens that must follow anyway; else let the drafter guess, as far as that pays."""
-        force(groups, self.n_ctx)
+        force(groups, self.n_ctx, self.pace)
         if self.drafter is None:
             return
         wanted = draft_lengths(groups, self.cost, self.drafter, self.n_ctx)
@@ -288,16 +291,22 @@ class Engine:
         for chunk in chunks:
             if chunk.group.request.progress and chunk.group.in_prefill:
                 self._tell_progress(chunk.group, min(chunk.track.table.length, len(chunk.group.prepared.tokens)))
-        if batch.outputs:
-            self._sample(chunks, rows_of(outputs["logits"]))
+        held = self._sample(chunks, rows_of(outputs["logits"])) if batch.outputs else []
         for chunk in chunks:
-            track = chunk.track
-            if track.draft:
+            if chunk.track.draft:
                 self._keep_right_guesses(chunk)
-            self.space.remember(track)
+        for track in held:
+            self.pace.hold(track)
+        for chunk in chunks:
+            self.space.remember(chunk.track)
 
-    def _sample(self, chunks: list[Chunk], logits: Rows) -> None:
-        """Choose the next tokens; sequences whose guessed token was chosen go on with the row after it."""
+    def _sample(self, chunks: list[Chunk], logits: Rows) -> list[Track]:
+        """Choose the next tokens; sequences whose guessed token was chosen go on with the row after it.
+
+        Returns those that have to wait for the next step.
+        """
+        self.pace.begin()
+        held: list[Track] = []
         turns: list[tuple[Sequence, int, int]] = []  # sequence, row, guessed tokens found right
         locked: dict[Group, dict[Track, int]] = {}
         for chunk in chunks:
@@ -307,18 +316,43 @@ class Engine:
                 turns += _turns(chunk, logits, locked)
             except BaseException as error:
                 chunk.group.fail(error, "the answer")
-        for group, rows in locked.items():
-            try:
-                if not group.done:
-                    group.advance(rows, logits)
-            except BaseException as error:
-                group.fail(error, "a sampler")
-        while turns:
-            turns = self._choose(turns, logits)
+        turns.sort(key=lambda turn: self.pace.turn_of(turn[0]))
+        first = self.pace.turn_of(turns[0][0]) if turns else 0
+        for group, rows in sorted(locked.items(), key=lambda each: self._turn_of(each[1])):
+            if turns and self._turn_of(rows) > first:  # those that have waited longer come before it
+                self._choose_all(turns, logits, held)
+                turns = []
+            self._advance(group, rows, logits, held)
+        self._choose_all(turns, logits, held)
+        return held
 
-    def _choose(self, turns: list[tuple[Sequence, int, int]], logits: Rows) -> list[tuple[Sequence, int, int]]:
-        """One token for each turn; returns those that may go on with the next row."""
-        choices = sample_rows(logits, [row for _, row, _ in turns], [sequence.chain for sequence, _, _ in turns])
+    def _turn_of(self, rows: dict[Track, int]) -> int:
+        return min(self.pace.turn_of(track) for track in rows)
+
+    def _advance(self, group: Group, rows: dict[Track, int], logits: Rows, held: list[Track]) -> None:
+        """A lockstep group chooses."""
+        try:
+            if group.done:
+                return
+            if self.pace.is_over and any(has_grammar(track.chain) for track in rows):
+                held += rows
+                return
+            for track in rows:
+                track.waits = 0
+            group.advance(rows, logits)
+        except BaseException as error:
+            group.fail(error, "a sampler")
+
+    def _choose_all(self, turns: list[tuple[Sequence, int, int]], logits: Rows, held: list[Track]) -> None:
+        while turns:
+            turns = self._choose(turns, logits, held)
+
+    def _choose(
+        self, turns: list[tuple[Sequence, int, int]], logits: Rows, held: list[Track]
+    ) -> list[tuple[Sequence, int, int]]:
+        """One token for each turn but those `held`; returns those that may go on with the next row."""
+        chains = [sequence.chain for sequence, _, _ in turns]
+        choices = sample_rows(logits, [row for _, row, _ in turns], chains, self.pace)
         further = []
         for (sequence, row, right), choice in zip(turns, choices, strict=True):
             if choice.ends or choice.error is not None:
@@ -326,8 +360,12 @@ class Engine:
                 continue
             token_id, draft = choice.token_id, sequence.draft
             try:
+                if choice.waits or (not self.pace.may_accept and has_grammar(sequence.chain)):
+                    held.append(sequence)
+                    continue
+                sequence.waits = 0
                 found = details(logits, row, token_id, sequence.group.request, sequence)
-                sequence.chain.accept(token_id)
+                self.pace.accept(sequence.chain, token_id)
                 sequence.accept(token_id, found)
             except BaseException as error:
                 sequence.fail(error, "the answer")
@@ -356,6 +394,14 @@ class Engine:
     def _retire(self) -> None:
         """Let go of what has ended."""
         self.queue.retire(self.drafter.forget if self.drafter is not None else lambda sequence: None)
+
+    @staticmethod
+    def _tell(groups: list[Group]) -> None:
+        for group in groups:
+            try:
+                group.tell()
+            except BaseException as error:
+                group.fail(error, "the answer")
 
     def _tell_progress(self, group: Group, done: int) -> None:
         now, total = group.now(), len(group.prepared.tokens)
@@ -398,7 +444,7 @@ def _score_prompt(sequence: Sequence, chunk: Chunk, logits: Rows) -> None:
     """Log-probabilities of the prompt's tokens that follow a chunk's rows."""
     tokens, n = sequence.tokens, sequence.group.request.prompt_logprobs or 0
     start = sequence.table.length - chunk.n
-    if start == 0:
+    if start == 0 and not sequence.prompt:  # else it is evaluated again
         sequence.prompt.append(PromptToken(tokens[0], None))
     for i in range(chunk.n):
         if start + i + 1 < len(tokens):

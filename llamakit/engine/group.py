@@ -134,6 +134,9 @@ class Group:
         """Choose tokens from `logits` (n_rows, n_vocab), of lockstep groups; `rows` says which row is whose."""
         raise NotImplementedError
 
+    def tell(self) -> None:
+        """Called in every step: tell what is known but could not be told at once."""
+
     def _tell_best(self) -> None:
         ranked = sorted(self._finished, key=_score, reverse=True)
         broken = [s for s in self._finished if s.result is not None and s.result.error is not None]

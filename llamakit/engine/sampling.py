@@ -13,6 +13,7 @@ import msgspec
 
 from llamakit.engine.device_rows import DeviceRows, sample_on_device
 from llamakit.engine.failure import blame, check_forced, no_token, own_failure
+from llamakit.engine.pace import has_grammar
 from llamakit.engine.request import TokenLogprob
 from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
 from llamakit.options import build_options, near
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from llamakit.engine.pace import Pace
     from llamakit.engine.request import Request
     from llamakit.engine.sequence import Details
     from llamakit.engine.sequence import Sequence as Sequence_
@@ -42,6 +44,7 @@ class Choice(msgspec.Struct, frozen=True):
     token_id: int
     error: LlamaKitError | None = None
     ends: bool = False  # a sampler left no token on purpose
+    waits: bool = False  # for the next step, since the grammars have done enough in this one
 
 
 class SamplerChain:
@@ -200,33 +203,38 @@ def _options(classes: Mapping[str, type[Sampler]], values: Mapping[str, object])
     return {name: build_options(cls.Options, parts[name]) for name, cls in classes.items()}
 
 
-def sample_rows(logits: Rows, rows: Sequence[int], chains: Sequence[SamplerChain]) -> list[Choice]:
-    """Choose a token for `rows` of `logits` (n_rows, n_vocab), each with its chain."""
+def sample_rows(
+    logits: Rows, rows: Sequence[int], chains: Sequence[SamplerChain], pace: Pace | None = None
+) -> list[Choice]:
+    """Choose a token for `rows` of `logits` (n_rows, n_vocab), each with its chain; at a `pace`, some wait."""
     if isinstance(logits, DeviceRows):
-        return _sample_device_rows(logits, rows, chains)
+        return _sample_device_rows(logits, rows, chains, pace)
     from llamakit import _sampling
 
     choices: dict[int, Choice] = {}
     native = [i for i, chain in enumerate(chains) if chain.stages is not None]
-    results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native])
+    most = () if pace is None else (pace.until,)
+    results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native], *most)
     for i, (token, message) in zip(native, results, strict=True):
         choices[i] = _choice(token, message, logits[rows[i]])
     for i, chain in enumerate(chains):
         if chain.stages is None:
-            choices[i] = _sample_row(logits[rows[i]], chain)
+            choices[i] = _sample_row(logits[rows[i]], chain, pace)
     return [choices[i] for i in range(len(chains))]
 
 
-def _sample_device_rows(logits: DeviceRows, rows: Sequence[int], chains: Sequence[SamplerChain]) -> list[Choice]:
+def _sample_device_rows(
+    logits: DeviceRows, rows: Sequence[int], chains: Sequence[SamplerChain], pace: Pace | None
+) -> list[Choice]:
     """From the likeliest tokens where these settle it; from fetched rows where not."""
     import numpy as np
 
-    choices = {i: Choice(token) for i, token in sample_on_device(logits, rows, chains).items()}
+    choices = {i: Choice(token) for i, token in sample_on_device(logits, rows, chains, pace).items()}
     left = [i for i in range(len(chains)) if i not in choices]
     if left:
         logits.fetch([rows[i] for i in left])
         fetched = np.stack([logits[rows[i]] for i in left])
-        choices |= zip(left, sample_rows(fetched, range(len(left)), [chains[i] for i in left]), strict=True)
+        choices |= zip(left, sample_rows(fetched, range(len(left)), [chains[i] for i in left], pace), strict=True)
     return [choices[i] for i in range(len(chains))]
 
 
@@ -255,6 +263,8 @@ def _choice(token: int, message: str, row: npt.NDArray[np.float32]) -> Choice:
         return Choice(token)
     if token == _sampling.END:
         return Choice(-1, ends=True)
+    if token == _sampling.WAITS:
+        return Choice(-1, waits=True)
     if token == _sampling.NO_TOKEN:
         return Choice(-1, no_token(message))
     if token == _sampling.BAD_LOGITS and row.max() < np.inf:  # neither NaN nor infinity came from the model
@@ -262,9 +272,11 @@ def _choice(token: int, message: str, row: npt.NDArray[np.float32]) -> Choice:
     return Choice(-1, BackendError(message))
 
 
-def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain) -> Choice:
+def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain, pace: Pace | None) -> Choice:
     """Stage by stage; a sampler that raises ends this row only."""
     try:
+        if pace is not None and pace.is_over and has_grammar(chain):
+            return Choice(-1, waits=True)
         return _choose(row, chain)
     except BaseException as error:
         return Choice(-1, own_failure(error, _part(None), on_host=True))

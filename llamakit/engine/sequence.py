@@ -28,17 +28,24 @@ class Track:
     context shift, after which the blocks no longer spell a prefix, sets `node` to None.
     """
 
+    chain: SamplerChain | None = None  # of those that choose
+
     def __init__(self, tokens: list[int], table: BlockTable) -> None:
         self.tokens, self.table = tokens, table
         self.node: Node | None = None
         self.n_known = 0
         self.draft: list[int] = []  # tokens guessed to follow, evaluated in the same step
         self.n_right = 0  # how many of them were chosen
+        self.waits = 0  # the step since which a token could have been chosen, but others' grammars came first; 0: none
 
     @property
     def n_pending(self) -> int:
         """Tokens not yet evaluated."""
         return len(self.tokens) - self.table.length
+
+    def step_back(self) -> None:
+        """Have the last token evaluated again, since nothing was chosen after it."""
+        self.table.truncate(min(self.table.length, len(self.tokens) - 1))
 
     def release(self) -> None:
         """Give the blocks back; the tokens stay, so that it can be evaluated again."""
@@ -54,7 +61,8 @@ class Sequence(Track):
 
         super().__init__(tokens, table)
         request, tokenizer = group.request, group.tokenizer
-        self.group, self.choice, self.chain = group, choice, chain
+        self.group, self.choice = group, choice
+        self.chain: SamplerChain = chain
         self.tokenizer: Tokenizer = tokenizer
         self.generated: list[int] = []
         self.detokenizer = tokenizer.detokenizer(tokens, shown=request.shown)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Sequence_
 
     from llamakit.engine.group import Group
+    from llamakit.engine.pace import Pace
     from llamakit.engine.sequence import Sequence
     from llamakit.engine.step_cost import StepCost
 
@@ -39,12 +40,12 @@ class Drafter(Protocol):
         """Forget everything."""
 
 
-def force(groups: Sequence_[Group], n_ctx: int) -> None:
+def force(groups: Sequence_[Group], n_ctx: int, pace: Pace) -> None:
     """Where the samplers leave no choice for some tokens, draft these: a fixed text costs one step."""
-    for sequence in _ready(groups):
+    for sequence in sorted(_ready(groups), key=pace.turn_of):
         limit = _limit(sequence, MOST_DRAFTED, n_ctx)
         try:
-            sequence.draft = sequence.chain.forced(limit) if limit > 0 else []
+            sequence.draft = sequence.chain.forced(limit) if limit > 0 and not pace.is_over else []
         except BaseException as error:
             sequence.fail(error, "a sampler")
             continue
