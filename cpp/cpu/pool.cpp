@@ -15,6 +15,18 @@ namespace {
 // How often to look before sleeping: about 50 microseconds. Waking a sleeper costs as much.
 constexpr int kSpins = 2000;
 
+// The word `round_`: an open round has the number of those who may take part above the number of those who do, the
+// caller not counted. All in one word, so that a thread that slept for long either enters the round that is open now,
+// as what it is in that one, or none.
+constexpr uint32_t kOpen = 1u << 31, kMay = 1u << 15;
+
+uint32_t inside(uint32_t round) {
+    return round % kMay;
+}
+uint32_t may_enter(uint32_t round) {
+    return round & kOpen ? (round & ~kOpen) / kMay : 0;
+}
+
 void pause_briefly(int i) {
     if (i % 256 == 255) return std::this_thread::yield();  // somebody else may need this core
 #if defined(__x86_64__)
@@ -71,7 +83,7 @@ Pool::Here::~Here() {
 
 Pool::~Pool() {
     stop_ = true;
-    start(0);
+    wake();
     for (auto& thread : threads_) thread.join();
 }
 
@@ -83,20 +95,28 @@ void Pool::run(int64_t n, const std::function<void(int64_t, int)>& body) {
     body_ = &body;
     n_ = n;
     next_ = 0;
-    busy_ = n_active_ - 1;
-    start(uint32_t(n_active_));
+    round_.store(kOpen | uint32_t(n_active_) * kMay, std::memory_order_release);
+    wake();
     take(0);
-    for (int i = 0; busy_.load(std::memory_order_acquire) > 0; ++i) pause_briefly(i);
+    round_.fetch_and(~kOpen, std::memory_order_acq_rel);
+    for (int i = 0; inside(round_.load(std::memory_order_acquire)) > 0; ++i) pause_briefly(i);
     if (failed_) {
         failed_ = false;
         std::rethrow_exception(std::exchange(error_, nullptr));
     }
 }
 
-// A thread learns from the epoch itself whether it takes part, or one that slept would believe a later word.
-void Pool::start(uint32_t n_thread) {
-    epoch_ = (epoch_ / kCount + 1) * kCount + n_thread;
+void Pool::wake() {
+    ++epoch_;
     epoch_.notify_all();
+}
+
+bool Pool::enter(int thread) {
+    uint32_t round = round_.load(std::memory_order_relaxed);
+    do
+        if (uint32_t(thread) >= may_enter(round)) return false;
+    while (!round_.compare_exchange_weak(round, round + 1, std::memory_order_acquire, std::memory_order_relaxed));
+    return true;
 }
 
 void Pool::take(int thread) {
@@ -115,9 +135,9 @@ void Pool::work(int thread) {
         epoch_.wait(seen, std::memory_order_acquire);
         seen = epoch_.load(std::memory_order_acquire);
         if (stop_) return;
-        if (uint32_t(thread) >= seen % kCount) continue;
+        if (!enter(thread)) continue;
         take(thread);
-        busy_.fetch_sub(1, std::memory_order_release);
+        round_.fetch_sub(1, std::memory_order_release);
     }
 }
 

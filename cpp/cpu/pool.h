@@ -32,14 +32,14 @@ class Pool {
         std::vector<int> before_;
     };
 
-    // Call body(chunk, thread) for every chunk below n; chunks are taken by whoever is free. Returns when all are done.
+    // Call body(chunk, thread) for every chunk below n; chunks are taken by whoever is free. Returns when all are done,
+    // without waiting for threads that have not begun: where other programs keep the cores busy, that may be long.
     // The first exception that one of them ends with is thrown here; the chunks that nobody has begun are left out.
     void run(int64_t n, const std::function<void(int64_t, int)>& body);
 
   private:
-    static constexpr uint32_t kCount = 1 << 12;  // the epoch's low digits count who takes part
-
-    void start(uint32_t n_thread);
+    void wake();
+    bool enter(int thread);
     void work(int thread);
     void take(int thread);
 
@@ -49,8 +49,8 @@ class Pool {
     const std::function<void(int64_t, int)>* body_ = nullptr;
     std::atomic<int64_t> next_{0};
     int64_t n_ = 0;
-    std::atomic<uint32_t> epoch_{0};
-    std::atomic<int> busy_{0};
+    std::atomic<uint32_t> epoch_{0};  // another one with each piece of work
+    std::atomic<uint32_t> round_{0};  // whether the work is open, who may take part, and how many are in it: pool.cpp
     std::atomic<bool> stop_{false}, failed_{false};
     std::exception_ptr error_;  // of the one that failed first
 };
