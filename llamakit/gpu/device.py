@@ -8,7 +8,7 @@ from llamakit.backend import Ceilings, Device, Footprint, InputLayout, Precision
 from llamakit.gpu.adapters import GPUAdapters
 from llamakit.gpu.ceilings import measure
 from llamakit.gpu.cells import GPUKV, cache_bytes
-from llamakit.gpu.driver import does_not_fit
+from llamakit.gpu.driver import Feature, does_not_fit
 from llamakit.gpu.lower import plan_of, supported
 from llamakit.gpu.memory import GPUState, GPUWeight, state_bytes
 from llamakit.gpu.packed import weight_bytes
@@ -55,6 +55,7 @@ class GPUDevice(Device):
 
     def load(self, source: TensorSource, uses: Uses) -> GPUWeight:
         """The blocks of the file, piece by piece; packed there, if the device has it so."""
+        self.kernel_store.settle(Feature.GROUPS)
         return GPUWeight(self.kernel_store, source)
 
     def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> GPUState:
@@ -84,6 +85,7 @@ class GPUDevice(Device):
         self, graph: Graph, weights: Mapping[str, Any], *, kv: Any = None, adapters: Any = None, states: Any = None
     ) -> GPUExecutable:
         """Plan memory, compile kernels."""
+        self.kernel_store.settle(Feature.GROUPS)
         return GPUExecutable(self.kernel_store, graph, weights, kv, adapters, dict(states or {}))
 
     def ceilings(self) -> Ceilings:

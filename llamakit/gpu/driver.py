@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llamakit.backend import DeviceInfo, Memory
+    from llamakit.gpu.compiled import CompiledKernels
 
 
 GIVEN_BACK = "memory of the device is used that was given back: it went with a device that was lost"
@@ -67,6 +70,14 @@ class Traits:
     packed: bool = False
 
 
+class Feature(StrEnum):
+    """What a driver may have beside what all have. Each is tried before it is used: see selftest.py."""
+
+    GROUPS = "kernels for GPUs"
+    TAPES = "recorded steps"
+    PRODUCTS = "products of the library"
+
+
 class Tape(ABC):
     """Launches that were recorded: see `Driver.record`."""
 
@@ -81,12 +92,27 @@ class Tape(ABC):
 class Driver(ABC):
     """One device. Every method may raise BackendError, `allocate` OutOfMemoryError, and all DeviceLostError.
 
-    `alive`: the blocks that were allocated and are still there; `allocate` puts each new one in.
+    `alive`: the blocks that were allocated and are still there; `allocate` puts each new one in. `compiled`: what it
+    keeps on disk. `features`: those that are tried before they are used.
     """
 
     info: DeviceInfo
     traits: Traits
     alive: WeakSet[Block]
+    compiled: CompiledKernels | None = None
+    features: frozenset[Feature] = frozenset()
+
+    @cached_property
+    def tried(self) -> set[Feature]:
+        """Those of `features` of which it is settled whether they are used."""
+        return set()
+
+    def switch_off(self, feature: Feature) -> None:
+        """Do without a feature from now on."""
+
+    def identity(self) -> tuple[str, ...]:
+        """All that decides how it does what it is asked for: the device and the versions of what drives it."""
+        return (self.info.name, *self.info.details)
 
     @abstractmethod
     def memory(self) -> Memory:

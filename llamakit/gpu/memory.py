@@ -49,7 +49,7 @@ class GPUWeight:
 
     def __init__(self, kernels: Kernels, source: TensorSource) -> None:
         self.name, self.shape, self.type, driver = source.name, source.shape, source.type, kernels.driver
-        self.n_bytes, self.packed = weight_bytes(driver.traits, source.type, source.shape), False
+        self.n_bytes, self.packed = weight_bytes(kernels.traits, source.type, source.shape), False
         if len(source.shape) == 1:
             self.type = GGMLType.F32
             values = native.dequantize(source.type, source.whole(), source.shape)
@@ -58,7 +58,7 @@ class GPUWeight:
             return
         *outer, n_in = source.shape
         n_row, row_bytes = math.prod(outer), source.type.n_bytes(n_in)
-        form = packing(driver.traits, source.type, source.shape)
+        form = packing(kernels.traits, source.type, source.shape)
         if form is not None:
             self.packed, self.parts = True, _panels(driver, n_row, form.panel_bytes(n_in))
             self._repack(kernels, source, n_row, row_bytes)

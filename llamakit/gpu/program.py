@@ -9,7 +9,7 @@ import numpy as np
 
 from llamakit.backend import Executable, InputLayout, check_sizes
 from llamakit.errors import BackendError
-from llamakit.gpu.driver import At
+from llamakit.gpu.driver import At, Feature
 from llamakit.gpu.lower import Lowering, lower, plan_of
 from llamakit.gpu.memory import GPUBuffer
 from llamakit.gpu.source import MOST, too_large
@@ -85,6 +85,7 @@ class GPUExecutable(Executable):
         tape = self._tapes.get(key)
         if tape is None and key in self._seen:
             self._seen.remove(key)
+            self.kernels.settle(Feature.TAPES)
             tape = self.kernels.driver.record(lambda: self._steps_of(sizes))
             if tape is None:
                 self._recorded = False  # here nothing can be

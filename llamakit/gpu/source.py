@@ -15,7 +15,7 @@ from llamakit.gpu.packed import defines as packed_defines
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llamakit.gpu.driver import Argument, Driver, Traits
+    from llamakit.gpu.driver import Argument, Driver, Feature, Traits
 
 FOLDER = Path(__file__).with_name("kernels")
 GROUP_MATMUL = 64  # items of a group of matmul.cl
@@ -87,6 +87,12 @@ def module_text(
     return "\n".join([*parts, *(read(f"{each}.cl") for each in file.split("+"))])
 
 
+@cache
+def all_text() -> str:
+    """All files of the sources."""
+    return "\0".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir()))
+
+
 def kernel_names(text: str) -> str:
     """The kernels that a source has, for people."""
     return ", ".join(re.findall(r"^(?:KERNEL|__kernel) void (\w+)", text, re.MULTILINE)) or "no kernel"
@@ -138,6 +144,13 @@ class Kernels:
             module = self.driver.build(module_text(self.traits, file, {}) + text)
             self._kernels[key] = self.driver.kernel(module, name)
         return self._kernels[key]
+
+    def settle(self, feature: Feature) -> None:
+        """Before a feature of the driver is used: see that it is right, or not used."""
+        if feature in self.driver.features and feature not in self.driver.tried:
+            from llamakit.gpu.selftest import settle
+
+            settle(self, feature)
 
     def items(self, kernel: Any, n: int, *arguments: Argument) -> None:
         """Run a kernel whose items have nothing to do with one another."""

@@ -68,6 +68,7 @@ class FakeCUDA(ModuleType):
         self.capturing: list[Any] | None = None
         self.graphs: set[Any] = set()
         self.graph_error = OK
+        self.graphs_end_early = False  # whether the last launch of a graph is left out
         self.CUdevice_attribute = SimpleNamespace(
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor"
         )
@@ -318,7 +319,7 @@ class FakeCUDA(ModuleType):
         if graph not in self.graphs:
             self.misuses.append("a graph is launched that was destroyed")
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
-        for launch in graph.launches:
+        for launch in graph.launches[: -1 if self.graphs_end_early else None]:
             (code,) = self.cuLaunchKernel(*launch)
         return (code,)
 
@@ -331,10 +332,14 @@ class Stream:
 
 
 class FakeBLAS:
-    """cuBLAS as the plugin calls it, over host memory; matrices are columns one after the other. `fail`: its code."""
+    """cuBLAS as the plugin calls it, over host memory; matrices are columns one after the other.
+
+    `fail`: its code; `exact`: whether operands keep their 24 bits, or are rounded to 11.
+    """
 
     def __init__(self, cuda: FakeCUDA) -> None:
         self.cuda, self.handles, self.products, self.fail = cuda, 0, 0, 0
+        self.exact = True
         self.stream: int | None = None
         self.workspace: tuple[int, int] | None = None
 
@@ -347,6 +352,10 @@ class FakeBLAS:
     def cublasDestroy_v2(self, handle: Any) -> int:
         self.cuda._enter("cublasDestroy_v2")
         self.handles -= 1
+        return 0
+
+    def cublasGetProperty(self, number: int, place: Any) -> int:
+        place._obj.value = (12, 4, 1)[number]
         return 0
 
     def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:
@@ -368,6 +377,8 @@ class FakeBLAS:
             self.cuda.misuses.append("cuBLAS on a stream of another context")
         left = _matrix(a.value, k, m, lda).T if op_a else _matrix(a.value, m, k, lda)
         right = _matrix(b.value, n, k, ldb).T if op_b else _matrix(b.value, k, n, ldb)
+        if not self.exact:
+            left, right = (matrix.astype(np.float16).astype(np.float32) for matrix in (left, right))
         out = _matrix(c.value, m, n, ldc)
         out[...] = alpha._obj.value * (left @ right) + (beta._obj.value * out if beta._obj.value else 0)
         self.products += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamakit.gpu.cells import turns_of
+from llamakit.gpu.driver import Feature
 from llamakit.gpu.lower import Count, count, width
 from llamakit.gpu.source import GROUP_MATMUL, SIDE
 from llamakit.graph.attrs import ACTIVATIONS
@@ -107,10 +108,18 @@ def multiply(
     kernels: Kernels, a: At, b: At, c: At, shape: tuple[int, int, int], steps: tuple[int, int, int, int, int],
     bias: At | None = None, *, add: bool = False,
 ) -> None:  # fmt: skip
-    """c (+)= a b of `shape` (m, n, k), with the steps that matmul.cl names."""
+    """c (+)= a b of `shape` (m, n, k), with the steps that matmul.cl names; by the driver's library if it has one."""
+    kernels.settle(Feature.PRODUCTS)
+    if bias is not None or not kernels.driver.multiply(a, b, c, shape, steps, add=add):
+        multiply_here(kernels, a, b, c, shape, steps, bias, add=add)
+
+
+def multiply_here(
+    kernels: Kernels, a: At, b: At, c: At, shape: tuple[int, int, int], steps: tuple[int, int, int, int, int],
+    bias: At | None = None, *, add: bool = False,
+) -> None:  # fmt: skip
+    """The same by our own kernel."""
     m, n, _ = shape
-    if bias is None and kernels.driver.multiply(a, b, c, shape, steps, add=add):
-        return
     tiles = -(-m // SIDE) * -(-n // SIDE)
     items = GROUP_MATMUL if kernels.traits.lanes > 1 else 1
     kernels.groups(

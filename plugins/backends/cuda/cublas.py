@@ -27,6 +27,17 @@ def library() -> Any:
     return None
 
 
+def version(found: Any) -> str:
+    """The library's version; nothing where it does not say."""
+    parts = []
+    for number in range(3):  # MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL
+        value = ctypes.c_int()
+        if found.cublasGetProperty(number, ctypes.byref(value)) != 0:
+            return ""
+        parts.append(str(value.value))
+    return ".".join(parts)
+
+
 def _wheels() -> list[Path]:
     spec = find_spec("nvidia")
     folders = [Path(each) for each in (spec.submodule_search_locations or ())] if spec else []

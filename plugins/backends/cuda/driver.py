@@ -12,12 +12,13 @@ from weakref import WeakSet
 from cuda.bindings import driver as cu
 from llamakit.plugins.backends.cuda.compiler import OPTIONS, CompileError, compile_cubin, version
 from llamakit.plugins.backends.cuda.cublas import WORKSPACE, CuBLAS, library
+from llamakit.plugins.backends.cuda.cublas import version as cublas_version
 from llamakit.plugins.backends.cuda.devices import call, capability
 
 from llamakit.backend import Memory
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gpu.compiled import CompiledKernels
-from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Tape, Traits, does_not_fit
+from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Feature, Tape, Traits, does_not_fit
 from llamakit.gpu.source import kernel_names
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class CUDADriver(Driver):
         self.compiler, self.age, self.alive = version(), 0, WeakSet()
         self.tapes: WeakSet[CUDATape] = WeakSet()
         self.library = library() if cublas else None
+        used = {Feature.TAPES: graphs, Feature.PRODUCTS: self.library is not None}
+        self.features = frozenset(feature for feature, there in used.items() if there)
         self.cublas: CuBLAS | None = None
         self._workspace: CUDABlock | None = None
         self.context: Any = None
@@ -238,6 +241,18 @@ class CUDADriver(Driver):
         with self.current():
             result = cu.cuLaunchKernel(kernel.function, n_group, 1, 1, n_item, 1, 1, 0, self.stream, given, 0)
             call(result, "running kernel {}", kernel.name)
+
+    def identity(self) -> tuple[str, ...]:
+        """The GPU and the versions of its driver, its compiler and cuBLAS."""
+        library = "" if self.library is None else cublas_version(self.library)
+        return (*super().identity(), self.architecture, self.compiler, library)
+
+    def switch_off(self, feature: Feature) -> None:
+        """Launch each kernel by itself; or leave all products to our kernels."""
+        if feature is Feature.TAPES:
+            self.graphs = False
+        else:
+            self.library = None
 
     def record(self, run: Callable[[], None]) -> Tape | None:
         """A graph of what the stream gets, which is launched at once. None where the driver cannot make one."""

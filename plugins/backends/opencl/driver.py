@@ -16,7 +16,7 @@ from llamakit import system
 from llamakit.backend import Memory
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gpu.compiled import CompiledKernels
-from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Tape, Traits, does_not_fit
+from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Feature, Tape, Traits, does_not_fit
 from llamakit.gpu.source import kernel_names
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ class OpenCLDriver(Driver):
         self.device, self.info = found
         self.traits = replace(_traits(self.device, self.info, lanes), cache_on_host=low_vram)
         self.compiled, self.used, self.alive = CompiledKernels(), 0, WeakSet()
+        for_gpus = self.traits.lanes > 1 or self.traits.packed
+        self.features = frozenset({Feature.TAPES, Feature.GROUPS} if for_gpus else {Feature.TAPES})
         self._tape: OpenCLTape | None = None
+        self.tapes = True
         self.reopen()
 
     def reopen(self) -> None:
@@ -167,8 +170,21 @@ class OpenCLDriver(Driver):
         except cl.Error as error:
             raise self._launch_error(error, kernel.function, n_item) from None
 
+    def identity(self) -> tuple[str, ...]:
+        """OpenCL's versions, and how kernels are made."""
+        return (*super().identity(), *self.traits.options, f"{self.traits.lanes} {self.traits.packed}")
+
+    def switch_off(self, feature: Feature) -> None:
+        """Record nothing; or shape kernels as processors get them."""
+        if feature is Feature.TAPES:
+            self.tapes = False
+        else:
+            self.traits = replace(self.traits, lanes=1, packed=False)
+
     def record(self, run: Callable[[], None]) -> Tape | None:
         """Kernels that have their arguments are enqueued several times as fast."""
+        if not self.tapes:
+            return None
         tape = self._tape = OpenCLTape(self)
         try:
             run()

@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
+from llamakit.gguf import GGMLType
+from llamakit.gpu import selftest
 from llamakit.gpu.compiled import CompiledKernels
-from llamakit.gpu.driver import At
+from llamakit.gpu.driver import At, Feature
+from llamakit.gpu.source import Kernels
 from llamakit.registry import Registry
+from llamakit.testing import conformance
 
 cl = pytest.importorskip("pyopencl", reason="needs pyopencl")
 OPENCL = Registry.discover().backend("opencl")
@@ -186,3 +191,67 @@ def test_a_device_that_was_lost_is_of_use_again(small_model, monkeypatch):
         session.reopen()
         assert session.generate("Once", max_tokens=5, temperature=0).tokens == before
         assert max(used) <= held + (1 << 20)  # what was lost is not held beside what is loaded
+
+
+@needs_device
+def test_groups_that_compute_wrongly_are_not_used(tmp_path, monkeypatch, caplog):
+    """As with a compiler that gets barriers wrong; what was found is kept by driver, and tried again with another."""
+    tried, right = [], conformance.run
+
+    def opened():
+        device = OPENCL(OPENCL.Options(lanes=8)).open()
+        device.driver.compiled = CompiledKernels(tmp_path)
+        return device
+
+    def run(case, device):
+        found = right(case, device)
+        tried.append(device.kernel_store.traits.lanes)
+        return found + (device.kernel_store.traits.lanes > 1)
+
+    case = conformance.Case("rms_norm")
+    with monkeypatch.context() as patch:
+        patch.setattr(conformance, "run", run)
+        device = opened()
+        assert device.load(conformance.Source("w", GGMLType.F32, np.ones(4, np.float32)), frozenset())
+    assert tried == [8, 1]  # one that is wrong is enough
+    assert device.kernel_store.traits.lanes == device.driver.traits.lanes == 1
+    assert "kernels for GPUs give wrong values" in caplog.text
+    expected = conformance.run(case, OPENCL().open())
+    for details, lanes in ((None, 1), (("another driver",), 8)):
+        again = opened()
+        if details:
+            again.driver.info = msgspec.structs.replace(again.driver.info, details=details)
+        assert np.allclose(conformance.run(case, again), expected, atol=1e-5)
+        assert again.kernel_store.traits.lanes == lanes
+
+
+@needs_device
+def test_features_that_are_right_are_tried_once(tmp_path, monkeypatch):
+    def opened():
+        device = OPENCL(OPENCL.Options(lanes=8)).open()
+        device.driver.compiled = CompiledKernels(tmp_path)
+        for feature in device.driver.features:
+            device.kernel_store.settle(feature)
+        return device.driver
+
+    driver = opened()
+    assert driver.features == {Feature.GROUPS, Feature.TAPES}
+    assert (driver.tapes, driver.traits.lanes) == (True, 8)
+    monkeypatch.setattr(selftest, "TRIALS", {})
+    driver = opened()
+    assert (driver.tapes, driver.traits.lanes) == (True, 8)
+
+
+@needs_device
+def test_tapes_that_are_wrong_are_not_used(driver, monkeypatch, caplog):
+    tape = type(driver.record(lambda: None))
+    kernels, play = Kernels(driver), tape.play
+
+    def forgets(self):
+        self.launches.pop()
+        play(self)
+
+    monkeypatch.setattr(tape, "play", forgets)
+    kernels.settle(Feature.TAPES)
+    assert "recorded steps give wrong values" in caplog.text
+    assert driver.record(lambda: pytest.fail("it was recorded")) is None
