@@ -146,6 +146,10 @@ class Driver(ABC):
     def kernel(self, module: Any, name: str) -> Any:
         """A kernel of a module."""
 
+    def multiplies(self, shape: tuple[int, int, int]) -> bool:
+        """Whether the driver has a library for products of matrices of `shape` (m, n, k): see `multiply`."""
+        return False
+
     def multiply(
         self, a: At, b: At, c: At, shape: tuple[int, int, int], steps: tuple[int, int, int, int, int], *, add: bool
     ) -> bool:

@@ -65,6 +65,11 @@ def usual_in_panels_of_groups(case: Case) -> bool:
     return case.op == "linear" and case.rows == 2 and case.type is GGMLType.Q6_K
 
 
+def usual_from_panels(case) -> bool:
+    """Linears of two types, experts and heads."""
+    return case.name.endswith(("-Q4_K", "-BF16")) or (case.rows == 7 and "linear" not in case.name)
+
+
 def usual_in_training(case) -> bool:
     """Seven rows; attention of one shape of heads, linears of the types that the other tests multiply."""
     if "linear" in case.name:
@@ -156,6 +161,29 @@ def test_gradients(case, device, reference):
     check_equal(case, device, reference, 1e-3)
 
 
+READING = ("linear-f32-", "linear_back-", "experts_back", "head_loss")  # training ops that read weights of files
+
+
+@pytest.mark.parametrize("case", split([c for c in training_cases() if c.name.startswith(READING)], usual_from_panels))
+def test_training_ops_from_panels(case, panels_of_groups, reference):
+    check_training(case, panels_of_groups, reference)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=str(c), marks=pytest.mark.soak) for c in training_cases() if c.name.startswith(READING)]
+)
+def test_training_ops_from_panels_of_items(case, in_panels, reference):
+    check_training(case, in_panels, reference)
+
+
+WEIGHING = ("linear-", "experts", "head", "adapt")  # those whose gradients read weights
+
+
+@pytest.mark.parametrize("case", [c for c in gradient_cases() if c.name.startswith(WEIGHING)], ids=str)
+def test_gradients_from_panels(case, panels_of_groups, reference):
+    check_equal(case, panels_of_groups, reference, 1e-3)
+
+
 @pytest.mark.parametrize("type_", TWO, ids=lambda type_: type_.name)
 def test_the_loss_is_that_of_the_logits_which_are_served(type_, device):
     check_served_loss(device, type_)
@@ -172,7 +200,7 @@ def test_a_step_without_rows_does_nothing(device):
         assert program.run({"rows": 0, "seqs": 0}, longest=longest)["out"].shape[0] == 0
 
 
-def test_tensors_larger_than_a_block_of_memory_are_cut(device, monkeypatch):
+def test_tensors_larger_than_a_block_of_memory_are_cut(device, panels_of_groups, monkeypatch):
     """A tensor in many parts gives what one in one part gives."""
     kinds = [
         Case("linear", rows=3, n_in=512, n_out=35, type=GGMLType.Q4_K),
@@ -180,7 +208,8 @@ def test_tensors_larger_than_a_block_of_memory_are_cut(device, monkeypatch):
         Case("experts", rows=3, n_in=256, n_out=256, type=GGMLType.Q4_K),
         Case("embedding", n_in=512, type=GGMLType.Q4_K),
     ]
-    whole = [run(case, device) for case in kinds]
-    monkeypatch.setattr(device.driver, "traits", replace(device.driver.traits, most_bytes=8192))
-    for case, expected in zip(kinds, whole, strict=True):
-        assert np.array_equal(run(case, device), expected)
+    for each in (device, panels_of_groups):
+        whole = [run(case, each) for case in kinds]
+        monkeypatch.setattr(each.driver, "traits", replace(each.driver.traits, most_bytes=8192))
+        for case, expected in zip(kinds, whole, strict=True):
+            assert np.array_equal(run(case, each), expected)

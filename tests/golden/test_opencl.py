@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from llamakit import Session
+from llamakit import Session, embedded
 from llamakit.cli import llamakit
 from llamakit.registry import Registry
 from llamakit.testing.lora import gguf_pair, write_gguf_adapter
@@ -89,6 +90,20 @@ def test_low_vram_says_the_same(on_gpu, small_model):
     with Session(small_model, backend="opencl", backend_options={"low_vram": True}, **SETTINGS) as session:
         wanted = {"temperature": 0.0, "max_tokens": 12}
         assert session.generate(PROMPT, **wanted).tokens == on_gpu.generate(PROMPT, **wanted).tokens
+
+
+@pytest.mark.parametrize("lanes", [1, 64])
+def test_weights_in_panels_say_the_same(monkeypatch, lanes):
+    """As GPUs have them, with groups and without, of a model in Q8_0 whose embedding is the head too."""
+    from llamakit.plugins.backends.opencl import driver
+
+    made, found = driver._traits, []
+    for packed in (False, True):
+        monkeypatch.setattr(driver, "_traits", lambda *given, packed=packed: replace(made(*given), packed=packed))
+        with Session(embedded.FILE, backend="opencl", backend_options={"lanes": lanes}, **SETTINGS) as session:
+            assert session.weights["token_embd.weight"].packed == packed
+            found.append(session.generate(PROMPT, temperature=0.0, max_tokens=16).tokens)
+    assert found[0] == found[1]
 
 
 def test_what_it_saved_the_cpu_reads(on_gpu, small_model, tmp_path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llamakit.gguf import GGMLType
 from llamakit.gpu.lower import count, width
 from llamakit.gpu.packings import PANEL, PLACES, STEP
+from llamakit.gpu.source import GROUP_MATMUL
 from llamakit.gpu.steps.values import multiply
 from llamakit.graph.graph import Source
 from llamakit.graph.ops import Op
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FEW = 16  # rows that meet a packed weight
 TILES = (1, 4, 8)  # rows that a weight's values may be unpacked for at once
 SLICE = 1 << 22  # values of a weight that are float32 at once
+MANY, FEW_BACK = 64, 32  # rows of tiles: see panel_tiles.cl
 
 
 def type_of(tensor: Tensor, types: Types) -> GGMLType:
@@ -142,9 +144,41 @@ def product(b: Lowering, weight: Operand, x: At, y: At, n: int, space: At, bias:
     if n <= FEW:
         direct(b, weight, x, y, n, bias)
         return
+    if in_tiles(b, weight, n):
+        kernel, added = tiles(b, "panel_product", weight), x if bias is None else bias
+        for part in weight.parts:
+            n_group = -(-n // MANY) * -(-part.n_row // (2 * PANEL))
+            given = (part.place, x, added, y, part.first, part.n_row, n, n_out, n_in, int(bias is not None))
+            b.kernels.groups(kernel, n_group, GROUP_MATMUL, *given)
+        return
     for place, first, rows in slices(b, weight, space):
         to, shift = y.plus(4 * first), None if bias is None else bias.plus(4 * first)
         multiply(b.kernels, x, place, to, (n, rows, n_in), (n_in, 1, 1, n_in, n_out), shift)
+
+
+def transposed(b: Lowering, weight: Operand, dy: At, dx: At, n: int, space: At) -> None:
+    """dx = dy W."""
+    n_out, n_in = weight.shape
+    if in_tiles(b, weight, n):
+        kernel = tiles(b, "panel_back", weight)
+        for part in weight.parts:
+            n_group = -(-n // FEW_BACK) * -(-n_in // STEP)
+            given = (part.place, dy, dx, part.first, part.n_row, n, n_out, n_in, int(part.first > 0))
+            b.kernels.groups(kernel, n_group, GROUP_MATMUL, *given)
+        return
+    for place, first, rows in slices(b, weight, space):
+        multiply(b.kernels, dy.plus(4 * first), place, dx, (n, n_in, rows), (n_out, 1, n_in, 1, n_in), add=first > 0)
+
+
+def in_tiles(b: Lowering, weight: Operand, n: int) -> bool:
+    """Whether `n` rows meet panels by tiles: where items work together, and no library is there for products."""
+    n_out, n_in = weight.shape
+    return weight.packed and b.kernels.traits.lanes > 1 and not b.kernels.driver.multiplies((n, n_out, n_in))
+
+
+def tiles(b: Lowering, name: str, weight: Operand) -> Any:
+    """A kernel of products of many rows with panels."""
+    return b.kernels.get(name, "panel_tiles", weight.type, packed=True)
 
 
 def _linear(b: Lowering, node: Node, number: int) -> Step:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from llamakit.gpu.lower import Count, count, width
-from llamakit.gpu.steps.linear import product, slice_space, slices
+from llamakit.gpu.steps.linear import product, slice_space, transposed
 from llamakit.gpu.steps.values import multiply
 from llamakit.graph.attrs import ACTIVATIONS
 from llamakit.graph.ops import Op
@@ -15,15 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamakit.gpu.driver import At
-    from llamakit.gpu.lower import Lowering, Operand, Sizes, Step, Types
+    from llamakit.gpu.lower import Lowering, Sizes, Step, Types
     from llamakit.graph.graph import Node
-
-
-def transposed(b: Lowering, weight: Operand, dy: At, dx: At, n: int, space: At) -> None:
-    """dx = dy W, a slice of W at a time."""
-    n_out, n_in = weight.shape
-    for place, first, rows in slices(b, weight, space):
-        multiply(b.kernels, dy.plus(4 * first), place, dx, (n, n_in, rows), (n_out, 1, n_in, 1, n_in), add=first > 0)
 
 
 def outer(b: Lowering, dy: At, x: At, into: At, shape: tuple[int, int, int]) -> None:

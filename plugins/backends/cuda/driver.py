@@ -201,11 +201,15 @@ class CUDADriver(Driver):
         self._modules.append(module)
         return module
 
+    def multiplies(self, shape: tuple[int, int, int]) -> bool:
+        """Whether cuBLAS is installed, and worth it."""
+        return self.library is not None and min(shape) >= LEAST_PRODUCT
+
     def multiply(
         self, a: At, b: At, c: At, shape: tuple[int, int, int], steps: tuple[int, int, int, int, int], *, add: bool
     ) -> bool:
         """By cuBLAS, where it is installed. What goes wrong there is told once, and from then on our kernels do it."""
-        if self.library is None or min(shape) < LEAST_PRODUCT:
+        if self.library is None or not self.multiplies(shape):
             return False
         places = [place.block.address + place.offset for place in (a, b, c)]  # type: ignore[attr-defined]
         try:

@@ -52,6 +52,7 @@ def modules():
             yield "panel_rows" if type_ in PACKINGS else "rows", tile, type_
     for type_ in PACKINGS:
         yield "panel_rows", {"TILE": 8}, type_
+        yield "panel_tiles", {}, type_
         yield "repack", {}, type_
 
 
@@ -69,7 +70,7 @@ def usual(case) -> bool:
     file, defines, type_, architecture = case
     heads = defines.get("HEAD_V", 128) == 128 and defines.get("STORED_BYTES", 2) == 2
     few = type_ in (None, GGMLType.Q4_K, GGMLType.IQ2_XS) and defines.get("TILE", 4) in (4, 8)
-    few = few or (type_ in (GGMLType.F16, GGMLType.Q6_K, GGMLType.Q8_0) and defines.get("TILE") == 8)
+    few = few or (type_ in (GGMLType.F16, GGMLType.Q6_K) and (defines.get("TILE") == 8 or file == "panel_tiles"))
     return heads and few and architecture == ("sm_75" if file in ("rows", "basic") else "sm_90")
 
 

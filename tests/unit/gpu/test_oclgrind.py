@@ -15,14 +15,18 @@ pytest.importorskip("pyopencl", reason="needs pyopencl")
 
 CONFORMANCE = """
 import sys
+from dataclasses import replace
 from llamakit.gguf import GGMLType
+from llamakit.gpu.device import GPUDevice
 from llamakit.registry import Registry
 from llamakit.testing.conformance import cases, check, check_top
 from llamakit.testing.training import check_training, training_cases
 
-lanes, every = int(sys.argv[1]), int(sys.argv[2])
+lanes, every, form = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 backend, reference = Registry.discover().backend("opencl"), Registry.discover().backend("reference")().open()
-device = backend(backend.Options(lanes=lanes)).open()
+driver = backend(backend.Options(lanes=lanes)).open().driver
+driver.traits = replace(driver.traits, packed=form == "packed")
+device = GPUDevice(driver)
 assert device.info.name == "Oclgrind Simulator", device.info.name
 slow = lambda case: case.op == "experts" and case.n_in > 64
 found = [case for case in cases() if case.rows <= 6 and case.past <= 50 and case.type in (GGMLType.F32, GGMLType.Q4_K)]
@@ -30,6 +34,8 @@ for case in [case for case in found if not slow(case) or every == 1][::every]:
     check(case, device, reference)
 trained = [case for case in training_cases() if case.rows == 7 and "linear" not in case.name]
 for case in trained[::every]:
+    check_training(case, device, reference)
+for case in [case for case in training_cases() if case.name == "linear_back-Q4_K"]:
     check_training(case, device, reference)
 for case in trained:
     if "cross_entropy" in case.name or "head_loss" in case.name:
@@ -63,11 +69,17 @@ def under_oclgrind(tmp_path, code: str, *arguments: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("lanes", "every"),
-    [(8, 9), (1, 19), pytest.param(8, 1, marks=pytest.mark.soak), pytest.param(1, 1, marks=pytest.mark.soak)],
+    ("lanes", "every", "form"),
+    [
+        (8, 9, "packed"),
+        (1, 19, "raw"),
+        pytest.param(8, 1, "raw", marks=pytest.mark.soak),
+        pytest.param(1, 1, "raw", marks=pytest.mark.soak),
+        pytest.param(8, 1, "packed", marks=pytest.mark.soak),
+    ],
 )
-def test_no_races_and_no_memory_of_others(tmp_path, lanes, every):
-    reported, said = under_oclgrind(tmp_path, CONFORMANCE, str(lanes), str(every))
+def test_no_races_and_no_memory_of_others(tmp_path, lanes, every, form):
+    reported, said = under_oclgrind(tmp_path, CONFORMANCE, str(lanes), str(every), form)
     assert reported == ""
     assert "done" in said
 

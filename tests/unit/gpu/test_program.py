@@ -198,12 +198,25 @@ def test_memory_is_given_back(small_model):
     assert sum(block.alive for block in model.driver.blocks) <= alive - 2 - len(model.kv.spec.layers)
 
 
-def test_few_rows_meet_the_packed_weight_and_many_a_slice(device):
-    for rows, type_, kernel in ((16, "Q4_K", "panel_linear"), (16, "IQ2_XS", "linear"), (17, "Q4_K", "matmul")):
-        program = compiled(Case("linear", rows=rows, n_in=512, n_out=35, type=GGMLType[type_]), device)
-        device.driver.launches.clear()
-        program.run({"rows": rows})
-        assert device.driver.launches[-1].kernel == kernel
+@pytest.mark.parametrize(
+    ("rows", "type_", "library", "kernels"),
+    [
+        (16, "Q4_K", True, ["panel_linear"]),
+        (17, "Q4_K", False, ["panel_product"]),
+        (17, "Q4_K", True, ["panel_decode", "matmul"]),
+        (16, "IQ2_XS", False, ["linear"]),
+        (17, "IQ2_XS", False, ["decode_rows", "matmul"]),
+    ],
+)
+def test_few_rows_meet_the_quantised_weight_and_many_tiles_or_slices(
+    device, monkeypatch, rows, type_, library, kernels
+):
+    """`library`: whether the driver has one for products, which takes slices."""
+    monkeypatch.setattr(device.driver, "multiplies", lambda shape: library, raising=False)
+    program = compiled(Case("linear", rows=rows, n_in=512, n_out=35, type=GGMLType[type_]), device)
+    device.driver.launches.clear()
+    program.run({"rows": rows})
+    assert [launch.kernel for launch in device.driver.launches] == kernels
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -65,7 +65,7 @@ def test_items_in_any_order(case, grouped, reference):
     check(case, grouped, reference)
 
 
-@pytest.mark.parametrize("case", split([c for c in cases() if c.rows <= 20 and c.type in PACKINGS], usual_in_panels))
+@pytest.mark.parametrize("case", split([c for c in cases() if c.type in PACKINGS], usual_in_panels))
 def test_panels_in_any_order(case, in_panels, reference):
     check(case, in_panels, reference)
 
@@ -73,6 +73,13 @@ def test_panels_in_any_order(case, in_panels, reference):
 @pytest.mark.parametrize("case", split([c for c in training_cases() if c.rows == 7], lambda c: c.name[-1] in "ks"))
 def test_training_in_any_order(case, grouped, reference):
     check_training(case, grouped, reference)
+
+
+@pytest.mark.parametrize(
+    "case", split([c for c in training_cases() if "linear_back-" in c.name], lambda c: c.rows == 70)
+)
+def test_gradients_from_panels_in_any_order(case, in_panels, reference):
+    check_training(case, in_panels, reference)
 
 
 @pytest.mark.parametrize("lanes", [1, LANES])
@@ -137,7 +144,7 @@ types = GGMLType.F32, GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.IQ2_XS, GGMLType.Q8
 found = [case for case in cases() if case.rows <= 20 and (every == 1 or case.type in types)]
 for case in found[::every]:
     check(case, device, reference)
-for case in [case for case in training_cases() if case.rows == 7][::every]:
+for case in [case for case in training_cases() if case.rows == 7 or "linear_back-Q" in case.name][::every]:
     check_training(case, device, reference)
 check_top(device)
 print("clean", len(found[::every]))
@@ -218,6 +225,7 @@ def packed_modules():
     for type_ in PACKINGS:
         yield "repack", {}, type_
         yield "panel_rows", {"TILE": 4}, type_
+        yield "panel_tiles", {}, type_
     yield "panel_rows", {"TILE": 1, "PAIRS": 1}, GGMLType.Q4_0
     yield "panel_rows", {"TILE": 4, "SORTED": 1}, GGMLType.Q4_0
 
