@@ -65,6 +65,10 @@ class CoreOptions(Options, frozen=True):
     ] = -1
 
 
+OF_SESSIONS = (  # those that a `Session` has by the same name
+    "backend", "device", "split", "gpu_layers", "main_gpu", "tensor_split", "ctx_size", "batch_size", "kv_type",
+    "activations",
+)  # fmt: skip
 COMMAND_LINE = "command line"  # an origin
 
 
@@ -106,6 +110,11 @@ class Config:
             if dot:
                 found.setdefault(backend, {})[name] = value
         return found
+
+    def of_session(self) -> dict[str, Any]:
+        """What a `Session` is made with, as far as settings of no frontend say it."""
+        told = {"threads": self["threads"] or None, "backend_options": self.backend_options()}
+        return told | {name: self[name] for name in OF_SESSIONS}
 
     def set(self, key: str, value: Any, origin: str) -> None:
         """Override one value; an unknown key or a wrong value is a `UsageError` that names `origin`.

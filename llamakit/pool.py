@@ -23,6 +23,7 @@ import msgspec
 
 from llamakit.errors import LlamaKitError, NotFoundError, OutOfMemoryError, UnavailableError
 from llamakit.options import near
+from llamakit.units import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -312,7 +313,7 @@ class ModelPool:
         more = True
         while more:
             free = self._free_memory()  # not under the lock: devices are opened to ask them
-            more = self._evict(model, f"it needs {model.size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free", free)
+            more = self._evict(model, f"it needs {size_text(model.size)}, {size_text(free)} are free", free)
 
     def _evict(self, model: _Model, why: str, free: int = -1) -> bool:
         """Unload what was not used for longest, unless the files fit into `free` bytes; False if nothing was unloaded.

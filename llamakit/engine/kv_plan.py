@@ -8,6 +8,7 @@ import msgspec
 
 from llamakit.engine.runner import BLOCK_SIZE, SPARE_BLOCKS, blocks_for
 from llamakit.errors import OutOfMemoryError
+from llamakit.units import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,8 +59,9 @@ def plan_kv(settings: Settings, n_ctx_train: int, size: Callable[[int], int], mo
     """
     if free <= 0:
         raise OutOfMemoryError(
-            f"not enough memory: the model needs {_gib(model.total)}, {_gib(max(0, model.total + free))} are free",
-            found=f"weights {_gib(model.weights)}, steps {_gib(model.program)}",
+            f"not enough memory: the model needs {size_text(model.total)},"
+            f" {size_text(max(0, model.total + free))} are free",
+            found=f"weights {size_text(model.weights)}, steps {size_text(model.program)}",
             hint="a file of smaller weights: llamakit quantize", param="model",
         )  # fmt: skip
     most = int(free * MEMORY_SHARE)
@@ -67,9 +69,12 @@ def plan_kv(settings: Settings, n_ctx_train: int, size: Callable[[int], int], mo
     n_ctx = asked or n_ctx_train
     if budget > most:
         raise OutOfMemoryError(
-            f"not enough memory: {_gib(budget)} for keys and values were asked for, {_gib(most)} may be taken",
-            found=f"weights {_gib(model.weights)}", hint=f"--kv-memory {max(1, most >> 30)}G", param="kv_memory",
-        )  # fmt: skip
+            f"not enough memory: {size_text(budget)} for keys and values were asked for,"
+            f" {size_text(most)} may be taken",
+            found=f"weights {size_text(model.weights)}",
+            hint=f"--kv-memory {max(1, most >> 30)}G",
+            param="kv_memory",
+        )
     capped = min(most, settings.kv_most or most)
     room = _blocks_in(budget or (most if asked else capped), size)
     if blocks_for(n_ctx) > room:
@@ -94,14 +99,10 @@ def _blocks_in(n_bytes: int, size: Callable[[int], int]) -> int:
 def _too_large(settings: Settings, n_ctx: int, kv: int, room: int, weights: int) -> OutOfMemoryError:
     """The error for a context that does not fit; says what each setting would save."""
     smaller = {"f32": ("f16", 0.5), "f16": ("q8_0", 0.47), "bf16": ("q8_0", 0.47)}.get(settings.kv_type)
-    other = f"\n--kv-type {smaller[0]} saves {_gib(int(kv * smaller[1]))}" if smaller else ""
+    other = f"\n--kv-type {smaller[0]} saves {size_text(int(kv * smaller[1]))}" if smaller else ""
     return OutOfMemoryError(
-        f"not enough memory: a context of {n_ctx:,} tokens needs {_gib(kv)}, {_gib(room)} may be taken",
-        found=f"weights {_gib(weights)}, KV {_gib(kv)} (1 x {n_ctx:,}, {settings.kv_type})",
-        hint=f"-c {n_ctx // 2} saves {_gib(kv // 2)}" + other,
+        f"not enough memory: a context of {n_ctx:,} tokens needs {size_text(kv)}, {size_text(room)} may be taken",
+        found=f"weights {size_text(weights)}, KV {size_text(kv)} (1 x {n_ctx:,}, {settings.kv_type})",
+        hint=f"-c {n_ctx // 2} saves {size_text(kv // 2)}" + other,
         param="ctx_size",
     )
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from llamakit.errors import NO_ROOM, FileWriteError
+from llamakit.units import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +57,8 @@ def write_error(path: Path, error: OSError, n_bytes: int = 0) -> FileWriteError:
     if error.errno in NO_ROOM:
         with suppress(OSError):
             free = shutil.disk_usage(path.parent).free
-            found = f"it takes {_size(n_bytes)} or more; {_size(free)} are free in {path.parent}"
+            found = f"it takes {size_text(n_bytes)} or more; {size_text(free)} are free in {path.parent}"
         hint = "make room there, or name a file on another disk"
     made = FileWriteError(f"{path} cannot be written: {reason}", found=found, hint=hint)
     made.errno, made.strerror = error.errno, reason
     return made
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 2**20:,.1f} MiB"

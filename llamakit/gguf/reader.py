@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import mmap
 import os
 import re
@@ -260,6 +261,14 @@ class GGUFFile:
     def n_bytes(self) -> int:
         """Size of all files."""
         return sum(len(part.map) for part in self._parts)
+
+    @property
+    def main_type(self) -> str:
+        """The type that most of the weights have; "" for a file without tensors."""
+        counts: dict[str, int] = {}
+        for info in self.tensors.values():
+            counts[info.type.name] = counts.get(info.type.name, 0) + math.prod(info.shape)
+        return max(counts, key=lambda name: counts[name], default="")
 
     def check(self) -> None:
         """Raise ModelChangedError if a file was written to or cut off since it was opened."""

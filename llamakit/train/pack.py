@@ -126,10 +126,6 @@ class Windows:
         """Rows of any `batch` windows, at most."""
         return int(np.sort(self.rows)[-batch:].sum())
 
-    def most_sequences(self, batch: int) -> int:
-        """Segments in any `batch` windows, at most."""
-        return sum(sorted(map(len, self._contents))[-batch:])
-
     @property
     def fill(self) -> float:
         """Share of the windows' room that is used."""

@@ -206,7 +206,7 @@ def test_while_the_model_loads_the_port_answers(serve, stories260k, monkeypatch)
         (["-m", "{model}", "--host", "192.0.2.1"], 4, "it is not an address of this machine"),
         (["-m", "{model}", "--api-key-file", "missing.txt"], 2, "missing.txt cannot be read"),
         (["-m", "{model}", "--max-body", "many"], 2, "max_body cannot be 'many'"),
-        (["-m", "{model}", "--kv-memory", "9T"], 4, "not enough memory: 9216.0 GiB for keys and values"),
+        (["-m", "{model}", "--kv-memory", "9T"], 4, "not enough memory: 9216.00 GiB for keys and values"),
         (["-m", "{model}", "--lora", "missing.gguf"], 3, "missing.gguf"),
         (["-m", "{model}", "--no-such-option"], 2, "no-such-option"),
     ],

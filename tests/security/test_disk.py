@@ -36,7 +36,7 @@ def test_a_full_disk_is_told_with_the_file_and_what_was_needed(full, tmp_path):
     with pytest.raises(FileWriteError) as caught, GGUFWriter(file) as writer:
         writer.add_tensor("x", np.ones((1024, 1024), np.float32))
     assert f"{file} cannot be written: No space left on device" in str(caught.value)
-    assert "it takes 4.0 MiB or more" in caught.value.found
+    assert "it takes 4.00 MiB or more" in caught.value.found
     assert f"are free in {tmp_path}" in caught.value.found
     assert "another disk" in caught.value.hint
     assert caught.value.exit_code == 6
@@ -44,7 +44,7 @@ def test_a_full_disk_is_told_with_the_file_and_what_was_needed(full, tmp_path):
     assert file.read_bytes() == b"old"
     told = checkpoint.write_error(file, caught.value)  # of a training run
     assert "No space left" in str(told)
-    assert "it takes 4.0 MiB" in str(told)
+    assert "it takes 4.00 MiB" in str(told)
 
 
 def test_what_is_no_fault_of_the_file_stays_as_it_is(tmp_path):

@@ -211,7 +211,7 @@ def test_the_least_recently_used_idle_model_makes_room(tmp_path, opener):
 def test_models_in_use_are_never_unloaded(tmp_path, opener):
     pool = ModelPool(files(tmp_path, a=2 * GIB, b=2 * GIB), opener, free_memory=lambda: GIB)
     with pool.lease("a") as session:
-        with pytest.raises(UnavailableError, match="no room for model 'b' now: it needs 2.0 GiB, 1.0 GiB") as error:
+        with pytest.raises(UnavailableError, match="no room for model 'b' now: it needs 2.00 GiB, 1.00 GiB") as error:
             pool.load("b")
         assert error.value.found == "in use: a"
         assert not session.closed

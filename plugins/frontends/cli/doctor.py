@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from llamakit.plugins.frontends.cli.console import Console, gib
+from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.params import json_option
 
 from llamakit import __version__
 from llamakit.terminal import one_line
+from llamakit.units import size_text
 
 HINTS = {
     "matplotlib": "pip install 'llamakit[plot]', for pictures of bench --plot",
@@ -123,7 +124,7 @@ def _print(report: dict[str, Any]) -> None:
     click.echo(f"CPU       {cpu['name']}, {cpu['count']} usable")
     _line(" " * 10, " ".join(cpu["features"]))
     pages = f", huge pages {memory['huge_pages']}" if memory["huge_pages"] else ""
-    click.echo(f"Memory    {gib(memory['total'])}, {gib(memory['free'])} free{pages}")
+    click.echo(f"Memory    {size_text(memory['total'])}, {size_text(memory['free'])} free{pages}")
     label = "Backends"
     for backend in report["backends"]:
         state = "ok" if backend["available"] else "--"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from llamakit.plugins.frontends.cli.console import gib
 from llamakit.plugins.frontends.cli.params import Context, json_option, model_option, output_options
 from llamakit.plugins.frontends.cli.tools_2023 import FinetuneGroup
 from llamakit.plugins.frontends.cli.train_flags import train_flags, train_options
@@ -14,6 +13,7 @@ from llamakit.plugins.frontends.cli.train_run import backend_option, open_sessio
 
 from llamakit.errors import UsageError
 from llamakit.options import size_in_bytes
+from llamakit.units import size_text
 
 if TYPE_CHECKING:
     from llamakit.train.plan import Advice, RunPlan
@@ -85,7 +85,7 @@ def plan(ctx: click.Context, **options: Any) -> None:
                 record["advice"] = {"flags": advice.flags, **msgspec.to_builtins(advice)}
             click.echo(msgspec.json.encode(record).decode())
             return
-        write_plan(trainer, found, f"{gib(free)} {'free' if limit is None else 'allowed'}")
+        write_plan(trainer, found, f"{size_text(free)} {'free' if limit is None else 'allowed'}")
         if advice is not None:
             write_advice(trainer, advice)
 
@@ -94,12 +94,12 @@ def write_plan(trainer: Trainer, found: RunPlan, room: str) -> None:
     """For people."""
     from llamakit.train.report import duration
 
-    again = "computed again" if found.recomputes else "kept"
+    values, again = (found.values_again, "computed again") if found.recomputes else (found.values, "kept")
     rows = [
         ("trained", trained_text(trainer)),
-        ("memory", f"{gib(found.memory)} of {room}"),
-        ("", f"{gib(found.weights)} weights, {gib(found.states)} states of training"),
-        ("", f"{gib(found.values_again if found.recomputes else found.values)} values of {found.rows:,} rows, {again}"),
+        ("memory", f"{size_text(found.memory)} of {room}"),
+        ("", f"{size_text(found.weights)} weights, {size_text(found.states)} states of training"),
+        ("", f"{size_text(values)} values of {found.rows:,} rows, {again}"),
         ("time", f"{found.step_seconds:.3g} s a step, {found.steps:,} steps: {duration(found.seconds)}"),
         ("speed", f"{found.rows / found.micro_step:,.0f} tokens/s"),
     ]
@@ -107,17 +107,19 @@ def write_plan(trainer: Trainer, found: RunPlan, room: str) -> None:
         click.echo(f"{label:<9}{text}")
     if not found.recomputes:
         click.echo(
-            f"note: --checkpointing on would need {gib(found.values_again)} for values instead, about 15 % slower"
+            f"note: --checkpointing on would need {size_text(found.values_again)} for values instead, about 15 % slower"
         )
 
 
 def write_advice(trainer: Trainer, advice: Advice) -> None:
     """What would fit, or what takes least."""
     if advice.fits:
-        click.echo(f"it does not fit; this does: {advice.flags} ({gib(advice.memory)})")
+        click.echo(f"it does not fit; this does: {advice.flags} ({size_text(advice.memory)})")
         return
     base = "an adapter (without --full)" if trainer.options.full else "a smaller base, or one in a smaller type"
-    least = f"with {advice.flags} it still takes {gib(advice.memory)}" if advice.flags else "no option makes it smaller"
+    least = "no option makes it smaller"
+    if advice.flags:
+        least = f"with {advice.flags} it still takes {size_text(advice.memory)}"
     click.echo(f"it does not fit: {least}; try {base}")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from llamakit.plugins.frontends.cli.console import fitted, gib
+from llamakit.plugins.frontends.cli.console import fitted
 from llamakit.plugins.frontends.cli.params import json_option, settings_model
 
 from llamakit.embedded import named_or_embedded
 from llamakit.terminal import one_line
+from llamakit.units import size_text
 
 if TYPE_CHECKING:
     from llamakit.gguf import GGUFFile
@@ -45,11 +46,13 @@ def inspect(
         if as_json:
             click.echo(msgspec.json.encode(_record(gguf, metadata, tensors)).decode())
             return
-        click.echo(f"GGUF v{gguf.version}, {gib(gguf.n_bytes)}, {len(gguf.metadata)} keys, {len(gguf.tensors)} tensors")
+        n_keys, n_tensors = len(gguf.metadata), len(gguf.tensors)
+        click.echo(f"GGUF v{gguf.version}, {size_text(gguf.n_bytes)}, {n_keys} keys, {n_tensors} tensors")
         if metadata:
             _print_table([(key, _short(gguf.metadata[key])) for key in gguf.metadata])
         if tensors and gguf.tensors:
-            rows = [(t.name, t.type.name, " x ".join(map(str, t.shape)), gib(t.n_bytes)) for t in gguf.tensors.values()]
+            tensors = gguf.tensors.values()
+            rows = [(t.name, t.type.name, " x ".join(map(str, t.shape)), size_text(t.n_bytes)) for t in tensors]
             _print_table([("tensor", "type", "shape", "size"), *rows])
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from llamakit.plugins.frontends.cli.console import Console, gib
+from llamakit.plugins.frontends.cli.console import Console
 
 from llamakit.config import COMMAND_LINE, Config, check_sampling, load_config
 from llamakit.embedded import named_or_embedded
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, Options, build_options, fields_of, near
 from llamakit.terminal import one_line
+from llamakit.units import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,16 +70,12 @@ class Context:
         """The session that the settings describe (and `more` of `Session`'s own), with its weights loaded."""
         from llamakit import Session
 
-        config = self.config
         path = self.model_path(show)
-        threads = config["threads"] or None
-        names = (*PLACEMENT, "ctx_size", "batch_size", "kv_type", "activations")
         label = f"loaded {path.name} in " + "{seconds:.1f} s"
         with self.console.progress("loading", label if show else "") as progress:
             session = Session(
-                path, registry=self.registry, threads=threads, n_seq=n_seq, progress=progress.update,
-                backend_options=config.backend_options(), **{name: config[name] for name in names}, **more,
-            )  # fmt: skip
+                path, registry=self.registry, n_seq=n_seq, progress=progress.update, **self.config.of_session(), **more
+            )
             session.n_ctx  # noqa: B018 - loads the weights
         if session.offload.told:
             self.console.note(session.offload.told)
@@ -94,7 +91,7 @@ class Context:
         millions = f"{session.model.n_parameter / 1e6:,.3g} M"
         self.console.detail(f"model     {one_line(str(name))}, {h.architecture}, {millions}, context {session.n_ctx}")
         self.console.detail(f"backend   {backend.name} ({reason}){', ' + kernels if kernels else ''}")
-        self.console.detail(f"memory    {gib(size)} weights")
+        self.console.detail(f"memory    {size_text(size)} weights")
 
 
 def model_option(command: Command) -> Command:
@@ -120,7 +117,6 @@ def output_options(command: Command) -> Command:
     return click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr.")(command)
 
 
-PLACEMENT = ("backend", "device", "split", "gpu_layers", "main_gpu", "tensor_split")
 KV_TYPES = ("f32", "f16", "bf16", "q8_0")
 
 

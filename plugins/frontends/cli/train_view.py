@@ -8,10 +8,11 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from llamakit.plugins.frontends.cli.console import Console, gib, rich_console
+from llamakit.plugins.frontends.cli.console import Console, rich_console
 
 from llamakit.errors import ReaderGone
 from llamakit.train.report import History, duration, memory_used
+from llamakit.units import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ def plain_line(history: History) -> str:
     if info.val_loss is not None:
         parts.append(f"validation {info.val_loss:.4f}")
     parts += [f"lr {info.lr:.2e}", f"gradient {info.grad_norm:.3g}", f"{info.tokens_per_second:,.0f} tokens/s"]
-    return "  ".join([*parts, f"left {duration(history.seconds_left)}", gib(memory_used())])
+    return "  ".join([*parts, f"left {duration(history.seconds_left)}", size_text(memory_used())])
 
 
 def rendered(history: History, title: str) -> Any:
@@ -132,7 +133,7 @@ def _numbers(history: History) -> list[tuple[str, str]]:
         best, step = history.best
         rows.append(("validation", f"{history.val_loss:.4f}  (best {best:.4f} at step {step:,})"))
     rate = f"{info.lr:.2e}   gradient {info.grad_norm:.3g}   {info.tokens_per_second:,.0f} tokens/s"
-    return [*rows, ("rate", f"{rate}   memory {gib(memory_used())}")]
+    return [*rows, ("rate", f"{rate}   memory {size_text(memory_used())}")]
 
 
 def sparkline(values: list[float], width: int = SPARK_WIDTH) -> str:

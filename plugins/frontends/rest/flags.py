@@ -10,6 +10,7 @@ from typing import Any
 import click
 from llamakit.plugins.frontends.rest.options import ServeOptions
 
+from llamakit.config import OF_SESSIONS
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, fields_of
 
@@ -52,10 +53,7 @@ CORE: tuple[tuple[tuple[str, ...], str, Any, str], ...] = (
     (("-ts", "--tensor-split"), "N,N", str, "In what proportions several GPUs share layers. [one has them]"),
 )
 
-SETTINGS = (
-    "model", "threads", "ctx_size", "batch_size", "kv_type", "activations", "backend", "device", "split", "gpu_layers",
-    "main_gpu", "tensor_split",
-)  # fmt: skip
+SETTINGS = ("model", "threads", *OF_SESSIONS)
 
 
 def add_flags(command: Any) -> Any:

@@ -18,6 +18,7 @@ from llamakit.embedded import named_or_embedded
 from llamakit.errors import UsageError, shown
 from llamakit.pool import ModelPool, device_memory, opener
 from llamakit.terminal import one_line, safe
+from llamakit.units import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,10 +36,6 @@ ADAPTER_SLOTS = 4  # different selections of adapters in a step, where adapters 
 SECURITY = (  # settings of which it is told where they came from
     "host", "path", "api_key", "api_key_file", "insecure_no_key", "cors", "allowed_host", "lora_dir", "ssl_cert_file",
     "ssl_key_file", "max_body", "request_memory",
-)  # fmt: skip
-CORE = (
-    "backend", "device", "split", "gpu_layers", "main_gpu", "tensor_split", "ctx_size", "batch_size", "kv_type",
-    "activations",
 )  # fmt: skip
 
 
@@ -94,9 +91,8 @@ def check_model(name: str, path: Path) -> None:
 def settings_of(config: Config, options: ServeOptions, registry: Registry, n_models: int = 1) -> dict[str, Any]:
     """What each model's `Session` is made with."""
     memory = size_in_bytes(options.kv_memory, "kv_memory") if options.kv_memory else 0
-    settings = {name: config[name] for name in CORE} | {
-        "threads": config["threads"] or None, "backend_options": config.backend_options(), "n_seq": options.parallel,
-        "kv_memory": memory, "max_predict": options.max_predict, "max_queue": options.queue,
+    settings = config.of_session() | {
+        "n_seq": options.parallel, "kv_memory": memory, "max_predict": options.max_predict, "max_queue": options.queue,
         "stall_seconds": options.stall, "per_client": options.per_client,
         "per_client_tokens": options.per_client_tokens,
         "lora": [*((path, 1.0) for path in options.lora), *options.lora_scaled], "lora_base": options.lora_base,
@@ -192,8 +188,8 @@ def lines_of(session: Session, state: ServerState, urls: Sequence[str], seconds:
         f"model     {model}",
         f"backend   {backend.name}{kernels}",
         *([f"layers    {session.offload.told}"] if session.offload.told else []),
-        f"memory    {size(weights)} weights, {size(kv)} KV ({state.options.parallel} sequences,"
-        f" {session.settings.kv_type}), {size(session.device.memory().free)} free",
+        f"memory    {size_text(weights)} weights, {size_text(kv)} KV ({state.options.parallel} sequences,"
+        f" {session.settings.kv_type}), {size_text(session.device.memory().free)} free",
         *([f"adapters  {adapters}"] if adapters else []),
         f"samplers  {len(samplers)}{from_others}",
         f"API       {urls[0]}/v1  /completion  /api  /v1/messages  /docs",
@@ -208,14 +204,6 @@ def count(n: float) -> str:
         if n >= scale:
             return f"{n / scale:.3g} {unit}"
     return f"{n:.0f}"
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people, such as "3.80 GiB"."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:.2f} {unit}"
-    return f"{n_bytes:.0f} B"
 
 
 def lock_memory() -> str:

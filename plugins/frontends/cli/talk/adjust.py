@@ -76,15 +76,14 @@ def model(talk: Talk, text: str) -> None:
 
 def cost(path: Path) -> str:
     """What loading a file takes, as far as its size tells."""
-    from llamakit.plugins.frontends.cli.console import gib
-
     from llamakit.system import free_memory
+    from llamakit.units import size_text
 
     try:
         size = path.stat().st_size
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="/model FILE") from None
-    return f"loading {path.name}: {gib(size)} of weights and the context; {gib(free_memory())} are free"
+    return f"loading {path.name}: {size_text(size)} of weights and the context; {size_text(free_memory())} are free"
 
 
 def lora(talk: Talk, text: str) -> None:

@@ -209,7 +209,4 @@ def file_type(file: GGUFFile) -> str:
     for name, recipe in RECIPES.items():
         if isinstance(number, int) and recipe.file_type == number:
             return name
-    sizes: dict[str, int] = {}
-    for tensor in file.tensors.values():
-        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.n_bytes
-    return max(sizes, key=lambda name: sizes[name], default="")
+    return file.main_type

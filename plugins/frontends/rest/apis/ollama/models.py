@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,31 +92,16 @@ def _source(state: ServerState, session: Session) -> str:
 def details(file: GGUFFile) -> dict[str, Any]:
     """Family, size and kind of a model."""
     family = str(file.metadata.get("general.architecture", ""))
-    n = sum(_count(tensor.shape) for tensor in file.tensors.values())
+    n = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
     return {
         "parent_model": "", "format": "gguf", "family": family, "families": [family], "parameter_size": short(n),
-        "quantization_level": _main_type(file),
+        "quantization_level": file.main_type,
     }  # fmt: skip
 
 
 def short(n: int) -> str:
     """A count such as 7.2B."""
     return next((f"{n / size:.1f}{unit}" for size, unit in UNITS if n >= size), str(n))
-
-
-def _main_type(file: GGUFFile) -> str:
-    """The type that most of the weights have."""
-    sizes: dict[str, int] = {}
-    for tensor in file.tensors.values():
-        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + _count(tensor.shape)
-    return max(sizes, key=lambda name: sizes[name], default="")
-
-
-def _count(shape: Any) -> int:
-    n = 1
-    for size in shape:
-        n *= int(size)
-    return n
 
 
 def _capabilities(session: Session, template: str) -> list[str]:
