@@ -32,11 +32,11 @@ def measure(kernels: Kernels) -> Ceilings:
     driver.zero(space, n_bytes)
     try:
         up, down = (
-            host.nbytes / _seconds(driver, copy)
+            host.nbytes / seconds(driver, copy)
             for copy in (lambda: driver.write(space, host), lambda: driver.read(space, host))
         )
         scale = kernels.get("scale")
-        launch = _seconds(driver, lambda: kernels.items(scale, 1, out, out.plus(4), 1, 1.0))
+        launch = seconds(driver, lambda: kernels.items(scale, 1, out, out.plus(4), 1, 1.0))
         notes = {
             "copies": f"{up / 1e9:.1f} GB/s to the device, {down / 1e9:.1f} GB/s from it",
             "launches": f"{launch * 1e6:.1f} us each",
@@ -54,15 +54,15 @@ def _read_rate(kernels: Kernels, space: At, out: At, n_bytes: int) -> float:
     kernel, n_float = kernels.get("read_all", "ceilings"), n_bytes // 4
     each = EACH if kernels.traits.lanes > 1 else max(n_float // 1024 // 16 * 16, 16)
     n_item = n_float // each
-    return 4 * n_item * each / _seconds(kernels.driver, lambda: kernels.items(kernel, n_item, space, out, each, n_item))
+    return 4 * n_item * each / seconds(kernels.driver, lambda: kernels.items(kernel, n_item, space, out, each, n_item))
 
 
 def _multiply_rate(kernels: Kernels, out: At) -> float:
     kernel, n_item, n = kernels.get("multiply_adds", "ceilings"), 1 << (16 if kernels.traits.lanes > 1 else 10), 1024
-    return n_item * SUMS * n / _seconds(kernels.driver, lambda: kernels.items(kernel, n_item, out, n, n_item, 0.5))
+    return n_item * SUMS * n / seconds(kernels.driver, lambda: kernels.items(kernel, n_item, out, n, n_item, 0.5))
 
 
-def _seconds(driver: Driver, run: Callable[[], None]) -> float:
+def seconds(driver: Driver, run: Callable[[], object]) -> float:
     """Of one run at best, of so many that a round takes long enough to be measured."""
     run()
     driver.finish()

@@ -14,6 +14,7 @@ from llamakit.gpu.memory import GPUState, GPUWeight, state_bytes
 from llamakit.gpu.packed import weight_bytes
 from llamakit.gpu.program import GPUExecutable
 from llamakit.gpu.source import Kernels
+from llamakit.gpu.tuning import tune
 from llamakit.graph.graph import DType
 
 if TYPE_CHECKING:
@@ -55,8 +56,13 @@ class GPUDevice(Device):
 
     def load(self, source: TensorSource, uses: Uses) -> GPUWeight:
         """The blocks of the file, piece by piece; packed there, if the device has it so."""
-        self.kernel_store.settle(Feature.GROUPS)
+        self._prepare()
         return GPUWeight(self.kernel_store, source)
+
+    def _prepare(self) -> None:
+        """Before anything depends on it: settle how kernels are shaped, and see that they are right."""
+        tune(self.kernel_store)
+        self.kernel_store.settle(Feature.GROUPS)
 
     def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> GPUState:
         """A zero tensor."""
@@ -85,7 +91,7 @@ class GPUDevice(Device):
         self, graph: Graph, weights: Mapping[str, Any], *, kv: Any = None, adapters: Any = None, states: Any = None
     ) -> GPUExecutable:
         """Plan memory, compile kernels."""
-        self.kernel_store.settle(Feature.GROUPS)
+        self._prepare()
         return GPUExecutable(self.kernel_store, graph, weights, kv, adapters, dict(states or {}))
 
     def ceilings(self) -> Ceilings:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from llamakit.backend import DeviceInfo, Memory
     from llamakit.gpu.compiled import CompiledKernels
+    from llamakit.gpu.tuning import Shape
 
 
 GIVEN_BACK = "memory of the device is used that was given back: it went with a device that was lost"
@@ -93,7 +94,8 @@ class Driver(ABC):
     """One device. Every method may raise BackendError, `allocate` OutOfMemoryError, and all DeviceLostError.
 
     `alive`: the blocks that were allocated and are still there; `allocate` puts each new one in. `compiled`: what it
-    keeps on disk. `features`: those that are tried before they are used.
+    keeps on disk. `features`: those that are tried before they are used. `shapes`: how kernels may be shaped, of which
+    the quickest is measured; `tuned`: whether that was done.
     """
 
     info: DeviceInfo
@@ -101,6 +103,8 @@ class Driver(ABC):
     alive: WeakSet[Block]
     compiled: CompiledKernels | None = None
     features: frozenset[Feature] = frozenset()
+    shapes: tuple[Shape, ...] = ()
+    tuned: bool = False
 
     @cached_property
     def tried(self) -> set[Feature]:

@@ -7,7 +7,6 @@ versions and the kernels' text, so that a device is tried once.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ import numpy as np
 
 from llamakit.errors import BackendError, DeviceLostError, OutOfMemoryError
 from llamakit.gpu.driver import At, Feature
-from llamakit.gpu.source import all_text
+from llamakit.gpu.source import text_key
 from llamakit.gpu.steps.values import multiply_here
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def settle(kernels: Kernels, feature: Feature) -> None:
 def _verdict(kernels: Kernels, feature: Feature) -> str:
     """What is wrong with it, as it was found now or before; nothing if it is right."""
     kept, wrong = kernels.driver.compiled, "give wrong values with this driver"
-    key = "" if kept is None else kept.key("self-test", feature, *kernels.driver.identity(), _text_key())
+    key = "" if kept is None else kept.key("self-test", feature, *kernels.driver.identity(), text_key())
     found = None if kept is None else kept.get(key)
     if found not in (RIGHT, WRONG):
         try:
@@ -67,10 +66,6 @@ def _verdict(kernels: Kernels, feature: Feature) -> str:
         if kept is not None:
             kept.put(key, found)
     return wrong if found == WRONG else ""
-
-
-def _text_key() -> str:
-    return hashlib.sha256(all_text().encode()).hexdigest()
 
 
 def _groups(kernels: Kernels) -> bool:

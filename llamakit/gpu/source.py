@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import cache
 from pathlib import Path
@@ -88,9 +89,10 @@ def module_text(
 
 
 @cache
-def all_text() -> str:
-    """All files of the sources."""
-    return "\0".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir()))
+def text_key() -> str:
+    """A name for all that the files of the sources say: what was found out with them holds no longer than that."""
+    text = "\0".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def kernel_names(text: str) -> str:

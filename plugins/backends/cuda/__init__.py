@@ -28,7 +28,8 @@ class CUDAOptions(Options):
     """How kernels are shaped."""
 
     lanes: Annotated[
-        int, Meta(ge=0, le=256, description="Threads that share a row of a weight, a power of two; 0 = 64.")
+        int,
+        Meta(ge=0, le=256, description="Threads that share a row of a weight, a power of two; 0: what is quickest."),
     ] = 0
     graphs: Annotated[
         bool, Meta(description="Whether steps that come again and again are recorded as graphs, and launched at once.")
@@ -38,6 +39,10 @@ class CUDAOptions(Options):
 
     cublas: Annotated[
         bool, Meta(description="Whether cuBLAS, where it is installed, multiplies the matrices of long prompts.")
+    ] = True
+
+    tune: Annotated[
+        bool, Meta(description="Whether the quickest shape of kernels is measured when a model is first loaded.")
     ] = True
 
 
@@ -88,7 +93,13 @@ class CUDABackend(Backend):
             raise BackendError(f"backend cuda: {reason}", hint="another device: --main-gpu, or --device cuda:N")
         o = self.options
         driver = CUDADriver(
-            index, availability.devices[index], o.lanes, graphs=o.graphs, low_vram=o.low_vram, cublas=o.cublas
+            index,
+            availability.devices[index],
+            o.lanes,
+            graphs=o.graphs,
+            low_vram=o.low_vram,
+            cublas=o.cublas,
+            tune=o.tune,
         )
         return GPUDevice(driver)
 

@@ -20,6 +20,7 @@ from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfM
 from llamakit.gpu.compiled import CompiledKernels
 from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Feature, Tape, Traits, does_not_fit
 from llamakit.gpu.source import kernel_names
+from llamakit.gpu.tuning import CUDA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from llamakit.gpu.driver import Argument
 
 log = logging.getLogger("llamakit.gpu")
-LANES = 64
-ITEMS = 128
 LEAST_PRODUCT = 16  # of rows, columns and terms: below it is not worth a call of the library
 
 
@@ -83,12 +82,14 @@ class CUDADriver(Driver):
         graphs: bool = True,
         low_vram: bool = False,
         cublas: bool = True,
+        tune: bool = True,
     ) -> None:
         self.index, self.info, self.compiled, self.graphs = index, info, CompiledKernels(), graphs
-        lanes = lanes or LANES
+        self.shapes = CUDA if tune and not lanes else ()
+        lanes = lanes or CUDA[0].lanes
         if lanes & (lanes - 1):
             raise BackendError(f"cuda: lanes {lanes}: a power of two up to 256 is possible", param="lanes")
-        self.traits = Traits("cuda", lanes, ITEMS, info.memory or 1 << 62, cache_on_host=low_vram, packed=True)
+        self.traits = Traits("cuda", lanes, CUDA[0].items, info.memory or 1 << 62, cache_on_host=low_vram, packed=True)
         self.compiler, self.age, self.alive = version(), 0, WeakSet()
         self.tapes: WeakSet[CUDATape] = WeakSet()
         self.library = library() if cublas else None

@@ -28,13 +28,17 @@ class OpenCLOptions(Options):
         Meta(
             ge=0,
             le=1024,
-            description="Work-items that share a row of a weight, a power of two; 0 = 1 on CPUs, 64 on GPUs.",
+            description="Work-items that share a row of a weight, a power of two; 0: 1 on CPUs, else what is quickest.",
         ),
     ] = 0
 
     low_vram: Annotated[bool, Meta(description="Keep keys and values in main memory, not in that of the device.")] = (
         False
     )
+
+    tune: Annotated[
+        bool, Meta(description="Whether the quickest shape of kernels is measured when a model is first loaded.")
+    ] = True
 
 
 class OpenCLBackend(Backend):
@@ -86,7 +90,8 @@ class OpenCLBackend(Backend):
         devices, _ = found()
         if not 0 <= index < len(devices):
             raise BackendError(f"backend opencl has no device {index}", found=f"it has {len(devices)}, counted from 0")
-        return GPUDevice(OpenCLDriver(devices[index], self.options.lanes, low_vram=self.options.low_vram))
+        o = self.options
+        return GPUDevice(OpenCLDriver(devices[index], o.lanes, low_vram=o.low_vram, tune=o.tune))
 
 
 @hookimpl

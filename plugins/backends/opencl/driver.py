@@ -18,6 +18,7 @@ from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfM
 from llamakit.gpu.compiled import CompiledKernels
 from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Feature, Tape, Traits, does_not_fit
 from llamakit.gpu.source import kernel_names
+from llamakit.gpu.tuning import shapes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from llamakit.backend import DeviceInfo
     from llamakit.gpu.driver import Argument
+    from llamakit.gpu.tuning import Shape
 
 OUT_OF_MEMORY = (-4, -6)  # CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY
 OUT_OF_RESOURCES = -5  # of a launch that asks for too much, of memory that is short, or of a kernel that faulted
@@ -65,9 +67,11 @@ class OpenCLBlock(Block):
 class OpenCLDriver(Driver):
     """One device. `used`: bytes that are allocated here."""
 
-    def __init__(self, found: Found, lanes: int = 0, *, low_vram: bool = False) -> None:
+    def __init__(self, found: Found, lanes: int = 0, *, low_vram: bool = False, tune: bool = True) -> None:
         self.device, self.info = found
-        self.traits = replace(_traits(self.device, self.info, lanes), cache_on_host=low_vram)
+        shapes = shapes_of(self.info, int(self.device.max_work_group_size))
+        self.traits = replace(_traits(self.device, self.info, lanes, shapes[0]), cache_on_host=low_vram)
+        self.shapes = shapes if tune and not lanes else ()
         self.compiled, self.used, self.alive = CompiledKernels(), 0, WeakSet()
         for_gpus = self.traits.lanes > 1 or self.traits.packed
         self.features = frozenset({Feature.TAPES, Feature.GROUPS} if for_gpus else {Feature.TAPES})
@@ -304,15 +308,14 @@ def _dtypes(arguments: Sequence[Argument]) -> list[Any]:
     return found
 
 
-def _traits(device: Any, info: DeviceInfo, lanes: int) -> Traits:
-    """How kernels are shaped: alone on CPUs, 64 items to a row elsewhere."""
+def _traits(device: Any, info: DeviceInfo, lanes: int, usual: Shape) -> Traits:
+    """How kernels are shaped, as is usual for the device where `lanes` does not say otherwise."""
     most = int(device.max_work_group_size)
-    wanted = lanes or (1 if info.kind == "cpu" else 64)
+    wanted = lanes or usual.lanes
     if wanted & (wanted - 1) or wanted > most:
         raise BackendError(f"opencl: lanes {wanted}: a power of two up to {most} is possible", param="lanes")
     options = ["-cl-std=CL1.2"]
     if device.single_fp_config & EXACT_DIVISION:
         options.append("-cl-fp32-correctly-rounded-divide-sqrt")
-    items = min(16 if info.kind == "cpu" else 64, most)
     packed = info.kind != "cpu"  # an item a row reads rows as they lie in the file faster
-    return Traits("opencl", wanted, items, int(device.max_mem_alloc_size), tuple(options), packed=packed)
+    return Traits("opencl", wanted, usual.items, int(device.max_mem_alloc_size), tuple(options), packed=packed)

@@ -1,0 +1,142 @@
+"""How kernels are shaped for a family of devices: the usual values, and which of a few is the quickest here.
+
+The first of a family is what runs unless another is measured to be quicker, when a model is first loaded. What was
+found is kept beside the compiled kernels. How many items share a row decides the order of sums, so that logits of
+devices with other shapes, or found by other measurements, may differ in the last bits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from llamakit.errors import DeviceLostError, LlamaKitError
+from llamakit.gguf import GGMLType
+from llamakit.gpu.ceilings import seconds
+from llamakit.gpu.source import text_key
+from llamakit.graph.graph import Dim, DType, GraphBuilder
+from llamakit.graph.ops import Op
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from llamakit.backend import DeviceInfo
+    from llamakit.gpu.source import Kernels
+
+log = logging.getLogger("llamakit.gpu")
+SIDE = 4096  # rows and columns of the weight that is measured with, as those of models of some size
+GAIN = 0.95  # of the usual shape's time that another must stay below, so that noise decides nothing
+
+
+class Shape(NamedTuple):
+    """Items that share a row of a weight, and items of a group that have nothing to do with one another."""
+
+    lanes: int
+    items: int
+
+
+# What processors run side by side is 16, 32 or 64 items; words are of the names of platforms and devices.
+FAMILIES: tuple[tuple[tuple[str, ...], tuple[Shape, ...]], ...] = (
+    (("intel", "mali"), (Shape(64, 64), Shape(16, 64), Shape(32, 64))),
+    (("nvidia", "amd", "radeon", "adreno", "qualcomm"), (Shape(64, 64), Shape(32, 64), Shape(128, 64))),
+)
+PROCESSORS = (Shape(1, 16), Shape(1, 4), Shape(1, 64))
+CUDA = (Shape(64, 128), Shape(32, 128), Shape(128, 128))
+OTHERS = (Shape(64, 64), Shape(32, 64), Shape(128, 64))
+
+
+def shapes_of(info: DeviceInfo, most: int) -> tuple[Shape, ...]:
+    """Those of a device of OpenCL, the usual one first; `most`: the items that its groups may have."""
+    text = " ".join((info.name, *info.details)).lower()
+    found = next((shapes for words, shapes in FAMILIES if any(word in text for word in words)), OTHERS)
+    if info.kind == "cpu":
+        found = PROCESSORS
+    most = 1 << most.bit_length() - 1  # a power of two, as lanes are
+    small = [Shape(min(lanes, most), min(items, most)) for lanes, items in found]
+    return tuple(dict.fromkeys(small))
+
+
+def tune(kernels: Kernels) -> None:
+    """Shape the kernels of a device as it was found to be quickest, once; as usual where nothing can be measured."""
+    driver = kernels.driver
+    if driver.tuned or len(driver.shapes) < 2:
+        return
+    driver.tuned = True
+    kept = driver.compiled
+    key = "" if kept is None else kept.key("tuning", *driver.identity(), repr(driver.shapes), text_key())
+    shape = None if kept is None else _read(kept.get(key))
+    if shape not in driver.shapes:
+        try:
+            shape = _quickest(kernels)
+        except DeviceLostError:
+            raise
+        except LlamaKitError as error:  # such as memory that is short: the next start measures again
+            log.debug("%s: shapes of kernels are not measured: %s", driver.info.name, error)
+            return
+        if kept is not None:
+            kept.put(key, json.dumps(shape).encode())
+    driver.traits = replace(driver.traits, lanes=shape.lanes, items=shape.items)
+    kernels.traits = driver.traits
+
+
+def _read(data: bytes | None) -> Shape | None:
+    """What was kept, if it is a shape."""
+    try:
+        return Shape(*json.loads(data or b"[]"))
+    except (ValueError, TypeError):
+        return None
+
+
+def _quickest(kernels: Kernels) -> Shape:
+    usual, *others = kernels.driver.shapes
+    least, found = measure(kernels, usual) * GAIN, usual
+    for shape in others:
+        taken = measure(kernels, shape)
+        log.debug("%s: %s takes %.1f us", kernels.driver.info.name, shape, taken * 1e6)
+        if taken < least:
+            least, found = taken, shape
+    return found
+
+
+def measure(kernels: Kernels, shape: Shape) -> float:
+    """Seconds of a product with one row of activations, as generating consists of, at best."""
+    from llamakit.gpu.device import GPUDevice
+
+    device, g = GPUDevice(kernels.driver), GraphBuilder("tuning")
+    device.kernel_store.traits = replace(kernels.traits, lanes=shape.lanes, items=shape.items)
+    x = g.input("x", (Dim("rows", 1), SIDE), DType.F32)
+    graph = g.build(y=g.add(Op.LINEAR, "w", (x, None), tensors=(g.parameter("w", (SIDE, SIDE)), None)))
+    weight: Any = device.load(Zeros("w"), graph.uses()["w"])
+    program = device.compile(graph, {"w": weight})
+    try:
+        return seconds(kernels.driver, lambda: program.run({"rows": 1}))
+    finally:
+        program.close()
+        for part in weight.parts:
+            part.place.block.free()
+
+
+class Zeros:
+    """A weight for `Device.load`, of the type that is used most."""
+
+    type: GGMLType = GGMLType.Q4_0
+    shape: tuple[int, ...] = (SIDE, SIDE)
+    n_bytes = GGMLType.Q4_0.n_bytes(SIDE * SIDE)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def pieces(self, size: int = 1 << 24) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """In order."""
+        for offset in range(0, self.n_bytes, size):
+            yield offset, np.zeros(min(size, self.n_bytes - offset), np.uint8)
+
+    def whole(self) -> npt.NDArray[np.uint8]:
+        """All bytes."""
+        return np.zeros(self.n_bytes, np.uint8)
