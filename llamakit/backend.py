@@ -379,6 +379,11 @@ class Device(ABC):
     ) -> Executable:
         """Lower, fuse, plan memory; the result runs with any sizes up to the graph's maxima."""
 
+    @property
+    def in_file(self) -> bool:
+        """Whether programs read weights where their file is mapped, so that changing the file would change answers."""
+        return False
+
     def kernels(self) -> Mapping[str, str]:
         """What is in use, for `doctor` and `-v`: such as {"isa": "avx512", "threads": "2"}."""
         return {}

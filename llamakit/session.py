@@ -325,7 +325,7 @@ class Session:
         )
         self.tokenizer.context = self.n_ctx  # from now on texts come from many
         _ = self.pooling  # read while the file is what it was
-        return Service(self.engine, options, check=self._check, reopen=self.reopen)
+        return Service(self.engine, options, check=self.file_check, reopen=self.reopen)
 
     def trainer(self, options: TrainOptions | None = None, **values: Any) -> Trainer:
         """A training run of this model: a `train.options.TrainOptions`, or its fields, `data` and `out` at least."""
@@ -619,16 +619,12 @@ class Session:
         n_seq = n_seq or self.settings.n_seq
         graph = self._graph(n_out, outputs, n_seq, self.n_ctx)
         program = self.device.compile(graph, self.weights, kv=self._kv, adapters=self._adapter_table)
-        return Runner(program, self.settings.batch_size, min(n_out, self.settings.batch_size), n_seq, self._check)
+        return Runner(program, self.settings.batch_size, min(n_out, self.settings.batch_size), n_seq, self.file_check)
 
     @property
-    def _check(self) -> Callable[[], None] | None:
+    def file_check(self) -> Callable[[], None] | None:
         """What raises ModelChangedError once the files of the weights were changed; None if they are in memory."""
-        members = self.__dict__.get("_members")
-        backends = [each.backend for each in members] if members else [self.backend[0]]
-        options = [each.options for each in backends]
-        in_file = any(getattr(each, "no_repack", False) and not getattr(each, "no_mmap", False) for each in options)
-        return self._check_files if in_file else None
+        return self._check_files if self.device.in_file else None
 
     def _check_files(self) -> None:
         self.file.check()

@@ -415,7 +415,8 @@ class Trainer:
         from llamakit.weights import load_weights
 
         device = self.session.device
-        stepper = Stepper(device, graphs, load_weights(device, self._sources(graphs), graphs.uses()), self.optimizer)
+        weights = load_weights(device, self._sources(graphs), graphs.uses())
+        stepper = Stepper(device, graphs, weights, self.optimizer, self.session.file_check)
         for name, tensor in graphs.loss.states.items():
             stepper.states[name].write(self._first(name, tensor))
             if self.options.full:  # the file's pages are read once

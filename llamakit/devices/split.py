@@ -195,6 +195,11 @@ class SplitDevice(Device):
             links.append(Link(self.members[stages[0].device].backend.compile(parts), inputs, received))
         return links[0].program if len(links) == 1 else Relay(links, graph.outputs)
 
+    @property
+    def in_file(self) -> bool:
+        """If any of them does."""
+        return any(member.device.in_file for member in self.members)
+
     def kernels(self) -> dict[str, str]:
         """Which layers each device has, and what it uses."""
         found = {}

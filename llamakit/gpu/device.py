@@ -10,8 +10,7 @@ from llamakit.gpu.ceilings import measure
 from llamakit.gpu.cells import GPUKV, cache_bytes
 from llamakit.gpu.driver import Feature, does_not_fit
 from llamakit.gpu.lower import plan_of, supported
-from llamakit.gpu.memory import GPUState, GPUWeight, state_bytes
-from llamakit.gpu.packed import weight_bytes
+from llamakit.gpu.memory import GPUState, GPUWeight, state_bytes, taken
 from llamakit.gpu.program import GPUExecutable
 from llamakit.gpu.source import Kernels
 from llamakit.gpu.tuning import tune
@@ -31,6 +30,7 @@ class GPUDevice(Device):
 
     def __init__(self, driver: Driver) -> None:
         self.driver, self.info, self.kernel_store = driver, driver.info, Kernels(driver)
+        self._in_file = False
 
     def supports(self, node: Node) -> bool:
         """Whether there are kernels."""
@@ -49,7 +49,7 @@ class GPUDevice(Device):
         types = {name: sources[name].type for name in graph.parameters}
         used = [sources[name] for name in graph.parameters]
         return Footprint(
-            weights=sum(weight_bytes(self.driver.traits, source.type, source.shape) for source in used),
+            weights=sum(taken(self.driver, source) for source in used),
             states=sum(state_bytes(tensor.shape, tensor.dtype) for tensor in graph.states.values()),
             program=4 * (plan_of(graph, types).total + InputLayout(graph.inputs).n_values),
         )
@@ -57,7 +57,14 @@ class GPUDevice(Device):
     def load(self, source: TensorSource, uses: Uses) -> GPUWeight:
         """The blocks of the file, piece by piece; packed there, if the device has it so."""
         self._prepare()
-        return GPUWeight(self.kernel_store, source)
+        weight = GPUWeight(self.kernel_store, source)
+        self._in_file = self._in_file or weight.in_place
+        return weight
+
+    @property
+    def in_file(self) -> bool:
+        """Where the device uses the host's memory, and has weights as they lie in the file."""
+        return self._in_file
 
     def _prepare(self) -> None:
         """Before anything depends on it: settle how kernels are shaped, and see that they are right."""

@@ -17,6 +17,7 @@ from llamakit.errors import OutOfMemoryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     import numpy.typing as npt
 
     from llamakit.backend import DeviceInfo, Memory
@@ -95,7 +96,8 @@ class Driver(ABC):
 
     `alive`: the blocks that were allocated and are still there; `allocate` puts each new one in. `compiled`: what it
     keeps on disk. `features`: those that are tried before they are used. `shapes`: how kernels may be shaped, of which
-    the quickest is measured; `tuned`: whether that was done.
+    the quickest is measured; `tuned`: whether that was done. `shares`: whether it uses the
+    host's memory as its own, so that `share` is worth trying.
     """
 
     info: DeviceInfo
@@ -105,6 +107,7 @@ class Driver(ABC):
     features: frozenset[Feature] = frozenset()
     shapes: tuple[Shape, ...] = ()
     tuned: bool = False
+    shares: bool = False
 
     @cached_property
     def tried(self) -> set[Feature]:
@@ -125,6 +128,13 @@ class Driver(ABC):
     @abstractmethod
     def allocate(self, n_bytes: int, *, host: bool = False) -> Block:
         """New memory; what is in it means nothing. `host`: of the host's main memory, which the device reads across."""
+
+    def share(self, data: npt.NDArray[np.uint8]) -> Block | None:
+        """Contiguous memory of the host as a block that is only read, in place. None: the device has memory of its own.
+
+        The block keeps `data`, which the caller must not change any more.
+        """
+        return None
 
     @abstractmethod
     def write(self, to: At, data: npt.NDArray[Any]) -> None:

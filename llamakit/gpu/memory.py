@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llamakit.gpu.source import Kernels
 
 I8_BLOCK = 256  # values of a state that share a scale
+ALIGNED = 32  # bytes, as tensors of files are: more than kernels ask for
 STAGED = 1 << 24  # bytes of a file that are repacked at once
 
 
@@ -45,11 +46,13 @@ class GPUWeight:
     """A tensor of a file: in panels, or in GGUF's blocks as they are; a vector as float32.
 
     `packed`: whether it is in panels. Then the file's blocks go to the device a stage at a time, to be repacked there.
+    `in_place`: whether it lies where the file is mapped, as is possible where a device uses the host's memory.
     """
 
     def __init__(self, kernels: Kernels, source: TensorSource) -> None:
         self.name, self.shape, self.type, driver = source.name, source.shape, source.type, kernels.driver
-        self.n_bytes, self.packed = weight_bytes(kernels.traits, source.type, source.shape), False
+        self.n_bytes = weight_bytes(kernels.traits, source.type, source.shape)
+        self.packed = self.in_place = False
         if len(source.shape) == 1:
             self.type = GGMLType.F32
             values = native.dequantize(source.type, source.whole(), source.shape)
@@ -62,6 +65,10 @@ class GPUWeight:
         if form is not None:
             self.packed, self.parts = True, _panels(driver, n_row, form.panel_bytes(n_in))
             self._repack(kernels, source, n_row, row_bytes)
+            return
+        shared = _shared(driver, source, n_row, row_bytes)
+        if shared is not None:
+            self.in_place, self.parts = True, shared
             return
         self.parts = parts_of(driver, n_row, row_bytes)
         size = row_bytes * self.parts[0].n_row
@@ -98,11 +105,38 @@ class GPUWeight:
 
 def parts_of(driver: Driver, n_row: int, row_bytes: int) -> list[Part]:
     """New memory for the rows of a tensor, in as few blocks as the device allows."""
+    return [Part(At(driver.allocate(n * row_bytes)), first, n) for first, n in _rows_of_parts(driver, n_row, row_bytes)]
+
+
+def _rows_of_parts(driver: Driver, n_row: int, row_bytes: int) -> list[tuple[int, int]]:
+    """(first row, rows) of each."""
     most = max(driver.traits.most_bytes // row_bytes, 1)
-    return [
-        Part(At(driver.allocate(min(most, n_row - first) * row_bytes)), first, min(most, n_row - first))
-        for first in range(0, n_row, most)
-    ]
+    return [(first, min(most, n_row - first)) for first in range(0, n_row, most)]
+
+
+def taken(driver: Driver, source: TensorSource) -> int:
+    """Bytes of its own that a device takes for a tensor."""
+    return 0 if _lies_in_place(driver, source) else weight_bytes(driver.traits, source.type, source.shape)
+
+
+def _lies_in_place(driver: Driver, source: TensorSource) -> bool:
+    """Whether a tensor is used where its file is mapped: as it is there, and aligned."""
+    if not driver.shares or len(source.shape) == 1 or packing(driver.traits, source.type, source.shape) is not None:
+        return False
+    return bool(source.whole().ctypes.data % ALIGNED == 0)
+
+
+def _shared(driver: Driver, source: TensorSource, n_row: int, row_bytes: int) -> list[Part] | None:
+    """The parts of a tensor where its file is mapped; None if the device does not take them there."""
+    if not _lies_in_place(driver, source):
+        return None
+    data, found = source.whole(), []
+    for first, n in _rows_of_parts(driver, n_row, row_bytes):
+        block = driver.share(data[first * row_bytes : (first + n) * row_bytes])
+        if block is None:
+            return None
+        found.append(Part(At(block), first, n))
+    return found
 
 
 def _panels(driver: Driver, n_row: int, panel_bytes: int) -> list[Part]:

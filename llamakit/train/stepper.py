@@ -11,7 +11,7 @@ from llamakit.optimizer import CLIP, LR
 from llamakit.train.graphs import SCALARS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from llamakit.backend import Device, Executable, State, Weight
     from llamakit.optimizer import Optimizer
@@ -24,11 +24,19 @@ LEAST_NORM = 1e-6  # added to the norm before dividing by it, as torch's clip_gr
 class Stepper:
     """One model in training. `weights` are those of the base that are not trained.
 
-    Gradients add up over `accumulate` until `update` applies them and sets them to zero.
+    Gradients add up over `accumulate` until `update` applies them and sets them to zero. `check` raises an error if
+    what a step was computed with is not to be trusted: see `Session.file_check`.
     """
 
-    def __init__(self, device: Device, graphs: Graphs, weights: Mapping[str, Weight], optimizer: Optimizer) -> None:
-        self.graphs, self.optimizer = graphs, optimizer
+    def __init__(
+        self,
+        device: Device,
+        graphs: Graphs,
+        weights: Mapping[str, Weight],
+        optimizer: Optimizer,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        self.graphs, self.optimizer, self._check = graphs, optimizer, check
         self.states: dict[str, State] = {
             name: device.state(tensor.shape, tensor.dtype) for name, tensor in graphs.states.items()
         }
@@ -45,11 +53,17 @@ class Stepper:
 
         `total`: the weight of all rows of the step, of all its micro-steps, by which losses are divided.
         """
-        return _run(self._gradients, batch, total)
+        return self._run(self._gradients, batch, total)
 
     def loss(self, batch: Batch) -> float:
         """The sum of weight * loss of the rows, in nats; nothing changes."""
-        return _run(self._loss, batch, 1.0)
+        return self._run(self._loss, batch, 1.0)
+
+    def _run(self, program: Executable, batch: Batch, total: float) -> float:
+        found = _run(program, batch, total)
+        if self._check is not None:
+            self._check()
+        return found
 
     def update(self, step: int, lr: float, clip: float) -> float:
         """Apply the gradients as step number `step`, from 1; returns their norm before clipping.

@@ -12,6 +12,7 @@ from llamakit.errors import ModelFileError
 from llamakit.gguf import open_gguf
 from llamakit.gguf.quantize import quantize_file
 from llamakit.lora.merge import merge_adapters
+from llamakit.registry import Registry
 from llamakit.session import Session
 from llamakit.testing.lora import write_gguf_adapter
 from llamakit.weights import tensor_sources
@@ -66,8 +67,8 @@ def test_a_model_that_is_cut_off_while_it_loads(copy):
         session.generate("Once", max_tokens=2)
 
 
-def test_a_model_that_is_cut_off_while_it_serves(copy, serve):
-    server = serve({"stories": copy}, settings={"backend_options": {"no_repack": True}}, max_predict=100_000)
+def test_a_model_that_is_cut_off_while_it_serves(copy, serve, in_file):
+    server = serve({"stories": copy}, settings=in_file, max_predict=100_000)
     body = {"prompt": "Once", "n_predict": 90_000, "ignore_eos": True, "stream": True}
     with server.open("/completion", body) as response:
         response.read1()
@@ -93,7 +94,17 @@ def test_a_packed_model_goes_on_without_its_file(copy, serve):
 
 # -- written over in place: as many bytes as before, others ---------------------------------------------------------
 
-IN_FILE = {"backend_options": {"no_repack": True}}
+
+@pytest.fixture(params=["cpu", "opencl"])
+def in_file(request):
+    """Settings with which weights stay in the file: asked for on the cpu, and where a device uses the host's memory."""
+    if request.param == "cpu":
+        return {"backend": "cpu", "backend_options": {"no_repack": True}}
+    pytest.importorskip("pyopencl", reason="needs pyopencl")
+    backend = Registry.discover().backend("opencl")
+    if not backend.probe().available or not backend().open().driver.shares:
+        pytest.skip("needs a device of OpenCL that uses the host's memory")
+    return {"backend": "opencl"}
 
 
 def overwrite(file):
@@ -122,8 +133,8 @@ def until(condition, seconds=30):
         time.sleep(0.02)
 
 
-def test_a_model_that_is_written_over_while_it_serves(copy, serve):
-    server, data = serve({"stories": copy}, settings=IN_FILE, max_predict=100_000), copy.read_bytes()
+def test_a_model_that_is_written_over_while_it_serves(copy, serve, in_file):
+    server, data = serve({"stories": copy}, settings=in_file, max_predict=100_000), copy.read_bytes()
     short = {"prompt": "Once", "n_predict": 8, "seed": 1}
     before = server.post("/completion", short)[1]["content"]
     told = b""
@@ -144,16 +155,16 @@ def test_a_model_that_is_written_over_while_it_serves(copy, serve):
     assert server.get("/health")[0] == 200
 
 
-def test_a_model_that_is_written_over_while_nobody_asks(copy, serve):
-    server = serve({"stories": copy}, settings=IN_FILE)
+def test_a_model_that_is_written_over_while_nobody_asks(copy, serve, in_file):
+    server = serve({"stories": copy}, settings=in_file)
     assert server.get("/health")[0] == 200
     overwrite(copy)
     until(lambda: server.get("/health")[0] == 503)
 
 
-def test_no_answer_comes_of_a_model_that_was_written_over(copy, serve):
+def test_no_answer_comes_of_a_model_that_was_written_over(copy, serve, in_file):
     """Whoever asked within the second until somebody looked got one of other weights, as if it were right."""
-    server = serve({"stories": copy}, settings=IN_FILE | {"stall_seconds": 4000.0})
+    server = serve({"stories": copy}, settings=in_file | {"stall_seconds": 4000.0})
     server.state.pool.loaded().service._look_at_model = lambda: None  # nobody looks
     before = server.post("/completion", {"prompt": "Once", "n_predict": 4})
     assert before[0] == 200
@@ -165,8 +176,8 @@ def test_no_answer_comes_of_a_model_that_was_written_over(copy, serve):
 
 
 @pytest.mark.parametrize("ask", ["generate", "embed", "logits"])
-def test_a_session_without_a_server_notices_too(copy, ask):
-    with Session(copy, backend="cpu", threads=1, **IN_FILE) as session:
+def test_a_session_without_a_server_notices_too(copy, ask, in_file):
+    with Session(copy, threads=1, **in_file) as session:
         call = getattr(session, ask)
         given = {"max_tokens": 3} if ask == "generate" else {}
         asked = session.tokenize("Once upon") if ask == "logits" else "Once upon"
@@ -177,11 +188,24 @@ def test_a_session_without_a_server_notices_too(copy, ask):
                 call(asked, **given)
 
 
-def test_weights_of_another_file_are_looked_at_too(copy, small_model, tmp_path, serve):
+def test_training_ends_when_its_base_is_written_over(copy, tmp_path, in_file):
+    """Its adapter would have been one for other weights."""
+    data = tmp_path / "data.txt"
+    data.write_text("Once upon a time there was a cat.\n" * 40)
+    with Session(copy, **in_file) as session:
+        trainer = session.trainer(data=[str(data)], out=str(tmp_path / "out"), steps=20, ctx=32, batch=2, val_split=0.0)
+        steps = []
+        trainer.on_step(lambda event: (steps.append(event), len(steps) == 2 and overwrite(copy)))
+        with pytest.raises(ModelFileError, match="was changed while it was in use"):
+            trainer.run()
+    assert len(steps) == 2
+
+
+def test_weights_of_another_file_are_looked_at_too(copy, small_model, tmp_path, serve, in_file):
     """Those of --lora-base lie in a file of their own."""
     other, lora = tmp_path / "base.gguf", adapter(small_model, tmp_path)
     shutil.copyfile(small_model, other)
-    settings = IN_FILE | {"lora": [(str(lora), 1.0)], "lora_base": str(other), "adapter_slots": 1}
+    settings = in_file | {"lora": [(str(lora), 1.0)], "lora_base": str(other), "adapter_slots": 1}
     server = serve({"stories": copy}, settings=settings)
     assert server.post("/completion", {"prompt": "Once", "n_predict": 1})[0] == 200
     overwrite(other)

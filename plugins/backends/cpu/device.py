@@ -251,6 +251,11 @@ class CPUDevice(Device):
         self.info = DeviceInfo(system.cpu_name(), "cpu", system.total_memory(), system.free_memory(), tuple(known))
         self.reopen()
 
+    @property
+    def in_file(self) -> bool:
+        """With `no_repack`, unless the file is read into memory."""
+        return self.options.no_repack and not self.options.no_mmap
+
     def kernels(self) -> dict[str, str]:
         """Instruction set, threads, and where weights lie if they are not packed."""
         found = {"isa": self.isa, "threads": str(self.n_thread)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 import weakref
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from llamakit.gpu.driver import Argument
     from llamakit.gpu.tuning import Shape
 
+log = logging.getLogger("llamakit.gpu")
 OUT_OF_MEMORY = (-4, -6)  # CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY
 OUT_OF_RESOURCES = -5  # of a launch that asks for too much, of memory that is short, or of a kernel that faulted
 LOST = (-2, -14, -36)  # device not available, failed events, invalid queue: what faults leave
@@ -37,13 +39,15 @@ EXACT_DIVISION = 1 << 7  # CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT
 
 
 class OpenCLBlock(Block):
-    """A buffer of OpenCL."""
+    """A buffer of OpenCL. `data`: memory of the host that it is, and that is not written to."""
 
-    def __init__(self, driver: OpenCLDriver, n_bytes: int, *, host: bool = False) -> None:
-        self.n_bytes = n_bytes
-        flags = cl.mem_flags.READ_WRITE | (cl.mem_flags.ALLOC_HOST_PTR if host else 0)
-        self._buffer = cl.Buffer(driver.context, flags, n_bytes)
-        counted = 0 if host else n_bytes
+    def __init__(self, driver: OpenCLDriver, n_bytes: int, *, host: bool = False, data: Any = None) -> None:
+        self.n_bytes, flags = n_bytes, cl.mem_flags
+        if data is not None:
+            self._buffer = cl.Buffer(driver.context, flags.READ_ONLY | flags.USE_HOST_PTR, hostbuf=data)
+        else:
+            self._buffer = cl.Buffer(driver.context, flags.READ_WRITE | (flags.ALLOC_HOST_PTR if host else 0), n_bytes)
+        counted = 0 if host or data is not None else n_bytes
         driver.used += counted
         self._gone = weakref.finalize(self, driver.released, counted)
         driver.alive.add(self)
@@ -76,7 +80,7 @@ class OpenCLDriver(Driver):
         for_gpus = self.traits.lanes > 1 or self.traits.packed
         self.features = frozenset({Feature.TAPES, Feature.GROUPS} if for_gpus else {Feature.TAPES})
         self._tape: OpenCLTape | None = None
-        self.tapes = True
+        self.tapes, self.shares = True, bool(self.device.host_unified_memory)
         self.reopen()
 
     def reopen(self) -> None:
@@ -103,6 +107,15 @@ class OpenCLDriver(Driver):
             raise does_not_fit(self.info.name, n_bytes, memory)
         with self.translated(f"allocating {n_bytes / 2**20:,.1f} MiB", n_bytes):
             return OpenCLBlock(self, n_bytes, host=host)
+
+    def share(self, data: Any) -> OpenCLBlock | None:
+        """By its address. Some drivers refuse what they cannot pin, such as a mapped file."""
+        try:
+            return OpenCLBlock(self, data.nbytes, data=data) if self.shares else None
+        except cl.Error as error:
+            log.debug("%s takes no memory of the host: %s", self.info.name, error)
+            self.shares = False
+            return None
 
     def write(self, to: At, data: Any) -> None:
         """Copy to the device."""

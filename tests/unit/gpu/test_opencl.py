@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
 
+from llamakit.engine.runner import kv_spec
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
-from llamakit.gguf import GGMLType
-from llamakit.gpu import selftest
+from llamakit.gguf import GGMLType, open_gguf
+from llamakit.gpu import memory, selftest
 from llamakit.gpu.compiled import CompiledKernels
 from llamakit.gpu.driver import At, Feature
 from llamakit.gpu.source import Kernels
+from llamakit.models import GraphSizes, load_model
 from llamakit.registry import Registry
 from llamakit.testing import conformance
+from llamakit.testing.hollow import write_hollow_llama
+from llamakit.weights import load_weights, tensor_sources
 
 cl = pytest.importorskip("pyopencl", reason="needs pyopencl")
 OPENCL = Registry.discover().backend("opencl")
@@ -255,3 +260,64 @@ def test_tapes_that_are_wrong_are_not_used(driver, monkeypatch, caplog):
     kernels.settle(Feature.TAPES)
     assert "recorded steps give wrong values" in caplog.text
     assert driver.record(lambda: pytest.fail("it was recorded")) is None
+
+
+def anonymous() -> int:
+    """Bytes of this process's memory that are of no file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+
+
+@needs_device
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("shares", [True, False])
+def test_where_memory_is_the_hosts_weights_stay_in_their_file(shares, tmp_path):
+    device = OPENCL(OPENCL.Options(lanes=1)).open()
+    if not device.driver.shares:
+        pytest.skip("needs a device that uses the host's memory")
+    device.driver.shares = shares
+    path = write_hollow_llama(
+        tmp_path / "m.gguf", n_layer=2, n_embd=2048, n_head=16, n_head_kv=4, n_ff=5632, n_vocab=8000
+    )
+    with open_gguf(path) as file:
+        model = load_model(file)
+        sources = tensor_sources(model.uses(), file)
+        graph = model.build(GraphSizes(rows=2, seqs=1, blocks_per_seq=2, out_rows=1))
+        whole = sum(source.n_bytes for source in sources.values())
+        told = device.footprint(graph, sources).weights
+        before = anonymous()
+        weights = load_weights(device, sources, model.uses())
+        program = device.compile(graph, weights, kv=device.kv_cache(kv_spec(model, 2, "f16")))
+        program.run({"rows": 1, "seqs": 1, "out_rows": 1}, longest=1)["logits"].numpy()
+        held = anonymous() - before
+    assert whole > 60 << 20
+    assert device.in_file is shares
+    if shares:
+        assert told < whole / 100
+        assert held < whole / 2  # kernels take some
+    else:
+        assert told > 0.99 * whole
+
+
+@needs_device
+def test_a_driver_that_cannot_share_gets_copies(monkeypatch):
+    device = OPENCL(OPENCL.Options(lanes=1)).open()
+    monkeypatch.setattr(device.driver, "shares", True)
+    expected = conformance.run(conformance.Case("linear"), device)
+    source = conformance.Source("w", GGMLType.F32, np.ones((64, 64), np.float32))
+    buffer = cl.Buffer
+
+    def refuse(context, flags, size=0, hostbuf=None):
+        if hostbuf is not None:
+            raise failure(-37)  # CL_INVALID_HOST_PTR
+        return buffer(context, flags, size)
+
+    monkeypatch.setattr(cl, "Buffer", refuse)
+    monkeypatch.setattr(memory, "ALIGNED", 1)
+    device = OPENCL(OPENCL.Options(lanes=1)).open()
+    device.driver.shares = True
+    weight = device.load(source, frozenset())
+    assert not weight.in_place
+    assert not device.in_file
+    assert device.driver.used == source.n_bytes
+    assert np.array_equal(conformance.run(conformance.Case("linear"), device), expected)
