@@ -48,6 +48,17 @@ def test_what_one_key_asked_does_not_show_to_another(tenants):
     assert salted["timings"]["prompt_n"] == first["timings"]["prompt_n"]
 
 
+def test_the_number_of_a_slot_does_not_tell_what_another_key_asked(serve, tmp_path):
+    """A prompt that began like another's got that one's slot, whoever asked."""
+    server = serve(api_key=["root", "alice"], slot_save_path=str(tmp_path))
+    for number, prompt in enumerate(("A secret of many words that nobody else is to know", "The dog sat down")):
+        body = {"prompt": prompt, "n_predict": 1, "id_slot": number}
+        assert server.post("/completion", body, bearer("alice"))[1]["id_slot"] == number
+    asked = {"prompt": "The dog sat down", "n_predict": 1, "cache_prompt": True}
+    assert server.post("/completion", asked, bearer("root"))[1]["id_slot"] not in (0, 1)
+    assert server.post("/completion", asked, bearer("alice"))[1]["id_slot"] == 1
+
+
 def test_one_key_shares_what_it_asked_with_itself_alone(serve):
     single = serve(api_key=["k"])
     body = {"prompt": "A story of many words, which is told again and again", "n_predict": 2}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
+import os
+import shutil
 import time
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
+from llamakit.plugins.frontends.rest.logs import JsonFormat, TextFormat
 
 from llamakit import cli
 from llamakit.errors import ModelFileError
@@ -59,6 +64,7 @@ def test_texts():
 @pytest.mark.parametrize(
     "command",
     [("inspect",), ("inspect", "--tensors"), ("inspect", "--check"), ("generate", "-v", "-n", "2", "-p", "x", "-m"),
+     ("inspect", "--json"), ("inspect", "--json", "--check"), ("generate", "--json", "-n", "2", "-p", "x", "-m"),
      ("quantize", "--type", "nothing"), ("embed", "-p", "x", "-m"), ("lora", "info")],
     ids=lambda command: " ".join(command[:2]),
 )  # fmt: skip
@@ -68,6 +74,28 @@ def test_names_from_files_are_shown_without_control_characters(copy, command):
     assert shown
     assert not any(c in shown for c in BAD), repr(shown)
     assert "\nerror: forged" not in shown
+
+
+def test_a_name_that_is_no_text(small_model, tmp_path):
+    """Names of files may be any bytes; as JSON they ended commands with an internal error."""
+    folder = os.fsencode(tmp_path)
+    name = os.fsdecode(folder + b"/\xff\xfe.gguf")
+    shutil.copyfile(small_model, name)
+    for args in (("inspect",), ("inspect", "--json"), ("generate", "-n", "1", "-p", "x", "-m"), ("lora", "info")):
+        shown = run(*args, name)
+        assert shown
+        assert "internal" not in shown
+
+
+@pytest.mark.parametrize("style", [TextFormat, JsonFormat])
+def test_lines_of_logs(style):
+    record = logging.LogRecord("llamakit", logging.INFO, "", 0, "%s", (f"GET {EVIL} \ud800",), None)
+    record.fields = {"path": f"/{EVIL}\udcff"}
+    line = style().format(record)
+    assert not any(c in line for c in [*BAD, "\n"]), repr(line)
+    line.encode()
+    if style is JsonFormat:
+        assert json.loads(line)["path"] == f"/{EVIL}\udcff"
 
 
 def test_errors_about_files_are_shown_without_control_characters(copy, tmp_path):

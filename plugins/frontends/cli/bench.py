@@ -9,6 +9,7 @@ import click
 from llamakit.plugins.frontends.cli.params import Context, device_options, json_option, model_option, output_options
 
 from llamakit.errors import UsageError
+from llamakit.terminal import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,6 @@ def bench(ctx: click.Context, as_json: bool, plot: Path | None, **options: Any) 
     \b
     llamakit bench -m model.gguf -p 512 -n 128 -d 0,4096 -b 1,8
     """
-    import msgspec
 
     from llamakit.engine.bench import Bench
     from llamakit.work import Work
@@ -81,7 +81,7 @@ def bench(ctx: click.Context, as_json: bool, plot: Path | None, **options: Any) 
                 share = f"   {m.share:.0%} ({m.limit})" if m.limit else ""
                 click.echo(f"{m.test:<16}{m.depth:>8,}{m.batch:>7}{rate:>18}{share}")
     if as_json:
-        click.echo(msgspec.json.encode({"ceilings": ceilings, "measurements": found}).decode())
+        click.echo(json_text({"ceilings": ceilings, "measurements": found}))
     if draw is not None:
         draw(found, session.path.name)
 

@@ -7,6 +7,7 @@ from llamakit.plugins.frontends.cli.params import Context, json_option
 
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, near
+from llamakit.terminal import json_text
 
 
 @click.command()
@@ -22,7 +23,6 @@ def config(ctx: click.Context, as_json: bool, changed: bool, keys: bool, section
     llamakit config --changed
     llamakit config --keys sampling
     """
-    import msgspec
 
     composed = Context(ctx).config
     settings = {k: s for k, s in composed.settings.items() if not section or f"{k}.".startswith(f"{section}.")}
@@ -34,19 +34,18 @@ def config(ctx: click.Context, as_json: bool, changed: bool, keys: bool, section
         return
     shown = {key: s for key, s in settings.items() if not changed or s.origin != "default"}
     if as_json:
-        click.echo(msgspec.json.encode(shown).decode())
+        click.echo(json_text(shown))
         return
     width = max((len(key) for key in shown), default=0)
     for key, setting in shown.items():
-        click.echo(f"{key:<{width}}  {msgspec.json.encode(setting.value).decode():<12}  {setting.origin}")
+        click.echo(f"{key:<{width}}  {json_text(setting.value):<12}  {setting.origin}")
 
 
 def _print_keys(schema: dict[str, OptionField], as_json: bool) -> None:
     """Key, description, possible values and default."""
-    import msgspec
 
     if as_json:
-        click.echo(msgspec.json.encode(schema).decode())
+        click.echo(json_text(schema))
         return
     for key, field in schema.items():
         default = f"default {field.shown_default}" if field.shown_default else ""

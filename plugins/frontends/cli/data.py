@@ -11,6 +11,7 @@ from llamakit.plugins.frontends.cli.params import Context, json_option, model_op
 from llamakit.plugins.frontends.cli.train_flags import DATA, train_flags, train_options
 
 from llamakit.embedded import named_or_embedded
+from llamakit.terminal import json_text
 
 if TYPE_CHECKING:
     from llamakit.train.data.check import Bin, DataCheck, Run, Shown
@@ -44,7 +45,6 @@ def check(ctx: click.Context, files: tuple[str, ...], model: str | None, show: i
     llamakit data check train.jsonl -m model.gguf
     llamakit data check "data/*.jsonl" -m model.gguf -c 2048 --json
     """
-    import msgspec
 
     from llamakit.train.data.check import check_data
     from llamakit.train.data.dataset import window_size
@@ -59,7 +59,7 @@ def check(ctx: click.Context, files: tuple[str, ...], model: str | None, show: i
         n_ctx = window_size(chosen.ctx, n_ctx_train)
         found = check_data(chosen, encoder, n_ctx, show=show, progress=progress.update)
     if options["as_json"]:
-        click.echo(msgspec.json.encode(found).decode())
+        click.echo(json_text(found))
     else:
         _write(found, encoder.plain)
     ctx.exit(0 if found.usable else 1)

@@ -15,7 +15,7 @@ from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.params import json_option
 
 from llamakit import __version__
-from llamakit.terminal import one_line
+from llamakit.terminal import json_text, one_line
 from llamakit.units import size_text
 
 HINTS = {
@@ -28,12 +28,11 @@ HINTS = {
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check this machine: processor, memory, backends, plugins. Exit code 1 if something needs fixing."""
-    import msgspec
 
     with Console(quiet=as_json).progress("looking"):  # backends are opened, which may take seconds
         report = _report()
     if as_json:
-        click.echo(msgspec.json.encode(report).decode())
+        click.echo(json_text(report))
     else:
         _print(report)
     if report["fix"]:

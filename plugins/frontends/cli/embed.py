@@ -7,6 +7,8 @@ from typing import Any
 import click
 from llamakit.plugins.frontends.cli.params import Context, common_options, json_option, read_text
 
+from llamakit.terminal import json_text
+
 
 @click.command()
 @common_options
@@ -34,7 +36,6 @@ def embed(
     \b
     llamakit embed -m model.gguf "a cat" "a dog"
     """
-    import msgspec
 
     from llamakit.errors import UsageError
 
@@ -48,11 +49,7 @@ def embed(
     with context.session() as session:
         vectors = [session.embed(line, pooling=pooling or "", normalize=normalize) for line in lines]
     if as_json:
-        click.echo(
-            msgspec.json.encode(
-                [{"text": t, "embedding": v.tolist()} for t, v in zip(lines, vectors, strict=True)]
-            ).decode()
-        )
+        click.echo(json_text([{"text": t, "embedding": v.tolist()} for t, v in zip(lines, vectors, strict=True)]))
         return
     for vector in vectors:
         click.echo(" ".join(f"{x:.6g}" for x in vector))

@@ -13,6 +13,7 @@ from llamakit.plugins.frontends.cli.train_run import backend_option, open_sessio
 
 from llamakit.errors import UsageError
 from llamakit.options import size_in_bytes
+from llamakit.terminal import json_text
 from llamakit.units import size_text
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def plan(ctx: click.Context, **options: Any) -> None:
             record = {**msgspec.to_builtins(found), "memory": found.memory, "seconds": found.seconds}
             if advice is not None:
                 record["advice"] = {"flags": advice.flags, **msgspec.to_builtins(advice)}
-            click.echo(msgspec.json.encode(record).decode())
+            click.echo(json_text(record))
             return
         write_plan(trainer, found, f"{size_text(free)} {'free' if limit is None else 'allowed'}")
         if advice is not None:
@@ -149,7 +150,7 @@ def evaluate(ctx: click.Context, folder: str, files: tuple[str, ...], **options:
         trainer = Trainer(session, chosen)
         scores = dict(zip(("base", "trained"), trainer.scores(path), strict=True))
         if options["as_json"]:
-            click.echo(msgspec.json.encode({"step": head.progress.step, **scores}).decode())
+            click.echo(json_text({"step": head.progress.step, **scores}))
             return
         click.echo(f"{'':9}{'loss':>10}{'perplexity':>12}{'bits/byte':>11}{'tokens':>10}")
         for name, score in scores.items():

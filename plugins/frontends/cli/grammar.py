@@ -9,7 +9,7 @@ from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.params import json_option, model_option, output_options, read_text
 
 from llamakit.errors import UsageError
-from llamakit.terminal import safe
+from llamakit.terminal import json_text, safe
 
 KINDS = {
     "grammar": "gbnf", "lark": "lark", "json_schema": "json_schema", "regex": "regex", "choices": "choices",
@@ -145,4 +145,4 @@ def _write_json(kind: str, found: Any, print_: bool, given: list[str], verdicts:
         record["checks"] = [{"text": text} | msgspec.to_builtins(verdict) for text, verdict in pairs]
     if made:
         record["texts"] = made
-    click.echo(msgspec.json.encode(record).decode())
+    click.echo(json_text(record))

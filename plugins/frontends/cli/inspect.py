@@ -9,7 +9,7 @@ from llamakit.plugins.frontends.cli.console import fitted
 from llamakit.plugins.frontends.cli.params import json_option, settings_model
 
 from llamakit.embedded import named_or_embedded
-from llamakit.terminal import one_line
+from llamakit.terminal import json_text, one_line
 from llamakit.units import size_text
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def inspect(
     llamakit inspect model.gguf
     llamakit inspect model.gguf --json --no-tensors
     """
-    import msgspec
 
     from llamakit.gguf import open_gguf
 
@@ -44,7 +43,7 @@ def inspect(
         if check:
             ctx.exit(1 if _check(gguf, as_json) else 0)
         if as_json:
-            click.echo(msgspec.json.encode(_record(gguf, metadata, tensors)).decode())
+            click.echo(json_text(_record(gguf, metadata, tensors)))
             return
         n_keys, n_tensors = len(gguf.metadata), len(gguf.tensors)
         click.echo(f"GGUF v{gguf.version}, {size_text(gguf.n_bytes)}, {n_keys} keys, {n_tensors} tensors")
@@ -58,7 +57,6 @@ def inspect(
 
 def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
     """Decode all tensors, and check them against the metadata; report what is not a number, missing or misshapen."""
-    import msgspec
     import numpy as np
     from llamakit.plugins.frontends.cli.console import Console
 
@@ -85,7 +83,7 @@ def _check(gguf: GGUFFile, as_json: bool) -> list[dict[str, str]]:
         except LlamaKitError as error:
             faults.append({"tensor": "metadata", "fault": error.message})
     if as_json:
-        click.echo(msgspec.json.encode({"tensors": len(gguf.tensors), "faults": faults}).decode())
+        click.echo(json_text({"tensors": len(gguf.tensors), "faults": faults}))
         return faults
     for each in faults:
         click.echo(one_line(f"{each['tensor']}: {each['fault']}"))

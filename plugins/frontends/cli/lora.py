@@ -10,7 +10,7 @@ import click
 from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.params import json_option, output_options
 
-from llamakit.terminal import safe
+from llamakit.terminal import json_text, safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,14 +101,13 @@ def run_merge(
     type_name: str | None, threads: int | None,
 ) -> None:  # fmt: skip
     """Merge, and say what came of it."""
-    import msgspec
 
     from llamakit.lora.merge import merge_adapters
 
     with console.progress("merge") as progress:
         report = merge_adapters(base, output, adapters, type_name=type_name, threads=threads, progress=progress.update)
     if as_json:
-        click.echo(msgspec.json.encode(report).decode())
+        click.echo(json_text(report))
         return
     for line in report.lines():
         console.note(safe(line))
@@ -179,14 +178,13 @@ def export(
 @click.argument("source", metavar="ADAPTER")
 def info(as_json: bool, base: str | None, source: str) -> None:
     """Say what an adapter holds: format, ranks, scales, tensors, norms."""
-    import msgspec
 
     from llamakit.lora.info import describe
 
     with _opened(base) as model:
         found = describe(source, model)
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        click.echo(json_text(found))
         return
     for line in found.lines():
         click.echo(safe(line))

@@ -7,6 +7,8 @@ from typing import Any
 import click
 from llamakit.plugins.frontends.cli.params import Context, common_options, json_option, read_text
 
+from llamakit.terminal import json_text
+
 
 @click.command()
 @common_options
@@ -20,7 +22,6 @@ def perplexity(ctx: click.Context, as_json: bool, file: str, lora: tuple[str, ..
     \b
     llamakit perplexity -m model.gguf -f book.txt -c 512
     """
-    import msgspec
 
     from llamakit.engine.perplexity import measure
 
@@ -47,7 +48,7 @@ def perplexity(ctx: click.Context, as_json: bool, file: str, lora: tuple[str, ..
             "tokens": result.tokens,
             "partial": interrupted,
         }
-        click.echo(msgspec.json.encode(record).decode())
+        click.echo(json_text(record))
     else:
         partial = ", partial" if interrupted else ""
         click.echo(f"perplexity {result.perplexity:.4f} ± {result.error:.4f} over {result.tokens} tokens{partial}")

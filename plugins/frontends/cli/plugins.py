@@ -8,6 +8,7 @@ import click
 from llamakit.plugins.frontends.cli.params import json_option
 
 from llamakit.registry import KINDS
+from llamakit.terminal import json_text
 
 
 @click.command()
@@ -15,13 +16,12 @@ from llamakit.registry import KINDS
 @click.option("--kind", type=click.Choice(KINDS), help="Only this kind.")
 def plugins(as_json: bool, kind: str | None) -> None:
     """Show what is installed, and why something is not available."""
-    import msgspec
 
     from llamakit.registry import Registry
 
     infos = Registry.discover().plugins(kind)
     if as_json:
-        click.echo(msgspec.json.encode(infos).decode())
+        click.echo(json_text(infos))
         return
     width = max(len(info.name) for info in infos)
     for info in infos:

@@ -6,7 +6,7 @@ import click
 from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.params import json_option, output_options
 
-from llamakit.terminal import safe
+from llamakit.terminal import json_text, safe
 
 
 @click.command()
@@ -23,7 +23,6 @@ def quantize(as_json: bool, quiet: bool, verbose: bool, source: str, destination
     \b
     llamakit quantize model-f16.gguf model-q4_k_m.gguf Q4_K_M
     """
-    import msgspec
 
     from llamakit.gguf.quantize import quantize_file
 
@@ -31,7 +30,7 @@ def quantize(as_json: bool, quiet: bool, verbose: bool, source: str, destination
     with console.progress("quantize") as progress:
         report = quantize_file(source, destination, type_name, progress=progress.update)
     if as_json:
-        click.echo(msgspec.json.encode(report).decode())
+        click.echo(json_text(report))
         return
     for line in report.lines():
         console.note(safe(line))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import llamakit
+from llamakit.terminal import json_text
 
 if TYPE_CHECKING:
     from llamakit import Session
@@ -41,6 +42,6 @@ def write_record(
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder) / f"{now.strftime('%Y-%m-%dT%H-%M-%S.%f')}.yml"
-    lines = [f"{key}: {msgspec.json.encode(value).decode()}\n" for key, value in record.items()]
+    lines = [f"{key}: {json_text(value)}\n" for key, value in record.items()]
     path.write_text("".join(lines), encoding="utf-8")
     return path

@@ -9,6 +9,7 @@ import click
 from llamakit.plugins.frontends.cli.params import json_option, model_option, settings_model
 
 from llamakit.embedded import named_or_embedded
+from llamakit.terminal import json_text
 
 if TYPE_CHECKING:
     from llamakit.tokenizer import Tokenizer
@@ -46,13 +47,12 @@ def tokenize(
     llamakit tokenize -m model.gguf "Once upon a time"
     llamakit tokenize -m model.gguf --json - < book.txt
     """
-    import msgspec
 
     tokenizer = _tokenizer(ctx, model)
     data = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
     tokens = tokenizer.encode(data, add_special=add_bos, parse_special=parse_special)
     if as_json:
-        click.echo(msgspec.json.encode({"tokens": tokens}).decode())
+        click.echo(json_text({"tokens": tokens}))
         return
     for token in tokens:
         click.echo(f"{token:>8}  {_shown(tokenizer.piece(token))}")
@@ -69,7 +69,6 @@ def detokenize(ctx: click.Context, model: str | None, as_json: bool, ids: tuple[
     \b
     llamakit detokenize -m model.gguf 403 407 261 378
     """
-    import msgspec
 
     content = _tokenizer(ctx, model).decode(list(ids), special=True)
-    click.echo(msgspec.json.encode({"content": content}).decode() if as_json else content)
+    click.echo(json_text({"content": content}) if as_json else content)

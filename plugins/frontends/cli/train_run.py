@@ -12,6 +12,7 @@ from llamakit.plugins.frontends.cli.params import Context, json_option, output_o
 from llamakit.plugins.frontends.cli.train_flags import train_flags, train_options
 
 from llamakit.errors import UsageError
+from llamakit.terminal import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,7 +177,7 @@ def finish(context: Context, trainer: Trainer, result: RunResult, as_json: bool)
     curves(context, trainer)
     if as_json:
         record = {**msgspec.to_builtins(result), "file": str(made), "folder": str(trainer.folder)}
-        click.echo(msgspec.json.encode(record).decode())
+        click.echo(json_text(record))
     best = f", best validation {result.best_loss:.4f} at step {result.best_step}" if result.best_step else ""
     why = {"done": "done", "time": "time is up", "no improvement": "no improvement"}.get(result.reason, "stopped")
     context.console.note(f"{why} at step {result.step} of {result.total}{best}")

@@ -81,7 +81,7 @@ class Exchange:
         table = self.state.slots
         assert table is not None  # who calls looks
         key = session.prefix_key(request)
-        number = table.take(model, request.prompt, wanted)
+        number = table.take(model, request.prompt, key, wanted)
         self.slots.append(number)
         self._stack.callback(lambda: table.give_back(model, number, [*request.prompt, *meter.tokens], key))
 

@@ -7,9 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from llamakit.terminal import safe
+from llamakit.terminal import json_text, safe
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.options import ServeOptions
@@ -39,7 +37,7 @@ class JsonFormat(logging.Formatter):
         }  # fmt: skip
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(fields).decode()
+        return json_text(fields)
 
 
 def one_line(text: str) -> str:

@@ -34,10 +34,13 @@ class SlotTable:
         self._held: dict[tuple[str, int], Held] = {}  # the least recently used first
         self._busy: dict[tuple[str, int], int] = {}
 
-    def take(self, model: str, tokens: Sequence[int], wanted: int = -1) -> int:
-        """The slot for a prompt: the wanted one, the one that begins like it, or the least recently used."""
+    def take(self, model: str, tokens: Sequence[int], key: PrefixKey, wanted: int = -1) -> int:
+        """The slot for a prompt: the wanted one, the one that begins like it, or the least recently used.
+
+        Texts that are kept under another key are another client's, or of other adapters: they begin like nothing.
+        """
         with self._lock:
-            number = wanted if 0 <= wanted < self.n else self._choose(model, tokens)
+            number = wanted if 0 <= wanted < self.n else self._choose(model, tokens, key)
             self._busy[model, number] = self._busy.get((model, number), 0) + 1
             return number
 
@@ -65,10 +68,10 @@ class SlotTable:
         with self._lock:
             self._held.pop((model, number), None)
 
-    def _choose(self, model: str, tokens: Sequence[int]) -> int:
+    def _choose(self, model: str, tokens: Sequence[int], key: PrefixKey) -> int:
         free = [number for number in range(self.n) if (model, number) not in self._busy] or list(range(self.n))
         asked = array("i", tokens)
-        common = {number: self._common(model, number, asked) for number in free}
+        common = {number: self._common(model, number, asked, key) for number in free}
         best = max(free, key=lambda number: common[number])
         held = self._held.get((model, best))
         if held is not None and common[best] >= ENOUGH * max(1, min(len(tokens), len(held.tokens))):
@@ -76,10 +79,10 @@ class SlotTable:
         used = {number: place for place, (name, number) in enumerate(self._held) if name == model}
         return min(free, key=lambda number: used.get(number, -1))
 
-    def _common(self, model: str, number: int, tokens: array[int]) -> int:
+    def _common(self, model: str, number: int, tokens: array[int], key: PrefixKey) -> int:
         """How many tokens at the start a slot's text has in common with another."""
         held = self._held.get((model, number))
-        if held is None:
+        if held is None or held.key != key:
             return 0
         n, most = 0, min(len(held.tokens), len(tokens))
         while n < most:  # halves are compared at once, since texts are long and slots many
