@@ -86,6 +86,25 @@ def test_roles(tenants, key, allowed):
     assert status == (403 if key == "watcher" else 200)
 
 
+@pytest.mark.parametrize("more", [{}, {"prompt": "Once", "options": {"num_predict": 1}}])
+def test_ollamas_way_to_unload_a_model_is_for_who_runs_the_server(tenants, more):
+    """`keep_alive: 0` let any key unload the model of all."""
+    pool = tenants.state.pool
+    for key, goes in (("alice", False), ("root", True)):
+        body = {"model": "stories", "keep_alive": 0, "stream": False, **more}
+        status, headers, data = tenants.request("POST", "/api/generate", body, bearer(key))
+        assert status == 200, data
+        until(lambda: (pool.loaded() is None) is goes)
+        assert ("keep_alive" in headers.get("X-Ignored-Fields", "")) is not goes
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_slots_and_cancelling_are_for_ones_own(tenants):
     with tenants.open("/completion", LONG, bearer("alice") | {"X-Request-Id": "mine"}) as response:
         assert response.getheader("X-Request-Id") == "mine"

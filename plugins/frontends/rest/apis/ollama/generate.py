@@ -23,6 +23,7 @@ from llamakit.plugins.frontends.rest.apis.ollama.fields import (
 from llamakit.plugins.frontends.rest.body import read
 from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, make_prompt
 from llamakit.plugins.frontends.rest.dialect import Asked, Dialect
+from llamakit.plugins.frontends.rest.keys import Role
 from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens, room_for_prompt
 
 from llamakit.errors import UnavailableError, UsageError
@@ -56,9 +57,10 @@ class Resource:
 
 
 class OllamaAsked(Asked, kw_only=True):
-    """`began`: when the request came, for its durations."""
+    """`began`: when the request came, for its durations; `unload`: whether the model goes when it is answered."""
 
     began: float
+    unload: bool
 
 
 class Generation(Dialect):
@@ -72,9 +74,12 @@ class Generation(Dialect):
         """The body, and its `options`."""
         body = read(req, self.fields_class, self.state, sampling=False)
         options, more = read_options(self.state, body.fields)
+        ignored, unload = (*body.ignored, *more), unloads(body.fields.keep_alive)
+        if unload and not req.context.key.may(Role.ADMIN):  # as for /models/unload
+            ignored, unload = (*ignored, "keep_alive"), False
         return OllamaAsked(
-            fields=body.fields, body=options, model=body.fields.model, stream=body.fields.stream,
-            ignored=(*body.ignored, *more), began=time.perf_counter(),
+            fields=body.fields, body=options, model=body.fields.model, stream=body.fields.stream, ignored=ignored,
+            began=time.perf_counter(), unload=unload,
         )  # fmt: skip
 
     def begin(self, session: Session, asked: Asked, name: str) -> Answer:
@@ -101,7 +106,8 @@ class Generation(Dialect):
 
     def ended(self, asked: Asked, name: str) -> None:
         """Unload the model where `keep_alive` is 0, unless others use it."""
-        if unloads(asked.fields.keep_alive):
+        assert isinstance(asked, OllamaAsked)  # what `parse` makes
+        if asked.unload:
             with suppress(UnavailableError):
                 self.state.pool.unload(name)
 
@@ -109,12 +115,9 @@ class Generation(Dialect):
         """What is answered where there is nothing to say."""
         if not self.empty(asked.fields):
             return None
+        assert isinstance(asked, OllamaAsked)
         head = {"model": asked.fields.model or name, "created_at": now()}
-        return (
-            head
-            | self.part("", "", [])
-            | {"done": True, "done_reason": "unload" if unloads(asked.fields.keep_alive) else "load"}
-        )
+        return head | self.part("", "", []) | {"done": True, "done_reason": "unload" if asked.unload else "load"}
 
     @abstractmethod
     def empty(self, fields: Any) -> bool:
