@@ -94,7 +94,7 @@ def test_ollamas_way_to_unload_a_model_is_for_who_runs_the_server(tenants, more)
         body = {"model": "stories", "keep_alive": 0, "stream": False, **more}
         status, headers, data = tenants.request("POST", "/api/generate", body, bearer(key))
         assert status == 200, data
-        until(lambda: (pool.loaded() is None) is goes)
+        until(lambda wanted=goes: (pool.loaded() is None) is wanted)
         assert ("keep_alive" in headers.get("X-Ignored-Fields", "")) is not goes
 
 
