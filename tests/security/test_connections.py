@@ -87,6 +87,23 @@ def test_a_body_that_trickles_is_not_waited_for(sockets, monkeypatch):
     trickle(sockets(head), b"x")
 
 
+@pytest.mark.parametrize("body", [b"", b'{"content":"x"}'])
+def test_who_offers_to_wait_before_a_body_is_answered(sockets, body):
+    """Without a body the server asked for one, and waited for it until it gave the connection up."""
+    asked = b"HTTP/1.1 100 Continue\r\n\r\n"
+    rest = b"Host: localhost\r\nExpect: 100-continue\r\n"
+    head = b"POST /tokenize HTTP/1.1\r\n" + rest + b"Content-Length: %d\r\n\r\n" % len(body)
+    for first, then in ((head + body, b""), (head, body), (b"GET /health HTTP/1.1\r\n" + rest + b"\r\n", b"")):
+        sock, data = sockets(first), b""
+        while not data.removeprefix(asked):
+            part = sock.recv(1000)
+            assert part, "it was given up"
+            data += part
+            if data == asked and then:
+                sock.sendall(then)
+        assert data.removeprefix(asked).startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
+
+
 def test_a_slow_but_steady_body_is_waited_for(server, monkeypatch):
     monkeypatch.setattr(connections, "PACE_SECONDS", 0.5)
     body = json.dumps({"prompt": "Once", "n_predict": 1, "user": "x" * 20_000}).encode()

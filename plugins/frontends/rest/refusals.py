@@ -61,6 +61,8 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
         consumed: int = super().received(data)
         if self.empty:  # blank lines before a request: dropped at once
             return consumed
+        if self.completed:  # nothing to wait for; waitress would, after it has asked for the rest
+            self.expect_continue = False
         if self.headers_finished and not self.error and self.adj.llamakit_memory.take(consumed) is None:
             self.held += consumed
             if self.dropped:  # its connection ended on another thread meanwhile
