@@ -355,6 +355,10 @@ class Device(ABC):
     def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> State:
         """A new state tensor, zero."""
 
+    def weight_size(self, source: TensorSource) -> int:
+        """Bytes of a tensor of a file once it is loaded; those of the file, unless the device says otherwise."""
+        return source.n_bytes
+
     @abstractmethod
     def kv_size(self, spec: KVSpec) -> int:
         """Bytes that a KV cache of this shape would take."""

@@ -226,7 +226,7 @@ class Session:
             graph = self._graph(LEAST_OUTPUTS, ("logits",), settings.n_seq, n_ctx)
             program = device.footprint(graph, self._sources).program
             free = device.memory().free * max(min(several, len(probe.devices)), 1)
-            sizes = {name: info.n_bytes for name, info in self.file.tensors.items()}
+            sizes = {name: device.weight_size(source) for name, source in self._sources.items()}
             per_layer = device.kv_size(spec) / max(len(spec.layers), 1)
             return layers_that_fit(smallest_graph(self.model), sizes, per_layer, program, free)
         finally:

@@ -49,7 +49,7 @@ class GPUDevice(Device):
         types = {name: sources[name].type for name in graph.parameters}
         used = [sources[name] for name in graph.parameters]
         return Footprint(
-            weights=sum(taken(self.driver, source) for source in used),
+            weights=sum(self.weight_size(source) for source in used),
             states=sum(state_bytes(tensor.shape, tensor.dtype) for tensor in graph.states.values()),
             program=4 * (plan_of(graph, types).total + InputLayout(graph.inputs).n_values),
         )
@@ -74,6 +74,10 @@ class GPUDevice(Device):
     def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> GPUState:
         """A zero tensor."""
         return GPUState(self.driver, shape, dtype)
+
+    def weight_size(self, source: TensorSource) -> int:
+        """In panels, as in the file, or nothing where the file itself is used; vectors as float32."""
+        return taken(self.driver, source)
 
     def kv_size(self, spec: KVSpec) -> int:
         """Bytes of a cache."""

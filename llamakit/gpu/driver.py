@@ -160,6 +160,10 @@ class Driver(ABC):
     def kernel(self, module: Any, name: str) -> Any:
         """A kernel of a module."""
 
+    def most_items(self, kernel: Any) -> int:
+        """Items that a group of a kernel may have."""
+        return 1024
+
     def multiplies(self, shape: tuple[int, int, int]) -> bool:
         """Whether the driver has a library for products of matrices of `shape` (m, n, k): see `multiply`."""
         return False

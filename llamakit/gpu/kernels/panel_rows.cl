@@ -24,10 +24,10 @@ FN void eight_of(GLOBAL const float *x, int k, int n_in, float *to) {
 }
 
 #ifdef TILE
-// Items of a unit by 32: each such warp takes every so manieth step, an item in it one place, or, if there are fewer than
-// 32 items, some of them in turn.
-#define WARPS (LANES > PLACES ? LANES / PLACES : 1)
-#define TOGETHER (LANES < PLACES ? LANES : PLACES)
+// ITEMS of a group, or one, take a panel together. By 32 they take every so manieth step, an item one place of it; fewer
+// than 32 take some places each, in turn.
+#define WARPS (ITEMS > PLACES ? ITEMS / PLACES : 1)
+#define TOGETHER (ITEMS < PLACES ? ITEMS : PLACES)
 #define PARTS (WARPS * PLACES)
 
 // y[r, o] = x[r] . w[o] (+ bias[o]) for TILE rows of x and the rows of a panel. With PAIRS, row r is a pair: it takes row
@@ -87,7 +87,7 @@ KERNEL void panel_linear(BUF(const u8, w), BUF(const float, x), BUF(const float,
         for (int i = 0; i < 2 * TILE; ++i) part[i * PARTS + LANE / PLACES * PLACES + place] = sums[i / 2][i % 2];
     }
     MEET;
-    for (int at = LANE; at < PANEL * TILE; at += LANES) {
+    for (int at = LANE; at < PANEL * TILE; at += ITEMS) {
         int i = at / PANEL, in = at % PANEL;
         i64 row = row0 + in, o = row - begin;
         if (o < 0 || o >= n_out || row >= (i64)first + n_part) continue;

@@ -7,6 +7,7 @@ and multiplied as matrices are. Weights lie in panels or as in the file, with ke
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llamakit.gguf import GGMLType
@@ -30,6 +31,7 @@ FEW = 16  # rows that meet a packed weight
 TILES = (1, 4, 8)  # rows that a weight's values may be unpacked for at once
 SLICE = 1 << 22  # values of a weight that are float32 at once
 MANY, FEW_BACK = 64, 32  # rows of tiles: see panel_tiles.cl
+MOST_ITEMS = 256  # that take a panel together
 
 
 def type_of(tensor: Tensor, types: Types) -> GGMLType:
@@ -104,12 +106,11 @@ def direct(
     defines: dict[str, int | str] = {"TILE": tile}
     if pairs is not None:
         defines["PAIRS"] = 1
-    kernel = linear(b, weight, defines)
-    chosen, share = pairs or (x, 1)
+    run, chosen, share = linear(b, weight, defines), *(pairs or (x, 1))
     for part in weight.parts:
         units = n * units_of(weight) if pairs is not None else -(-n // tile) * units_of(weight, part)
-        b.kernels.units(
-            kernel, units, part.place, x, x if bias is None else bias, y, chosen, part.first, part.n_row, n, n_out,
+        run(
+            units, part.place, x, x if bias is None else bias, y, chosen, part.first, part.n_row, n, n_out,
             n_in, int(bias is not None), share,
         )  # fmt: skip
 
@@ -117,17 +118,31 @@ def direct(
 def sorted_pairs(b: Lowering, weight: Operand, x: At, y: At, n_tile: int, order: At, share: int) -> None:
     """y = x W^T for the pairs of `n_tile` tiles, each of one expert: see `place_pairs` in mixture.cl."""
     *_, n_out, n_in = weight.shape
-    kernel, units = linear(b, weight, {"TILE": most_tile(b.kernels), "SORTED": 1}), n_tile * units_of(weight)
+    run, units = linear(b, weight, {"TILE": most_tile(b.kernels), "SORTED": 1}), n_tile * units_of(weight)
     for part in weight.parts:
-        b.kernels.units(
-            kernel, units, part.place, x, x, y, order, part.first, part.n_row, n_tile, n_out, n_in, 0, share
-        )
+        run(units, part.place, x, x, y, order, part.first, part.n_row, n_tile, n_out, n_in, 0, share)
 
 
-def linear(b: Lowering, weight: Operand, defines: dict[str, int | str]) -> Any:
-    """The kernel of products with few rows."""
-    name, file = ("panel_linear", "panel_rows") if weight.packed else ("linear", "rows")
-    return b.kernels.get(name, file, weight.type, defines, packed=weight.packed)
+def linear(b: Lowering, weight: Operand, defines: dict[str, int | str]) -> Callable[..., None]:
+    """The kernel of products with few rows, to be run with its units and arguments.
+
+    A panel has four times the items of a row, if it has so many steps, and the device such groups for this kernel.
+    """
+    kernels, get = b.kernels, b.kernels.get
+    if not weight.packed:
+        return partial(kernels.units, get("linear", "rows", weight.type, defines))
+    items = 1
+    if kernels.traits.lanes > 1:
+        steps = -(-weight.shape[-1] // STEP)
+        items = min(4 * kernels.traits.lanes, PLACES << (steps - 1).bit_length(), MOST_ITEMS)
+    kernel = get("panel_linear", "panel_rows", weight.type, defines | {"ITEMS": items}, packed=True)
+    most = 1 << kernels.driver.most_items(kernel).bit_length() - 1
+    if items > most:
+        items = most
+        kernel = get("panel_linear", "panel_rows", weight.type, defines | {"ITEMS": items}, packed=True)
+    if items == 1:
+        return partial(kernels.units, kernel)
+    return lambda units, *given: kernels.groups(kernel, units, items, *given)
 
 
 def units_of(weight: Operand, part: Part | None = None) -> int:

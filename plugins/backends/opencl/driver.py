@@ -167,6 +167,12 @@ class OpenCLDriver(Driver):
         with self.translated(f"kernel {name}"):
             return Kernel(module, name)
 
+    def most_items(self, kernel: Any) -> int:
+        """As the driver says, by the registers that the kernel takes."""
+        with self.translated(f"kernel {kernel.name}"):
+            info = cl.kernel_work_group_info.WORK_GROUP_SIZE
+            return int(kernel.function.get_work_group_info(info, self.device))
+
     def launch(self, kernel: Any, n_group: int, n_item: int, arguments: Sequence[Argument]) -> None:
         """Enqueue it."""
         given: list[Any] = []

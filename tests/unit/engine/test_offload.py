@@ -69,6 +69,7 @@ class CardBackend(Backend):
 
     name = "card"
     free = 1 << 40
+    factor = 1  # of a tensor's bytes on the card
 
     @classmethod
     def probe(cls) -> Availability:
@@ -79,6 +80,7 @@ class CardBackend(Backend):
 
         device = Registry.discover().backend("cpu")().open()
         device.memory = lambda: Memory(1 << 40, type(self).free)
+        device.weight_size = lambda source: type(self).factor * source.n_bytes
         return device
 
 
@@ -125,6 +127,10 @@ def test_a_small_gpu_gets_what_fits_and_that_is_told(small_model, registry, monk
         assert session.offload.device == "cpu,card:0"
         assert "on card:0" in session.offload.told
         assert session.generate("Once", max_tokens=4, temperature=0).tokens
+        fitting = session.offload.layers
+    monkeypatch.setattr(CardBackend, "factor", 2)
+    with Session(small_model, registry=registry, backend="card", ctx_size=64) as session:
+        assert session.offload.layers[1:] < fitting[1:]  # tensors are counted as they lie on the device
 
 
 def test_no_layers_on_a_gpu_is_no_other_backend_than_was_asked_for(small_model):

@@ -16,6 +16,7 @@ from llamakit.gpu.compiled import CompiledKernels
 from llamakit.gpu.driver import Traits
 from llamakit.gpu.packings import PACKINGS
 from llamakit.gpu.source import TOP_WIDTH, module_text, stored_defines
+from llamakit.gpu.steps.linear import MOST_ITEMS
 from llamakit.gpu.steps.states import map_source
 from llamakit.graph.attrs import MapAttrs
 from llamakit.graph.expression import sqrt, state
@@ -49,9 +50,12 @@ def modules():
             yield "cells", {"HEAD_V": head, "SPLIT": 256, **stored_defines(kv_type)}, None
     for type_ in quants.readable():
         for tile in ({"TILE": 1}, {"TILE": 4}, {"TILE": 1, "PAIRS": 1}, {"TILE": 4, "SORTED": 1}):
-            yield "panel_rows" if type_ in PACKINGS else "rows", tile, type_
+            if type_ in PACKINGS:
+                yield "panel_rows", tile | {"ITEMS": MOST_ITEMS}, type_
+            else:
+                yield "rows", tile, type_
     for type_ in PACKINGS:
-        yield "panel_rows", {"TILE": 8}, type_
+        yield "panel_rows", {"TILE": 8, "ITEMS": MOST_ITEMS}, type_
         yield "panel_tiles", {}, type_
         yield "repack", {}, type_
 

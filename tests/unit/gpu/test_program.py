@@ -219,6 +219,21 @@ def test_few_rows_meet_the_quantised_weight_and_many_tiles_or_slices(
     assert [launch.kernel for launch in device.driver.launches] == kernels
 
 
+@pytest.mark.parametrize(
+    ("n_in", "most", "n_item"), [(4096, 1024, 256), (64, 1024, 32), (192, 1024, 128), (4096, 96, 64)]
+)
+def test_a_panel_has_as_many_items_as_it_has_steps_and_the_device_lets_a_kernel_have(
+    device, monkeypatch, n_in, most, n_item
+):
+    monkeypatch.setattr(device.driver, "most_items", lambda kernel: most, raising=False)
+    program = compiled(Case("linear", n_in=n_in, n_out=35, type=GGMLType.Q4_0), device)
+    device.driver.launches.clear()
+    program.run({"rows": 3})
+    assert [(launch.kernel, launch.n_group, launch.n_item) for launch in device.driver.launches] == [
+        ("panel_linear", 3, n_item)
+    ]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("lanes", "tile"), [(64, 4), (1, 8)])
 def test_few_pairs_run_each_for_itself_and_many_sorted_by_expert(lanes, tile, packed):

@@ -57,7 +57,7 @@ def grouped():
 
 @pytest.fixture(scope="module")
 def in_panels():
-    return GPUDevice(ShimDriver(LANES, 16, packed=True))
+    return GPUDevice(ShimDriver(2 * LANES, 16, packed=True))  # 64 items a panel: two by two of 32
 
 
 @pytest.mark.parametrize("case", split([c for c in SMALL if c.op in TOGETHER], usual))
@@ -220,21 +220,21 @@ def modules():
     yield "rows", {"TILE": 4, "SORTED": 1}, GGMLType.Q4_0
 
 
-def packed_modules():
+def packed_modules(items):
     """Those that read and make panels."""
     for type_ in PACKINGS:
         yield "repack", {}, type_
-        yield "panel_rows", {"TILE": 4}, type_
+        yield "panel_rows", {"TILE": 4, "ITEMS": items}, type_
         yield "panel_tiles", {}, type_
-    yield "panel_rows", {"TILE": 1, "PAIRS": 1}, GGMLType.Q4_0
-    yield "panel_rows", {"TILE": 4, "SORTED": 1}, GGMLType.Q4_0
+    yield "panel_rows", {"TILE": 1, "ITEMS": items, "PAIRS": 1}, GGMLType.Q4_0
+    yield "panel_rows", {"TILE": 4, "ITEMS": items, "SORTED": 1}, GGMLType.Q4_0
 
 
 @pytest.mark.parametrize("lanes", [1, 64])
 def test_no_kernel_has_anything_to_warn_of(lanes):
     traits = Traits("host", lanes, 64, 1 << 30)
     texts = [module_text(traits, *module) for module in modules()]
-    texts += [module_text(traits, *module, packed=True) for module in packed_modules()]
+    texts += [module_text(traits, *module, packed=True) for module in packed_modules(4 * lanes if lanes > 1 else 1)]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(shim.warnings_of, texts))
     assert [said for said in found if said] == []
