@@ -384,6 +384,15 @@ class Device(ABC):
         """Lower, fuse, plan memory; the result runs with any sizes up to the graph's maxima."""
 
     @property
+    def cache_on_host(self) -> bool:
+        """Whether its keys and values lie in the host's main memory, though the device has memory of its own."""
+        return False
+
+    def cache_room(self, taken: int) -> int:
+        """Bytes that keys and values may take beside `taken` bytes for the model; below 0 where it does not fit."""
+        return self.memory().free - taken
+
+    @property
     def in_file(self) -> bool:
         """Whether programs read weights where their file is mapped, so that changing the file would change answers."""
         return False

@@ -227,7 +227,7 @@ class Session:
             program = device.footprint(graph, self._sources).program
             free = device.memory().free * max(min(several, len(probe.devices)), 1)
             sizes = {name: device.weight_size(source) for name, source in self._sources.items()}
-            per_layer = device.kv_size(spec) / max(len(spec.layers), 1)
+            per_layer = 0.0 if device.cache_on_host else device.kv_size(spec) / max(len(spec.layers), 1)
             return layers_that_fit(smallest_graph(self.model), sizes, per_layer, program, free)
         finally:
             device.close()
@@ -578,8 +578,8 @@ class Session:
         from llamakit.engine.kv_plan import plan_kv
 
         model = self.footprint
-        free = self.device.memory().free - model.program - (0 if "weights" in self.__dict__ else model.weights)
-        return plan_kv(self.settings, self.model.hparams.n_ctx_train, self._kv_size, model, free)
+        room = self.device.cache_room(model.program + (0 if "weights" in self.__dict__ else model.weights))
+        return plan_kv(self.settings, self.model.hparams.n_ctx_train, self._kv_size, model, room)
 
     def _kv_size(self, n_block: int) -> int:
         from llamakit.engine.runner import kv_spec

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import numpy as np
 
+from llamakit import system
 from llamakit.backend import AdapterTable, Device, DeviceInfo, Footprint, KVCache, KVSpec, Memory, Part
 from llamakit.devices.relay import Link, Relay
 from llamakit.errors import BackendError, UsageError
@@ -125,6 +126,23 @@ class SplitDevice(Device):
             memory = self.members[pool[0]].device.memory()
             found.append(Memory(int(memory.total / share), int(memory.free / share)))
         return Memory(min(memory.total for memory in found), min(memory.free for memory in found))
+
+    def cache_room(self, taken: int) -> int:
+        """As for `memory`; what devices leave to the host counts there."""
+        on_host, rooms, host = 0.0, [], (system.free_memory(), 0.0)
+        for pool in _pools(self.members):
+            share, device = sum(self.placement.share[i] for i in pool), self.members[pool[0]].device
+            free = device.memory().free - int(taken * share)
+            if free <= 0:
+                return int(free / share)
+            if device.info.kind == "cpu":
+                host = (free, share)
+            elif device.cache_on_host:
+                on_host += share
+            else:
+                rooms.append(int(free / share))
+        in_main_memory = on_host + host[1]
+        return min([*rooms, *([int(host[0] / in_main_memory)] if in_main_memory else [])])
 
     def footprint(self, graph: Graph, sources: Mapping[str, TensorSource], kv: KVSpec | None = None) -> Footprint:
         """The sum of all devices'."""

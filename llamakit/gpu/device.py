@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llamakit import system
 from llamakit.backend import Ceilings, Device, Footprint, InputLayout, Precision
 from llamakit.gpu.adapters import GPUAdapters
 from llamakit.gpu.ceilings import measure
@@ -62,6 +63,16 @@ class GPUDevice(Device):
         return weight
 
     @property
+    def cache_on_host(self) -> bool:
+        """With `low_vram`."""
+        return self.driver.traits.cache_on_host and self.info.kind != "cpu"
+
+    def cache_room(self, taken: int) -> int:
+        """With `low_vram` what the host has free, if the device holds the model."""
+        room = super().cache_room(taken)
+        return system.free_memory() if self.cache_on_host and room > 0 else room
+
+    @property
     def in_file(self) -> bool:
         """Where the device uses the host's memory, and has weights as they lie in the file."""
         return self._in_file
@@ -86,7 +97,7 @@ class GPUDevice(Device):
     def kv_cache(self, spec: KVSpec) -> GPUKV:
         """A zero cache. OutOfMemoryError says how many positions there would be room for."""
         needed, memory = cache_bytes(spec), self.driver.memory()
-        if needed > memory.free and not self.driver.traits.cache_on_host:
+        if needed > memory.free and not self.cache_on_host:
             n = spec.n_block * spec.block_size
             fits = n * memory.free // needed // spec.block_size * spec.block_size
             what = f"keys and values of {n:,} positions"

@@ -7,12 +7,16 @@ import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+from llamakit.backend import Availability, Ceilings, DeviceInfo
 from llamakit.cli import llamakit
 from llamakit.cli import run as run_line
+from llamakit.errors import BackendError
+from llamakit.registry import Registry
 
 
 def run(*args: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -198,7 +202,34 @@ def test_doctor_tells_the_kernels(small_model):
     report = json.loads(run("doctor", "--json").stdout)
     backends = {b["name"]: b for b in report["backends"]}
     assert backends["cpu"]["available"]
-    assert backends["cpu"]["kernels"]["isa"]
+    (device,) = backends["cpu"]["devices"]
+    assert device["device"] == "cpu:0"
+    assert device["kernels"]["isa"]
+    assert device["rates"] is None
+    assert not any(b["devices"] for b in report["backends"] if not b["available"])
+
+
+def test_doctor_measures_when_it_is_asked_to(monkeypatch):
+    registry = Registry.discover()
+    measured = Ceilings(read_bandwidth=2e9, multiply_adds={"f32": 3e9}, notes={"copies": "4.0 GB/s"})
+    device = SimpleNamespace(kernels=lambda: {"isa": "x"}, ceilings=lambda: measured, close=lambda: None)
+    for name in ("cpu", "opencl", "cuda"):
+        devices = tuple(DeviceInfo(f"{name} {i}", "cpu") for i in range(2))
+        probe = Availability(available=name == "cpu", reason="not here", devices=devices)
+        monkeypatch.setattr(registry.backend(name), "probe", classmethod(lambda cls, probe=probe: probe))
+
+    def open_(self, index=0):
+        if index:
+            raise BackendError("it is gone")
+        return device
+
+    monkeypatch.setattr(registry.backend("cpu"), "open", open_)
+    monkeypatch.setenv("COLUMNS", "200")
+    told = " ".join(CliRunner().invoke(llamakit, ["doctor", "--rates"]).output.split())
+    assert "ok cpu:0 isa x; at best: reads 2.0 GB/s, 10^9 multiply-adds/s f32 3, copies 4.0 GB/s" in told
+    assert "ok cpu:1 error it is gone" in told
+    assert "-- opencl not here" in told
+    assert "at best" not in CliRunner().invoke(llamakit, ["doctor"]).output
 
 
 def test_start_up_is_quick(small_model):

@@ -20,6 +20,7 @@ from llamakit.gpu.compiled import CompiledKernels
 from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Feature, Tape, Traits, does_not_fit
 from llamakit.gpu.source import kernel_names
 from llamakit.gpu.tuning import shapes_of
+from llamakit.units import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -223,7 +224,9 @@ class OpenCLDriver(Driver):
     def describe(self) -> dict[str, str]:
         """The device, its platform, and how kernels are shaped."""
         shape = "an item a row" if self.traits.lanes == 1 else f"{self.traits.lanes} items a row"
-        return {"device": self.info.name, "platform": ", ".join(self.info.details), "kernels": shape}
+        found = {"device": self.info.name, "platform": ", ".join(self.info.details), "kernels": shape}
+        most = f"groups of {self.device.max_work_group_size:,} items, blocks of {size_text(self.traits.most_bytes)}"
+        return found | {"at most": most} | ({"memory": "the host's"} if self.shares else {})
 
     def close(self) -> None:
         """Wait for what is under way; memory goes with its blocks."""

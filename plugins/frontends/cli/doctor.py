@@ -24,13 +24,14 @@ HINTS = {
 
 
 @click.command()
+@click.option("--rates", is_flag=True, help="Measure what each device does at best, for seconds each.")
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, rates: bool, as_json: bool) -> None:
     """Check this machine: processor, memory, backends, plugins. Exit code 1 if something needs fixing."""
 
     with Console(quiet=as_json).progress("looking"):  # backends are opened, which may take seconds
-        report = _report()
+        report = _report(rates=rates)
     if as_json:
         click.echo(json_text(report))
     else:
@@ -39,7 +40,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def _report() -> dict[str, Any]:
+def _report(*, rates: bool) -> dict[str, Any]:
     from llamakit import system
     from llamakit.registry import Registry
 
@@ -65,7 +66,7 @@ def _report() -> dict[str, Any]:
                 "name": i.name,
                 "available": i.available,
                 "reason": i.reason,
-                "kernels": _kernels(i.name) if i.available else {},
+                "devices": _devices(i.name, rates=rates) if i.available else [],
             }
             for i in infos
             if i.kind == "backend"
@@ -89,18 +90,26 @@ def drivers(root: Path = Path("/")) -> list[str]:
     return [one_line(name) for name in found]
 
 
-def _kernels(name: str) -> dict[str, str]:
-    """What a backend would use; opening its device is what tells."""
+def _devices(name: str, *, rates: bool) -> list[dict[str, Any]]:
+    """Each device of a backend, and what would be in use there; opening it is what tells."""
+    import msgspec
+
     from llamakit.errors import LlamaKitError
     from llamakit.registry import Registry
 
-    try:
-        device = Registry.discover().backend(name)().open()
-        kernels = dict(device.kernels())
-        device.close()
-    except LlamaKitError as error:
-        return {"error": str(error)}
-    return kernels
+    cls, found = Registry.discover().backend(name), []
+    for number in range(max(len(cls.probe().devices), 1)):
+        told: dict[str, Any] = {"device": f"{name}:{number}", "kernels": {}, "rates": None}
+        try:
+            device = cls().open(number)
+            told["kernels"] = dict(device.kernels())
+            if rates and (measured := device.ceilings()) is not None:
+                told["rates"] = msgspec.to_builtins(measured)
+            device.close()
+        except LlamaKitError as error:
+            told["kernels"]["error"] = str(error)
+        found.append(told)
+    return found
 
 
 def _installed(name: str) -> bool:
@@ -117,6 +126,14 @@ def _line(head: str, text: str) -> None:
     )
 
 
+def _rates(rates: dict[str, Any]) -> str:
+    """What was measured, in a line."""
+    multiplied = ", ".join(f"{type_} {rate / 1e9:,.0f}" for type_, rate in rates["multiply_adds"].items())
+    notes = ", ".join(f"{name} {text}" for name, text in rates["notes"].items())
+    reads = f"at best: reads {rates['read_bandwidth'] / 1e9:,.1f} GB/s, 10^9 multiply-adds/s {multiplied}"
+    return reads + (f", {notes}" if notes else "")
+
+
 def _print(report: dict[str, Any]) -> None:
     cpu, memory = report["cpu"], report["memory"]
     click.echo(f"llamakit {report['llamakit']}, Python {report['python']}, {report['system']}\n")
@@ -127,9 +144,12 @@ def _print(report: dict[str, Any]) -> None:
     label = "Backends"
     for backend in report["backends"]:
         state = "ok" if backend["available"] else "--"
-        kernels = ", ".join(f"{k} {v}" for k, v in backend["kernels"].items())
-        _line(f"{label:<9} {state}  {backend['name']:<10} ", kernels or backend["reason"])
-        label = ""
+        several = len(backend["devices"]) > 1
+        for device in backend["devices"] or [{"device": backend["name"], "kernels": {}, "rates": None}]:
+            texts = [", ".join(f"{k} {v}" for k, v in device["kernels"].items()) or backend["reason"]]
+            texts += [_rates(device["rates"])] if device["rates"] else []
+            _line(f"{label:<9} {state}  {device['device'] if several else backend['name']:<10} ", "; ".join(texts))
+            label = ""
     click.echo(f"Drivers   {', '.join(report['drivers']) or 'none of an accelerator'}")
     loaded = report["plugins"]["count"] - len(report["plugins"]["broken"])
     click.echo(f"Plugins   {loaded} of {report['plugins']['count']} load")

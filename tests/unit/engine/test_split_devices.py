@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from click.testing import CliRunner
 from llamakit.plugins.frontends.rest.flags import settings_from
 
 from llamakit import Session
+from llamakit.backend import DeviceInfo, Memory
 from llamakit.cli import llamakit
+from llamakit.devices.split import Member, SplitDevice
 from llamakit.engine.job import Finished, Job
 from llamakit.errors import BackendError, LlamaKitError, UsageError
 from llamakit.graph.errors import GraphError
@@ -225,3 +228,23 @@ def test_stages_are_graphs_of_their_own(small_model):
 def session_less(graph):
     """The graph without its last node."""
     return graph.with_nodes(graph.nodes[:-1])
+
+
+def member(kind: str, free: int, *, low_vram: bool = False) -> Member:
+    device = SimpleNamespace(info=DeviceInfo(kind, kind), memory=lambda: Memory(1 << 40, free), cache_on_host=low_vram)
+    return Member(kind, None, device)
+
+
+@pytest.mark.parametrize(
+    ("members", "share", "expected"),
+    [
+        ([member("cpu", 1000), member("gpu", 500)], (0.5, 0.5), 500 / 0.5 - 400),
+        ([member("cpu", 1000), member("gpu", 500, low_vram=True)], (0.5, 0.5), 1000 - 0.5 * 400),
+        ([member("gpu", 500, low_vram=True), member("gpu", 600, low_vram=True)], (0.5, 0.5), 800),  # the system's
+        ([member("gpu", 500, low_vram=True), member("gpu", 300)], (0.5, 0.5), 300 / 0.5 - 400),
+        ([member("cpu", 1000), member("gpu", 150, low_vram=True)], (0.5, 0.5), 150 / 0.5 - 400),
+    ],
+)
+def test_the_room_for_keys_and_values_is_where_they_lie(monkeypatch, members, share, expected):
+    monkeypatch.setattr("llamakit.system.free_memory", lambda: 800)
+    assert SplitDevice(members, SimpleNamespace(share=share)).cache_room(400) == expected

@@ -372,3 +372,28 @@ def test_what_cannot_be_kept_is_tried_at_each_start(cu, monkeypatch):
         device.kernel_store.settle(Feature.PRODUCTS)
         assert cu.blas.products == n
         device.close()
+
+
+def test_low_vram_leaves_room_for_layers_and_context(cu, small_model):
+    """Keys and values that lie in main memory take none of the GPU's, so they are not planned for there."""
+
+    def planned(**options):
+        with Session(small_model, backend="cuda", n_seq=4, batch_size=8, backend_options=options, **more) as session:
+            placed = session.offload
+            whole = 0 if placed.device == "cpu" else n_layer
+            return session.n_ctx, placed.layers[-1] if placed.layers else whole
+
+    with Session(small_model, backend="cuda", n_seq=4, batch_size=8, gpu_layers=99) as session:
+        model, n_train = session.footprint, session.model.hparams.n_ctx_train
+        n_layer, kv = len(session.model.cache_layers()), session.kv_bytes
+    more = {"gpu_layers": 99}
+    cu.room = model.total + kv // 8
+    few, most = planned(), planned(low_vram=True)
+    assert few[0] < n_train
+    assert most == (n_train, n_layer)
+    more = {}
+    cu.room = int((model.total + kv // 8) / 0.9)
+    assert planned()[1] < planned(low_vram=True)[1] == n_layer
+    more, cu.room = {"gpu_layers": 99}, model.weights // 2
+    with pytest.raises(OutOfMemoryError, match="the model needs"):
+        planned(low_vram=True)
