@@ -318,6 +318,13 @@ class Executable(ABC):
         position + 1 in the step, for graphs with a KV cache. BackendError names what is missing or too large.
         """
 
+    def receive(self, name: str, made: Buffer) -> bool:
+        """Take an input of the next run, as large as `made` is, from where another program left it on a device.
+
+        False: it cannot be had from there; whoever asks then writes it into `inputs`.
+        """
+        return False
+
     def close(self) -> None:
         """Give the memory back."""
 

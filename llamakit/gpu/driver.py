@@ -148,6 +148,17 @@ class Driver(ABC):
     def copy(self, source: At, to: At, n_bytes: int) -> None:
         """Copy on the device, between places that do not overlap."""
 
+    def reaches(self, other: Driver) -> bool:
+        """Whether `fetch` copies from another device."""
+        return False
+
+    def fetch(self, other: Driver, source: At, to: At, n_bytes: int) -> None:
+        """Copy from another device that it reaches, when that has done all that it was asked for before.
+
+        What the other is asked for from now on waits for the copy, so that it may use the memory again.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def zero(self, to: At, n_bytes: int) -> None:
         """Set bytes to 0; offsets and sizes are multiples of 4."""

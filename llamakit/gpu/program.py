@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llamakit.backend import Executable, InputLayout, check_sizes
-from llamakit.errors import BackendError
+from llamakit.errors import BackendError, DeviceLostError
 from llamakit.gpu.driver import At, Feature
 from llamakit.gpu.lower import Lowering, lower, plan_of
 from llamakit.gpu.memory import GPUBuffer
@@ -17,8 +18,9 @@ from llamakit.graph.graph import Dim
 from llamakit.graph.ops import Op
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from llamakit.backend import Buffer
     from llamakit.gpu.adapters import GPUAdapters
     from llamakit.gpu.cells import GPUKV
     from llamakit.gpu.driver import Tape
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     Key = tuple[tuple[str, int], ...]
 
 
+log = logging.getLogger("llamakit.gpu")
 RECORDED_ROWS = 64  # steps of more are not recorded: they are rarely the same, and their launches are long
 MOST_TAPES = 32
 MOST_SEEN = 1024  # sizes that came once
@@ -51,7 +54,7 @@ class GPUExecutable(Executable):
         layout = InputLayout(graph.inputs)
         self._block = np.zeros(layout.n_values, np.int32)
         self.inputs = layout.views(self._block)
-        self._ends = {name: offset for name, (offset, _) in layout.offsets.items()}
+        self._begins = {name: offset for name, (offset, _) in layout.offsets.items()}
         plan = plan_of(graph, {name: weights[name].type for name in graph.parameters})
         self._arena = At(driver.allocate(4 * max(plan.total, 16)))
         self._inputs = At(driver.allocate(self._block.nbytes))
@@ -63,20 +66,44 @@ class GPUExecutable(Executable):
         self._checks = self._all_checks(kv)
         self._tapes: dict[Key, Tape] = {}
         self._seen: set[Key] = set()
+        self._received: dict[str, GPUBuffer] = {}
+        self._apart = False  # whether devices that reach each other failed to
         self._recorded = not graph.states  # training clears and copies between its kernels
 
     def run(self, sizes: Mapping[str, int], *, longest: int = 0) -> dict[str, GPUBuffer]:
         """Copy the inputs, launch all steps; results are waited for when they are read."""
         check_sizes(self.maxima, sizes)
         self._check(sizes)
-        end = self._used(sizes)
-        if end:
-            self.kernels.driver.write(self._inputs, self._block[:end])
+        received, self._received = self._received, {}
+        self._write(sizes, received)
+        for name, made in received.items():
+            self._fetch(name, made)
         self._go(sizes)
         return {
             name: GPUBuffer(self.kernels, self._lowering.at(value), _cut(value, sizes))
             for name, value in self.graph.outputs.items()
         }
+
+    def receive(self, name: str, made: Buffer) -> bool:
+        """From a device that this one reaches."""
+        if self._apart or not isinstance(made, GPUBuffer) or not self.kernels.driver.reaches(made.kernels.driver):
+            return False
+        self._received[name] = made
+        return True
+
+    def _fetch(self, name: str, made: GPUBuffer) -> None:
+        """Copy what another program made to its place among the inputs; through the host where devices fail to."""
+        n, driver, to = math.prod(made.shape), self.kernels.driver, self._inputs.plus(4 * self._begins[name])
+        if not n:
+            return
+        try:
+            driver.fetch(made.kernels.driver, made.place, to, 4 * n)
+        except DeviceLostError:
+            raise
+        except BackendError as error:
+            log.warning("what %s hands over passes through the host: %s", made.kernels.driver.info.name, error)
+            self._apart = True
+            driver.write(to, made.numpy())
 
     def _go(self, sizes: Mapping[str, int]) -> None:
         """All steps. Those of few rows come often, so what they launch is recorded when the same sizes come again."""
@@ -117,12 +144,18 @@ class GPUExecutable(Executable):
         for place in (self._arena, self._inputs, *self._lowering.constants):
             place.block.free()
 
-    def _used(self, sizes: Mapping[str, int]) -> int:
-        """Words of the block up to the last one that this run reads."""
-        return max(
-            (self._ends[name] + int(np.prod(_cut(value, sizes))) for name, value in self.graph.inputs.items()),
-            default=0,
-        )
+    def _write(self, sizes: Mapping[str, int], received: Iterable[str]) -> None:
+        """Copy what this run reads of the block, in as few pieces as what comes from elsewhere leaves."""
+        pieces: list[list[int]] = [[0, 0]]
+        for name, value in self.graph.inputs.items():  # they lie in this order
+            begin, n = self._begins[name], math.prod(_cut(value, sizes))
+            if name in received:
+                pieces.append([begin + n, begin + n])
+            elif n:
+                pieces[-1][1] = begin + n
+        for begin, end in pieces:
+            if end > begin:
+                self.kernels.driver.write(self._inputs.plus(4 * begin), self._block[begin:end])
 
     def _check(self, sizes: Mapping[str, int]) -> None:
         """Refuse indices that point outside of what they index: on a device nothing else would."""

@@ -72,6 +72,8 @@ class FakeCUDA(ModuleType):
         self.CUdevice_attribute = SimpleNamespace(
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor"
         )
+        self.CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=SimpleNamespace(value=2))
+        self.peers, self.peer_error, self.events = True, OK, set[Any]()
         self.old_bindings, self.version, self.init = old_bindings, 12080, OK
         self.capability = {"major": 9, "minor": 0}
         self.calls: list[str] = []
@@ -203,6 +205,7 @@ class FakeCUDA(ModuleType):
         code, context = self._enter(name)
         if self.capturing is not None:
             self.misuses.append(f"{name} while a graph is recorded")
+        self._asked(stream)
         if stream not in context.streams:
             self.misuses.append(f"{name} on a stream of another context")
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
@@ -215,6 +218,12 @@ class FakeCUDA(ModuleType):
             ctypes.memmove(int(to), int(source), n_bytes)
         return (code,)
 
+    def _asked(self, stream: Any) -> None:
+        """It is asked for something that may change memory."""
+        if stream.lent:
+            self.misuses.append("a device goes on while another still reads its memory")
+        stream.age += 1
+
     def cuMemcpyHtoDAsync(self, to: int, source: int, n_bytes: int, stream: Any) -> Any:
         return self._move("cuMemcpyHtoDAsync", to, source, n_bytes, stream, to)
 
@@ -223,6 +232,56 @@ class FakeCUDA(ModuleType):
 
     def cuMemcpyDtoDAsync(self, to: int, source: int, n_bytes: int, stream: Any) -> Any:
         return self._move("cuMemcpyDtoDAsync", to, source, n_bytes, stream, to, source)
+
+    # -- several devices ------------------------------------------------------------------------------------------
+
+    def cuDeviceCanAccessPeer(self, device: int, other: int) -> Any:
+        return OK, int(self.peers and device != other)
+
+    def cuEventCreate(self, flags: int) -> Any:
+        code, context = self._enter("cuEventCreate")
+        event = Event(context)
+        self.events.add(event)
+        return code, event
+
+    def cuEventDestroy(self, event: Any) -> Any:
+        code, _ = self._enter("cuEventDestroy")
+        self.events.remove(event)
+        return (code,)
+
+    def cuEventRecord(self, event: Any, stream: Any) -> Any:
+        code, context = self._enter("cuEventRecord")
+        if stream not in context.streams or event.context is not context:
+            self.misuses.append("an event of one context is recorded in another")
+        event.stream, event.age = stream, stream.age
+        return (code,)
+
+    def cuStreamWaitEvent(self, stream: Any, event: Any, flags: int) -> Any:
+        code, context = self._enter("cuStreamWaitEvent")
+        if stream not in context.streams or event not in self.events:
+            self.misuses.append("a stream of another context waits, or for an event that is gone")
+        stream.waited[event.stream] = event.age
+        stream.lent = {other: age for other, age in stream.lent.items() if other is not event.stream or age > event.age}
+        return (code,)
+
+    def cuMemcpyPeerAsync(self, to: int, own: Any, source: int, other: Any, n_bytes: int, stream: Any) -> Any:
+        code, context = self._enter("cuMemcpyPeerAsync")
+        for address, owner in ((to, own), (source, other)):
+            if not any(a <= int(address) and int(address) + n_bytes <= a + n for a, n in owner.memory.items()):
+                self.misuses.append("cuMemcpyPeerAsync: memory that is not there")
+                return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        if own is not context or stream not in own.streams:
+            self.misuses.append("cuMemcpyPeerAsync on a stream of another context")
+        if self.peer_error is not OK:
+            return (self.peer_error,)
+        if any(stream.waited.get(each, -1) < each.age for each in other.streams):
+            self.misuses.append("a copy does not wait for what the other device was asked for")
+        stream.age += 1
+        for each in other.streams:
+            each.lent[stream] = stream.age
+        if code is OK:
+            ctypes.memmove(int(to), int(source), n_bytes)
+        return (code,)
 
     def cuMemsetD32Async(self, to: int, value: int, n: int, stream: Any) -> Any:
         words = (ctypes.c_uint32 * n)(*([value] * n)) if value else (ctypes.c_uint32 * n)()
@@ -277,6 +336,7 @@ class FakeCUDA(ModuleType):
         if self.capturing is not None:
             self.capturing.append((function, gx, gy, gz, x, y, z, *rest))
             return (code,)
+        self._asked(stream)
         self.n_launch += 1
         if self.n_launch == self.stop_at:
             code = self.launch_error
@@ -324,8 +384,25 @@ class FakeCUDA(ModuleType):
         return (code,)
 
 
+class Event:
+    """A point of a stream: all that it had been asked for when it was recorded."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.age = context, 0
+        self.stream: Stream | None = None
+
+
 class Stream:
-    """A stream; as a number it is its address."""
+    """A stream; as a number it is its address.
+
+    `age`: how much it was asked for. `waited`: for how much of other streams it waited. `lent`: what others read of its
+    memory, until it waits for them.
+    """
+
+    def __init__(self) -> None:
+        self.age = 0
+        self.waited: dict[Any, int] = {}
+        self.lent: dict[Any, int] = {}
 
     def __int__(self) -> int:
         return id(self)

@@ -99,6 +99,8 @@ class CUDADriver(Driver):
         self._workspace: CUDABlock | None = None
         self.context: Any = None
         self.stream: Any = None
+        self._event: Any = None
+        self._reached: dict[int, bool] = {}
         self._modules: list[Any] = []
         self.reopen()
 
@@ -171,6 +173,37 @@ class CUDADriver(Driver):
         """Copy on the device."""
         with self.current():
             call(cu.cuMemcpyDtoDAsync(_address(to), _address(source), n_bytes, self.stream), "copying on the device")
+
+    def reaches(self, other: Driver) -> bool:
+        """Whether one GPU has access to the other's memory; two contexts of the same one do."""
+        if not isinstance(other, CUDADriver) or other is self:
+            return False
+        if other.index not in self._reached:
+            mine, theirs = (call(cu.cuDeviceGet(index), "device") for index in (self.index, other.index))
+            same = self.index == other.index
+            self._reached[other.index] = same or bool(call(cu.cuDeviceCanAccessPeer(mine, theirs), "access of GPUs"))
+        return self._reached[other.index]
+
+    def fetch(self, other: Driver, source: At, to: At, n_bytes: int) -> None:
+        """On this one's stream; each stream waits for the other's event, and the host for neither."""
+        assert isinstance(other, CUDADriver)
+        what = "copying from another GPU"
+        before = other.reached_now()
+        with self.current():
+            call(cu.cuStreamWaitEvent(self.stream, before, 0), what)
+            places = (_address(to), self.context, _address(source), other.context)
+            call(cu.cuMemcpyPeerAsync(*places, n_bytes, self.stream), what)
+        after = self.reached_now()
+        with other.current():
+            call(cu.cuStreamWaitEvent(other.stream, after, 0), what)
+
+    def reached_now(self) -> Any:
+        """An event of all that the stream has been asked for; it holds until it is asked for again."""
+        with self.current():
+            if self._event is None:
+                self._event = call(cu.cuEventCreate(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING.value), "event")
+            call(cu.cuEventRecord(self._event, self.stream), "event")
+        return self._event
 
     def zero(self, to: At, n_bytes: int) -> None:
         """Fill with zeros."""
@@ -332,10 +365,13 @@ class CUDADriver(Driver):
                 self.cublas.close()
             for module in self._modules:
                 cu.cuModuleUnload(module)
+            if self._event is not None:
+                cu.cuEventDestroy(self._event)
             if self.stream is not None:
                 cu.cuStreamDestroy(self.stream)
         cu.cuCtxDestroy(self.context)
-        self.context, self.stream, self._modules, self.cublas, self._workspace = None, None, [], None, None
+        self.context, self.stream, self._event = None, None, None
+        self._modules, self.cublas, self._workspace = [], None, None
 
     def _refused(self, message: str, key: str, source: str, log: str) -> BackendError:
         path = self.compiled.keep_log(key, f"{log}\n\n{source}")

@@ -6,6 +6,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from weakref import WeakSet
 
 from msgspec import Meta
 
@@ -91,7 +92,8 @@ class OpenCLBackend(Backend):
         if not 0 <= index < len(devices):
             raise BackendError(f"backend opencl has no device {index}", found=f"it has {len(devices)}, counted from 0")
         o = self.options
-        return GPUDevice(OpenCLDriver(devices[index], o.lanes, low_vram=o.low_vram, tune=o.tune))
+        together = self.__dict__.setdefault("_drivers", WeakSet())
+        return GPUDevice(OpenCLDriver(devices[index], o.lanes, low_vram=o.low_vram, tune=o.tune, together=together))
 
 
 @hookimpl

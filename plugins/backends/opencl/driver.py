@@ -70,10 +70,24 @@ class OpenCLBlock(Block):
 
 
 class OpenCLDriver(Driver):
-    """One device. `used`: bytes that are allocated here."""
+    """One device. `used`: bytes that are allocated here.
 
-    def __init__(self, found: Found, lanes: int = 0, *, low_vram: bool = False, tune: bool = True) -> None:
+    Its context and queue are made when they are first needed, and then for all of `together` that have none: drivers
+    that one backend opened, such as those of a split model. Devices in one context copy from each other.
+    """
+
+    def __init__(
+        self,
+        found: Found,
+        lanes: int = 0,
+        *,
+        low_vram: bool = False,
+        tune: bool = True,
+        together: WeakSet[OpenCLDriver] | None = None,
+    ) -> None:
         self.device, self.info = found
+        self.together = WeakSet() if together is None else together
+        self.together.add(self)
         shapes = shapes_of(self.info, int(self.device.max_work_group_size))
         self.traits = replace(_traits(self.device, self.info, lanes, shapes[0]), cache_on_host=low_vram)
         self.shapes = shapes if tune and not lanes else ()
@@ -82,14 +96,47 @@ class OpenCLDriver(Driver):
         self.features = frozenset({Feature.TAPES, Feature.GROUPS} if for_gpus else {Feature.TAPES})
         self._tape: OpenCLTape | None = None
         self.tapes, self.shares = True, bool(self.device.host_unified_memory)
-        self.reopen()
+        self._context = self._queue = self._crossing = self._crossed = None
 
     def reopen(self) -> None:
         """A new context and queue."""
-        self.queue = self.context = None  # what was lost goes first
+        self._context = self._queue = self._crossing = self._crossed = None  # what was lost goes first
+        self._open()
+
+    @property
+    def context(self) -> Any:
+        """The context that the device is in."""
+        if self._context is None:
+            self._open()
+        return self._context
+
+    @property
+    def queue(self) -> Any:
+        """The device's queue."""
+        if self._queue is None:
+            self._open()
+        return self._queue
+
+    def _open(self) -> None:
+        """A context for it and those that have none, or for itself where that does not work."""
+        group = [each for each in self.together if each.is_beside(self)]
         with self.translated("opening the device"):
-            self.context = cl.Context([self.device])
-            self.queue = cl.CommandQueue(self.context)
+            try:
+                context = cl.Context(list({each.device for each in group}))
+            except cl.Error:
+                if len(group) == 1:
+                    raise
+                group, context = [self], cl.Context([self.device])
+            for each in group:
+                each.enter(context)
+
+    def is_beside(self, other: OpenCLDriver) -> bool:
+        """Whether it has no context, and may be in that of another."""
+        return self._context is None and self.device.platform == other.device.platform
+
+    def enter(self, context: Any) -> None:
+        """Be in a context."""
+        self._context, self._queue = context, cl.CommandQueue(context, self.device)
 
     def memory(self) -> Memory:
         """OpenCL does not say what others use; of a CPU's memory the system does."""
@@ -137,6 +184,38 @@ class OpenCLDriver(Driver):
                 src_offset=source.offset, dst_offset=to.offset,
             )  # fmt: skip
 
+    def reaches(self, other: Driver) -> bool:
+        """Whether they are in one context."""
+        return isinstance(other, OpenCLDriver) and other is not self and other.context is self.context
+
+    def fetch(self, other: Driver, source: At, to: At, n_bytes: int) -> None:
+        """By a small buffer of the other's: what a device uses of another moves to it as a whole, and comes back so."""
+        assert isinstance(other, OpenCLDriver)
+        with self.translated("copying from another device"):
+            place, made = other.put_out(source, n_bytes)
+            other.taken_by(
+                cl.enqueue_copy(
+                    self.queue, to.block.buffer, place.block.buffer, byte_count=n_bytes,  # type: ignore[attr-defined]
+                    dst_offset=to.offset, wait_for=[made],
+                )
+            )  # fmt: skip
+            self.queue.flush()
+
+    def put_out(self, source: At, n_bytes: int) -> tuple[At, Any]:
+        """Copy to where other devices fetch it, when the last one is done there; the place, and the copy's event."""
+        if self._crossing is None or self._crossing.block.n_bytes < n_bytes:
+            self._crossing = At(self.allocate(n_bytes))
+        made = cl.enqueue_copy(
+            self.queue, self._crossing.block.buffer, source.block.buffer, byte_count=n_bytes,  # type: ignore[attr-defined]
+            src_offset=source.offset, wait_for=[self._crossed] if self._crossed is not None else None,
+        )  # fmt: skip
+        self.queue.flush()
+        return self._crossing, made
+
+    def taken_by(self, event: Any) -> None:
+        """What was put out is free again after this event."""
+        self._crossed = event
+
     def zero(self, to: At, n_bytes: int) -> None:
         """Fill with zeros."""
         self._untaped()
@@ -152,15 +231,16 @@ class OpenCLDriver(Driver):
             warnings.simplefilter("ignore")  # compilers talk
             if kept is not None:
                 try:
-                    return cl.Program(self.context, [self.device], [kept]).build(options)
+                    return cl.Program(self.context, [self.device], [kept]).build(options, [self.device])
                 except cl.Error:  # of another version of the driver, or damaged in a way that it notices
                     kept = None
             program = cl.Program(self.context, source)
             try:
-                program.build(options, cache_dir=False)
+                program.build(options, [self.device], cache_dir=False)
             except cl.RuntimeError as error:
                 raise self._refused(key, source, str(error)) from None
-            self.compiled.put(key, program.get_info(cl.program_info.BINARIES)[0])
+            number = program.get_info(cl.program_info.DEVICES).index(self.device)
+            self.compiled.put(key, program.get_info(cl.program_info.BINARIES)[number])
             return program
 
     def kernel(self, module: Any, name: str) -> Any:
@@ -230,7 +310,8 @@ class OpenCLDriver(Driver):
 
     def close(self) -> None:
         """Wait for what is under way; memory goes with its blocks."""
-        self.finish()
+        if self._queue is not None:
+            self.finish()
 
     def _untaped(self) -> None:
         """What tapes do not have."""

@@ -397,3 +397,31 @@ def test_low_vram_leaves_room_for_layers_and_context(cu, small_model):
     more, cu.room = {"gpu_layers": 99}, model.weights // 2
     with pytest.raises(OutOfMemoryError, match="the model needs"):
         planned(low_vram=True)
+
+
+@pytest.mark.parametrize("peers", [True, False])
+def test_what_one_gpu_hands_to_another_does_not_pass_through_the_host(cu, small_model, peers):
+    expected = answer(small_model, graphs=False)
+    cu.n_device, cu.peers = 2, peers
+    settings = {"kv_type": "f32", "ctx_size": 64, "batch_size": 8, "backend_options": {"cuda": {"lanes": 2}}}
+    with Session(small_model, device="cuda:0,cuda:1", **settings) as session:
+        cu.calls.clear()
+        assert session.generate("Once upon", max_tokens=6, temperature=0.0).tokens == expected
+        n_step = cu.calls.count("cuMemcpyPeerAsync")
+        assert (n_step > 4) is peers
+        assert len(cu.events) == (2 if peers else 0)
+        session.reopen()
+        assert session.generate("Once upon", max_tokens=6, temperature=0.0).tokens == expected
+    gc.collect()
+    assert cu.events == set()
+    assert cu.used == 0
+
+
+def test_gpus_that_fail_to_reach_each_other_go_through_the_host(cu, small_model, caplog):
+    expected = answer(small_model, graphs=False)
+    cu.n_device, cu.peer_error = 2, CUresult.CUDA_ERROR_NOT_SUPPORTED
+    settings = {"kv_type": "f32", "ctx_size": 64, "batch_size": 8, "backend_options": {"cuda": {"lanes": 2}}}
+    with Session(small_model, device="cuda:0,cuda:1", **settings) as session:
+        assert session.generate("Once upon", max_tokens=6, temperature=0.0).tokens == expected
+    assert cu.calls.count("cuMemcpyPeerAsync") == 1
+    assert "passes through the host" in caplog.text
