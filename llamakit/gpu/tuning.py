@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llamakit.errors import DeviceLostError, LlamaKitError
+from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gguf import GGMLType
 from llamakit.gpu.ceilings import seconds
 from llamakit.gpu.source import text_key
@@ -41,22 +41,17 @@ class Shape(NamedTuple):
     items: int
 
 
-# What processors run side by side is 16, 32 or 64 items; words are of the names of platforms and devices.
-FAMILIES: tuple[tuple[tuple[str, ...], tuple[Shape, ...]], ...] = (
-    (("intel", "mali"), (Shape(64, 64), Shape(16, 64), Shape(32, 64))),
-    (("nvidia", "amd", "radeon", "adreno", "qualcomm"), (Shape(64, 64), Shape(32, 64), Shape(128, 64))),
-)
-PROCESSORS = (Shape(1, 16), Shape(1, 4), Shape(1, 64))
-CUDA = (Shape(64, 128), Shape(32, 128), Shape(128, 128))
-OTHERS = (Shape(64, 64), Shape(32, 64), Shape(128, 64))
+# The usual shape first. GPUs run 16, 32 or 64 items side by side; a panel of weights has four times the items of a row.
+FAMILIES: dict[str, tuple[Shape, ...]] = {
+    "cpu": (Shape(1, 16), Shape(1, 4), Shape(1, 64)),
+    "cuda": (Shape(64, 128), Shape(32, 128), Shape(16, 128)),
+    "gpu": (Shape(64, 64), Shape(32, 64), Shape(16, 64)),
+}
 
 
 def shapes_of(info: DeviceInfo, most: int) -> tuple[Shape, ...]:
     """Those of a device of OpenCL, the usual one first; `most`: the items that its groups may have."""
-    text = " ".join((info.name, *info.details)).lower()
-    found = next((shapes for words, shapes in FAMILIES if any(word in text for word in words)), OTHERS)
-    if info.kind == "cpu":
-        found = PROCESSORS
+    found = FAMILIES["cpu" if info.kind == "cpu" else "gpu"]
     most = 1 << most.bit_length() - 1  # a power of two, as lanes are
     small = [Shape(min(lanes, most), min(items, most)) for lanes, items in found]
     return tuple(dict.fromkeys(small))
@@ -97,7 +92,13 @@ def _quickest(kernels: Kernels) -> Shape:
     usual, *others = kernels.driver.shapes
     least, found = measure(kernels, usual) * GAIN, usual
     for shape in others:
-        taken = measure(kernels, shape)
+        try:
+            taken = measure(kernels, shape)
+        except (DeviceLostError, OutOfMemoryError):
+            raise
+        except BackendError as error:  # its groups are too large for a kernel, for instance
+            log.debug("%s: %s is not possible: %s", kernels.driver.info.name, shape, error)
+            continue
         log.debug("%s: %s takes %.1f us", kernels.driver.info.name, shape, taken * 1e6)
         if taken < least:
             least, found = taken, shape

@@ -20,7 +20,7 @@ from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfM
 from llamakit.gpu.compiled import CompiledKernels
 from llamakit.gpu.driver import GIVEN_BACK, At, Block, Driver, Feature, Tape, Traits, does_not_fit
 from llamakit.gpu.source import kernel_names
-from llamakit.gpu.tuning import CUDA
+from llamakit.gpu.tuning import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,11 +85,14 @@ class CUDADriver(Driver):
         tune: bool = True,
     ) -> None:
         self.index, self.info, self.compiled, self.graphs = index, info, CompiledKernels(), graphs
-        self.shapes = CUDA if tune and not lanes else ()
-        lanes = lanes or CUDA[0].lanes
+        shapes = FAMILIES["cuda"]
+        self.shapes = shapes if tune and not lanes else ()
+        lanes = lanes or shapes[0].lanes
         if lanes & (lanes - 1):
             raise BackendError(f"cuda: lanes {lanes}: a power of two up to 256 is possible", param="lanes")
-        self.traits = Traits("cuda", lanes, CUDA[0].items, info.memory or 1 << 62, cache_on_host=low_vram, packed=True)
+        self.traits = Traits(
+            "cuda", lanes, shapes[0].items, info.memory or 1 << 62, cache_on_host=low_vram, packed=True
+        )
         self.compiler, self.age, self.alive = version(), 0, WeakSet()
         self.tapes: WeakSet[CUDATape] = WeakSet()
         self.library = library() if cublas else None
