@@ -401,6 +401,36 @@ def test_no_memory_for_more_threads(monkeypatch):
         time.sleep(0.01)
     assert len(done) == 20
     assert pool.most == AT_REST
+    assert len(pool.threads) == AT_REST
+    pool.shutdown()
+
+
+def test_starting_threads_does_not_hold_up_the_loop(monkeypatch):
+    """330 requests that came together had `/health` wait for a second."""
+    pool, release, done, start = Threads(400), threading.Event(), [], threading.Thread.start
+    pool.set_thread_count(400)
+
+    def take_long(thread):
+        if thread.name.startswith("waitress-"):
+            time.sleep(0.02)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", take_long)
+    task = SimpleNamespace(service=lambda: (release.wait(20), done.append("answer")))
+    look = SimpleNamespace(service=lambda: done.append("look"), requests=[SimpleNamespace(path="/v1/health")])
+    began = time.monotonic()
+    for _ in range(100):
+        pool.add_task(task)
+    pool.add_task(look)
+    assert time.monotonic() - began < 1.0
+    while not done and time.monotonic() - began < 10:
+        time.sleep(0.001)
+    assert done == ["look"]
+    assert len(pool.queue) > 20  # others wait for their threads
+    release.set()
+    while len(done) < 101 and time.monotonic() - began < 20:
+        time.sleep(0.01)
+    assert len(done) == 101
     pool.shutdown()
 
 

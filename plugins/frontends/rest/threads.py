@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from typing import Any
 
@@ -12,24 +14,29 @@ CALM_SECONDS = 60.0  # without much to do, until threads end
 
 
 class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
-    """Waitress's pool of threads, which begins small and grows with the work. `most`: what it grows to."""
+    """Waitress's pool of threads, which begins small and grows with the work. `most`: what it grows to.
+
+    A thread of its own starts those beyond the few: to start one is to wait until it runs, which takes long while many
+    others want to, and the server's loop has to go on.
+    """
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self.most = most
         self._busy = time.monotonic()
+        self._to_start: queue.SimpleQueue[tuple[Any, int] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._start_them, name="llamakit-threads", daemon=True).start()
 
     def set_thread_count(self, count: int) -> None:
         """How many there are at rest; waitress calls it with its own number of threads, and with 0 at the end."""
         super().set_thread_count(min(count, AT_REST))
 
     def start_new_thread(self, target: Any, thread_no: int) -> None:
-        """Start one; without memory for it there is none more."""
-        try:
+        """Have one started, which is in `threads` already."""
+        if len(self.threads) <= AT_REST:
             super().start_new_thread(target, thread_no)
-        except RuntimeError:
-            self.threads.discard(thread_no)
-            raise
+        else:
+            self._to_start.put((target, thread_no))
 
     def add_task(self, task: Any) -> None:
         """Let a thread do something: an idle one, or a new one."""
@@ -37,14 +44,15 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
             running = len(self.threads) - self.stop_count
             wanted = self.active_count + len(self.queue) + 1
         if wanted > running and running < self.most:
-            try:
-                super().set_thread_count(running + 1)
-            except RuntimeError:  # the task waits for the threads that there are
-                self.logger.warning("no more than %d threads can be started", running)
-                self.most = max(running, 1)
+            super().set_thread_count(running + 1)
         if wanted > AT_REST:
             self._busy = time.monotonic()
-        super().add_task(task)
+        if _is_look(task):  # before those that take longer
+            with self.lock:
+                self.queue.appendleft(task)
+                self.queue_cv.notify()
+        else:
+            super().add_task(task)
 
     def look(self) -> None:
         """End threads that were not needed for a while; called every second."""
@@ -54,3 +62,29 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
             self._busy = time.monotonic()
         elif time.monotonic() - self._busy > CALM_SECONDS:
             super().set_thread_count(AT_REST)
+
+    def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
+        """End all threads."""
+        try:
+            return bool(super().shutdown(cancel_pending, timeout))
+        finally:
+            self._to_start.put(None)
+
+    def _start_them(self) -> None:
+        while (wanted := self._to_start.get()) is not None:
+            target, number = wanted
+            try:
+                super().start_new_thread(target, number)
+            except RuntimeError:  # no memory for it: its tasks wait for the threads that there are
+                with self.lock:
+                    self.threads.discard(number)
+                    self.active_count -= 1
+                    running = len(self.threads) - self.stop_count
+                self.logger.warning("no more than %d threads can be started", running)
+                self.most = max(running, 1)
+
+
+def _is_look(task: Any) -> bool:
+    """Whether a connection asks how the server is."""
+    requests = getattr(task, "requests", None)
+    return bool(requests) and str(getattr(requests[0], "path", "")).endswith("/health")
