@@ -157,6 +157,8 @@ class _Run:
         """Load the default model, then say that it answers."""
         from llamakit.plugins.frontends.rest import startup
 
+        from llamakit.system import collect_when_asked
+
         pool = self.state.pool
         try:
             with pool.lease(pool.default) as session:
@@ -166,6 +168,7 @@ class _Run:
                     startup.warn(f"--mlock: the memory cannot be locked: {why}", self.options)
                 with suppress(LlamaKitError):  # who chats is told what is wrong with it
                     session.chat_template  # noqa: B018 - starts the process that renders it
+                collect_when_asked()
                 lines = startup.lines_of(session, self.state, self.server.urls, time.perf_counter() - began)
             if self.options.log_format == "json":
                 from llamakit.plugins.frontends.rest.app import log

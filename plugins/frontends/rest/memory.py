@@ -8,6 +8,7 @@ the answer has been sent.
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from llamakit.plugins.frontends.rest.errors import TooLargeError
@@ -23,6 +24,7 @@ PER_NUMBER = 64  # of a vector: float32, float64 while it is made, an object of 
 SHARE = 4  # part of the free memory, where no size is set
 LEAST = 1 << 30
 LARGE = 64 << 20  # bytes held by requests, after which what they leave free is given back to the system
+SECONDS = 300.0  # until that is done at the latest
 
 
 class Memory:
@@ -31,6 +33,7 @@ class Memory:
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit or max(LEAST, free_memory() // SHARE)
         self._taken = self._most = 0
+        self._looked = time.monotonic()
         self._lock = threading.Lock()
 
     @property
@@ -63,8 +66,11 @@ class Memory:
 
     def look(self) -> None:
         """Called every second: once most of what was held is free, give the process's free memory back."""
-        if self._most and (self._taken == 0 or (self._most >= LARGE and self._taken < self._most // 4)):
-            self._most = self._taken
+        if not self._most:
+            return
+        most_is_free = self._taken == 0 or (self._most >= LARGE and self._taken < self._most // 4)
+        if most_is_free or time.monotonic() - self._looked > SECONDS:
+            self._most, self._looked = self._taken, time.monotonic()
             give_back_memory()
 
 
