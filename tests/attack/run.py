@@ -6,7 +6,7 @@ Each part prints a line of figures and what broke; the exit code is 1 if anythin
 stream all the while, and the longest silence that it saw is told: by the clock, beside what it saw before the attack,
 and how much of the processor the server used meanwhile, which does not depend on what else the machine does. Resident
 memory is compared once caches are full: after 64 answers at once and a small attack of the same kind.
-Parts: requests, large, costly, clients, slow, kills, files, readers.
+Parts: requests, large, costly, clients, slow, public, kills, files, readers.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 TESTS = Path(__file__).parents[1]
 SETTLED = 1.10  # resident memory afterwards, as a share of that before
 SILENCE = 0.25  # seconds of the processor that the server may use between two events of the neighbour
+KEY = "a-key-of-the-attack"
 CALM_SECONDS = 75.0  # until threads that are not needed have ended
 
 
@@ -231,6 +232,21 @@ class Attack:
 
         self.attacked("slow", attack)
 
+    def public(self) -> None:
+        """A server that others can reach, without a key and with one."""
+        attack, paths = module("attack/public.py"), module("rest/malformed.py").PATHS
+        port = self.serving.free_port()
+        wrong = attack.refuses(self.options.model, port, self.serving.environment())
+        faults = [wrong] if wrong else []
+        with self.start("public", "--host", attack.ANY, "--insecure-no-key") as server:
+            found, seen = attack.open_to_all(server, paths)
+        faults += found
+        with self.start("keys", "--host", attack.ANY, "--api-key", KEY) as server:
+            found, without = attack.with_a_key(server, KEY)
+        faults += found
+        self.faults += [f"public: {fault}" for fault in faults[:20]]
+        tell("public", {"faults": len(faults)}, strange_names=dict(seen), without_a_key=dict(without))
+
     def kills(self) -> None:
         """kill -9 at random moments under load; the next server starts, and answers the same."""
         rng, answers, longest = random.Random(self.options.seed), set(), 0.0
@@ -323,7 +339,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = os.environ.get("LLAMAKIT_TEST_DATA", "")
     parser.add_argument("--model", default=f"{data}/models/stories260K.gguf" if data else "", help="a small GGUF file")
-    parser.add_argument("--parts", default="requests,large,costly,clients,slow,kills,files,readers")
+    parser.add_argument("--parts", default="requests,large,costly,clients,slow,public,kills,files,readers")
     counts = {"requests": 100_000, "large": 1000, "files": 200_000, "clients": 64, "kills": 100, "slow": 1500}
     for name, default in (counts | {"each": 2000}).items():
         parser.add_argument(f"--{name}", type=int, default=default)
