@@ -105,7 +105,7 @@ def test_a_server_counts_what_it_answers(server):
     generated = value(found, "tokens_total", kind="generated") - value(before, "tokens_total", kind="generated")
     assert generated == 20
     assert value(found, "time_to_first_token_seconds_count") == 1
-    assert 10 <= value(found, "time_between_tokens_seconds_count") <= 19  # tokens that were read together count once
+    assert 1 <= value(found, "time_between_tokens_seconds_count") <= 19  # tokens that were read together count once
     assert value(found, "request_seconds_count", api="llamacpp", status="2xx") == 1
     assert value(found, "engine_steps_total", model="stories") > value(before, "engine_steps_total", model="stories")
     assert value(found, "model_loaded", model="stories") == 1
