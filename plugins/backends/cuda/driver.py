@@ -90,9 +90,8 @@ class CUDADriver(Driver):
         lanes = lanes or shapes[0].lanes
         if lanes & (lanes - 1):
             raise BackendError(f"cuda: lanes {lanes}: a power of two up to 256 is possible", param="lanes")
-        self.traits = Traits(
-            "cuda", lanes, shapes[0].items, info.memory or 1 << 62, cache_on_host=low_vram, packed=True
-        )
+        most, items = info.memory or 1 << 62, shapes[0].items
+        self.traits = Traits("cuda", lanes, items, most, cache_on_host=low_vram, packed=True)
         self.compiler, self.age, self.alive = version(), 0, WeakSet()
         self.tapes: WeakSet[CUDATape] = WeakSet()
         self.library = library() if cublas else None
