@@ -94,6 +94,8 @@ def cases() -> list[Case]:
         found.append(Case("linear", rows=MANY_ROWS, n_in=512, n_out=19, type=type_))
         found.append(Case("embedding", n_in=512, type=type_))
     found += [Case("linear", n_in=n_in) for n_in in (1, 3, 31, 65)]
+    found += [Case("linear", rows=rows, n_in=65, n_out=35, type=GGMLType.F16) for rows in (3, MANY_ROWS)]
+    found.append(Case("linear", rows=20, n_in=96, n_out=35, type=GGMLType.Q4_0))
     found += [
         Case("linear", bias=True),
         Case("linear", rows=6, adapters=True),

@@ -168,8 +168,15 @@ def _activation_back(s: Setup, kind: str) -> None:
     s.g.add(Op.MUL, "node", (dy, s.g.add(Op.ACTIVATION, "slope", (x,), attrs=ActivationAttrs(kind, slope=True))))
 
 
-def _experts_back(s: Setup, type: GGMLType, normalise: bool = True, activation: str = "silu") -> None:
-    n_expert, n_in, n_ff, n_out = 5, 256, 256, 32
+def experts_back(
+    s: Setup,
+    type: GGMLType,
+    normalise: bool = True,
+    activation: str = "silu",
+    shape: tuple[int, int, int, int] = (5, 256, 256, 32),
+) -> None:
+    """Gradients of a mixture of experts of `shape` (n_expert, n_in, n_ff, n_out)."""
+    n_expert, n_in, n_ff, n_out = shape
     sizes = (("gate", n_ff, n_in), ("up", n_ff, n_in), ("down", n_out, n_ff))
     tensors = tuple(s.weight(name, type, n_expert, *shape) for name, *shape in sizes)
     for name in ("gate", "up"):  # so that hidden values are about 1, and activations not on their flat parts
@@ -245,9 +252,9 @@ _CASES: dict[str, Callable[[Setup], object]] = {
     "silu_back": partial(_gated_back, activation="silu"),
     "gelu_back": partial(_gated_back, activation="gelu"),
     **{f"activation-{kind}": partial(_activation_back, kind=kind) for kind in ACTIVATIONS},
-    "experts_back": partial(_experts_back, type=GGMLType.F32),
-    "experts_back-gelu": partial(_experts_back, type=GGMLType.Q8_0, activation="gelu"),
-    "experts_back-all": partial(_experts_back, type=GGMLType.Q4_K, normalise=False),
+    "experts_back": partial(experts_back, type=GGMLType.F32),
+    "experts_back-gelu": partial(experts_back, type=GGMLType.Q8_0, activation="gelu"),
+    "experts_back-all": partial(experts_back, type=GGMLType.Q4_K, normalise=False),
     "scatter_rows": partial(_scatter_rows, into=False),
     "scatter_rows-into": partial(_scatter_rows, into=True),
     "sum_rows": lambda s: s.g.add_all(Op.SUM_ROWS, "node", (s.floats("x", 70),), tensors=(s.state("into", 70),)),

@@ -54,15 +54,15 @@ def usual_in_groups(case: Case) -> bool:
 def usual_in_panels(case: Case) -> bool:
     """Rows of all types, and products of some."""
     if case.op == "linear":
-        return case.rows == 2 and case.type in MULTIPLIED
+        return (case.rows == 2 and case.type in MULTIPLIED) or case.n_in < 512
     return case.op == "embedding" or (case.type is GGMLType.Q4_K and case.rows != 1)
 
 
 def usual_in_panels_of_groups(case: Case) -> bool:
     """Products of few types, with tiles of all sizes."""
     if case.type in (GGMLType.Q4_K, GGMLType.Q4_0):
-        return case.op == "linear" and case.rows in (1, 5, 9)
-    return case.op == "linear" and case.rows == 2 and case.type is GGMLType.Q6_K
+        return case.op == "linear" and case.rows in (1, 5, 9, 20)
+    return case.op == "linear" and ((case.rows == 2 and case.type is GGMLType.Q6_K) or case.n_in < 512)
 
 
 def usual_from_panels(case) -> bool:

@@ -72,13 +72,12 @@ def test_what_is_not_packed():
 
 
 @pytest.mark.skipif(shim.compiler() is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize("lanes", [1, 8])
 @pytest.mark.parametrize("type_", PACKINGS, ids=name)
-def test_kernels_make_the_same_bytes(type_, lanes, monkeypatch):
+def test_kernels_make_the_same_bytes(type_, monkeypatch):
     """In stages of few panels, from pieces of odd sizes, and into parts of a tensor."""
     monkeypatch.setattr(memory, "STAGED", 30_000)
     for shape in (shape for type_of, shape in CASES if type_of is type_):
-        driver = ShimDriver(lanes, packed=True)
+        driver = ShimDriver(packed=True)
         panel = PACKINGS[type_].panel_bytes(shape[-1])
         driver.traits = replace(driver.traits, most_bytes=max(2 * panel, 16 * type_.n_bytes(shape[-1])))
         source = Source("w", type_, np.random.default_rng(3).normal(size=shape).astype(np.float32))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from llamakit.registry import Registry
 from llamakit.testing import shim
 from llamakit.testing.conformance import Case, cases, check, check_top
 from llamakit.testing.shim import ShimDriver
-from llamakit.testing.training import check_training, training_cases
+from llamakit.testing.training import TrainingCase, check_training, experts_back, training_cases
 
 pytestmark = pytest.mark.skipif(shim.compiler() is None, reason="needs a C++ compiler")
 TOGETHER = ("linear", "experts", "rms_norm", "layer_norm", "attention", "step_attention")  # whose items share a row
@@ -73,6 +74,17 @@ def test_panels_in_any_order(case, in_panels, reference):
 @pytest.mark.parametrize("case", split([c for c in training_cases() if c.rows == 7], lambda c: c.name[-1] in "ks"))
 def test_training_in_any_order(case, grouped, reference):
     check_training(case, grouped, reference)
+
+
+@pytest.mark.parametrize("rows", [3, 20])
+def test_experts_may_begin_and_end_within_panels(rows, in_panels, reference):
+    """Of 35 rows; pairs that run each for itself, and sorted by expert."""
+    check(Case("experts", rows=rows, n_in=65, n_out=35, type=GGMLType.F16), in_panels, reference)
+
+
+def test_gradients_of_experts_that_begin_and_end_within_panels(in_panels, reference):
+    build = partial(experts_back, type=GGMLType.F16, shape=(5, 65, 35, 19))
+    check_training(TrainingCase("odd experts", build, 7), in_panels, reference)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +169,7 @@ print("clean", len(found[::every]))
         (53, 4, "packed"),
         pytest.param(1, 1, "raw", marks=pytest.mark.soak),
         pytest.param(3, 8, "raw", marks=pytest.mark.soak),
-        pytest.param(1, 8, "packed", marks=pytest.mark.soak),
+        pytest.param(3, 8, "packed", marks=pytest.mark.soak),
     ],
 )
 def test_no_kernel_leaves_its_memory_or_what_c_defines(every, lanes, form):
