@@ -149,7 +149,7 @@ def main() -> int:
         run.tell("error", **error.record())
         return error.exit_code
     memory = device.memory()
-    run.tell("device", **device.kernels(), memory=memory.total, free=memory.free)
+    run.tell("device", kernels=device.kernels(), memory=memory.total, free=memory.free)
     ceilings = device.ceilings()
     run.tell("ceilings", **msgspec.to_builtins(ceilings))
     kit(run, device, SHORT_EVERY if args.short else 1)
