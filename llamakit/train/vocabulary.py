@@ -55,14 +55,16 @@ def train_vocabulary(
             f"a vocabulary of {size} tokens has no room for pieces: {N_FIXED} are fixed,"
             f" {len(control) + len(user_defined)} are named", hint="4096", param="vocab_size",
         )  # fmt: skip
-    trainer = _trainer()
-    model = io.BytesIO()
+    trainer, model = _trainer(), io.BytesIO()
+    lines = _Lines(texts)
     try:
         trainer.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts), model_writer=model, vocab_size=size, control_symbols=list(control),
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=size, control_symbols=list(control),
             user_defined_symbols=list(user_defined), num_threads=threads, hard_vocab_limit=exact, **_fixed(),
         )  # fmt: skip
     except RuntimeError as error:
+        if lines.error is not None:  # of who gives the texts: a record that cannot be read, for instance
+            raise lines.error from None
         reason = str(error).rpartition("] ")[2] or "they are empty"
         raise UsageError(f"no vocabulary of {size} tokens can be made of these texts: {reason}") from None
     return _read(trainer.SentencePieceProcessor(model_proto=model.getvalue()), user_defined, space_prefix)
@@ -88,9 +90,20 @@ def _fixed() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield from (line for line in text.split("\n") if line)
+class _Lines:
+    """The lines of texts. sentencepiece turns what goes wrong with them into words: `error` is what it was."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = texts
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for text in self.texts:
+                yield from (line for line in text.split("\n") if line)
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 def _read(model: Any, user_defined: Sequence[str], space_prefix: bool) -> Vocabulary:

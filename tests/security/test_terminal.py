@@ -63,15 +63,18 @@ def test_texts():
 
 @pytest.mark.parametrize(
     "command",
-    [("inspect",), ("inspect", "--tensors"), ("inspect", "--check"), ("generate", "-v", "-n", "2", "-p", "x", "-m"),
-     ("inspect", "--json"), ("inspect", "--json", "--check"), ("generate", "--json", "-n", "2", "-p", "x", "-m"),
-     ("quantize", "--type", "nothing"), ("embed", "-p", "x", "-m"), ("lora", "info")],
-    ids=lambda command: " ".join(command[:2]),
+    ["inspect", "inspect --tensors", "inspect --check", "inspect --json", "inspect --json --check", "lora info",
+     "generate -v -n 2 -p x -m", "tokenize once -m", "embed x -m", "perplexity -f FILE -m", "data check FILE -m",
+     "quantize FILE OUT Q8_0", "quantize --json FILE OUT Q8_0", "quantize FILE OUT nothing",
+     "lora merge -l ADAPTER -o OUT -m", "lora info --json", "export-lora -o OUT -l ADAPTER -m", "doctor", "plugins"],
 )  # fmt: skip
-def test_names_from_files_are_shown_without_control_characters(copy, command):
+def test_names_from_files_are_shown_without_control_characters(copy, tmp_path, command):
     file = copy({"general.name": EVIL, f"x.{EVIL}": EVIL, "general.description": [EVIL] * 3}, {f"t{EVIL}": 0})
-    shown = run(*command, file)
+    names = {"FILE": file, "OUT": tmp_path / "out.gguf", "ADAPTER": file}
+    words = [names.get(each, each) for each in command.split()]
+    shown = run(*words, *([file] if "FILE" not in words else []))
     assert shown
+    assert "no such option" not in shown
     assert not any(c in shown for c in BAD), repr(shown)
     assert "\nerror: forged" not in shown
 

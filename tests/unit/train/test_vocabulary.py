@@ -11,7 +11,7 @@ import sentencepiece
 
 from llamakit.chat.prompt import chat_prompt
 from llamakit.chat.template import ChatTemplate
-from llamakit.errors import LlamaKitError, UsageError
+from llamakit.errors import DataError, LlamaKitError, UsageError
 from llamakit.gguf import open_gguf
 from llamakit.gguf.writer import GGUFWriter
 from llamakit.tokenizer import load_tokenizer
@@ -64,7 +64,8 @@ def test_texts_come_back_and_are_encoded_as_sentencepiece_does(tmp_path, trained
     tokenizer, _ = loaded(tmp_path, trained)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=vocabulary._lines(TEXT), model_writer=model, vocab_size=350, control_symbols=list(CONTROL),
+        sentence_iterator=iter(vocabulary._Lines(TEXT)), model_writer=model, vocab_size=350,
+        control_symbols=list(CONTROL),
         user_defined_symbols=list(MARKERS), num_threads=1, **vocabulary._fixed(),
     )  # fmt: skip
     judge = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
@@ -124,6 +125,15 @@ def test_a_size_without_room_is_refused(size):
 def test_a_size_that_the_texts_do_not_fill_is_refused():
     with pytest.raises(UsageError, match="no vocabulary of 9000 tokens"):
         train_vocabulary(["a few words"], 9000)
+
+
+def test_what_is_wrong_with_a_text_is_told_as_it_is():
+    def texts():
+        yield "a text"
+        raise DataError("d.jsonl, line 7: this is not JSON")
+
+    with pytest.raises(DataError, match="^d.jsonl, line 7: this is not JSON$"):
+        train_vocabulary(texts(), 300)
 
 
 def test_no_texts_are_refused():

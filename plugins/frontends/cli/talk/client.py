@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 600.0
-MAX_LINE = 16 << 20  # bytes of an event
+MAX_EVENT = 16 << 20  # bytes
+MAX_BODY = 64 << 20
+LONGEST_WAIT = 60  # seconds that a server that is full may name
 
 
 class NetworkError(LlamaKitError):
@@ -84,8 +86,8 @@ class Client:
     def _json(self, method: str, path: str, body: Any) -> Any:
         with self._exchange(method, path, body) as response:
             try:
-                return msgspec.json.decode(response.read())
-            except msgspec.DecodeError:
+                return _decoded(response.read(MAX_BODY + 1))
+            except ValueError:
                 raise NetworkError(f"{self.url}{path} does not answer with JSON") from None
             except (OSError, http.client.HTTPException) as error:
                 raise NetworkError(f"the connection to {self.url} was lost: {_words(error)}") from None
@@ -128,24 +130,40 @@ class Client:
 def _events(response: http.client.HTTPResponse) -> Iterator[Any]:
     """Events of a response: lines of `data:` until an empty line; other fields and comments are left out."""
     data: list[bytes] = []
+    size = 0
     while True:
         try:
-            line = response.readline(MAX_LINE)
+            line = response.readline(MAX_EVENT)
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             raise LostConnectionError(f"the connection was lost: {_words(error)}") from None
         if not line:
             raise LostConnectionError("the connection was lost: the server ended it")
+        size += len(line)
+        if size > MAX_EVENT:
+            raise NetworkError("the server sent an event that does not end")
         line = line.rstrip(b"\r\n")
         if line.startswith(b"data:"):
             data.append(line[5:].removeprefix(b" "))
-        elif not line and data:
-            joined, data = b"\n".join(data), []
+        elif not line:
+            joined, data, size = b"\n".join(data), [], 0
+            if not joined:
+                continue
             if joined.strip() == b"[DONE]":
                 return
             try:
-                yield msgspec.json.decode(joined)
-            except msgspec.DecodeError:
+                yield _decoded(joined)
+            except ValueError:
                 raise NetworkError("the server sent an event that is not JSON") from None
+
+
+def _decoded(data: bytes) -> Any:
+    """Bytes of JSON; ValueError for what is none, or too much."""
+    if len(data) > MAX_BODY:
+        raise ValueError
+    try:
+        return msgspec.json.decode(data)
+    except RecursionError:
+        raise ValueError from None
 
 
 def error_of(body: Any, status: int = 500, retry_after: str | None = None) -> LlamaKitError:
@@ -160,8 +178,9 @@ def error_of(body: Any, status: int = 500, retry_after: str | None = None) -> Ll
     if status == http.client.UNAUTHORIZED:
         return NetworkError(message, found=parts["found"], hint="--api-key KEY, or OPENAI_API_KEY", param="api_key")
     if status in (http.client.TOO_MANY_REQUESTS, http.client.SERVICE_UNAVAILABLE):
-        wait = int(retry_after) if retry_after and retry_after.isdecimal() else 2
-        return QueueFullError(message, retry_after=min(wait, 60), **parts)
+        digits = (retry_after or "").strip()
+        wait = min(int(digits[:9]), LONGEST_WAIT) if digits.isdecimal() else 2
+        return QueueFullError(message, retry_after=wait, **parts)
     if status == http.client.NOT_FOUND:
         return NotFoundError(message, **parts)
     kind: type[LlamaKitError] = UsageError if status == http.client.BAD_REQUEST else NetworkError
@@ -170,8 +189,8 @@ def error_of(body: Any, status: int = 500, retry_after: str | None = None) -> Ll
 
 def _error(response: http.client.HTTPResponse, where: str) -> LlamaKitError:
     try:
-        body = msgspec.json.decode(response.read(MAX_LINE))
-    except (msgspec.DecodeError, OSError, http.client.HTTPException):
+        body = _decoded(response.read(MAX_EVENT))
+    except (ValueError, OSError, http.client.HTTPException):
         body = {"error": f"{where} answers with status {response.status} {response.reason}"}
     return error_of(body, response.status, response.headers.get("Retry-After"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,8 @@ class Remote(Source):
         found: dict[str, Knob] = {}
         for sampler in samplers:
             if isinstance(sampler, dict) and isinstance(sampler.get("schema"), dict):
-                found |= knobs_of(sampler["schema"], str(sampler.get("prefix") or ""))
+                with suppress(TypeError, ValueError, AttributeError):  # a schema that is none tells of no options
+                    found |= knobs_of(sampler["schema"], str(sampler.get("prefix") or ""))
         return found
 
     def render(self, turns: Sequence[Turn], begun: str = "") -> tuple[str, list[int]] | None:
@@ -156,14 +158,14 @@ class Remote(Source):
             told = self.client.post("/apply-template", {"messages": list(turns), "model": self.model})
             text = str(told["prompt"]) + begun
             return text, self._tokenize(text, add_special=True)
-        except (NotFoundError, KeyError, TypeError):
+        except (NotFoundError, KeyError, TypeError, ValueError):
             return None
 
     def count_text(self, text: str) -> int | None:
         """By `/tokenize`."""
         try:
             return len(self._tokenize(text, add_special=False))
-        except (NotFoundError, KeyError, TypeError):
+        except (NotFoundError, KeyError, TypeError, ValueError):
             return None
 
     def _tokenize(self, text: str, *, add_special: bool) -> list[int]:
@@ -204,6 +206,8 @@ def _told(event: dict[str, Any], answer: Answer) -> Iterator[Piece | Waiting]:
         yield Waiting(f"read {_number(progress, 'processed') or 0:,} of {_number(progress, 'total') or 0:,} tokens")
     for choice in event.get("choices") or ():
         text = (choice.get("delta") or {}).get("content") or ""
+        if not isinstance(text, str):
+            raise TypeError("content is no text")
         chosen = tuple(_chosen(t) for t in (choice.get("logprobs") or {}).get("content") or ())
         if text or chosen:
             n = len(chosen) or 1
@@ -217,23 +221,29 @@ def _told(event: dict[str, Any], answer: Answer) -> Iterator[Piece | Waiting]:
 def _counts(event: dict[str, Any], answer: Answer) -> None:
     usage, timings, ours = (event.get(key) or {} for key in ("usage", "timings", "llamakit"))
     if usage:
-        answer.n_prompt = usage.get("prompt_tokens", answer.n_prompt)
-        answer.n_generated = usage.get("completion_tokens", answer.n_generated)
-        answer.n_cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", answer.n_cached)
+        answer.n_prompt = _counted(usage, "prompt_tokens", answer.n_prompt)
+        answer.n_generated = _counted(usage, "completion_tokens", answer.n_generated)
+        answer.n_cached = _counted(usage.get("prompt_tokens_details") or {}, "cached_tokens", answer.n_cached)
     if timings:
-        answer.rate = timings.get("predicted_per_second", answer.rate)
-        answer.prompt_rate = timings.get("prompt_per_second", answer.prompt_rate)
-        answer.n_cached = timings.get("cache_n", answer.n_cached)
-        first = timings.get("prompt_ms")
+        answer.rate = _number(timings, "predicted_per_second") or answer.rate
+        answer.prompt_rate = _number(timings, "prompt_per_second") or answer.prompt_rate
+        answer.n_cached = _counted(timings, "cache_n", answer.n_cached)
+        first = _number(timings, "prompt_ms")
         answer.first_seconds = first / 1000 if first is not None else None
     if ours:
-        answer.seed = ours.get("seed", answer.seed)
-        answer.reason = ours.get("stop_reason") or answer.reason
+        answer.seed = _counted(ours, "seed", answer.seed)
+        answer.reason = str(ours.get("stop_reason") or answer.reason)
 
 
 def _chosen(told: dict[str, Any]) -> Chosen:
     top = tuple((str(t["token"]), float(t["logprob"])) for t in told.get("top_logprobs") or ())
     return Chosen(str(told["token"]), float(told["logprob"]), top)
+
+
+def _counted(record: dict[str, Any], name: str, known: int | None) -> Any:
+    """A count that a server tells; what was known before where it tells none."""
+    value = record.get(name)
+    return value if type(value) is int and 0 <= value < 1 << 63 else known
 
 
 def _count(record: Any, *paths: str) -> int | None:
