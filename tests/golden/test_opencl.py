@@ -144,31 +144,38 @@ def test_commands_know_it(small_model):
 TWO_DEVICES = """
 import sys
 from llamakit import Session
-with Session(sys.argv[1], device="opencl:0,opencl:1") as session:
+with Session(sys.argv[1], device="opencl:0,opencl:1", kv_type="f32", n_seq=2, ctx_size=64) as session:
     first, second = (member.device.driver for member in session.device.members)
     read, fetch, fetched = first.read, second.fetch, []
     first.read = lambda *given: sys.exit("what one device hands over passed through the host")
     second.fetch = lambda *given: (fetched.append(given), fetch(*given))
-    print(session.generate("Once upon a time", max_tokens=20, temperature=0).text)
+    print(session.generate("Once upon a time", max_tokens=20, temperature=0).tokens)
     assert len(fetched) >= 20, fetched
     first.read = read
     session.reopen()  # one after the other, so that each has a context of its own
     assert second.reaches(first) is False
-    print(session.generate("Once upon a time", max_tokens=20, temperature=0).text)
-    session.generate("Once upon a time", max_tokens=70, temperature=0, shift=True)
+    print(session.generate("Once upon a time", max_tokens=20, temperature=0).tokens)
+    print([each.tokens for each in session.answers("Once upon a time", max_tokens=8, n=2, seed=3)])  # blocks are copied
+    print(session.generate("Once upon a time", max_tokens=70, temperature=0, shift=True).tokens)
+    tokens = session.tokenize("Once upon a time there was")
+    session.generate(tokens, max_tokens=2)
+    session.save_prefix(sys.argv[2], tokens)
 """
 
 
-def test_two_devices_of_a_driver(small_model):
+def test_two_devices_of_a_driver(small_model, tmp_path):
     """PoCL makes of a processor as many as it is asked for."""
     environment = os.environ | {"POCL_DEVICES": "pthread pthread"}
-    made = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(small_model)], env=environment, capture_output=True, text=True,
-        check=False, timeout=300,
-    )  # fmt: skip
+    command = [sys.executable, "-c", TWO_DEVICES, str(small_model), str(tmp_path / "saved")]
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     if "no device 1" in made.stderr:
         pytest.skip("the driver has one device")
     assert made.returncode == 0, made.stderr
-    with Session(small_model, backend="cpu") as session:
-        expected = session.generate("Once upon a time", max_tokens=20, temperature=0).text.strip()
-    assert made.stdout.strip() == f"{expected}\n{expected}"
+    with Session(small_model, backend="cpu", activations="f32", kv_type="f32", n_seq=2, ctx_size=64) as session:
+        plain = session.generate("Once upon a time", max_tokens=20, temperature=0).tokens
+        both = [each.tokens for each in session.answers("Once upon a time", max_tokens=8, n=2, seed=3)]
+        shifted = session.generate("Once upon a time", max_tokens=70, temperature=0, shift=True).tokens
+        tokens = session.tokenize("Once upon a time there was")
+        assert len(session.load_prefix(tmp_path / "saved")) >= len(tokens) - 1
+        assert session.generate(tokens, max_tokens=2).timings.n_cached >= len(tokens) - 1
+    assert made.stdout.splitlines() == [str(each) for each in (plain, plain, both, shifted)]
