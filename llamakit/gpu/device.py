@@ -121,8 +121,8 @@ class GPUDevice(Device):
         return measure(self.kernel_store)
 
     def kernels(self) -> dict[str, str]:
-        """What is in use."""
-        return self.driver.describe()
+        """What is in use, and how weights lie."""
+        return self.driver.describe() | {"weights": "in panels" if self.driver.traits.packed else "as in the file"}
 
     def reopen(self) -> None:
         """Drop what was compiled, free all that was held, whoever refers to it, and have the driver start again."""

@@ -180,7 +180,7 @@ def test_what_a_device_is_asked_for_is_checked():
     with pytest.raises(BackendError, match="no device 99"):
         OPENCL().open(99)
     told = OPENCL().open().kernels()
-    assert {"device", "platform", "kernels"} <= told.keys()
+    assert {"device", "platform", "kernels", "weights"} <= told.keys()
 
 
 @needs_device
