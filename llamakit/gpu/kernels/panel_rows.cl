@@ -54,9 +54,9 @@ KERNEL void panel_linear(BUF(const u8, w), BUF(const float, x), BUF(const float,
     i64 begin = (i64)owner * n_out, row0 = (begin / PANEL + UNIT % n_panel) * PANEL;
     if (owner < 0 || row0 >= begin + n_out || row0 < first || row0 >= (i64)first + n_part) return;
 #else
-    int n_panel = (n_part + PANEL - 1) / PANEL, r0 = UNIT / n_panel * TILE;
-    UNITS((n_row + TILE - 1) / TILE * n_panel);
-    i64 begin = 0, row0 = (i64)first + UNIT % n_panel * PANEL;
+    int n_tile = (n_row + TILE - 1) / TILE, r0 = UNIT % n_tile * TILE;  // tiles that share a panel run side by side
+    UNITS((n_part + PANEL - 1) / PANEL * n_tile);
+    i64 begin = 0, row0 = (i64)first + UNIT / n_tile * PANEL;
 #endif
     GLOBAL const u8 *panel = panel_of(w, row0 - first, n_in);
     GLOBAL const float *rows[TILE];
