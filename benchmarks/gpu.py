@@ -6,6 +6,7 @@ Each finding is a line of JSON in the file as soon as it is there, so that a run
 
     device   name, driver, kernels, memory
     ceilings reads, multiply-adds, copies, launches, measured now
+    shapes   what a product takes with each shape of kernels, and what is in use once features were tried
     kit      cases of the conformance and training kits: how many pass, which fail and why, how many were left out
     text     whether greedy text is that of the cpu with activations in float32
     rate     tokens a second of a model, with its share of the ceilings
@@ -31,6 +32,7 @@ from random_model import write_model
 from llamakit import Session, embedded
 from llamakit.engine.bench import Bench
 from llamakit.errors import LlamaKitError
+from llamakit.gpu.tuning import Zeros, measure
 from llamakit.registry import Registry
 from llamakit.testing.conformance import cases, check, check_top
 from llamakit.testing.training import check_training, training_cases
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llamakit.backend import Device
+    from llamakit.gpu.device import GPUDevice
 
 SHAPES = (("58m", "Q4_0"), ("1.1b", "Q4_0"), ("1.1b", "Q4_K_M"), ("1.1b", "F16"), ("7b", "Q4_0"))
 TESTS = (([512], [], [1]), ([], [64], [1]), ([], [16], [8]), ([], [8], [32]))  # prompts, generated, sequences
@@ -69,6 +72,16 @@ class Run:
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         print(f"{self.gone:6.1f} s  {stage:<9}{json.dumps(found)[:160]}", flush=True)
+
+
+def shapes(run: Run, device: GPUDevice) -> None:
+    """Microseconds of a product by items of a row and of a group; then settle what is used, as a first model would."""
+    driver, kernels = device.driver, device.kernel_store
+    taken = {f"{each.lanes}, {each.items}": round(1e6 * measure(kernels, each), 1) for each in driver.shapes}
+    device.load(Zeros("w"), frozenset())
+    for feature in driver.features:
+        kernels.settle(feature)
+    run.tell("shapes", microseconds=taken, tried=sorted(driver.tried), kernels=device.kernels())
 
 
 def kit(run: Run, device: Device, every: int) -> None:
@@ -152,6 +165,7 @@ def main() -> int:
     run.tell("device", kernels=device.kernels(), memory=memory.total, free=memory.free)
     ceilings = device.ceilings()
     run.tell("ceilings", **msgspec.to_builtins(ceilings))
+    shapes(run, device)
     kit(run, device, SHORT_EVERY if args.short else 1)
     name = f"{args.backend}:{args.device}"
     text(run, name, 8 if args.short else 64)

@@ -37,6 +37,9 @@ def test_the_short_form_finds_out_all(tmp_path):
     assert code == 0
     assert [line["at"] for line in found] == sorted(line["at"] for line in found)
     assert stages["ceilings"]["read_bandwidth"] > 0
+    assert len(stages["shapes"]["microseconds"]) == 3
+    assert min(stages["shapes"]["microseconds"].values()) > 0
+    assert "recorded steps" in stages["shapes"]["tried"]
     assert stages["kit"]["passed"] > 10
     assert stages["kit"]["failed"] == {}
     assert stages["text"]["equal"]
