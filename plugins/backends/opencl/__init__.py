@@ -16,6 +16,8 @@ from llamakit.hookspecs import hookimpl
 from llamakit.options import Options
 
 if TYPE_CHECKING:
+    from llamakit.plugins.backends.opencl.driver import OpenCLDriver
+
     from llamakit.backend import Device
 
 VENDORS = "/etc/OpenCL/vendors"  # where drivers are listed
@@ -48,6 +50,10 @@ class OpenCLBackend(Backend):
     name = "opencl"
     summary = "GPUs and other devices with an OpenCL driver"
     Options = OpenCLOptions
+
+    def __init__(self, options: OpenCLOptions | None = None) -> None:
+        super().__init__(options)
+        self._drivers: WeakSet[OpenCLDriver] = WeakSet()
 
     @classmethod
     def is_likely(cls) -> bool:
@@ -92,8 +98,8 @@ class OpenCLBackend(Backend):
         if not 0 <= index < len(devices):
             raise BackendError(f"backend opencl has no device {index}", found=f"it has {len(devices)}, counted from 0")
         o = self.options
-        together = self.__dict__.setdefault("_drivers", WeakSet())
-        return GPUDevice(OpenCLDriver(devices[index], o.lanes, low_vram=o.low_vram, tune=o.tune, together=together))
+        driver = OpenCLDriver(devices[index], o.lanes, low_vram=o.low_vram, tune=o.tune, together=self._drivers)
+        return GPUDevice(driver)
 
 
 @hookimpl
