@@ -1,7 +1,8 @@
-// What reads rows of panels: products with few rows, and rows as float32. A part is `n_part` rows of the tensor from row
-// `first` on, of which the first is the first of a panel.
+// What reads rows of panels: with a TILE products with few rows, else what takes rows as float32. A part is `n_part` rows of
+// the tensor from row `first` on, of which the first is the first of a panel.
 FN GLOBAL const u8 *panel_of(GLOBAL const u8 *w, i64 row, int n_in) { return w + row / PANEL * panel_size(n_in); }
 
+#ifdef TILE
 // Eight neighbouring values of a row of activations from column `k` on; what is behind its end is zero.
 FN void eight_of(GLOBAL const float *x, int k, int n_in, float *to) {
 #if ALIGNED  // rows are multiples of 32, so that they and what is in them are aligned
@@ -23,9 +24,8 @@ FN void eight_of(GLOBAL const float *x, int k, int n_in, float *to) {
 #endif
 }
 
-#ifdef TILE
-// ITEMS of a group, or one, take a panel together. By 32 they take every so manieth step, an item one place of it; fewer
-// than 32 take some places each, in turn.
+// ITEMS of a group, or one alone, take a panel together. Each 32 of them, a warp, have their share of the steps, an item
+// one place of each; where there are fewer than 32, an item has several places, one after the other.
 #define WARPS (ITEMS > PLACES ? ITEMS / PLACES : 1)
 #define TOGETHER (ITEMS < PLACES ? ITEMS : PLACES)
 #define PARTS (WARPS * PLACES)
@@ -101,8 +101,7 @@ KERNEL void panel_linear(BUF(const u8, w), BUF(const float, x), BUF(const float,
 #endif
     }
 }
-#endif
-
+#else
 // Rows begin to begin + n_row of the part as float32, an item a place of a step.
 KERNEL void panel_decode(BUF(const u8, w), BUF(float, y), const int begin, const int n_row, const int n_in) {
     USE(const u8, w);
@@ -168,3 +167,4 @@ KERNEL void panel_expert_back(BUF(const u8, w), BUF(const float, d), BUF(const i
             if (k < n_in) y[(i64)r * n_in + k] += sums[i][j];
         }
 }
+#endif

@@ -56,6 +56,7 @@ def modules():
                 yield "rows", tile, type_
     for type_ in PACKINGS:
         yield "panel_rows", {"TILE": 8, "ITEMS": MOST_ITEMS}, type_
+        yield "panel_rows", {}, type_
         yield "panel_tiles", {}, type_
         yield "repack", {}, type_
 

@@ -237,6 +237,7 @@ def packed_modules(items):
     for type_ in PACKINGS:
         yield "repack", {}, type_
         yield "panel_rows", {"TILE": 4, "ITEMS": items}, type_
+        yield "panel_rows", {}, type_
         yield "panel_tiles", {}, type_
     yield "panel_rows", {"TILE": 1, "ITEMS": items, "PAIRS": 1}, GGMLType.Q4_0
     yield "panel_rows", {"TILE": 4, "ITEMS": items, "SORTED": 1}, GGMLType.Q4_0
