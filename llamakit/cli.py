@@ -299,8 +299,12 @@ def _internal_error() -> int:
     """A defect of ours: the traceback goes to a file, its name to the user."""
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="llamakit-error-", suffix=".txt", delete=False) as file:
+    from llamakit.terminal import one_line
+
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", errors="backslashreplace", prefix="llamakit-error-", suffix=".txt", delete=False
+    ) as file:
         file.write(f"llamakit {__version__}, Python {sys.version}\n{traceback.format_exc()}")
     last = traceback.format_exc(limit=0).strip().splitlines()[-1]
-    click.echo(f"internal error: {last}\n  report  {file.name} says more; it is worth reporting", err=True)
+    click.echo(f"internal error: {one_line(last)}\n  report  {file.name} says more; it is worth reporting", err=True)
     return INTERNAL_ERROR

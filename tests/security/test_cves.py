@@ -5,12 +5,15 @@ docs/security.md has the list, with those that other tests hold.
 
 from __future__ import annotations
 
+import ast
+import gzip
 import json
 import pickle
 import struct
 import time
 import tracemalloc
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from llamakit.plugins.samplers.grammar import compile
@@ -150,6 +153,22 @@ REQUESTS = {
     "CVE-2024-37032 a name that leads elsewhere": ("/api/pull", {"model": "../../../../tmp/x"}),
     "a model by its path": ("/v1/completions", {"model": "/etc/passwd", "prompt": "x"}),
     "a template of the request's own": ("/apply-template", {"messages": [], "chat_template": "{{ 1 }}"}),
+    "a million biases": ("/completion", {"prompt": "x", "n_predict": 1, "logit_bias": [[5, 1.0]] * 10**6}),
+    "embeddings of a prompt, as tensors": ("/v1/completions", {"prompt": {"prompt_embeds": "AAAA"}, "max_tokens": 1}),
+    "pictures in a prompt": ("/completion", {"prompt": {"prompt_string": "x", "multimodal_data": ["AAAA"]}}),
+    "a template of Ollama's": ("/api/generate", {"prompt": "x", "template": "{{ cycler.__init__ }}", "raw": 7}),
+    "a file by its address": ("/v1/responses", {"input": [{"role": "user", "content": [
+        {"type": "input_file", "file_url": "http://169.254.169.254/"}]}]}),
+    "a document by its address": ("/v1/messages", {"max_tokens": 1, "messages": [{"role": "user", "content": [
+        {"type": "document", "source": {"type": "url", "url": "file:///etc/passwd"}}]}]}),
+    "a schema by its address": ("/completion", {"prompt": "x", "json_schema": {"$ref": "file:///etc/passwd"}}),
+    "a compressed body": ("/completion", gzip.compress(b'{"prompt": "x", "n_predict": 1}' + b" " * 10**7)),
+    "a pickle": ("/completion", pickle.dumps({"prompt": "x"})),
+    "an adapter by its path": ("/lora-adapters/load", {"name": "../../../etc/passwd"}),
+    "a model made from a file": ("/api/create", {"model": "x", "from": "/etc/passwd", "files": {"a": "/etc/passwd"}}),
+    "a model copied": ("/api/copy", {"source": "stories", "destination": "../x"}),
+    "a model sent elsewhere": ("/api/push", {"model": "stories", "insecure": True}),
+    "bytes of a model": ("/api/blobs/sha256:" + "0" * 64, b"GGUF"),
     "a picture by an address of this network": ("/v1/chat/completions", {"messages": [{"role": "user", "content": [
         {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}]}),
 }  # fmt: skip
@@ -167,6 +186,53 @@ def test_requests(server, name):
         error = json.loads(data)["error"]
         assert error if isinstance(error, str) else error["message"]
     assert server.post("/completion", {"prompt": "Once", "n_predict": 2})[0] == 200
+
+
+ROOT = Path(__file__).parents[2]
+NEVER = {  # what runs or unpacks what it is given
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "torch.load", "joblib.load",
+    "numpy.load", "np.load", "pickle.load", "pickle.loads", "marshal.loads",
+}  # fmt: skip
+MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "xmlrpc", "multiprocessing"}
+
+
+def unsafe(tree):
+    """Calls and imports of what would run or unpack data, in a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            if ast.unparse(node.func) in NEVER:
+                yield node.lineno, ast.unparse(node.func)
+            if any(word.arg == "shell" or word.arg == "allow_pickle" for word in node.keywords):
+                yield node.lineno, "shell or allow_pickle"
+        names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        yield from ((node.lineno, name) for name in names if name.partition(".")[0] in MODULES)
+
+
+def test_cve_2025_32444_and_2023_48022_nothing_unpickles_or_runs_what_it_is_given():
+    """There are no ports of workers, and no code that could be made to."""
+    for text in ("import pickle", "from marshal import loads", "eval(x)", "np.load(x, allow_pickle=True)",
+                 "subprocess.run(x, shell=True)", "os.system(x)", "yaml.load(x)"):  # fmt: skip
+        assert list(unsafe(ast.parse(text))), text
+    files = [*(ROOT / "llamakit").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+    files = [file for file in files if "testing" not in file.parts]  # which kills processes of its own
+    assert len(files) > 200
+    found = {file.relative_to(ROOT): each for file in files for each in unsafe(ast.parse(file.read_text()))}
+    assert not found
+
+
+def test_only_the_port_of_the_server_listens(process):
+    server = process()
+    inodes = set()
+    for each in Path(f"/proc/{server.pid}/fd").iterdir():
+        with suppress(OSError):
+            name = str(each.readlink())
+            inodes |= {name[8:-1]} if name.startswith("socket:") else set()
+    listening = []
+    for kind in ("tcp", "tcp6"):
+        lines = [line.split() for line in Path(f"/proc/{server.pid}/net/{kind}").read_text().splitlines()[1:]]
+        listening += [int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in inodes]
+    assert listening == [server.port]
 
 
 def test_a_long_honest_string_is_served(server):

@@ -6,9 +6,11 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 from llamakit.plugins.frontends.rest.logs import JsonFormat, TextFormat
@@ -88,6 +90,20 @@ def test_a_name_that_is_no_text(small_model, tmp_path):
         shown = run(*args, name)
         assert shown
         assert "internal" not in shown
+
+
+def test_a_defect_is_shown_without_control_characters(small_model, monkeypatch):
+    def defect(path):
+        raise RuntimeError(f"{EVIL} \udcff")
+
+    monkeypatch.setattr("llamakit.gguf.open_gguf", defect)
+    shown = run("inspect", small_model)
+    assert "internal error" in shown
+    assert not any(c in shown for c in BAD), repr(shown)
+    report = Path(re.search(r"report  (\S+)", shown)[1])
+    assert report.stat().st_mode & 0o077 == 0
+    assert "RuntimeError" in report.read_text()
+    report.unlink()
 
 
 @pytest.mark.parametrize("style", [TextFormat, JsonFormat])
