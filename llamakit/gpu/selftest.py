@@ -41,7 +41,11 @@ def settle(kernels: Kernels, feature: Feature) -> None:
     if feature not in driver.features or feature in driver.tried:
         return
     driver.tried.add(feature)
-    reason = _verdict(kernels, feature)
+    try:
+        reason = _verdict(kernels, feature)
+    except BaseException:
+        driver.tried.remove(feature)  # by a device that was lost, for instance
+        raise
     if reason:
         driver.switch_off(feature)
         kernels.traits = driver.traits

@@ -70,6 +70,7 @@ def tune(kernels: Kernels) -> None:
         try:
             shape = _quickest(kernels)
         except DeviceLostError:
+            driver.tuned = False
             raise
         except LlamaKitError as error:  # such as memory that is short: the next start measures again
             log.debug("%s: shapes of kernels are not measured: %s", driver.info.name, error)

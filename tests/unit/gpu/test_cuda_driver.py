@@ -425,3 +425,15 @@ def test_gpus_that_fail_to_reach_each_other_go_through_the_host(cu, small_model,
         assert session.generate("Once upon", max_tokens=6, temperature=0.0).tokens == expected
     assert cu.calls.count("cuMemcpyPeerAsync") == 1
     assert "passes through the host" in caplog.text
+
+
+def test_a_device_that_is_lost_while_a_feature_is_tried_tries_it_again(cu):
+    device = opened(lanes=2)
+    cu.stop_at = cu.n_launch + 1
+    with pytest.raises(DeviceLostError):
+        device.kernel_store.settle(Feature.PRODUCTS)
+    device.reopen()
+    before = cu.blas.products
+    device.kernel_store.settle(Feature.PRODUCTS)
+    assert cu.blas.products == before + 2
+    device.close()
