@@ -35,7 +35,8 @@ FN u32 code_in(const u32 *words, const int bits, int e) {
     return (words[e / (32 / bits)] >> (i % 2 * 16 + i / 2 * bits)) & ((1u << bits) - 1u);
 }
 
-FN float number(u32 code) { return BITS_FLOAT(0x4b000000u | code) - 8388608.0f; }  // exact, and cheaper than a conversion
+// code - zero: exact, and cheaper than a conversion
+FN float number(u32 code, float zero) { return BITS_FLOAT(0x4b000000u | code) - (8388608.0f + zero); }
 
 FN int byte_in(u32 word, int i) { return (int)((word >> (8 * i)) & 255u); }
 
@@ -131,9 +132,9 @@ FN float value_of(u32 code, float scale, float minimum) {
     u32 low = code & 4u ? NAMED_1 : NAMED_0, high = code & 4u ? NAMED_3 : NAMED_2;
     return scale * (float)signed_byte_in(code & 8u ? high : low, (int)(code & 3u));
 #elif defined(ZERO)
-    return scale * (number(code) - ZERO);
+    return scale * number(code, ZERO);
 #else
-    return scale * number(code) - minimum;
+    return scale * number(code, 0.0f) - minimum;
 #endif
 }
 
