@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from llamakit import embedded
 from llamakit.backend import KVSpec
 from llamakit.engine.runner import kv_spec
 from llamakit.errors import BackendError, OutOfMemoryError, UsageError
@@ -259,10 +260,14 @@ def test_positions_are_split_where_rows_are_few(device):
         assert [launch.kernel for launch in device.driver.launches] == kernels
 
 
-def test_the_footprint_is_what_is_allocated(small_model):
-    model = Model(small_model)
-    told = model.device.footprint(model.graph, model.sources)
-    assert told.weights == sum(weight.n_bytes for weight in model.weights.values())
+@pytest.mark.parametrize("quantised", [False, True])
+def test_the_footprint_is_what_is_allocated(small_model, quantised):
+    model = Model(embedded.FILE if quantised else small_model)
+    told, parts = model.device.footprint(model.graph, model.sources), []
+    for weight in model.weights.values():
+        parts += [part.place.block.n_bytes for part in weight.parts]
+        assert weight.packed == (quantised and len(weight.shape) > 1)
+    assert told.weights == sum(weight.n_bytes for weight in model.weights.values()) == sum(parts)
     held = model.program._arena.block.n_bytes + model.program._inputs.block.n_bytes
     assert 0 <= held - told.program < 4096
     assert model.device.kv_size(model.kv.spec) == sum(place.block.n_bytes for place in model.kv.layers)
