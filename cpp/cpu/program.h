@@ -159,8 +159,9 @@ class Program {
         if (v.input) return reinterpret_cast<float*>(const_cast<int32_t*>(inputs_)) + v.offset;
         return (v.state ? v.state->floats() : arena()) + v.offset;
     }
+    // The i-th integer input of a step; null for one that it has not.
     const int32_t* ints(const Step& step, size_t i) const {
-        return step.ints[i] < 0 ? nullptr : inputs_ + step.ints[i];
+        return i >= step.ints.size() || step.ints[i] < 0 ? nullptr : inputs_ + step.ints[i];
     }
     void check() const;
     void check_attention(const Step& step) const;
