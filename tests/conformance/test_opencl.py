@@ -48,7 +48,7 @@ def usual_in_groups(case: Case) -> bool:
     """One or two of each kernel."""
     if case.op == "linear":
         return case.type is GGMLType.F32 and (case.rows, case.n_out) in ((1, 48), (3, 48), (9, 33), (6, 48))
-    return case.n_in == 129 or case.op == "step_attention" or (case.kv_type == "f16" and case.sinks)
+    return case.n_in in (7, 129) or case.op == "step_attention" or (case.kv_type == "f16" and case.sinks)
 
 
 def usual_in_panels(case: Case) -> bool:

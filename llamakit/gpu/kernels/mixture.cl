@@ -158,9 +158,9 @@ KERNEL void norm_adapter(BUF(const float, x), BUF(const int, slots), BUF(const i
     PART;
     UNITS(n_row * n_head);
     int slot = slots[UNIT / n_head];
-    if (RANK(slot) == 0) return;
     x += (i64)UNIT * width;
     y += (i64)UNIT * width;
     float factor = SCALE(slot) / SQRT(lane_sum(dot_lane(x, x, width), part) / (float)width + epsilon);
+    if (RANK(slot) == 0) return;  // not before items meet: PoCL made a kernel of that which faults at widths below LANES
     for (int i = LANE; i < width; i += LANES) y[i] += x[i] * factor * PART_B(slot)[i];
 }
