@@ -67,7 +67,7 @@ class KVSpace:
             return
         path, length = self.tree.match(key, track.tokens[:-1])
         track.table.share([node.block for node in path], length)
-        whole = [node for node in path if len(node.tokens) == self.size]
+        whole = [node for node in path if node.n_token == self.size]
         n_whole = min(len(whole), length // self.size)
         if n_whole:
             track.node, track.n_known = path[n_whole - 1], n_whole

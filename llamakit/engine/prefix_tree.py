@@ -7,6 +7,7 @@ every block once (`BlockPool.retain`); when memory is short the least recently u
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
@@ -14,18 +15,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llamakit.engine.kv_cache import BlockPool
 
+WIDTH = array("i").itemsize
 MOST_COMPARED = 64  # children that are compared token by token when none holds the whole next block
 MOST_ROOTS = 4096  # from there on, roots that hold nothing are forgotten
 
 
 class Node:
-    """A block; `tokens` are `size` many, or fewer in a leaf that an ended text left."""
+    """A block; `key` spells its tokens, `size` many, or fewer in a leaf that an ended text left.
 
-    __slots__ = ("block", "children", "parent", "tokens")
+    As bytes: numbers would lie where they were made, one here and one there among those of answers, and what is free
+    between them could not be given back.
+    """
 
-    def __init__(self, tokens: tuple[int, ...], block: int, parent: Node | None) -> None:
-        self.tokens, self.block, self.parent = tokens, block, parent
-        self.children: dict[tuple[int, ...], Node] = {}
+    __slots__ = ("block", "children", "key", "parent")
+
+    def __init__(self, key: bytes, block: int, parent: Node | None) -> None:
+        self.key, self.block, self.parent = key, block, parent
+        self.children: dict[bytes, Node] = {}
+
+    @property
+    def n_token(self) -> int:
+        """How many tokens it holds."""
+        return len(self.key) // WIDTH
 
 
 class PrefixTree:
@@ -45,7 +56,7 @@ class PrefixTree:
         if found is None:
             if len(self._roots) >= MOST_ROOTS:
                 self._roots = {key: root for key, root in self._roots.items() if root.children}
-            found = self._roots[key] = Node((), -1, None)
+            found = self._roots[key] = Node(b"", -1, None)
         return found
 
     def match(self, key: Hashable, tokens: Sequence[int]) -> tuple[list[Node], int]:
@@ -53,9 +64,9 @@ class PrefixTree:
         path: list[Node] = []
         node, length = self._roots.get(key), 0
         while node is not None and length < len(tokens):
-            wanted = tuple(tokens[length : length + self.size])
+            wanted = _spelled(tokens[length : length + self.size])
             child = node.children.get(wanted)
-            if child is not None and len(wanted) == self.size:
+            if child is not None and child.n_token == self.size:
                 path.append(child)
                 node, length = child, length + self.size
                 continue
@@ -69,14 +80,14 @@ class PrefixTree:
 
     def insert(self, parent: Node, tokens: Sequence[int], block: int) -> Node:
         """A block that holds `tokens` after `parent`; if one is known already, that one is returned."""
-        key = tuple(tokens)
+        key = _spelled(tokens)
         child = parent.children.get(key)
         if child is None:
             nearest, n = self._nearest(parent, key)
-            if nearest is not None and n == len(key):  # the beginning of a block that is known
+            if nearest is not None and n == len(tokens):  # the beginning of a block that is known
                 self._touch([nearest])
                 return nearest
-            if nearest is not None and n == len(nearest.tokens):  # the text went on where one had ended
+            if nearest is not None and n == nearest.n_token:  # the text went on where one had ended
                 self._remove(nearest)
             child = parent.children[key] = Node(key, block, parent)
             self.pool.retain(block)
@@ -118,7 +129,7 @@ class PrefixTree:
         for place, node in reversed(list(enumerate(path))):
             held = node.children or self.pool.holders(node.block) != 1
             start = place * self.size
-            if held or node.tokens != tuple(tokens[start : start + len(node.tokens)]):
+            if held or node.key != _spelled(tokens[start : start + node.n_token]):
                 break
             self._remove(node)
             left = start
@@ -141,14 +152,14 @@ class PrefixTree:
         self._used.clear()
         self._roots.clear()
 
-    def _nearest(self, node: Node, wanted: tuple[int, ...]) -> tuple[Node | None, int]:
+    def _nearest(self, node: Node, wanted: bytes) -> tuple[Node | None, int]:
         """The child that shares most tokens with `wanted`, and how many."""
         best: Node | None = None
         length = 0
         for number, child in enumerate(reversed(node.children.values())):
             if number == MOST_COMPARED:
                 break
-            n = _common(child.tokens, wanted)
+            n = _common(child.key, wanted)
             if n > length:
                 best, length = child, n
         return best, length
@@ -166,13 +177,18 @@ class PrefixTree:
         self.pool.release(node.block)
         parent = node.parent
         assert parent is not None  # roots are not in `_used`
-        del parent.children[node.tokens]
+        del parent.children[node.key]
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def _spelled(tokens: Sequence[int]) -> bytes:
+    """Tokens as a key."""
+    return array("i", tokens).tobytes()
+
+
+def _common(a: bytes, b: bytes) -> int:
     """How many tokens at the start are the same."""
     n = 0
-    for x, y in zip(a, b, strict=False):
+    for x, y in zip(memoryview(a).cast("i"), memoryview(b).cast("i"), strict=False):
         if x != y:
             break
         n += 1
