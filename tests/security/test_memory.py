@@ -486,6 +486,21 @@ def test_an_answer_waits_for_a_reader_who_is_behind(hash_model):
         service.close()
 
 
+def test_what_a_stream_keeps_for_its_end_counts(serve):
+    """The last event of 2023's streams has the probabilities of all tokens again."""
+    small = serve(request_memory="2M", max_predict=100_000)
+    body = {"prompt": "Once", "n_predict": 1000, "stream": True, "n_probs": 400, "ignore_eos": True}
+    body["post_sampling_probs"] = False  # those before the samplers, which leave few
+    events = list(small.events("/completion", body))
+    assert 20 < len(events) < 500
+    assert "memory" in events[-1]["error"]["message"]
+    wait_until_free(small)
+    whole = list(small.events("/completion", body | {"n_predict": 10}))
+    told = [each for event in whole[:-1] for each in event["completion_probabilities"]]
+    assert whole[-1]["completion_probabilities"] == told
+    assert len(told) == 10
+
+
 def test_a_stream_that_is_not_read_does_not_pile_up(serve, monkeypatch):
     monkeypatch.setattr(generation, "MOST_AHEAD", 20_000)
     small = serve(max_predict=100_000)

@@ -57,6 +57,7 @@ class Writer(ABC):
     readers: list[AnswerReader]
     ignored: tuple[str, ...] = ()
     slots: Sequence[int] = ()  # of the requests, where the server has slots
+    hold: Callable[[int], None] = staticmethod(lambda n_bytes: None)  # counts what a stream keeps for its end
 
     @abstractmethod
     def whole(self, parts: list[list[Part]]) -> Any:
@@ -172,7 +173,7 @@ class Dialect(ABC):
         writer.ignored = (*(writer.ignored or asked.ignored), *left_out(self.state, session, writer.requests))
         slot = getattr(asked.fields, "id_slot", -1)
         jobs = [exchange.start(session, request, self.api, name, slot) for request in writer.requests]
-        writer.slots = exchange.slots
+        writer.slots, writer.hold = exchange.slots, exchange.hold
         return writer, jobs
 
     def _after_loading(self, exchange: Exchange, asked: Asked, name: str) -> Iterator[bytes]:

@@ -49,7 +49,7 @@ class Exchange:
         self.slots: list[int] = []  # of its requests, in order
         self.streams = False
         self._stack = ExitStack()
-        self._hold = partial(hold, req)
+        self.hold = partial(hold, req)  # counts bytes that are kept, until this ends
 
     def salt(self, asked: str) -> str:
         """The salt of its texts: what one key asked must not show in how fast another is answered."""
@@ -66,7 +66,7 @@ class Exchange:
         The job is cancelled when the client leaves, and when this ends. `slot`: which one of the model's is asked for.
         """
         request = msgspec.structs.replace(request, cache_salt=self.salt(request.cache_salt))
-        self._hold(bytes_of(request, session.engine.max_predict))
+        self.hold(bytes_of(request, session.engine.max_predict))
         job = session.service.submit(request, id=self.id, gone=self.gone, owner=self.owner, weight=self.key.weight)
         meter = Meter(self.state.metrics, api)
         job.observer = meter.look
@@ -87,7 +87,7 @@ class Exchange:
 
     def keep(self, events: list[Event]) -> None:
         """Count what is kept until an answer is whole; TooLargeError or QueueFullError if that is too much."""
-        self._hold(PER_PART * sum(map(n_parts, events)))
+        self.hold(PER_PART * sum(map(n_parts, events)))
 
     def at_end(self, what: Callable[[], None]) -> None:
         """Do something after all that is begun later has ended."""

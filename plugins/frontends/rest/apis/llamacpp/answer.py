@@ -114,14 +114,15 @@ class Answers(Writer):
         self.ignored, self.newer, self.probs_today = ignored, newer, probs_today
         self._plain = not (self.several or fields.n_probs or fields.return_tokens or fields.timings_per_token)
         n_answer = sum(request.n for request in requests)
-        self._pieces: list[list[Piece]] = [[] for _ in range(n_answer)]  # of each answer, for its last event
+        # Of each answer, for its last event. As JSON: objects take more, and memory between them is not given back.
+        self._probs = [bytearray() for _ in range(n_answer)]
         self._told = [0] * n_answer  # tokens of each answer
         self._began = 0.0
 
     def whole(self, parts: list[list[Part]]) -> Any:
         """The answer to wait for; a list of them where `n` asks for several, or several prompts."""
         found = [
-            self.last(number, each.result, each.result.text, each.pieces)
+            self.last(number, each.result, each.result.text, self._encoded(each.pieces))
             for number, some in enumerate(parts)
             for each in gather(some)
         ]
@@ -137,13 +138,21 @@ class Answers(Writer):
             if self._plain:
                 return BEFORE + encode_text(part.content) + AFTER if part.content else b""
             index = self._index(number, part.choice)
-            self._pieces[index] += part.pieces
             self._told[index] += len(part.pieces)
-            return sorted_event(self.part(part.content, part.pieces, index)) if part.content else b""
+            probs = self._encoded(part.pieces)
+            self._keep(probs, index)
+            return sorted_event(self.part(part.content, part.pieces, probs, index)) if part.content else b""
         if isinstance(part, Done):
-            pieces = self._pieces[self._index(number, part.choice)]
-            return sorted_event(self.last(number, part.result, "", pieces))
+            probs = self._probs[self._index(number, part.choice)]
+            return sorted_event(self.last(number, part.result, "", probs))
         return sorted_event(progress_value(part)) if self.fields.return_progress else b""
+
+    def _keep(self, probs: bytes, index: int) -> None:
+        """Keep probabilities that were told for the end."""
+        kept = self._probs[index]
+        self.hold(len(probs))
+        if probs:
+            kept += b"," + probs if kept else probs
 
     def _index(self, number: int, choice: int) -> int:
         """The place of an answer among all."""
@@ -156,14 +165,17 @@ class Answers(Writer):
         n, ms = self._told[index], (now - self._began) * 1e3
         return {"predicted_ms": ms, "predicted_n": n, "predicted_per_second": _rate(n, ms)}
 
-    def part(self, text: str, pieces: Sequence[Piece], index: int) -> dict[str, Any]:
+    def part(self, text: str, pieces: Sequence[Piece], probs: bytes, index: int) -> dict[str, Any]:
         """An event in the middle of a stream: text, and the tokens it is made of where they are asked for."""
         value: dict[str, Any] = {"content": text, "stop": False}
         if self.fields.timings_per_token:
             value["timings"] = self._times(index)
-        return value | self._extras(pieces, index)
+        value |= self._extras(probs, index)
+        if self.fields.return_tokens:
+            value["tokens"] = [piece.token_id for piece in pieces]
+        return value
 
-    def last(self, number: int, result: Result, text: str, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def last(self, number: int, result: Result, text: str, probs: bytes | bytearray) -> dict[str, Any]:
         """The whole answer, or with an empty `text` the last event of a stream."""
         reason, timings, request = result.reason, result.timings, self.requests[number]
         value: dict[str, Any] = {
@@ -190,7 +202,7 @@ class Answers(Writer):
                 "id_slot": self.slots[number] if self.slots else -1, **value,
             }  # fmt: skip
             value["timings"]["cache_n"] = timings.n_cached
-        value |= self._extras(pieces, self._index(number, result.choice))
+        value |= self._extras(probs, self._index(number, result.choice))
         if self.fields.return_progress and self.fields.stream:
             details = extensions_of(request, result, self.ignored)
             value["llamakit"] = details["llamakit"]
@@ -208,17 +220,21 @@ class Answers(Writer):
         given = self.fields.prompt
         return given[number] if len(self.requests) > 1 and isinstance(given, list) else given
 
-    def _extras(self, pieces: Sequence[Piece], index: int) -> dict[str, Any]:
+    def _extras(self, probs: bytes | bytearray, index: int) -> dict[str, Any]:
         """What only some requests ask for."""
         extras: dict[str, Any] = {"index": index} if self.several else {}
         if self.fields.n_probs:
-            make = self._after if self.fields.post_sampling_probs else self._before
-            if self.probs_today and self.fields.post_sampling_probs:
-                make = self._after_today
-            extras["completion_probabilities"] = [msgspec.Raw(encode(make(piece))) for piece in pieces]
-        if self.fields.return_tokens:
-            extras["tokens"] = [piece.token_id for piece in pieces]
+            extras["completion_probabilities"] = msgspec.Raw(b"[%b]" % probs)
         return extras
+
+    def _encoded(self, pieces: Sequence[Piece]) -> bytes:
+        """The probabilities of tokens as JSON with commas between them, where they are asked for."""
+        if not self.fields.n_probs:
+            return b""
+        make = self._after if self.fields.post_sampling_probs else self._before
+        if self.probs_today and self.fields.post_sampling_probs:
+            make = self._after_today
+        return b",".join([encode(make(piece)) for piece in pieces])
 
     def _after(self, piece: Piece) -> dict[str, Any]:
         """A token and the likeliest that the samplers left, as in 2023."""
