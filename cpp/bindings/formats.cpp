@@ -85,18 +85,15 @@ PYBIND11_MODULE(_formats, m) {
           "The head of a GGUF file as a dict of records; ParseError says what is wrong where.");
     m.def("dequantize", &dequantize, py::arg("type"), py::arg("raw"), py::arg("n"), "Decode n values to float32 (n,).");
     m.def("quantize", &quantize, py::arg("type"), py::arg("values"), "Encode float32 values to bytes.");
-    const auto pointer = [](uintptr_t address) { return reinterpret_cast<const void*>(address); };
     m.def(
         "watch",
         [](const py::buffer& map) {
             const py::buffer_info info = map.request();
-            return watch(info.ptr, size_t(info.size)) ? uintptr_t(info.ptr) : 0;
+            return watch(info.ptr, size_t(info.size));
         },
-        py::arg("map"), "Survive that a mapped file is cut off: what is gone reads as zeros. Its address, or 0.");
-    m.def("forget", [=](uintptr_t address) { forget(pointer(address)); }, py::arg("address"), "Watch it no longer.");
-    m.def(
-        "lost_pages", [=](uintptr_t address) { return lost_pages(pointer(address)); }, py::arg("address"),
-        "Pages that were read and are not in the file any more.");
+        py::arg("map"), "Survive that a mapped file is cut off: what is gone reads as zeros. Its number, or 0.");
+    m.def("forget", &forget, py::arg("number"), "Watch it no longer.");
+    m.def("lost_pages", &lost_pages, py::arg("number"), "Pages that were read and are not in the file any more.");
     py::dict types;
     for (const TypeTraits& t : kTypes) types[t.name] = py::make_tuple(t.number, t.block_size, t.type_size);
     m.attr("types") = types;  // name -> (number, values, bytes of a block)

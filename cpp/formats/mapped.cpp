@@ -14,11 +14,11 @@ namespace lk::formats {
 
 #ifdef _WIN32
 
-bool watch(const void*, size_t) {
-    return false;
+size_t watch(const void*, size_t) {
+    return 0;
 }
-void forget(const void*) {}
-uint64_t lost_pages(const void*) {
+void forget(size_t) {}
+uint64_t lost_pages(size_t) {
     return 0;
 }
 
@@ -32,7 +32,7 @@ struct Watched {
     std::atomic<uint64_t> lost{0};
 };
 
-std::array<Watched, 256> table;
+std::array<Watched, 8192> table;  // models of hundreds of files, several at once
 std::mutex changing;
 struct sigaction before;
 uintptr_t page_size = 4096;
@@ -69,29 +69,26 @@ void install() {
 
 }  // namespace
 
-bool watch(const void* begin, size_t size) {
+size_t watch(const void* begin, size_t size) {
     const std::lock_guard lock(changing);
     install();
-    for (Watched& each : table)
-        if (installed && each.begin == 0) {
-            each.lost = 0;
-            each.end = uintptr_t(begin) + size;
-            each.begin = uintptr_t(begin);
-            return true;
+    for (size_t i = 0; installed && i < table.size(); ++i)
+        if (table[i].begin == 0) {
+            table[i].lost = 0;
+            table[i].end = uintptr_t(begin) + size;
+            table[i].begin = uintptr_t(begin);
+            return i + 1;
         }
-    return false;
-}
-
-void forget(const void* begin) {
-    const std::lock_guard lock(changing);
-    for (Watched& each : table)
-        if (each.begin == uintptr_t(begin)) each.begin = 0;
-}
-
-uint64_t lost_pages(const void* begin) {
-    for (const Watched& each : table)
-        if (each.begin == uintptr_t(begin)) return each.lost;
     return 0;
+}
+
+void forget(size_t number) {
+    const std::lock_guard lock(changing);
+    if (number > 0 && number <= table.size()) table[number - 1].begin = 0;
+}
+
+uint64_t lost_pages(size_t number) {
+    return number > 0 && number <= table.size() ? table[number - 1].lost.load() : 0;
 }
 
 #endif

@@ -7,11 +7,11 @@
 
 namespace lk::formats {
 
-// Watch a mapping; false where the system or a full table does not allow it.
-bool watch(const void* begin, size_t size);
+// Watch a mapping; its number, or 0 where the system or a full table does not allow it.
+size_t watch(const void* begin, size_t size);
 // Forget a mapping, before it is unmapped.
-void forget(const void* begin);
+void forget(size_t number);
 // Pages of a mapping that were read and are not in its file any more.
-uint64_t lost_pages(const void* begin);
+uint64_t lost_pages(size_t number);
 
 }  // namespace lk::formats

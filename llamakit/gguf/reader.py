@@ -102,8 +102,8 @@ class _Part:
         self.map, self._file = _map(path)
         self._shut = weakref.finalize(self, os.close, self._file)
         self._opened = _state(self._file)
-        self._address: int = _formats.watch(self.map)
-        self._forget = weakref.finalize(self.map, _formats.forget, self._address)
+        self._watched: int = _formats.watch(self.map)
+        self._forget = weakref.finalize(self.map, _formats.forget, self._watched)
         try:
             self.head: dict[str, Any] = _formats.parse(self.map)
         except _formats.ParseError as error:
@@ -115,7 +115,7 @@ class _Part:
         """Raise ModelChangedError if the file is not what it was when it was opened. A new file of its name is none."""
         from llamakit import _formats
 
-        if _state(self._file) != self._opened or _formats.lost_pages(self._address):
+        if _state(self._file) != self._opened or _formats.lost_pages(self._watched):
             raise ModelChangedError(
                 f"{self.path} was changed while it was in use", found="it was written to, or cut off",
                 hint="load it again; replace a model by renaming a new file to its name",

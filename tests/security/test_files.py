@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -40,6 +42,27 @@ def test_a_file_that_is_cut_off_while_it_is_mapped(copy):
         for look in (lambda: file.tensor(last), file.check):
             with pytest.raises(ModelFileError, match="was changed while it was in use"):
                 look()
+
+
+def test_the_last_of_many_files_that_are_mapped(copy, tmp_path):
+    """There was room for 256; a cut in any other ended the process. A large model has hundreds of files."""
+    code = f"""
+import shutil
+from pathlib import Path
+from llamakit.gguf import open_gguf
+files = []
+for number in range(300):
+    path = Path({str(tmp_path)!r}) / f"{{number}}.gguf"
+    shutil.copyfile({str(copy)!r}, path)
+    files.append(open_gguf(path))
+with path.open("r+b") as opened:
+    opened.truncate(path.stat().st_size // 3)
+last = max(files[-1].tensors.values(), key=lambda info: info.offset).name
+assert not files[-1].raw(last).any()
+for file in files:
+    file.close()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
 def test_a_file_that_is_written_to_or_replaced(copy, small_model):
