@@ -23,6 +23,7 @@ import msgspec
 
 from llamakit.errors import LlamaKitError, NotFoundError, OutOfMemoryError, UnavailableError
 from llamakit.options import near
+from llamakit.system import give_back_memory
 from llamakit.units import size_text
 
 if TYPE_CHECKING:
@@ -205,6 +206,8 @@ class ModelPool:
                 raise UnavailableError(f"model {model.name!r} is in use", found=f"{model.leases} requests use it")
             session = self._take(model)
         session.close()
+        del session  # it refers to itself
+        give_back_memory()
         return True
 
     def close(self) -> None:
@@ -332,6 +335,8 @@ class ModelPool:
             session = self._take(victim)
         log.info("unloading %s to make room for %s", victim.name, model.name)
         session.close()
+        del session
+        give_back_memory()
         return True
 
     def _take(self, model: _Model) -> Session:
@@ -350,6 +355,10 @@ class ModelPool:
             for model, session in zip(idle, sessions, strict=True):
                 log.info("unloading %s: not used for %g s", model.name, self.idle_seconds)
                 _close(session)
+            if sessions:
+                del session
+                sessions.clear()
+                give_back_memory()
 
 
 def _close(session: Session) -> None:

@@ -111,7 +111,8 @@ def collect_when_asked() -> None:
     """Have the garbage collector look at all objects only when `give_back_memory` asks it to.
 
     Nothing else runs meanwhile: whoever makes a million objects had others wait for 300 ms, again and again. What there
-    is by now stays for good, and is not looked at any more.
+    is by now is not looked at any more, so there should be nothing yet that refers to itself and is to go, such as a
+    session.
     """
     import gc
 

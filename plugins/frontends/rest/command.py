@@ -89,7 +89,7 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     from llamakit.plugins.frontends.rest.server import STALL_SECONDS, Server
     from llamakit.plugins.frontends.rest.tls import make_context
 
-    from llamakit.system import keep_little
+    from llamakit.system import collect_when_asked, keep_little
 
     keep_little()
     set_up(options)
@@ -113,6 +113,7 @@ def run(config: Config, options: ServeOptions, registry: Registry, notes: list[s
     state.sampling = checked_sampling(registry, config.changed("sampling"))
     state.defaults = startup.defaults_of(config, options)
     server = Server(state, socks[0], keys, tls, socks[1:])
+    collect_when_asked()  # before any model is there, which may be unloaded
     return _Run(server, state, options).run()
 
 
@@ -157,8 +158,6 @@ class _Run:
         """Load the default model, then say that it answers."""
         from llamakit.plugins.frontends.rest import startup
 
-        from llamakit.system import collect_when_asked
-
         pool = self.state.pool
         try:
             with pool.lease(pool.default) as session:
@@ -168,7 +167,6 @@ class _Run:
                     startup.warn(f"--mlock: the memory cannot be locked: {why}", self.options)
                 with suppress(LlamaKitError):  # who chats is told what is wrong with it
                     session.chat_template  # noqa: B018 - starts the process that renders it
-                collect_when_asked()
                 lines = startup.lines_of(session, self.state, self.server.urls, time.perf_counter() - began)
             if self.options.log_format == "json":
                 from llamakit.plugins.frontends.rest.app import log
