@@ -105,7 +105,10 @@ def retry_after(error: LlamaKitError) -> int | None:
 
 def body_of(error: LlamaKitError) -> dict[str, Any]:
     """{"error": {code, message, param, found, hint, type}}; folders of this machine are left out of it."""
-    record: dict[str, Any] = dict(error.record())
+    # Names of files may be no text, which JSON cannot hold.
+    record: dict[str, Any] = {
+        name: str(text).encode(errors="replace").decode() for name, text in error.record().items()
+    }
     if status_of(error)[0] == "5":
         record = {name: without_folders(text) for name, text in record.items()}
     record["param"] = record["param"] or None

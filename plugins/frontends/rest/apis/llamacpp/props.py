@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from llamakit import __version__
 from llamakit.chat.reasoning import find_markers
+from llamakit.terminal import one_line
 
 if TYPE_CHECKING:
     import falcon
@@ -146,7 +147,8 @@ def properties(state: ServerState, info: ModelInfo) -> PropsInfo:
 def _properties(state: ServerState, info: ModelInfo, facts: FileFacts, n_ctx: int, max_predict: int) -> PropsInfo:
     options = state.options
     return PropsInfo(
-        model=info.name, model_alias=info.name, model_path=Path(info.path).name, size=info.size, loaded=info.loaded,
+        model=info.name, model_alias=info.name, model_path=one_line(Path(info.path).name),
+        size=info.size, loaded=info.loaded,
         is_sleeping=not info.loaded and not info.loading and info.last_used > 0,
         n_ctx=n_ctx, grammar="grammar" in state.registry.samplers(), key_required=state.key_required,
         build=__version__, build_info=f"llamakit {__version__}",

@@ -15,6 +15,7 @@ from llamakit.plugins.frontends.rest.route import Operation, Route
 from msgspec import Meta
 
 from llamakit.errors import ModelFileError, UsageError
+from llamakit.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +159,15 @@ def listed(session: Session | None) -> list[LoraAdapter]:
     """All adapters that are loaded."""
     infos: Sequence[AdapterInfo] = session.adapters.infos() if session is not None and session.adapters else []
     return [
-        LoraAdapter(id=i.id, name=i.name, path=i.path, scale=i.scale, rank=i.rank, size=i.n_bytes, metadata=i.metadata)
+        LoraAdapter(
+            id=i.id,
+            name=one_line(i.name),
+            path=one_line(i.path),
+            scale=i.scale,
+            rank=i.rank,
+            size=i.n_bytes,
+            metadata=i.metadata,
+        )
         for i in infos
     ]
 

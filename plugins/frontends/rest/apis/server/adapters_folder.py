@@ -17,11 +17,12 @@ class AdapterFolder:
         self.folder = Path(folder) if folder else None
 
     def files(self) -> dict[str, Path]:
-        """Files by name: without the ending, unless two would be called the same."""
+        """Files by name: without the ending, unless two would be called the same; only names that can be written."""
         if self.folder is None:
             return {}
         try:
-            paths = sorted(path for path in self.folder.iterdir() if path.suffix in ENDINGS and path.is_file())
+            found = [path for path in self.folder.iterdir() if path.suffix in ENDINGS and path.name.isprintable()]
+            paths = sorted(path for path in found if path.is_file())
         except OSError:
             return {}
         stems = [path.stem for path in paths]
