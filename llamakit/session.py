@@ -324,7 +324,7 @@ class Session:
             stall_seconds=settings.stall_seconds,
         )
         self.tokenizer.context = self.n_ctx  # from now on texts come from many
-        _ = self.pooling  # read while the file is what it was
+        self.file.metadata.keep()  # while the file is what it was
         return Service(self.engine, options, check=self.file_check, reopen=self.reopen)
 
     def trainer(self, options: TrainOptions | None = None, **values: Any) -> Trainer:

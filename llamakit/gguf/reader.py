@@ -181,14 +181,21 @@ def _unreadable(path: Path, fault: str) -> ModelFileError:
 class Metadata(Mapping[str, object]):
     """Metadata by key, decoded on request: numbers, str, bool, numpy arrays, or `StringArray`.
 
-    ModelChangedError on a request after the file was changed.
+    ModelChangedError on a request after the file was changed, but for what `keep` has read.
     """
 
     def __init__(self, part: _Part) -> None:
         self._part = part
         self._records = {key.decode("utf-8", "replace"): record for key, *record in part.head["metadata"]}
+        self._kept: dict[str, object] = {}
+
+    def keep(self) -> None:
+        """Read all numbers and texts: whoever tells of a model in memory needs them while it is used."""
+        self._kept = {key: self[key] for key, record in self._records.items() if record[0] != ValueType.ARRAY}
 
     def __getitem__(self, key: str) -> object:
+        if key in self._kept:
+            return self._kept[key]
         type_, element, count, offset, starts = self._records[key]
         if type_ == ValueType.STRING:
             return self.text(key).decode("utf-8", "replace")

@@ -159,9 +159,9 @@ def _details_of(state: ServerState, info: ModelInfo) -> dict[str, Any]:
     from llamakit.gguf import open_gguf
 
     session = state.pool.loaded(info.name)
-    if session is not None:
-        return details(session.file)
     try:
+        if session is not None:
+            return details(session.file)
         with open_gguf(Path(info.path)) as file:
             return details(file)
     except (LlamaKitError, OSError):
