@@ -213,3 +213,30 @@ def test_a_connection_that_cannot_be_decrypted_leaves_nothing(pem, caplog):
         front.stop()
     until(lambda: descriptors() <= before, 5)
     assert not caplog.records
+
+
+def test_a_slow_reader_gets_all_of_an_answer_whose_connection_the_server_closes(pem):
+    """What two seconds do not carry was cut off, without an error that the reader could see."""
+    front, size = TLSFront(make_context(*map(str, pem))), 160_000
+    front.start()
+    listener = socket.create_server(("127.0.0.1", 0))
+    try:
+        with listener, socket.socket() as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.connect(listener.getsockname())
+            accepted = listener.accept()[0]
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            near = front.plain(accepted)
+            near.setblocking(True)
+            answer = threading.Thread(target=lambda: (near.recv(9), near.sendall(bytes(size)), near.close()))
+            answer.start()
+            found = 0
+            with ssl.create_default_context(cafile=pem[0]).wrap_socket(plain, server_hostname="127.0.0.1") as client:
+                client.sendall(b"x")
+                while part := client.recv(4096):
+                    found += len(part)
+                    time.sleep(0.13)  # 30 kB a second
+            answer.join()
+        assert found == size
+    finally:
+        front.stop()

@@ -21,7 +21,8 @@ from llamakit.errors import UsageError
 
 log = logging.getLogger("llamakit.rest")
 HANDSHAKE_SECONDS = 10.0
-SHUTDOWN_SECONDS = 2.0  # for the last bytes to leave
+LAST_SECONDS = 15.0  # for the last bytes to reach a slow reader, once the server has closed the connection
+FEW_SECONDS, FEW = 2.0, 256  # the same while more than so many connections end
 PIECE = 64 << 10
 
 
@@ -58,6 +59,7 @@ class TLSFront:
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._open: set[asyncio.Task[None]] = set()
+        self._n_ending = 0
         self._thread = threading.Thread(target=self._run, name="llamakit-tls", daemon=True)
 
     def start(self) -> None:
@@ -67,7 +69,7 @@ class TLSFront:
     def stop(self) -> None:
         """End, once the last bytes of connections that the server has closed are out; the others are cut off."""
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(2 * SHUTDOWN_SECONDS + 1.0)
+        self._thread.join(2 * FEW_SECONDS + 1.0)
 
     def plain(self, client: socket.socket) -> socket.socket:
         """The connection of a client, decrypted: closing it closes the client's. For any thread, and does not wait."""
@@ -85,7 +87,7 @@ class TLSFront:
         self._loop.set_exception_handler(_quiet)
         await self._stop.wait()
         if self._open:
-            await asyncio.wait(self._open, timeout=SHUTDOWN_SECONDS)
+            await asyncio.wait(self._open, timeout=FEW_SECONDS)
 
     def _begin(self, client: socket.socket, far: socket.socket) -> None:
         task = self._loop.create_task(self._pass_on(client, far))
@@ -116,14 +118,24 @@ class TLSFront:
                 ]
                 await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
                 server_writer.close()
-                writer.close()
-                with suppress(OSError):
-                    await writer.wait_closed()
+                await self._end(writer)
             finally:
                 for each in (first, shake, *copies):
                     each.cancel()
                 await asyncio.gather(first, shake, *copies, return_exceptions=True)
                 server_writer.transport.abort()
+
+    async def _end(self, writer: asyncio.StreamWriter) -> None:
+        """Close a client's connection once it has what was written. Nobody can hold very many that way."""
+        writer.close()
+        self._n_ending += 1
+        try:
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(LAST_SECONDS if self._n_ending <= FEW else FEW_SECONDS):
+                    await writer.wait_closed()
+        finally:
+            self._n_ending -= 1
+            writer.transport.abort()
 
     async def _shake_hands(self, client: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """What a client sends, and what is sent to it, decrypted; OSError if it does not speak TLS."""
@@ -131,7 +143,7 @@ class TLSFront:
         protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
         transport, _ = await self._loop.connect_accepted_socket(
             lambda: protocol, client, ssl=self.context, ssl_handshake_timeout=HANDSHAKE_SECONDS,
-            ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            ssl_shutdown_timeout=LAST_SECONDS,
         )  # fmt: skip
         return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
