@@ -131,6 +131,14 @@ def test_parts_are_counted():
         spend(budget.MOST_PARTS)
 
 
+def test_edges_of_automata_count():
+    """20,000 numbers that must not be took 90 MB until the clock ended them; the count did not."""
+    with pytest.raises(GrammarError, match=r"more than 400,000 parts"), limited():
+        parse("json_schema", {"type": "number", "not": {"enum": [i / 2 for i in range(5_000)]}})
+    with limited():
+        assert parse("json_schema", {"type": "number", "not": {"enum": [i / 2 for i in range(500)]}})
+
+
 def loop_until_ended():
     turns = 0
     while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llamakit.plugins.samplers.grammar.budget import spend
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.ir import (
     MAX_CODEPOINT,
@@ -48,6 +49,7 @@ class DFA:
 
     def node(self) -> Automaton:
         """As a node of a grammar."""
+        spend(sum(map(len, self.edges)))
         return Automaton(
             tuple(State(tuple(edges), accepts) for edges, accepts in zip(self.edges, self.accepting, strict=True))
         )
