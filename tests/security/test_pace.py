@@ -51,9 +51,9 @@ def test_who_waits_gets_the_same_answer(hash_model, monkeypatch, seed):
 
 def costly(number, **fields):
     """A request whose grammar takes all the work that it may have; each has one of its own."""
-    far = f"[a-z ]* [aeiou ] [a-z ]{{{30 + number}}} | [a-z ]* [bcd ] [a-z ]{{{100 + number}}}"
-    options = {"grammar": f"root ::= ({far}) [a-z ]*", "temperature": 1.0}
-    return Request(prompt=[1, 403], options=options, seed=number, max_tokens=60, **fields)
+    ways = " | ".join(f'[a-z ]* "{c}" [a-z ]{{{n}}}' for c in "abcdef" for n in range(50))
+    options = {"grammar": f'root ::= {ways} | "{number}"', "temperature": 1.0}
+    return Request(prompt=[1, 403], options=options, seed=number, max_tokens=30, **fields)
 
 
 @pytest.mark.parametrize("fields", [{}, {"beams": 7}], ids=["answers", "beams"])
@@ -72,8 +72,8 @@ def test_a_step_does_so_much_for_all_grammars(small_model, fields):
             spent = pace.work() - before
             worst, whole = max(worst, spent), whole + spent
             steps += not plain.finished
-        assert whole > 10 * pace.MOST_WORK  # there was much to do
-        assert worst < 3 * (pace.MOST_WORK + 2_100_000)  # in each part: what is begun is finished
+        assert whole > 10_000_000  # there was much to do
+        assert worst < 6_000_000  # what is begun is finished; without a bound 16 million
         assert steps <= 45  # nobody else waited
         for job in [*jobs, plain]:
             assert job.finished
