@@ -54,7 +54,6 @@ def bench(ctx: click.Context, as_json: bool, plot: Path | None, **options: Any) 
     \b
     llamakit bench -m model.gguf -p 512 -n 128 -d 0,4096 -b 1,8
     """
-
     from llamakit.engine.bench import Bench
     from llamakit.work import Work
 

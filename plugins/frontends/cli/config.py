@@ -23,7 +23,6 @@ def config(ctx: click.Context, as_json: bool, changed: bool, keys: bool, section
     llamakit config --changed
     llamakit config --keys sampling
     """
-
     composed = Context(ctx).config
     settings = {k: s for k, s in composed.settings.items() if not section or f"{k}.".startswith(f"{section}.")}
     if not settings:
@@ -43,7 +42,6 @@ def config(ctx: click.Context, as_json: bool, changed: bool, keys: bool, section
 
 def _print_keys(schema: dict[str, OptionField], as_json: bool) -> None:
     """Key, description, possible values and default."""
-
     if as_json:
         click.echo(json_text(schema))
         return

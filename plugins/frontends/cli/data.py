@@ -45,7 +45,6 @@ def check(ctx: click.Context, files: tuple[str, ...], model: str | None, show: i
     llamakit data check train.jsonl -m model.gguf
     llamakit data check "data/*.jsonl" -m model.gguf -c 2048 --json
     """
-
     from llamakit.train.data.check import check_data
     from llamakit.train.data.dataset import window_size
     from llamakit.train.mask import Encoder

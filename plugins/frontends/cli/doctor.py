@@ -29,7 +29,6 @@ HINTS = {
 @click.pass_context
 def doctor(ctx: click.Context, rates: bool, as_json: bool) -> None:
     """Check this machine: processor, memory, backends, plugins. Exit code 1 if something needs fixing."""
-
     with Console(quiet=as_json).progress("looking"):  # backends are opened, which may take seconds
         report = _report(rates=rates)
     if as_json:

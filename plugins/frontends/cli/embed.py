@@ -36,7 +36,6 @@ def embed(
     \b
     llamakit embed -m model.gguf "a cat" "a dog"
     """
-
     from llamakit.errors import UsageError
 
     lines = [*texts, *(read_text(file).splitlines() if file else ())]

@@ -35,7 +35,6 @@ def inspect(
     llamakit inspect model.gguf
     llamakit inspect model.gguf --json --no-tensors
     """
-
     from llamakit.gguf import open_gguf
 
     path, _ = named_or_embedded(file or model or settings_model(ctx))

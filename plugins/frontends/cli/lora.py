@@ -101,7 +101,6 @@ def run_merge(
     type_name: str | None, threads: int | None,
 ) -> None:  # fmt: skip
     """Merge, and say what came of it."""
-
     from llamakit.lora.merge import merge_adapters
 
     with console.progress("merge") as progress:
@@ -178,7 +177,6 @@ def export(
 @click.argument("source", metavar="ADAPTER")
 def info(as_json: bool, base: str | None, source: str) -> None:
     """Say what an adapter holds: format, ranks, scales, tensors, norms."""
-
     from llamakit.lora.info import describe
 
     with _opened(base) as model:

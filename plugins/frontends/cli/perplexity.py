@@ -22,7 +22,6 @@ def perplexity(ctx: click.Context, as_json: bool, file: str, lora: tuple[str, ..
     \b
     llamakit perplexity -m model.gguf -f book.txt -c 512
     """
-
     from llamakit.engine.perplexity import measure
 
     context = Context(ctx, options["quiet"], options["verbose"])

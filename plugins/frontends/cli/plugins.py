@@ -16,7 +16,6 @@ from llamakit.terminal import json_text
 @click.option("--kind", type=click.Choice(KINDS), help="Only this kind.")
 def plugins(as_json: bool, kind: str | None) -> None:
     """Show what is installed, and why something is not available."""
-
     from llamakit.registry import Registry
 
     infos = Registry.discover().plugins(kind)

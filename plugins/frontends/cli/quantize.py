@@ -23,7 +23,6 @@ def quantize(as_json: bool, quiet: bool, verbose: bool, source: str, destination
     \b
     llamakit quantize model-f16.gguf model-q4_k_m.gguf Q4_K_M
     """
-
     from llamakit.gguf.quantize import quantize_file
 
     console = Console(quiet, verbose)

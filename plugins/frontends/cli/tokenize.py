@@ -47,7 +47,6 @@ def tokenize(
     llamakit tokenize -m model.gguf "Once upon a time"
     llamakit tokenize -m model.gguf --json - < book.txt
     """
-
     tokenizer = _tokenizer(ctx, model)
     data = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
     tokens = tokenizer.encode(data, add_special=add_bos, parse_special=parse_special)
@@ -69,6 +68,5 @@ def detokenize(ctx: click.Context, model: str | None, as_json: bool, ids: tuple[
     \b
     llamakit detokenize -m model.gguf 403 407 261 378
     """
-
     content = _tokenizer(ctx, model).decode(list(ids), special=True)
     click.echo(json_text({"content": content}) if as_json else content)
