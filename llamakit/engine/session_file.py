@@ -58,7 +58,10 @@ class Room(msgspec.Struct, frozen=True):
 
 
 def model_key(file: GGUFFile, spec: KVSpec) -> str:
-    """What a saved session belongs to: the model's tensors and how its keys and values are stored."""
+    """What a saved session belongs to: the model's tensors and how its keys and values are stored.
+
+    ModelChangedError if the file is not what it was when it was opened.
+    """
     digest = hashlib.sha256()
     for info in file.tensors.values():
         digest.update(f"{info.name} {info.type.name} {info.shape} {info.offset};".encode())
@@ -69,6 +72,7 @@ def model_key(file: GGUFFile, spec: KVSpec) -> str:
         left -= len(piece)
         if left <= 0:
             break
+    file.check()
     first, n = spec.layers[0], len(spec.layers)
     shape: object = (spec.type, n, first.n_head_kv, first.head_dim_k, first.head_dim_v, first.rope)
     digest.update(repr(shape if spec.layers == (first,) * n else (spec.type, spec.layers)).encode())

@@ -47,8 +47,11 @@ def _is_norm(name: str) -> bool:
 
 
 def write_model(path: Path, base: GGUFFile, trained: Mapping[str, State]) -> None:
-    """The base with its trained tensors in the place of its own, in the types that they have there."""
-    with GGUFWriter(path) as writer:
+    """The base with its trained tensors in the place of its own, in the types that they have there.
+
+    ModelChangedError, and no file, if the base is changed meanwhile.
+    """
+    with GGUFWriter(path, source=base) as writer:
         copy_metadata(base, writer)
         for name, info in base.tensors.items():
             data = partial(_encoded, trained[name], info.type) if name in trained else partial(base.raw, name)

@@ -17,6 +17,7 @@ from llamakit.lora.merge import merge_adapters
 from llamakit.registry import Registry
 from llamakit.session import Session
 from llamakit.testing.lora import write_gguf_adapter
+from llamakit.train.export import write_model
 from llamakit.weights import tensor_sources
 
 
@@ -296,6 +297,40 @@ def test_copies_of_a_file_that_is_cut_off_meanwhile_do_not_appear(copy, small_mo
         with pytest.raises(ModelFileError, match="was changed while it was in use"):
             make()
         assert not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize("change", [cut, overwrite], ids=["cut off", "written over"])
+def test_a_finetuned_model_is_no_copy_of_a_base_that_changes(copy, tmp_path, change):
+    """What is not trained is copied: there were other weights in it, without a word."""
+    (tmp_path / "out").mkdir()
+
+    class Trained:
+        def read(self):
+            change(copy)
+            return np.zeros(file.tensors[first].shape, np.float32)
+
+    with open_gguf(copy) as file:
+        first = next(iter(file.tensors))
+        with pytest.raises(ModelFileError, match="was changed while it was in use"):
+            write_model(tmp_path / "out" / "model.gguf", file, {first: Trained()})
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_model_that_changed_is_no_fault_of_the_file_that_is_restored(copy, small_model, tmp_path, serve):
+    """It was told as status 400, of the session or the adapter, and sessions were saved as of another model."""
+    with open_gguf(small_model) as file:  # of a norm, what the adapter adds to the model's own is worked out
+        write_gguf_adapter(tmp_path / "lora.gguf", {name: file.tensor(name) for name in ("output_norm.weight",)})
+    server = serve(
+        {"stories": copy}, slot_save_path=str(tmp_path), lora_dir=str(tmp_path), settings={"adapter_slots": 1}
+    )
+    assert server.post("/completion", {"prompt": "Once upon", "n_predict": 4, "id_slot": 0})[0] == 200
+    assert server.post("/slots/0?action=save", {"filename": "kept"})[0] == 200
+    overwrite(copy)
+    for action in ("restore", "save"):
+        status, answer = server.post(f"/slots/0?action={action}", {"filename": "kept"})
+        assert (status, answer["error"]["code"]) == (503, "model_changed"), action
+    status, answer = server.post("/lora-adapters/load", {"name": "lora"})
+    assert (status, answer["error"]["code"]) == (503, "model_changed")
 
 
 def test_tensors_of_a_file_that_is_cut_off_while_they_are_read(copy):

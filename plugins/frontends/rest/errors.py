@@ -21,6 +21,9 @@ from llamakit.errors import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llamakit.errors import ModelFileError
     from llamakit.pool import ModelInfo
 
 
@@ -52,6 +55,13 @@ class MethodError(LlamaKitError):
     """A path that answers other methods only."""
 
     code = "method_not_allowed"
+
+
+def refused_file(error: ModelFileError, file: Path, what: str, param: str) -> LlamaKitError:
+    """What to answer where a file that a request named is of no use; the error as it is if the model was changed."""
+    if isinstance(error, ModelChangedError) and str(file) not in error.message:
+        return error
+    return UsageError(what, found=error.message.replace(str(file), file.name), param=param)
 
 
 # The first class that an error is an instance of gives its status.

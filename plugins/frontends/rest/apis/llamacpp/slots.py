@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.answer import encode
 from llamakit.plugins.frontends.rest.body import read, tell_ignored
-from llamakit.plugins.frontends.rest.errors import NotSupportedError
+from llamakit.plugins.frontends.rest.errors import NotSupportedError, refused_file
 from llamakit.plugins.frontends.rest.fields import Name
 from llamakit.plugins.frontends.rest.generation import Exchange
 from msgspec import Meta
@@ -111,9 +111,7 @@ class SlotAction:
             try:
                 tokens, key = session.load_keyed_prefix(file, salt)
             except ModelFileError as error:
-                raise UsageError(
-                    "this file cannot be restored", found=error.message.replace(str(file), file.name), param="filename"
-                ) from None
+                raise refused_file(error, file, "this file cannot be restored", "filename") from None
         table.hold(name, number, tokens, key)
         timings = SlotTimings(restore_ms=(time.perf_counter() - began) * 1e3)
         return SlotAnswer(

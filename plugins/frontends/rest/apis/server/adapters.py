@@ -11,6 +11,7 @@ import msgspec
 from llamakit.plugins.frontends.rest.apis.server.adapters_folder import AdapterFolder
 from llamakit.plugins.frontends.rest.apis.server.operations import ModelQuery, answer
 from llamakit.plugins.frontends.rest.body import read, read_array, tell_ignored
+from llamakit.plugins.frontends.rest.errors import refused_file
 from llamakit.plugins.frontends.rest.route import Operation, Route
 from msgspec import Meta
 
@@ -120,10 +121,8 @@ class Load:
             try:
                 session.load_adapter(file, body.fields.name, body.fields.scale)
             except ModelFileError as error:
-                raise UsageError(
-                    f"adapter {body.fields.name!r} cannot be used with this model",
-                    found=error.message.replace(str(file), file.name), param="name",
-                ) from None  # fmt: skip
+                what = f"adapter {body.fields.name!r} cannot be used with this model"
+                raise refused_file(error, file, what, "name") from None
             answer(resp, AdaptersChanged(adapters=listed(session)))
 
 
