@@ -66,14 +66,6 @@ def tool(name):
     return module
 
 
-def test_nothing_that_is_pinned_has_known_faults():
-    """Needs the network and pip-audit, which `make audit` installs."""
-    faults, skipped = tool("audit").audit()
-    assert not faults
-    if skipped:
-        pytest.skip(f"not looked at: {skipped}")
-
-
 FAULT = {"id": "PYSEC-1", "fix_versions": ["2.0"], "aliases": [], "description": ""}
 
 
