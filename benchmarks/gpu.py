@@ -75,12 +75,16 @@ class Run:
 
 
 def shapes(run: Run, device: GPUDevice) -> None:
-    """Microseconds of a product by items of a row and of a group; then settle what is used, as a first model would."""
-    driver, kernels = device.driver, device.kernel_store
-    taken = {f"{each.lanes}, {each.items}": round(1e6 * measure(kernels, each), 1) for each in driver.shapes}
+    """Settle what is used, as a first model would; then microseconds of a product by items of a row and of a group."""
+    driver, kernels, taken = device.driver, device.kernel_store, {}
     device.load(Zeros("w"), frozenset())
     for feature in driver.features:
         kernels.settle(feature)
+    for shape in driver.shapes:
+        try:
+            taken[f"{shape.lanes}, {shape.items}"] = round(1e6 * measure(kernels, shape), 1)
+        except LlamaKitError as error:  # its groups are too large for a kernel, for instance
+            taken[f"{shape.lanes}, {shape.items}"] = str(error)
     run.tell("shapes", microseconds=taken, tried=sorted(driver.tried), kernels=device.kernels())
 
 

@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 
     from llamakit.backend import KVSpec, Memory, TensorSource, Uses
     from llamakit.gguf import GGMLType
-    from llamakit.gpu.driver import Driver
+    from llamakit.gpu.driver import Driver, Traits
     from llamakit.graph.graph import Graph, Node
 
 
 class GPUDevice(Device):
-    """One device."""
+    """One device. `traits`: how its kernels are shaped, to try that; else as is settled for all of its driver."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, traits: Traits | None = None) -> None:
         self.driver, self.info, self.kernel_store = driver, driver.info, Kernels(driver)
-        self._in_file = False
+        self._in_file, self._settled = False, traits is not None
+        self.kernel_store.traits = traits or driver.traits
 
     def supports(self, node: Node) -> bool:
         """Whether there are kernels."""
@@ -78,9 +79,13 @@ class GPUDevice(Device):
         return self._in_file
 
     def _prepare(self) -> None:
-        """Before anything depends on it: settle how kernels are shaped, and see that they are right."""
+        """Before anything depends on it: see that kernels are right, also in the shape that is found to be quickest."""
+        if self._settled:
+            return
+        self.kernel_store.settle(Feature.GROUPS)
         tune(self.kernel_store)
         self.kernel_store.settle(Feature.GROUPS)
+        self.kernel_store.traits = self.driver.traits  # another device of this driver may have settled it
 
     def state(self, shape: tuple[int, ...], dtype: DType = DType.F32) -> GPUState:
         """A zero tensor."""

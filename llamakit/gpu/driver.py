@@ -96,7 +96,8 @@ class Driver(ABC):
 
     `alive`: the blocks that were allocated and are still there; `allocate` puts each new one in. `compiled`: what it
     keeps on disk. `features`: those that are tried before they are used. `shapes`: how kernels may be shaped, of which
-    the quickest is measured; `tuned`: whether that was done. `shares`: whether it uses the
+    the quickest is measured; `tuned`: whether that was done. `without_groups`: whether kernels for GPUs were found
+    wrong, so that those for processors run. `shares`: whether it uses the
     host's memory as its own, so that `share` is worth trying.
     """
 
@@ -107,6 +108,7 @@ class Driver(ABC):
     features: frozenset[Feature] = frozenset()
     shapes: tuple[Shape, ...] = ()
     tuned: bool = False
+    without_groups: bool = False
     shares: bool = False
 
     @cached_property

@@ -17,6 +17,7 @@ from llamakit.errors import BackendError, DeviceLostError, OutOfMemoryError
 from llamakit.gpu.driver import At, Feature
 from llamakit.gpu.source import text_key
 from llamakit.gpu.steps.values import multiply_here
+from llamakit.gpu.top import top
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +37,10 @@ INSTEAD = {
 
 
 def settle(kernels: Kernels, feature: Feature) -> None:
-    """Before a feature is used: try it, once, if the driver has it, and switch it off where it is wrong."""
+    """Before a feature is used: try it, once, if the driver has it, and switch it off where it is wrong.
+
+    Groups are tried in the shape that the driver has now; who gives it another takes them out of `tried`.
+    """
     driver = kernels.driver
     if feature not in driver.features or feature in driver.tried:
         return
@@ -73,18 +77,32 @@ def _verdict(kernels: Kernels, feature: Feature) -> str:
 
 
 def _groups(kernels: Kernels) -> bool:
-    """Whether items that share a row, and panels, give what an item gives that reads a row as it is in the file."""
-    from llamakit.gguf import GGMLType
-    from llamakit.gpu.device import GPUDevice
-    from llamakit.testing.conformance import Case, run
+    """Whether items that share a row, and panels, give what an item gives that reads a row as it is in the file.
 
-    plain, grouped = GPUDevice(kernels.driver), GPUDevice(kernels.driver)
-    plain.kernel_store.traits = replace(kernels.traits, lanes=1, packed=False)
-    kinds = [
-        Case("linear", rows=3, n_in=256, n_out=35, type=GGMLType.Q4_0), Case("linear", rows=20, n_in=65, n_out=35),
-        Case("rms_norm", n_in=129), Case("attention", rows=3, past=300, kv_type="f16"),
-    ]  # fmt: skip
-    return all(_near(run(case, grouped), run(case, plain)) for case in kinds)
+    The likeliest of rows are found by groups anywhere, so that they are held against sorting.
+    """
+    from llamakit.gpu import trials
+    from llamakit.gpu.device import GPUDevice
+
+    driver = kernels.driver
+    grouped = trials.outputs(GPUDevice(driver, driver.traits))
+    plain = trials.outputs(GPUDevice(driver, replace(driver.traits, lanes=1, packed=False)))
+    return all(_near(grouped[name], plain[name]) for name in plain) and _top(kernels)
+
+
+def _top(kernels: Kernels) -> bool:
+    """Whether the likeliest of rows with ties are those that sorting finds."""
+    n_row, n_vocab, k, driver = 3, 301, 40, kernels.driver
+    values = np.random.default_rng(2).integers(-20, 20, (n_row, n_vocab)).astype(np.float32)
+    place = At(driver.allocate(values.nbytes))
+    try:
+        driver.write(place, values)
+        found = top(kernels, place, n_vocab, list(range(n_row)), k, [None] * n_row)
+    finally:
+        _free([place])
+    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    sums = np.log(np.exp(values, dtype=np.float64).sum(axis=1))
+    return np.array_equal(found.ids, order) and bool(np.abs(found.log_sum_exp - sums).max() <= 1e-4)
 
 
 def _near(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> bool:
@@ -116,8 +134,10 @@ def _tapes(kernels: Kernels) -> bool | None:
         tape = driver.record(steps)
         if tape is None:
             return None
-        found = [result(tape.play, factor) for factor in (1, 2)]
-        tape.close()
+        try:
+            found = [result(tape.play, factor) for factor in (1, 2)]
+        finally:
+            tape.close()
     finally:
         _free(places)
     return np.array_equal(found, expected)

@@ -17,6 +17,7 @@ import numpy as np
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gguf import GGMLType
 from llamakit.gpu.ceilings import seconds
+from llamakit.gpu.driver import Feature
 from llamakit.gpu.source import text_key
 from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import Op
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from llamakit.backend import DeviceInfo
+    from llamakit.gpu.driver import Driver, Traits
     from llamakit.gpu.source import Kernels
 
 log = logging.getLogger("llamakit.gpu")
@@ -58,9 +60,12 @@ def shapes_of(info: DeviceInfo, most: int) -> tuple[Shape, ...]:
 
 
 def tune(kernels: Kernels) -> None:
-    """Shape the kernels of a device as it was found to be quickest, once; as usual where nothing can be measured."""
+    """Shape the kernels of a device as it was found to be quickest, once; as usual where nothing can be measured.
+
+    Another shape than the one before has not been tried: see selftest.py. Where groups are wrong, all stays as it is.
+    """
     driver = kernels.driver
-    if driver.tuned or len(driver.shapes) < 2:
+    if driver.tuned or len(driver.shapes) < 2 or driver.without_groups:
         return
     driver.tuned = True
     kept = driver.compiled
@@ -77,8 +82,14 @@ def tune(kernels: Kernels) -> None:
             return
         if kept is not None:
             kept.put(key, json.dumps(shape).encode())
-    driver.traits = replace(driver.traits, lanes=shape.lanes, items=shape.items)
-    kernels.traits = driver.traits
+    if shape.lanes != driver.traits.lanes:
+        driver.tried.discard(Feature.GROUPS)
+    driver.traits = kernels.traits = shaped(driver, shape)
+
+
+def shaped(driver: Driver, shape: Shape) -> Traits:
+    """How kernels are then."""
+    return replace(driver.traits, lanes=shape.lanes, items=shape.items)
 
 
 def _read(data: bytes | None) -> Shape | None:
@@ -110,8 +121,7 @@ def measure(kernels: Kernels, shape: Shape) -> float:
     """Seconds of a product with one row of activations, as generating consists of, at best."""
     from llamakit.gpu.device import GPUDevice
 
-    device, g = GPUDevice(kernels.driver), GraphBuilder("tuning")
-    device.kernel_store.traits = replace(kernels.traits, lanes=shape.lanes, items=shape.items)
+    device, g = GPUDevice(kernels.driver, shaped(kernels.driver, shape)), GraphBuilder("tuning")
     x = g.input("x", (Dim("rows", 1), SIDE), DType.F32)
     graph = g.build(y=g.add(Op.LINEAR, "w", (x, None), tensors=(g.parameter("w", (SIDE, SIDE)), None)))
     weight: Any = device.load(Zeros("w"), graph.uses()["w"])

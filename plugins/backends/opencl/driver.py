@@ -283,7 +283,7 @@ class OpenCLDriver(Driver):
         if feature is Feature.TAPES:
             self.tapes = False
         else:
-            self.traits = replace(self.traits, lanes=1, packed=False)
+            self.traits, self.without_groups = replace(self.traits, lanes=1, packed=False), True
 
     def record(self, run: Callable[[], None]) -> Tape | None:
         """Kernels that have their arguments are enqueued several times as fast."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,9 @@ import pytest
 from llamakit.engine.runner import kv_spec
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
 from llamakit.gguf import GGMLType, open_gguf
-from llamakit.gpu import memory, selftest
+from llamakit.gpu import memory, selftest, source, trials, tuning
 from llamakit.gpu.compiled import CompiledKernels
+from llamakit.gpu.device import GPUDevice
 from llamakit.gpu.driver import At, Feature
 from llamakit.gpu.source import Kernels
 from llamakit.models import GraphSizes, load_model
@@ -198,29 +200,36 @@ def test_a_device_that_was_lost_is_of_use_again(small_model, monkeypatch):
         assert max(used) <= held + (1 << 20)  # what was lost is not held beside what is loaded
 
 
+@pytest.fixture
+def outputs(monkeypatch):
+    """Trials that are faked: `wrong` are the lanes whose groups compute wrongly, `tried` those that were tried."""
+    found = SimpleNamespace(wrong={8}, tried=[])
+
+    def made(device):
+        lanes = device.kernel_store.traits.lanes
+        found.tried.append(lanes)
+        return {"any": np.ones(4, np.float32) + (lanes in found.wrong)}
+
+    monkeypatch.setattr(trials, "outputs", made)
+    return found
+
+
 @needs_device
-def test_groups_that_compute_wrongly_are_not_used(tmp_path, monkeypatch, caplog):
+def test_groups_that_compute_wrongly_are_not_used(tmp_path, outputs, caplog):
     """As with a compiler that gets barriers wrong; what was found is kept by driver, and tried again with another."""
-    tried, right = [], conformance.run
 
     def opened():
         device = OPENCL(OPENCL.Options(lanes=8)).open()
         device.driver.compiled = CompiledKernels(tmp_path)
         return device
 
-    def run(case, device):
-        found = right(case, device)
-        tried.append(device.kernel_store.traits.lanes)
-        return found + (device.kernel_store.traits.lanes > 1)
-
-    case = conformance.Case("rms_norm")
-    with monkeypatch.context() as patch:
-        patch.setattr(conformance, "run", run)
-        device = opened()
-        assert device.load(conformance.Source("w", GGMLType.F32, np.ones(4, np.float32)), frozenset())
-    assert tried == [8, 1]  # one that is wrong is enough
+    device = opened()
+    assert device.load(conformance.Source("w", GGMLType.F32, np.ones(4, np.float32)), frozenset())
+    assert outputs.tried == [8, 1]
     assert device.kernel_store.traits.lanes == device.driver.traits.lanes == 1
     assert "kernels for GPUs give wrong values" in caplog.text
+    outputs.wrong.clear()
+    case = conformance.Case("rms_norm")
     expected = conformance.run(case, OPENCL().open())
     for details, lanes in ((None, 1), (("another driver",), 8)):
         again = opened()
@@ -228,6 +237,64 @@ def test_groups_that_compute_wrongly_are_not_used(tmp_path, monkeypatch, caplog)
             again.driver.info = msgspec.structs.replace(again.driver.info, details=details)
         assert np.allclose(conformance.run(case, again), expected, atol=1e-5)
         assert again.kernel_store.traits.lanes == lanes
+
+
+@needs_device
+@pytest.mark.parametrize(
+    ("wrong", "tried", "lanes"),
+    [((), [8, 1, 4, 1], 4), ((8,), [8, 1], 1), ((4,), [8, 1, 4, 1], 1), ((8, 4), [8, 1], 1), ((16,), [8, 1, 4, 1], 4)],
+)
+def test_the_shape_in_use_is_one_that_was_tried(tmp_path, outputs, monkeypatch, wrong, tried, lanes):
+    """Of three shapes that of 4 lanes is the quickest; what was found wrong does not run, now and at the next start."""
+    outputs.wrong = set(wrong)
+    monkeypatch.setattr(tuning, "measure", lambda kernels, shape: float(shape.lanes))
+
+    def loaded():
+        device = OPENCL(OPENCL.Options(lanes=8)).open()
+        driver = device.driver
+        driver.compiled, driver.shapes = CompiledKernels(tmp_path), tuple(tuning.Shape(n, 16) for n in (8, 16, 4))
+        driver.traits = replace(driver.traits, packed=True)
+        device.load(conformance.Source("w", GGMLType.F32, np.ones(4, np.float32)), frozenset())
+        assert device.kernel_store.traits is driver.traits
+        assert driver.traits.packed is (lanes > 1)
+        assert driver.without_groups is (lanes == 1)
+        return driver.traits.lanes
+
+    assert loaded() == lanes
+    assert outputs.tried == tried
+    assert loaded() == lanes
+    assert outputs.tried == tried
+
+
+@needs_device
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "seen"),
+    [
+        ("panel_rows", "warp < WARPS", "warp < 1", {"linear, 3", "back, 3", "experts, 3", "experts, 20"}),
+        ("panel_tiles", "k < 32;", "k < 31;", {"linear, 20", "back, 20"}),
+        ("rows", "c < n_chunk;", "c < n_chunk - 1;", {"plain, 3"}),
+    ],
+)
+def test_what_is_tried_shows_kernels_that_are_wrong(monkeypatch, file, right, wrong, seen):
+    usual = OPENCL(OPENCL.Options(lanes=16)).open().driver
+    traits, read = replace(usual.traits, packed=True), source.read
+    expected = trials.outputs(GPUDevice(usual, traits))
+    assert right in read(file + ".cl")
+    changed = {f"{file}.cl": read(f"{file}.cl").replace(right, wrong)}
+    monkeypatch.setattr(source, "read", lambda name: changed.get(name) or read(name))
+    found = trials.outputs(GPUDevice(usual, traits))
+    assert {name.removesuffix(" rows") for name in found if not selftest._near(found[name], expected[name])} == seen
+
+
+@needs_device
+def test_what_is_tried_shows_that_the_likeliest_are_others(driver, monkeypatch):
+    assert selftest._top(Kernels(driver))
+    read = source.read
+    assert "x == 0.0f ? 0.0f : x" in read("top.cl")
+    monkeypatch.setattr(
+        source, "read", lambda name: read(name).replace("x == 0.0f ? 0.0f : x", "x == 17.0f ? 0.0f : x")
+    )
+    assert not selftest._top(Kernels(driver))
 
 
 @needs_device
