@@ -18,6 +18,7 @@ from llamakit.plugins.frontends.rest import memory as memory_module
 from llamakit.plugins.frontends.rest.body import decode
 from llamakit.plugins.frontends.rest.memory import Memory, Share
 
+from llamakit import system
 from llamakit.chat.prompt import chat_prompt
 from llamakit.engine.engine import Engine
 from llamakit.engine.group import Group
@@ -105,7 +106,7 @@ def test_memory_is_shared_out_and_comes_back():
 
 def test_what_requests_leave_free_goes_back_to_the_system(monkeypatch):
     trimmed = []
-    monkeypatch.setattr(memory_module, "give_back_memory", lambda: trimmed.append(1))
+    monkeypatch.setattr(memory_module, "give_back_memory", lambda *, somebody_waits: trimmed.append(somebody_waits))
     memory = Memory(1 << 30)
     memory.look()
     assert trimmed == []  # nothing was held
@@ -115,18 +116,18 @@ def test_what_requests_leave_free_goes_back_to_the_system(monkeypatch):
     memory.give(1000)
     memory.look()
     memory.look()
-    assert trimmed == [1]
+    assert trimmed == [False]
     memory.take(memory_module.LARGE)
     memory.take(1000)
     memory.give(memory_module.LARGE)
     memory.look()
-    assert trimmed == [1, 1]  # somebody always is, but most is free
+    assert trimmed == [False, True]  # somebody always is, but most is free
     memory.take(1)
     memory.look()
-    assert trimmed == [1, 1]
+    assert trimmed == [False, True]
     monkeypatch.setattr(memory_module, "SECONDS", -1.0)
     memory.look()
-    assert trimmed == [1, 1, 1]  # it was long ago
+    assert trimmed == [False, True, True]  # it was long ago
 
 
 def test_threads_share_few_places_for_freed_memory(process):
@@ -197,13 +198,25 @@ print(before, known() is None)
 
 
 @pytest.mark.parametrize(("when", "looks"), [("usual", False), ("asked", True)])
-def test_the_collector_looks_at_all_objects_when_nobody_waits(tmp_path, when, looks):
+def test_the_collector_looks_at_all_objects_when_asked(tmp_path, when, looks):
     """A schema with 20,000 numbers that must not be stopped everybody for 200 to 300 ms at a time."""
     (tmp_path / "many.py").write_text(MANY_OBJECTS)
     command = [sys.executable, str(tmp_path / "many.py"), when]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert (said[0] == "0") == looks
     assert said[1] == "True"  # and what refers to itself goes then
+
+
+@pytest.mark.parametrize(("most", "looks"), [(10, 0), (1 << 30, 1)])
+def test_not_too_many_objects_are_looked_at_while_somebody_waits(monkeypatch, most, looks):
+    """Answers of many tokens with their probabilities are as many objects: streams waited for the collector."""
+    passes = []
+    monkeypatch.setattr(system, "MOST_WALKED", most)
+    monkeypatch.setattr(gc, "collect", lambda: passes.append(1))
+    system.give_back_memory(somebody_waits=True)
+    assert len(passes) == looks
+    system.give_back_memory()
+    assert len(passes) == looks + 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")

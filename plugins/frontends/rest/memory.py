@@ -65,13 +65,16 @@ class Memory:
             self._taken -= n_bytes
 
     def look(self) -> None:
-        """Called every second: once most of what was held is free, give the process's free memory back."""
+        """Called every second: once most of what was held is free, give the process's free memory back.
+
+        Streams wait meanwhile, so while anything is held not too many objects are looked at for cycles.
+        """
         if not self._most:
             return
         most_is_free = self._taken == 0 or (self._most >= LARGE and self._taken < self._most // 4)
         if most_is_free or time.monotonic() - self._looked > SECONDS:
             self._most, self._looked = self._taken, time.monotonic()
-            give_back_memory()
+            give_back_memory(somebody_waits=self._taken > 0)
 
 
 class Share:
