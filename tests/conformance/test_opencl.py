@@ -59,7 +59,9 @@ def usual_in_panels(case: Case) -> bool:
 
 
 def usual_in_panels_of_groups(case: Case) -> bool:
-    """Products of few types, with tiles of all sizes."""
+    """Products of few types, with tiles of all sizes; experts whose pairs run each for itself, and sorted."""
+    if case.op == "experts":
+        return case.type is GGMLType.Q4_0 and case.rows != 1
     if case.type in (GGMLType.Q4_K, GGMLType.Q4_0):
         return case.op == "linear" and case.rows in (1, 5, 9, 20)
     return case.op == "linear" and ((case.rows == 2 and case.type is GGMLType.Q6_K) or case.n_in < 512)

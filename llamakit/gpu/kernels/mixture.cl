@@ -120,14 +120,14 @@ KERNEL void shrink(BUF(const float, x), BUF(const int, tokens), BUF(const int, s
     PART;
     UNITS(n_row * most_rank);
     int r = UNIT / most_rank, j = UNIT % most_rank, slot = slots[r], rank = RANK(slot);
-    if (j >= rank) return;
+    int here = j < rank;  // units that have nothing to do meet all the same: see panel_rows.cl
     float sum = 0.0f;
     if (embedding) {
-        sum = PART_B(slot)[(i64)tokens[r] * rank + j];
+        if (here) sum = PART_B(slot)[(i64)tokens[r] * rank + j];
     } else {
-        sum = lane_sum(dot_lane(PART_A(slot) + (i64)j * n_in, x + (i64)r * n_in, n_in), part);
+        sum = lane_sum(dot_lane(PART_A(slot) + (i64)j * n_in, x + (i64)r * n_in, here ? n_in : 0), part);
     }
-    if (LANE == 0) h[UNIT] = SCALE(slot) * sum;
+    if (LANE == 0 && here) h[UNIT] = SCALE(slot) * sum;
 }
 
 // y[r, o] += h[r] . B[o], or h[r] . A[:, o] of an embedding

@@ -52,11 +52,13 @@ KERNEL void panel_linear(BUF(const u8, w), BUF(const float, x), BUF(const float,
     int owner = chosen[r0];
 #endif
     i64 begin = (i64)owner * n_out, row0 = (begin / PANEL + UNIT % n_panel) * PANEL;
-    if (owner < 0 || row0 >= begin + n_out || row0 < first || row0 >= (i64)first + n_part) return;
+    // Units that have nothing to do meet all the same: of an earlier return PoCL makes kernels that may fault.
+    int here = owner >= 0 && row0 < begin + n_out && row0 >= first && row0 < (i64)first + n_part;
 #else
     int n_tile = (n_row + TILE - 1) / TILE, r0 = UNIT % n_tile * TILE;  // tiles that share a panel run side by side
     UNITS((n_part + PANEL - 1) / PANEL * n_tile);
     i64 begin = 0, row0 = (i64)first + UNIT / n_tile * PANEL;
+    const int here = 1;
 #endif
     GLOBAL const u8 *panel = panel_of(w, row0 - first, n_in);
     GLOBAL const float *rows[TILE];
@@ -68,7 +70,7 @@ KERNEL void panel_linear(BUF(const u8, w), BUF(const float, x), BUF(const float,
 #endif
         rows[i] = x + (i64)(r / share) * n_in;
     }
-    int n_step = steps_of(n_in);
+    int n_step = here ? steps_of(n_in) : 0, n_sum = here ? PANEL * TILE : 0;
     for (int place = LANE % PLACES; place < PLACES; place += TOGETHER) {
         float sums[TILE][2];
         for (int i = 0; i < TILE; ++i) sums[i][0] = sums[i][1] = 0.0f;
@@ -87,7 +89,7 @@ KERNEL void panel_linear(BUF(const u8, w), BUF(const float, x), BUF(const float,
         for (int i = 0; i < 2 * TILE; ++i) part[i * PARTS + LANE / PLACES * PLACES + place] = sums[i / 2][i % 2];
     }
     MEET;
-    for (int at = LANE; at < PANEL * TILE; at += ITEMS) {
+    for (int at = LANE; at < n_sum; at += ITEMS) {
         int i = at / PANEL, in = at % PANEL;
         i64 row = row0 + in, o = row - begin;
         if (o < 0 || o >= n_out || row >= (i64)first + n_part) continue;

@@ -21,16 +21,17 @@ KERNEL void linear(BUF(const u8, w), BUF(const float, x), BUF(const float, bias)
     UNITS(n_row * n_out);
     int o = UNIT % n_out, r0 = UNIT / n_out;
     i64 row = (i64)chosen[r0] * n_out + o - first;
-    if (row < 0 || row >= n_part) return;
+    int here = row >= 0 && row < n_part;  // units that have nothing to do meet all the same: see panel_rows.cl
 #elif defined(SORTED)
     UNITS(n_row * n_out);
     int o = UNIT % n_out, tile = UNIT / n_out, owner = chosen[n_row * TILE + tile];
     i64 row = (i64)owner * n_out + o - first;
-    if (owner < 0 || row < 0 || row >= n_part) return;
+    int here = owner >= 0 && row >= 0 && row < n_part;
     GLOBAL const int *pairs = chosen + tile * TILE;
 #else
     UNITS((n_row + TILE - 1) / TILE * n_part);
     int row = UNIT % n_part, r0 = UNIT / n_part * TILE, o = first + row;
+    const int here = 1;
 #endif
     GLOBAL const u8 *from = w + row * row_size(n_in);
     GLOBAL const float *rows[TILE];
@@ -44,14 +45,13 @@ KERNEL void linear(BUF(const u8, w), BUF(const float, x), BUF(const float, bias)
         rows[t] = x + (i64)(r / share) * n_in;
         for (int i = 0; i < 8; ++i) sums[t][i] = 0.0f;
     }
-    int n_chunk = n_in / 32;
+    int n_chunk = here ? n_in / 32 : 0, left = here ? n_in % 32 : 0;
     for (int c = LANE; c < n_chunk; c += LANES) {
         decode(block_of(from, c), c % (BLOCK / 32), 32, v);
         for (int t = 0; t < TILE; ++t)
             for (int j = 0; j < 32; j += 8)
                 for (int i = 0; i < 8; ++i) sums[t][i] = FMA(v[j + i], rows[t][32 * c + j + i], sums[t][i]);
     }
-    int left = n_in % 32;
     if (left && LANE == n_chunk % LANES) {
         decode(block_of(from, n_chunk), 0, left, v);
         for (int t = 0; t < TILE; ++t)
@@ -62,9 +62,9 @@ KERNEL void linear(BUF(const u8, w), BUF(const float, x), BUF(const float, bias)
         for (int i = 0; i < 8; ++i) sum += sums[t][i];
         sum = lane_sum(sum, part);
 #ifdef SORTED
-        if (LANE == 0 && pairs[t] >= 0) y[(i64)pairs[t] * n_out + o] = sum;
+        if (LANE == 0 && here && pairs[t] >= 0) y[(i64)pairs[t] * n_out + o] = sum;
 #else
-        if (LANE == 0 && r0 + t < n_row) y[(i64)(r0 + t) * n_out + o] = sum + (has_bias ? bias[o] : 0.0f);
+        if (LANE == 0 && here && r0 + t < n_row) y[(i64)(r0 + t) * n_out + o] = sum + (has_bias ? bias[o] : 0.0f);
 #endif
     }
 }
