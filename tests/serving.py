@@ -56,10 +56,10 @@ class Server:
         raise RuntimeError(f"the server did not get ready in {START_SECONDS:.0f} s:\n{self.output()}")
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and decoded body (JSON, else text) of one request."""
+        """Status and decoded body (JSON, else text) of one request, whose own is encoded here unless it is bytes."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         try:
-            data = None if body is None else json.dumps(body).encode()
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
             with connection.getresponse() as response:
                 raw = response.read()

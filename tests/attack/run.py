@@ -147,12 +147,13 @@ class Attack:
                 ("/tokenize", {"content": text[:100_000], "with_pieces": True}),
                 ("/v1/completions", {"prompt": [5] * 400_000}),
             ]  # fmt: skip
+            sent = [(path, json.dumps(body).encode()) for path, body in bodies]  # or the neighbour would wait for that
             n, seen = round(self.options.large * share), Counter[int]()
 
             def client(first: int) -> None:
                 for i in range(first, n, 8):
                     with contextlib.suppress(OSError):  # it refused before all was sent
-                        seen[server.request("POST", *bodies[i % len(bodies)])[0]] += 1
+                        seen[server.request("POST", *sent[i % len(sent)])[0]] += 1
 
             threads = [threading.Thread(target=client, args=(i,)) for i in range(8)]
             for thread in threads:

@@ -117,12 +117,13 @@ def fault(nasty: Any, answer: bytes | None) -> str:
         return fault(nasty, body)
     if status == 501 and (b"Transfer-Encoding" in nasty.raw or b'"not_supported"' in body):
         return ""  # as RFC 9112 asks for where an encoding is not known, and of what is switched off
+    lost = not body and b"\r\nConnection: close" in head
+    if lost and status in (*range(400, 500), 501):
+        return ""  # a connection closed with bytes unread is reset, and what was under way may be lost
     if status >= 500 and status != 503:
         return f"{status}: {body[:300]!r}"
     if status < 400 or nasty.raw.startswith(b"HEAD "):
         return ""
-    if not body and b"\r\nConnection: close" in head:
-        return ""  # a connection closed with bytes unread is reset, and what was under way may be lost
     return error_fault(head, body)
 
 

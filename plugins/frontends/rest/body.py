@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -26,6 +28,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
 MOST_VALUES = 1 << 21  # of one body
 PER_LARGE = 10  # values that a text, a name, an array or an object counts as: making one takes so much longer
+LARGE = 1 << 18  # bytes of a body from which on bodies are looked at one at a time
 LONGEST_HEADER = 1000  # characters of X-Ignored-Fields
 PLACE = re.compile(r" - at `\$\.?([^`]*)`")
 MISSING = re.compile(r"missing required field `([^`]+)`$")
@@ -74,10 +77,11 @@ def read(
     `may_be_empty`. `"strict": true` in the body makes unknown names an error.
     """
     data = _read_all(req, state)
-    values = {} if may_be_empty and not data.strip() else decode_object(data)
-    skipped = rewrite(values) if rewrite is not None else None
-    filled = fill(values, cls, state)
-    body = check(values, cls, sampler_options(state) if sampling else {})
+    with _alone if len(data) > LARGE else nullcontext():
+        values = {} if may_be_empty and not data.strip() else decode_object(data)
+        skipped = rewrite(values) if rewrite is not None else None
+        filled = fill(values, cls, state)
+        body = check(values, cls, sampler_options(state) if sampling else {})
     return msgspec.structs.replace(
         body, ignored=(*body.ignored, *(skipped or ())), given=body.given - filled, filled=filled
     )
@@ -209,6 +213,9 @@ def wrong(name: str, value: object, possible: str) -> UsageError:
     """The error for a field whose value cannot be."""
     return UsageError(f"{name} is {_short(value)}", hint=f"possible: {possible}", param=name)
 
+
+# Several threads that hold the interpreter for long leave the engine's a turn in as many, at each step of its own.
+_alone = threading.Lock()
 
 # -- how ---------------------------------------------------------------------------------------------------------------
 

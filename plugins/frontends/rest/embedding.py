@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
 from llamakit.plugins.frontends.rest.keys import EVERYBODY, owner_of
-from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens
+from llamakit.plugins.frontends.rest.prompts import checked_ids, prompt_tokens
 
 from llamakit.errors import UnavailableError, UsageError
 
@@ -66,7 +66,7 @@ def text_tokens(
         if isinstance(text, str):
             found.append(with_end(tokenizer, prompt_tokens(tokenizer, text, param=place, parse_special=False)))
         else:
-            found.append([checked_id(tokenizer, id, f"{place}[{i}]", param) for i, id in enumerate(text)])
+            found.append(checked_ids(tokenizer, text, place, param))
     total = sum(map(len, found))
     if total > MOST_TOKENS:
         raise UsageError(f"the texts have {total:,} tokens; {MOST_TOKENS:,} are possible", param=param)

@@ -65,8 +65,10 @@ def mixed_tokens(tokenizer: Tokenizer, content: Prompt, *, param: str, parse_spe
     """The same without a beginning token; nothing for nothing."""
     if isinstance(content, str):
         return tokenizer.encode(content, parse_special=parse_special)
-    tokens: list[int] = []
     tokenizer.check_count(len(content))
+    if all(type(part) is int for part in content):
+        return checked_ids(tokenizer, content, param, param)  # type: ignore[arg-type]
+    tokens: list[int] = []
     for place, part in enumerate(content):
         if isinstance(part, str):
             tokens += tokenizer.encode(part, parse_special=parse_special)
@@ -74,6 +76,15 @@ def mixed_tokens(tokenizer: Tokenizer, content: Prompt, *, param: str, parse_spe
         else:
             tokens.append(checked_id(tokenizer, part, f"{param}[{place}]", param))
     return tokens
+
+
+def checked_ids(tokenizer: Tokenizer, ids: list[int], place: str, param: str) -> list[int]:
+    """Token ids of the vocabulary, no more of them than a text may have; looked at in one go, for there may be many."""
+    tokenizer.check_count(len(ids))
+    if ids and not 0 <= min(ids) <= max(ids) < tokenizer.n_vocab:
+        for i, token in enumerate(ids):
+            checked_id(tokenizer, token, f"{place}[{i}]", param)
+    return ids
 
 
 def checked_id(tokenizer: Tokenizer, token: int, place: str, param: str) -> int:

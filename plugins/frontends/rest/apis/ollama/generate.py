@@ -24,7 +24,7 @@ from llamakit.plugins.frontends.rest.body import read
 from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, make_prompt
 from llamakit.plugins.frontends.rest.dialect import Asked, Dialect
 from llamakit.plugins.frontends.rest.keys import Role
-from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens, room_for_prompt
+from llamakit.plugins.frontends.rest.prompts import checked_ids, prompt_tokens, room_for_prompt
 
 from llamakit.errors import UnavailableError, UsageError
 from llamakit.gguf import text_of
@@ -160,7 +160,7 @@ class Generate(Generation):
             )
             made = make_prompt(self.state, session, talk)
         if fields.context:
-            before = [checked_id(tokenizer, id, f"context[{i}]", "context") for i, id in enumerate(fields.context)]
+            before = checked_ids(tokenizer, fields.context, "context", "context")
             rest = made.tokens[1:] if made.tokens[:1] == [tokenizer.bos_id] else made.tokens
             made = msgspec.structs.replace(made, tokens=[*before, *rest])
         return made, not fields.raw

@@ -13,7 +13,7 @@ from llamakit.plugins.frontends.rest.constrain import check_constraints, format_
 from llamakit.plugins.frontends.rest.dialect import Asked, Dialect, Writer
 from llamakit.plugins.frontends.rest.fields import settings_of
 from llamakit.plugins.frontends.rest.format import extensions_of, finish_reason, new_id, progress_value
-from llamakit.plugins.frontends.rest.prompts import checked_id, prompt_tokens, room_for_prompt
+from llamakit.plugins.frontends.rest.prompts import checked_ids, prompt_tokens, room_for_prompt
 from llamakit.plugins.frontends.rest.sse import event
 from msgspec import Meta
 
@@ -100,7 +100,7 @@ def token_lists(session: Session, fields: CompletionsBody) -> list[list[int]]:
         elif isinstance(prompt, str):
             found.append(prompt_tokens(tokenizer, prompt, param=place))
         elif prompt:
-            found.append([checked_id(tokenizer, id, f"{place}[{i}]", "prompt") for i, id in enumerate(prompt)])
+            found.append(checked_ids(tokenizer, prompt, place, "prompt"))
         else:
             raise UsageError(f"{place} is an empty array", hint="at least one token", param="prompt")
     return found
