@@ -101,10 +101,12 @@ def _devices(name: str, *, rates: bool) -> list[dict[str, Any]]:
         told: dict[str, Any] = {"device": f"{name}:{number}", "kernels": {}, "rates": None}
         try:
             device = cls().open(number)
-            told["kernels"] = dict(device.kernels())
-            if rates and (measured := device.ceilings()) is not None:
-                told["rates"] = msgspec.to_builtins(measured)
-            device.close()
+            try:
+                told["kernels"] = dict(device.kernels())
+                if rates and (measured := device.ceilings()) is not None:
+                    told["rates"] = msgspec.to_builtins(measured)
+            finally:
+                device.close()
         except LlamaKitError as error:
             told["kernels"]["error"] = str(error)
         found.append(told)
