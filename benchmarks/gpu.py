@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from llamakit.backend import Device
     from llamakit.gpu.device import GPUDevice
 
-SHAPES = (("58m", "Q4_0"), ("1.1b", "Q4_0"), ("1.1b", "Q4_K_M"), ("1.1b", "F16"), ("7b", "Q4_0"))
+MODELS = (("58m", "Q4_0"), ("1.1b", "Q4_0"), ("1.1b", "Q4_K_M"), ("1.1b", "F16"), ("7b", "Q4_0"))
 TESTS = (([512], [], [1]), ([], [64], [1]), ([], [16], [8]), ([], [8], [32]))  # prompts, generated, sequences
-SHORT_SHAPES = (("260k", "F32"),)
+SHORT_MODELS = (("260k", "F32"),)
 SHORT_TESTS = (([32], [], [1]), ([], [8], [1, 2]))
 SHORT_EVERY = 29  # of the kit
 KIT_SHARE = 0.4  # of the time
@@ -140,7 +140,7 @@ def rates(run: Run, model: Path, device: str, tests: Any, ceilings: Any) -> None
 def models(folder: Path, short: bool, named: list[Path], run: Run) -> Iterator[Path]:
     """Files to measure, made when their turn comes."""
     yield from named
-    for shape, type_ in SHORT_SHAPES if short else SHAPES:
+    for shape, type_ in SHORT_MODELS if short else MODELS:
         if run.gone > run.seconds:
             return
         path = folder / f"{shape}-{type_}.gguf"

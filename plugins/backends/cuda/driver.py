@@ -190,16 +190,16 @@ class CUDADriver(Driver):
         """On this one's stream; each stream waits for the other's event, and the host for neither."""
         assert isinstance(other, CUDADriver)
         what = "copying from another GPU"
-        before = other.reached_now()
+        before = other.now_event()
         with self.current():
             call(cu.cuStreamWaitEvent(self.stream, before, 0), what)
             places = (_address(to), self.context, _address(source), other.context)
             call(cu.cuMemcpyPeerAsync(*places, n_bytes, self.stream), what)
-        after = self.reached_now()
+        after = self.now_event()
         with other.current():
             call(cu.cuStreamWaitEvent(other.stream, after, 0), what)
 
-    def reached_now(self) -> Any:
+    def now_event(self) -> Any:
         """An event of all that the stream has been asked for; it holds until it is asked for again."""
         with self.current():
             if self._event is None:
