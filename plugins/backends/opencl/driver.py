@@ -249,10 +249,12 @@ class OpenCLDriver(Driver):
             return Kernel(module, name)
 
     def most_items(self, kernel: Any) -> int:
-        """As the driver says, by the registers that the kernel takes."""
-        with self.translated(f"kernel {kernel.name}"):
-            info = cl.kernel_work_group_info.WORK_GROUP_SIZE
-            return int(kernel.function.get_work_group_info(info, self.device))
+        """As the driver says, by the registers that the kernel takes; it is asked once."""
+        if not kernel.most_items:
+            with self.translated(f"kernel {kernel.name}"):
+                info = cl.kernel_work_group_info.WORK_GROUP_SIZE
+                kernel.most_items = int(kernel.function.get_work_group_info(info, self.device))
+        return int(kernel.most_items)
 
     def launch(self, kernel: Any, n_group: int, n_item: int, arguments: Sequence[Argument]) -> None:
         """Enqueue it."""
@@ -370,10 +372,14 @@ class OpenCLDriver(Driver):
 
 
 class Kernel:
-    """A kernel of OpenCL. `typed`: whether it knows the types of its arguments, which makes launches a lot quicker."""
+    """A kernel of OpenCL. `typed`: whether it knows the types of its arguments, which makes launches a lot quicker.
+
+    `most_items`: that a group of it may have; 0: the driver was not asked.
+    """
 
     def __init__(self, program: Any, name: str) -> None:
         self.program, self.name, self.function, self.typed = program, name, cl.Kernel(program, name), False
+        self.most_items = 0
 
     def bound(self, given: list[Any], arguments: Sequence[Argument]) -> Any:
         """One that has its arguments."""
