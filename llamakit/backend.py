@@ -401,7 +401,11 @@ class Device(ABC):
 
     @property
     def in_file(self) -> bool:
-        """Whether programs read weights where their file is mapped, so that changing the file would change answers."""
+        """Whether programs read weights where their file is mapped, so that changing the file would change answers.
+
+        Then they have read them when `run` returns: whoever looks at the file after that, before using what was made,
+        knows that it was made of the file's weights.
+        """
         return False
 
     def kernels(self) -> Mapping[str, str]:

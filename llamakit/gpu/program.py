@@ -69,9 +69,13 @@ class GPUExecutable(Executable):
         self._received: dict[str, GPUBuffer] = {}
         self._apart = False  # whether devices that reach each other failed to
         self._recorded = not graph.states  # training clears and copies between its kernels
+        self._in_file = any(weights[name].in_place for name in graph.parameters)
 
     def run(self, sizes: Mapping[str, int], *, longest: int = 0) -> dict[str, GPUBuffer]:
-        """Copy the inputs, launch all steps; results are waited for when they are read."""
+        """Copy the inputs, launch all steps; results are waited for when they are read.
+
+        Where weights lie in their file all is waited for, so that who looks at the file then knows what was read.
+        """
         check_sizes(self.maxima, sizes)
         self._check(sizes)
         received, self._received = self._received, {}
@@ -79,6 +83,8 @@ class GPUExecutable(Executable):
         for name, made in received.items():
             self._fetch(name, made)
         self._go(sizes)
+        if self._in_file:
+            self.kernels.driver.finish()
         return {
             name: GPUBuffer(self.kernels, self._lowering.at(value), _cut(value, sizes))
             for name, value in self.graph.outputs.items()
