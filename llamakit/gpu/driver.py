@@ -98,7 +98,7 @@ class Driver(ABC):
     keeps on disk. `features`: those that are tried before they are used. `shapes`: how kernels may be shaped, of which
     the quickest is measured; `tuned`: whether that was done. `without_groups`: whether kernels for GPUs were found
     wrong, so that those for processors run. `shares`: whether it uses the
-    host's memory as its own, so that `share` is worth trying.
+    host's memory as its own, so that `share` is worth trying; `share_tried`: whether that was done.
     """
 
     info: DeviceInfo
@@ -110,6 +110,7 @@ class Driver(ABC):
     tuned: bool = False
     without_groups: bool = False
     shares: bool = False
+    share_tried: bool = False
 
     @cached_property
     def tried(self) -> set[Feature]:

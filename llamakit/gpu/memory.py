@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 I8_BLOCK = 256  # values of a state that share a scale
 ALIGNED = 32  # bytes, as tensors of files are: more than kernels ask for
+TRIED = 1 << 12  # bytes of a file by which it is found whether a device takes them in place
 STAGED = 1 << 24  # bytes of a file that are repacked at once
 
 
@@ -64,7 +66,12 @@ class GPUWeight:
         form = packing(kernels.traits, source.type, source.shape)
         if form is not None:
             self.packed, self.parts = True, _panels(driver, n_row, form.panel_bytes(n_in))
-            self._repack(kernels, source, n_row, row_bytes)
+            try:
+                self._repack(kernels, source, n_row, row_bytes)
+            except BaseException:
+                for part in self.parts:  # not when whoever keeps the error is done with it
+                    part.place.block.free()
+                raise
             return
         shared = _shared(driver, source, n_row, row_bytes)
         if shared is not None:
@@ -82,25 +89,31 @@ class GPUWeight:
 
     def _repack(self, kernels: Kernels, source: TensorSource, n_row: int, row_bytes: int) -> None:
         """Make the panels, as many at once as a stage has room for."""
-        n_in, driver = source.shape[-1], kernels.driver
-        kernel = kernels.get("repack", "repack", source.type, packed=True)
+        driver = kernels.driver
         n_staged = min(max(min(STAGED, driver.traits.most_bytes) // row_bytes // PANEL, 1) * PANEL, n_row)
         size, stage = n_staged * row_bytes, At(driver.allocate(n_staged * row_bytes))
+        try:
+            for start, piece in _cut_pieces(source, size):
+                driver.write(stage.plus(start % size), piece)
+                stop = start + len(piece)
+                if stop % size == 0 or stop == n_row * row_bytes:
+                    begin = start // size * n_staged
+                    self._repack_stage(kernels, source, stage, range(begin, stop // row_bytes), row_bytes)
+            driver.finish()
+        finally:
+            stage.block.free()
+
+    def _repack_stage(self, kernels: Kernels, source: TensorSource, stage: At, rows: range, row_bytes: int) -> None:
+        """Make panels of the rows that lie in a stage."""
+        n_in = source.shape[-1]
+        kernel = kernels.get("repack", "repack", source.type, packed=True)
         panel = PACKINGS[source.type].panel_bytes(n_in)
-        for start, piece in _cut_pieces(source, size):
-            driver.write(stage.plus(start % size), piece)
-            stop = start + len(piece)
-            if stop % size and stop < n_row * row_bytes:
-                continue
-            begin, end = start // size * n_staged, stop // row_bytes
-            for part in self.parts:
-                low, high = max(begin, part.first), min(end, part.first + part.n_row)
-                items = -(-(high - low) // PANEL) * -(-n_in // STEP) * PLACES
-                from_, to = (low - begin) * row_bytes, (low - part.first) // PANEL * panel
-                if high > low:
-                    kernels.items(kernel, items, stage.plus(from_), part.place.plus(to), high - low, n_in)
-        driver.finish()
-        stage.block.free()
+        for part in self.parts:
+            low, high = max(rows.start, part.first), min(rows.stop, part.first + part.n_row)
+            items = -(-(high - low) // PANEL) * -(-n_in // STEP) * PLACES
+            from_, to = (low - rows.start) * row_bytes, (low - part.first) // PANEL * panel
+            if high > low:
+                kernels.items(kernel, items, stage.plus(from_), part.place.plus(to), high - low, n_in)
 
 
 def parts_of(driver: Driver, n_row: int, row_bytes: int) -> list[Part]:
@@ -120,10 +133,25 @@ def taken(driver: Driver, source: TensorSource) -> int:
 
 
 def _lies_in_place(driver: Driver, source: TensorSource) -> bool:
-    """Whether a tensor is used where its file is mapped: as it is there, and aligned."""
+    """Whether a tensor is used where its file is mapped: as it is there, and aligned.
+
+    Drivers of GPUs copy memory that does not begin at a page, and do not say so: then the copy is ours, and counted.
+    """
     if not driver.shares or len(source.shape) == 1 or packing(driver.traits, source.type, source.shape) is not None:
         return False
-    return bool(source.whole().ctypes.data % ALIGNED == 0)
+    data, aligned = source.whole(), ALIGNED if driver.info.kind == "cpu" else mmap.PAGESIZE
+    return bool(data.ctypes.data % aligned == 0) and _shares(driver, data)
+
+
+def _shares(driver: Driver, data: npt.NDArray[np.uint8]) -> bool:
+    """Whether it takes memory of the host, as it says: tried once, with a piece of `data`."""
+    if not driver.share_tried:
+        driver.share_tried = True
+        block = driver.share(data[:TRIED])
+        driver.shares = block is not None
+        if block is not None:
+            block.free()
+    return driver.shares
 
 
 def _shared(driver: Driver, source: TensorSource, n_row: int, row_bytes: int) -> list[Part] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -383,8 +384,62 @@ def test_a_driver_that_cannot_share_gets_copies(monkeypatch):
     monkeypatch.setattr(memory, "ALIGNED", 1)
     device = OPENCL(OPENCL.Options(lanes=1)).open()
     device.driver.shares = True
+    assert device.weight_size(source) == source.n_bytes  # that is known before anything is loaded
     weight = device.load(source, frozenset())
     assert not weight.in_place
     assert not device.in_file
     assert device.driver.used == source.n_bytes
     assert np.array_equal(conformance.run(conformance.Case("linear"), device), expected)
+
+
+@needs_device
+@pytest.mark.parametrize(("kind", "offset", "in_place"), [("cpu", 32, True), ("gpu", 32, False), ("gpu", 0, True)])
+def test_gpus_are_given_whole_pages_of_the_hosts_memory(driver, kind, offset, in_place):
+    """What begins within a page their drivers copy in silence: then the copy must be counted."""
+    if not driver.shares:
+        pytest.skip("needs a device that uses the host's memory")
+    driver.info = msgspec.structs.replace(driver.info, kind=kind)
+    whole = np.zeros(1 << 16, np.uint8)
+    begin = -whole.ctypes.data % mmap.PAGESIZE + offset
+    source = conformance.Source("w", GGMLType.F32, np.ones((64, 64), np.float32))
+    raw = whole[begin : begin + source.n_bytes]
+    raw[:] = source.whole()
+    source.whole = lambda: raw
+    device = GPUDevice(driver)
+    assert device.weight_size(source) == (0 if in_place else source.n_bytes)
+    weight = device.load(source, frozenset())
+    assert weight.in_place is in_place
+    assert driver.used == (0 if in_place else source.n_bytes)
+
+
+@needs_device
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_file_is_looked_at_when_the_device_has_read_it(small_model, monkeypatch, shares):
+    """Else a step could read what is written over after somebody looked, and nobody would notice."""
+    from llamakit import Session
+
+    with Session(small_model, backend="opencl", ctx_size=64) as session:
+        driver, told = session.device.driver, []
+        if not driver.shares:
+            pytest.skip("needs a device that uses the host's memory")
+        driver.shares = shares
+        for owner, name in ((driver, "launch"), (driver, "finish"), (driver, "read"), (session.file, "check")):
+            monkeypatch.setattr(owner, name, noting(getattr(owner, name), name, told))
+        session.generate("Once", max_tokens=4, temperature=0)
+        looked = [told[:i] for i, name in enumerate(told) if name == "check" and "launch" in told[:i]]
+    steps = [last(before) for before in looked]
+    assert bool(steps) is shares
+    assert set(steps) <= {"finish"}
+
+
+def noting(function, name, told):
+    def called(*given, **more):
+        told.append(name)
+        return function(*given, **more)
+
+    return called
+
+
+def last(names):
+    """The last thing that a device was told, of what makes it work or waits for it."""
+    return next(name for name in reversed(names) if name in ("launch", "finish", "read"))
