@@ -22,7 +22,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamakit.gpu.packings import CODES, PACKINGS, PANEL, PLACES, STEP, STEPS, SUPERBLOCK, Array, Packing, Scale
+from llamakit.gpu.packings import (
+    CODES,
+    FEW_BACK,
+    MANY,
+    PACKINGS,
+    PANEL,
+    PLACES,
+    STEP,
+    STEPS,
+    SUPERBLOCK,
+    Array,
+    Packing,
+    Scale,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +105,7 @@ def defines(type: GGMLType) -> dict[str, int | str]:
     """What kernels need to know of a packed type; where planes of scales begin depends on the steps of a superblock."""
     form = PACKINGS[type]
     found: dict[str, int | str] = {
+        "PANEL": PANEL, "STEP": STEP, "PLACES": PLACES, "MANY": MANY, "FEW_BACK": FEW_BACK,
         "LOW": form.low, "HIGH": form.high, "STEP_BYTES": form.step_bytes, "SUPERBLOCK_BYTES": form.superblock_bytes,
         "SPAN": min((scale.span for scale in form.scales), default=SUPERBLOCK), "ALIGNED": int(type.block_size > 1),
     }  # fmt: skip

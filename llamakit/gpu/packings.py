@@ -22,6 +22,7 @@ PANEL = 16  # rows
 SUPERBLOCK = 256  # columns
 STEP = 64  # columns
 PLACES = 32
+MANY, FEW_BACK = 64, 32  # rows of activations of tiles in products, and in those back
 STEPS = SUPERBLOCK // STEP
 CODES = PANEL * STEP  # of a step
 

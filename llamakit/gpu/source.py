@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llamakit.gpu.driver import Argument, Driver, Feature, Traits
 
 FOLDER = Path(__file__).with_name("kernels")
-GROUP_MATMUL = 64  # items of a group of matmul.cl
+GROUP_MATMUL = 64  # items of a group of matmul.cl and panel_tiles.cl
 SIDE = 32  # rows and columns that such a group makes
 TOP_WIDTH = 64  # items of a group of top.cl
 MOST = 2**31 - 1  # of elements of a value or a state, and of numbers that kernels are given
@@ -80,7 +80,8 @@ def module_text(
 ) -> str:
     """The source of a module for a device; `file` may name several, such as "states+own"."""
     of_type = {} if type is None else type_defines(type, packed=packed)
-    given = {"LANES": traits.lanes, "CHUNK": CHUNK, **defines} | of_type
+    sizes = {"LANES": traits.lanes, "CHUNK": CHUNK, "SIDE": SIDE, "GROUP_MATMUL": GROUP_MATMUL}
+    given = {**sizes, **defines} | of_type
     lines = [f"#define {name} {value}" for name, value in given.items()]
     parts = [*lines, read(f"prelude_{traits.language}.h"), read("common.cl")]
     if type is not None:

@@ -1,7 +1,6 @@
 // c[i, j] = sum over k of a(i, k) b(k, j) (+ bias[j], + what c holds), for operands that lie in any way: `a_row` and
 // `a_col` are the steps of i and k in a, `b_row` and `b_col` those of k and j in b, `c_row` that of i in c. A group
-// makes a tile of 32 by 32.
-#define SIDE 32
+// makes a tile of SIDE by SIDE.
 
 FN void put(GLOBAL float *c, i64 at, float sum, GLOBAL const float *bias, int x, int has_bias, int add) {
     c[at] = sum + (has_bias ? bias[x] : 0.0f) + (add ? c[at] : 0.0f);
@@ -81,7 +80,7 @@ KERNEL void matmul(BUF(const float, a), BUF(const float, b), BUF(const float, bi
     for (int i = 0; i < 4; ++i)
         for (int j = 0; j < 4; ++j) sums[i][j] = 0.0f;
     for (int k0 = 0; k0 < k; k0 += DEPTH) {
-        for (int at = ITEM; at < SIDE * DEPTH; at += 64) {
+        for (int at = ITEM; at < SIDE * DEPTH; at += GROUP_MATMUL) {
             int kk = at / SIDE, i = at % SIDE;
             int inside = k0 + kk < k;
             left[kk][i] = inside && i0 + i < m ? a[(i64)(i0 + i) * a_row + (i64)(k0 + kk) * a_col] : 0.0f;

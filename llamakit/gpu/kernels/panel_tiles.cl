@@ -1,7 +1,6 @@
-// Products of many rows with weights in panels, by groups of 64 items. A part is `n_part` rows of the tensor from row `first`
-// on, of which the first is the first of a panel. Each item unpacks what a place has in a step, for its group to use.
-#define MANY 64  // rows of activations of a tile of `panel_product`
-#define FEW_BACK 32  // the same of `panel_back`
+// Products of many rows with weights in panels, by groups of GROUP_MATMUL items. A part is `n_part` rows of the tensor from
+// row `first` on, of which the first is the first of a panel. Each item unpacks what a place has in a step, for its group.
+// MANY, FEW_BACK: rows of activations of a tile of `panel_product` and of `panel_back`.
 #define PAIR (2 * PANEL)
 
 // y[r, o] = x[r] . w[o] (+ bias[o]): a group makes 64 rows for the rows of two panels, an item 8 by 4 of them.
@@ -26,7 +25,7 @@ KERNEL void panel_product(BUF(const u8, w), BUF(const float, x), BUF(const float
                 right[at] = v[2 * block][j];
                 right[at + 8] = v[2 * block + 1][j];
             }
-            for (int at = ITEM; at < 32 * MANY; at += 64) {
+            for (int at = ITEM; at < 32 * MANY; at += GROUP_MATMUL) {
                 int k = STEP * step + 32 * block + at % 32, r = r0 + at / 32;
                 left[at % 32 * (MANY + 1) + at / 32] = r < n_row && k < n_in ? x[(i64)r * n_in + k] : 0.0f;
             }
@@ -65,7 +64,7 @@ KERNEL void panel_back(BUF(const u8, w), BUF(const float, d), BUF(float, y), con
         if (panel * PANEL < n_part) place_values(w + panel * size, n_in, step, place, v);
         for (int i = 0; i < 4; ++i)
             for (int j = 0; j < 8; ++j) right[(in + i % 2 * 8) * (STEP + 1) + i / 2 * 32 + place % 4 * 8 + j] = v[i][j];
-        for (int at = ITEM; at < PAIR * FEW_BACK; at += 64) {
+        for (int at = ITEM; at < PAIR * FEW_BACK; at += GROUP_MATMUL) {
             int o = o0 + at % PAIR, r = r0 + at / PAIR;
             left[at % PAIR * (FEW_BACK + 1) + at / PAIR] = r < n_row && o < n_part ? d[(i64)r * n_out + first + o] : 0.0f;
         }

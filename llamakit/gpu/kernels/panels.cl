@@ -1,8 +1,6 @@
 // place_values(): what a place has in a step of a panel, as float32: see llamakit/gpu/packed.py, which defines the layout.
-// -D: TYPE_name, LOW and HIGH (bits of the planes), STEP_BYTES, SUPERBLOCK_BYTES, SCALES_n (where planes of scales begin).
-#define PANEL 16
-#define STEP 64
-#define PLACES 32
+// -D: PANEL, STEP, PLACES, TYPE_name, LOW and HIGH (bits of the planes), STEP_BYTES, SUPERBLOCK_BYTES, SCALES_n (where planes
+// of scales begin).
 
 FN int steps_of(int n_in) { return (n_in + STEP - 1) / STEP; }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamakit.gguf import GGMLType
 from llamakit.gpu.lower import count, width
-from llamakit.gpu.packings import PANEL, PLACES, STEP
+from llamakit.gpu.packings import FEW_BACK, MANY, PANEL, PLACES, STEP
 from llamakit.gpu.source import GROUP_MATMUL
 from llamakit.gpu.steps.values import multiply
 from llamakit.graph.graph import Source
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 FEW = 16  # rows that meet a packed weight
 TILES = (1, 4, 8)  # rows that a weight's values may be unpacked for at once
 SLICE = 1 << 22  # values of a weight that are float32 at once
-MANY, FEW_BACK = 64, 32  # rows of tiles: see panel_tiles.cl
 MOST_ITEMS = 256  # that take a panel together
 
 
