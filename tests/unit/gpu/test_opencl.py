@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from llamakit.engine.runner import kv_spec
-from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, OutOfMemoryError
+from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, ModelChangedError, OutOfMemoryError
 from llamakit.gguf import GGMLType, open_gguf
 from llamakit.gpu import memory, selftest, source, trials, tuning
 from llamakit.gpu.compiled import CompiledKernels
@@ -443,3 +443,19 @@ def noting(function, name, told):
 def last(names):
     """The last thing that a device was told, of what makes it work or waits for it."""
     return next(name for name in reversed(names) if name in ("launch", "finish", "read"))
+
+
+@needs_device
+def test_what_is_repacked_is_given_back_when_its_file_ends_early(driver):
+    """Though whoever tells of the error keeps it, and with it all that the loading held."""
+    source = conformance.Source("w", GGMLType.Q4_0, np.ones((64, 64), np.float32))
+
+    def pieces():
+        yield 0, source.whole()[:1000]
+        raise ModelChangedError("it was changed")
+
+    source.pieces = pieces
+    with pytest.raises(ModelChangedError) as found:
+        GPUDevice(driver, replace(driver.traits, packed=True)).load(source, frozenset())
+    assert found.traceback
+    assert driver.used == 0
