@@ -303,10 +303,12 @@ def of_all(seconds: list[float]) -> list[int]:
 
 
 def fill(server: Any) -> None:
-    """Have every place and most of the cache of keys and values used once."""
+    """Have every place and nearly all of the cache of keys and values used once: it is in memory from then on."""
+
+    n_ctx = server.request("GET", "/props")[1]["n_ctx"]
 
     def ask(number: int) -> None:
-        body = {"prompt": f"{number} " + "there was a girl " * 100, "n_predict": 8, "ignore_eos": True}
+        body = {"prompt": [1, *(5 + (number + i) % 400 for i in range(n_ctx - 20))], "n_predict": 8, "ignore_eos": True}
         with contextlib.suppress(OSError, http.client.HTTPException):
             server.request("POST", "/completion", body)
 
