@@ -55,6 +55,11 @@ def bits32(packed: Array) -> Array:
     return np.unpackbits(packed, axis=1, bitorder="little")
 
 
+def high_bits_k(blocks: Array, start: int) -> Array:
+    """32 bytes at `start`, of which bit i belongs to the i-th 32 values: (n, 8, 32)."""
+    return (blocks[:, None, start : start + 32] >> np.arange(8, dtype=np.uint8).reshape(1, 8, 1)) & 1
+
+
 def crumbs_k(qs: Array) -> Array:
     """64 bytes to (n, 16, 16): bytes 32 h.. hold, two bits each, the four groups of 32 values of half h."""
     q = qs.reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)

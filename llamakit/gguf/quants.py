@@ -19,6 +19,7 @@ from llamakit.gguf.parts import (
     Array,
     bits32,
     crumbs_k,
+    high_bits_k,
     nibbles,
     pack_crumbs_k,
     read_half,
@@ -188,12 +189,18 @@ def _decode_iq4_nl(b: Array) -> Array:  # d f16, 16 bytes of nibbles
     return read_half(b, 0) * IQ4[nibbles(b[:, 2:])].astype(np.float32)
 
 
-def _decode_iq4_xs(b: Array) -> Array:  # d f16, 16 high bits and 4 bytes of low nibbles of scales, 128 bytes of nibbles
+def codes_iq4_xs(b: Array) -> tuple[Array, Array]:
+    """A block's numbers of values, (n, 8, 32), and its six-bit scales, less 32, (n, 8) int8."""
     low = np.stack([b[:, 4:8] & 15, b[:, 4:8] >> 4], axis=2).reshape(-1, 8)
     high = (np.ascontiguousarray(b[:, 2:4]).view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16)) & 3
-    scale = read_half(b, 0) * ((low | (high << 4).astype(np.uint8)).astype(np.int8) - np.int8(32)).astype(np.float32)
-    q = np.concatenate([b[:, 8:].reshape(-1, 8, 16) & 15, b[:, 8:].reshape(-1, 8, 16) >> 4], axis=2)
-    return scale[:, :, None] * IQ4[q].astype(np.float32)
+    q = b[:, 8:].reshape(-1, 8, 16)
+    scale = (low | (high << 4).astype(np.uint8)).astype(np.int8) - np.int8(32)
+    return np.concatenate([q & 15, q >> 4], axis=2), scale
+
+
+def _decode_iq4_xs(b: Array) -> Array:  # d f16, 16 high bits and 4 bytes of low nibbles of scales, 128 bytes of nibbles
+    q, scale = codes_iq4_xs(b)
+    return (read_half(b, 0) * scale.astype(np.float32))[:, :, None] * IQ4[q].astype(np.float32)
 
 
 def power_of_two(e: Array) -> Array:
@@ -287,7 +294,7 @@ def scales_q3_k(s: Array) -> Array:
 
 def _decode_q3_k(b: Array) -> Array:  # 32 bytes of high bits, 64 of 2 bits, 12 of scales, d
     scale = read_half(b, 108) * scales_q3_k(b[:, 96:108]).astype(np.float32)
-    high = (b[:, None, :32] >> np.arange(8, dtype=np.uint8).reshape(1, 8, 1)) & 1
+    high = high_bits_k(b, 0)
     q = crumbs_k(b[:, 32:96]).astype(np.int8) - ((high ^ 1) << 2).astype(np.int8).reshape(-1, 16, 16)
     return scale[:, :, None] * q.astype(np.float32)
 
@@ -301,15 +308,19 @@ def _decode_q4_k(b: Array) -> Array:  # d, dmin, 12 bytes of scales, 128 of nibb
 def _decode_q5_k(b: Array) -> Array:  # as Q4_K, with 32 bytes of high bits before the nibbles
     scale, minimum = scale_min_k4(b[:, 4:16])
     d, m = read_half(b, 0) * scale.astype(np.float32), read_half(b, 2) * minimum.astype(np.float32)
-    high = (b[:, None, 16:48] >> np.arange(8, dtype=np.uint8).reshape(1, 8, 1)) & 1
-    q = nibbles_k(b[:, 48:]) | (high << 4)
+    q = nibbles_k(b[:, 48:]) | (high_bits_k(b, 16) << 4)
     return d[:, :, None] * q.astype(np.float32) - m[:, :, None]
 
 
-def _decode_q6_k(b: Array) -> Array:  # 128 bytes of low nibbles, 64 of high 2 bits, 16 int8 scales, d
+def codes_q6_k(b: Array) -> Array:
+    """A block's codes, 32 more than what they stand for, (n, 16, 16)."""
     low = b[:, :128].reshape(-1, 2, 2, 32)
     low = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 16, 16)  # groups 0 1 | 2 3 of each half
-    q = (low | (crumbs_k(b[:, 128:192]) << 4)).astype(np.int8) - np.int8(32)
+    return low | (crumbs_k(b[:, 128:192]) << 4)
+
+
+def _decode_q6_k(b: Array) -> Array:  # 128 bytes of low nibbles, 64 of high 2 bits, 16 int8 scales, d
+    q = codes_q6_k(b).astype(np.int8) - np.int8(32)
     scale = read_half(b, 208) * b[:, 192:208].view(np.int8).astype(np.float32)
     return scale[:, :, None] * q.astype(np.float32)
 

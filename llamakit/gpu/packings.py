@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llamakit.gguf import GGMLType, quants
-from llamakit.gguf.parts import bits32, crumbs_k, nibbles
+from llamakit.gguf.parts import bits32, crumbs_k, high_bits_k, nibbles
 
 Array = Any  # numpy arrays; shapes are in the comments
 
@@ -82,12 +82,6 @@ def _field(b: Array, start: int, dtype: str) -> Array:
     return np.ascontiguousarray(b[:, start : start + np.dtype(dtype).itemsize]).view(dtype)
 
 
-def _high_k(b: Array, start: int) -> Array:
-    """32 bytes, of which bit i belongs to the i-th 32 values: (n, 256)."""
-    bits = (b[:, None, start : start + 32] >> np.arange(8, dtype=np.uint8).reshape(1, 8, 1)) & 1
-    return bits.reshape(-1, SUPERBLOCK)
-
-
 def _k(codes: Array) -> Array:
     return codes.reshape(-1, SUPERBLOCK)
 
@@ -115,17 +109,12 @@ def _signed_codes(b: Array, start: int, n: int) -> Array:
 
 
 def _split_q6_k(b: Array) -> tuple[Array, ...]:
-    low = b[:, :128].reshape(-1, 2, 2, 32)
-    low = np.concatenate([low & 15, low >> 4], axis=2)
-    return _k(low) | _k(crumbs_k(b[:, 128:192])) << 4, _field(b, 208, "<f2"), b[:, 192:208].view(np.int8)
+    return _k(quants.codes_q6_k(b)), _field(b, 208, "<f2"), b[:, 192:208].view(np.int8)
 
 
 def _split_iq4_xs(b: Array) -> tuple[Array, ...]:
-    low = np.stack([b[:, 4:8] & 15, b[:, 4:8] >> 4], axis=2).reshape(-1, 8)
-    high = (_field(b, 2, "<u2") >> np.arange(0, 16, 2, dtype=np.uint16)) & 3
-    scales = (low | (high << 4).astype(np.uint8)).astype(np.int8) - np.int8(32)
-    q = b[:, 8:].reshape(-1, 8, 16)
-    return _k(np.concatenate([q & 15, q >> 4], axis=2)), _field(b, 0, "<f2"), scales
+    codes, scales = quants.codes_iq4_xs(b)
+    return _k(codes), _field(b, 0, "<f2"), scales
 
 
 def _split_q4_k(b: Array) -> tuple[Array, ...]:
@@ -133,12 +122,12 @@ def _split_q4_k(b: Array) -> tuple[Array, ...]:
 
 
 def _split_q5_k(b: Array) -> tuple[Array, ...]:
-    q = _k(quants.nibbles_k(b[:, 48:])) | _high_k(b, 16) << 4
+    q = _k(quants.nibbles_k(b[:, 48:]) | high_bits_k(b, 16) << 4)
     return q, _field(b, 0, "<f2"), _field(b, 2, "<f2"), *quants.scale_min_k4(b[:, 4:16])
 
 
 def _split_q3_k(b: Array) -> tuple[Array, ...]:
-    q = _k(crumbs_k(b[:, 32:96])) | _high_k(b, 0) << 2
+    q = _k(crumbs_k(b[:, 32:96])) | _k(high_bits_k(b, 0)) << 2
     return q, _field(b, 108, "<f2"), quants.scales_q3_k(b[:, 96:108])
 
 

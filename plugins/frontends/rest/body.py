@@ -214,7 +214,7 @@ def wrong(name: str, value: object, possible: str) -> UsageError:
     return UsageError(f"{name} is {_short(value)}", hint=f"possible: {possible}", param=name)
 
 
-# Several threads that hold the interpreter for long leave the engine's a turn in as many, at each step of its own.
+# Of several threads that decode large bodies the engine's would get the interpreter as the last, several times a step.
 _alone = threading.Lock()
 
 # -- how ---------------------------------------------------------------------------------------------------------------
