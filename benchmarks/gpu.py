@@ -32,7 +32,7 @@ from random_model import write_model
 from llamakit import Session, embedded
 from llamakit.engine.bench import Bench
 from llamakit.errors import LlamaKitError
-from llamakit.gpu.tuning import Zeros, measure
+from llamakit.gpu.tuning import measure, zeros
 from llamakit.registry import Registry
 from llamakit.testing.conformance import cases, check, check_top
 from llamakit.testing.training import check_training, training_cases
@@ -77,7 +77,7 @@ class Run:
 def shapes(run: Run, device: GPUDevice) -> None:
     """Settle what is used, as a first model would; then microseconds of a product by items of a row and of a group."""
     driver, kernels, taken = device.driver, device.kernel_store, {}
-    device.load(Zeros("w"), frozenset())
+    device.load(zeros(), frozenset())
     for feature in driver.features:
         kernels.settle(feature)
     for shape in driver.shapes:

@@ -1,4 +1,4 @@
-"""Tensors of a model's file: where they are read from, and how they come onto a device."""
+"""Tensors of a model's file, or of memory: where they are read from, and how they come onto a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from llamakit.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import numpy as np
+    import numpy.typing as npt
 
     from llamakit.backend import Device, TensorSource, Uses, Weight
     from llamakit.gguf import GGMLType, GGUFFile
@@ -38,6 +41,23 @@ class FileTensor:
     def whole(self) -> Any:
         """All bytes where they lie. The array keeps the file mapped."""
         return self._file.raw(self.name)
+
+
+class MemoryTensor:
+    """A tensor whose bytes, as in a file, are in memory (`backend.TensorSource`)."""
+
+    def __init__(self, name: str, type: GGMLType, shape: tuple[int, ...], raw: npt.NDArray[np.uint8]) -> None:
+        self.name, self.type, self.shape, self.n_bytes = name, type, shape, raw.nbytes
+        self._raw = raw
+
+    def pieces(self, size: int = 1 << 24) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """(offset, bytes) in order."""
+        for offset in range(0, self.n_bytes, size):
+            yield offset, self._raw[offset : offset + size]
+
+    def whole(self) -> npt.NDArray[np.uint8]:
+        """All bytes."""
+        return self._raw
 
 
 def tensor_sources(

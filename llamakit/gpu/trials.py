@@ -14,10 +14,9 @@ from llamakit.backend import CacheLayer, KVSpec
 from llamakit.gguf import GGMLType, native
 from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import AttentionAttrs, ExpertsAttrs, Op, RMSNormAttrs
+from llamakit.weights import MemoryTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
     from llamakit.gpu.device import GPUDevice
@@ -33,32 +32,13 @@ TYPES = {"packed": GGMLType.Q4_0, "plain": GGMLType.F32, "norm": GGMLType.F32}
 TYPES |= dict.fromkeys(("gate", "up", "down"), GGMLType.Q4_0)
 
 
-class Weight:
-    """Random numbers for `Device.load`, of a type."""
-
-    def __init__(self, name: str, type: GGMLType, shape: tuple[int, ...], rng: np.random.Generator) -> None:
-        self.name, self.type, self.shape = name, type, shape
-        self._raw = native.quantize(type, rng.normal(size=shape).astype(np.float32))
-        self.n_bytes = self._raw.nbytes
-
-    def pieces(self, size: int = 1 << 24) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """In order."""
-        for offset in range(0, self.n_bytes, size):
-            yield offset, self._raw[offset : offset + size]
-
-    def whole(self) -> npt.NDArray[np.uint8]:
-        """All bytes."""
-        return self._raw
-
-
 def outputs(device: GPUDevice) -> dict[str, npt.NDArray[np.float32]]:
     """What each node makes of the same numbers, by its name and the rows of the step."""
     rng, graph = np.random.default_rng(5), _graph()
     found: dict[str, npt.NDArray[np.float32]] = {}
     uses = graph.uses()
     weights = {
-        name: device.load(Weight(name, TYPES[name], tensor.shape, rng), uses[name])
-        for name, tensor in graph.parameters.items()
+        name: device.load(_random(name, tensor.shape, rng), uses[name]) for name, tensor in graph.parameters.items()
     }
     kv = device.kv_cache(CACHE)
     past = rng.normal(size=(PAST, 2 * HEADS_KV * HEAD_DIM)).astype(np.float32)
@@ -72,6 +52,12 @@ def outputs(device: GPUDevice) -> dict[str, npt.NDArray[np.float32]]:
     finally:
         program.close()
     return found
+
+
+def _random(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> MemoryTensor:
+    """A weight of random numbers."""
+    raw = native.quantize(TYPES[name], rng.normal(size=shape).astype(np.float32))
+    return MemoryTensor(name, TYPES[name], shape, raw)
 
 
 def _fill(inputs: Any, rng: np.random.Generator) -> None:

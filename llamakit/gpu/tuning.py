@@ -21,12 +21,9 @@ from llamakit.gpu.driver import Feature
 from llamakit.gpu.source import text_key
 from llamakit.graph.graph import Dim, DType, GraphBuilder
 from llamakit.graph.ops import Op
+from llamakit.weights import MemoryTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy.typing as npt
-
     from llamakit.backend import DeviceInfo
     from llamakit.gpu.driver import Driver, Traits
     from llamakit.gpu.source import Kernels
@@ -124,7 +121,7 @@ def measure(kernels: Kernels, shape: Shape) -> float:
     device, g = GPUDevice(kernels.driver, shaped(kernels.driver, shape)), GraphBuilder("tuning")
     x = g.input("x", (Dim("rows", 1), SIDE), DType.F32)
     graph = g.build(y=g.add(Op.LINEAR, "w", (x, None), tensors=(g.parameter("w", (SIDE, SIDE)), None)))
-    weight: Any = device.load(Zeros("w"), graph.uses()["w"])
+    weight: Any = device.load(zeros(), graph.uses()["w"])
     program = device.compile(graph, {"w": weight})
     try:
         return seconds(kernels.driver, lambda: program.run({"rows": 1}))
@@ -134,21 +131,7 @@ def measure(kernels: Kernels, shape: Shape) -> float:
             part.place.block.free()
 
 
-class Zeros:
-    """A weight for `Device.load`, of the type that is used most."""
-
-    type: GGMLType = GGMLType.Q4_0
-    shape: tuple[int, ...] = (SIDE, SIDE)
-    n_bytes = GGMLType.Q4_0.n_bytes(SIDE * SIDE)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def pieces(self, size: int = 1 << 24) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """In order."""
-        for offset in range(0, self.n_bytes, size):
-            yield offset, np.zeros(min(size, self.n_bytes - offset), np.uint8)
-
-    def whole(self) -> npt.NDArray[np.uint8]:
-        """All bytes."""
-        return np.zeros(self.n_bytes, np.uint8)
+def zeros() -> MemoryTensor:
+    """A weight to measure with, of the type that is used most."""
+    raw = np.zeros(GGMLType.Q4_0.n_bytes(SIDE * SIDE), np.uint8)
+    return MemoryTensor("w", GGMLType.Q4_0, (SIDE, SIDE), raw)

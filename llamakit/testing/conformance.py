@@ -36,6 +36,7 @@ from llamakit.graph.ops import (
     SoftCapAttrs,
 )
 from llamakit.testing.blocks import random_blocks
+from llamakit.weights import MemoryTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,25 +139,17 @@ def cases() -> list[Case]:
     return found
 
 
-class Source:
+class Source(MemoryTensor):
     """A tensor for `Device.load`."""
 
     def __init__(self, name: str, type: GGMLType, values: npt.NDArray[np.float32]) -> None:
-        self.name, self.type, self.shape = name, type, tuple(values.shape)
-        if type in quants.supported():
-            self._raw = native.quantize(type, values)
-        else:
-            self._raw = random_blocks(type, values.size // type.block_size)
-        self.n_bytes = self._raw.nbytes
+        known = type in quants.supported()
+        raw = native.quantize(type, values) if known else random_blocks(type, values.size // type.block_size)
+        super().__init__(name, type, tuple(values.shape), raw)
 
     def pieces(self, size: int = 1000) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """Odd pieces, on purpose."""
-        for offset in range(0, self.n_bytes, size):
-            yield offset, self._raw[offset : offset + size]
-
-    def whole(self) -> npt.NDArray[np.uint8]:
-        """All bytes."""
-        return self._raw
+        return super().pieces(size)
 
 
 class Setup:

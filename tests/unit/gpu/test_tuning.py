@@ -114,14 +114,12 @@ def test_a_device_is_measured_when_it_first_loads(tmp_path, monkeypatch):
     if not backend.probe().available:
         pytest.skip(backend.probe().reason)
     monkeypatch.setattr(tuning, "SIDE", 256)
-    monkeypatch.setattr(tuning.Zeros, "shape", (256, 256))
-    monkeypatch.setattr(tuning.Zeros, "n_bytes", 256 * 256 // 32 * 18)
 
     def loaded(**options):
         device = backend(backend.Options(**options)).open()
         device.driver.compiled = CompiledKernels(tmp_path)
         assert not device.driver.tuned
-        device.load(tuning.Zeros("w"), frozenset())
+        device.load(tuning.zeros(), frozenset())
         return device
 
     device = loaded()
