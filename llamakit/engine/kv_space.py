@@ -74,17 +74,22 @@ class KVSpace:
 
     def remember(self, track: Track, *, whole: bool = True) -> None:
         """Put the blocks that are complete into the prefix tree; with `whole=False` also the part of the last one."""
-        if track.node is None:
+        size, table, node = self.size, track.table, track.node
+        n_left = table.length - track.n_known * size
+        if node is None or n_left < (size if whole else 1):
             return
-        size, table = self.size, track.table
-        while (track.n_known + 1) * size <= table.length:
+        if track.n_known and node.block != table.blocks[track.n_known - 1]:
+            track.node = None  # the tree has let go of it, and it may be another's by now
+            return
+        while n_left >= size:
             start = track.n_known * size
-            node = self.tree.insert(track.node, track.tokens[start : start + size], table.blocks[track.n_known])
+            node = self.tree.insert(node, track.tokens[start : start + size], table.blocks[track.n_known])
             table.adopt(track.n_known, node.block)
-            track.node, track.n_known = node, track.n_known + 1
-        rest = track.tokens[track.n_known * size : table.length]
-        if not whole and rest:
-            self.tree.insert(track.node, rest, table.blocks[track.n_known])
+            track.node, track.n_known, n_left = node, track.n_known + 1, n_left - size
+        if n_left and not whole:
+            rest = track.tokens[track.n_known * size : table.length]
+            node = self.tree.insert(node, rest, table.blocks[track.n_known])
+        self.tree.use(node)
 
     # -- a context that is full ---------------------------------------------------------------------------------
 

@@ -153,6 +153,7 @@ def put(path: Path, engine: Engine, beginning: Beginning, salt: str = "") -> lis
             node, size = space.tree.root((beginning.adapters, salt)), space.tree.size
             for i, block in enumerate(table.blocks):
                 node = space.tree.insert(node, tokens[i * size : (i + 1) * size], block)
+            space.tree.use(node)
         except (ValueError, TypeError, IndexError) as error:
             raise _damaged(path, error) from None
         finally:

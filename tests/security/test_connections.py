@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -373,10 +374,33 @@ def test_threads_come_and_go_with_the_work(monkeypatch):
     assert len(done) == 60
     time.sleep(0.1)
     pool._busy -= 100
-    pool.look()
+    assert pool.look()
     while len(pool.threads) > AT_REST and time.monotonic() < end:
         time.sleep(0.01)
-    assert len(pool.threads) == AT_REST
+    assert pool.threads == set(range(AT_REST)), "those that were there from the start stay"
+    assert pool.look() is False
+    assert pool.shutdown()
+    assert not pool.threads
+
+
+def test_a_thread_at_rest_holds_nothing_of_its_last_task():
+    """Connections that had ended stayed in memory, with what lay around them."""
+    pool, done = Threads(40), threading.Event()
+    pool.set_thread_count(40)
+
+    class Task:
+        def service(self):
+            done.set()
+
+    task = Task()
+    gone = weakref.ref(task)
+    pool.add_task(task)
+    del task
+    assert done.wait(10)
+    end = time.monotonic() + 10
+    while gone() is not None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert gone() is None
     pool.shutdown()
 
 

@@ -16,8 +16,9 @@ CALM_SECONDS = 60.0  # without much to do, until threads end
 class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
     """Waitress's pool of threads, which begins small and grows with the work. `most`: what it grows to.
 
-    A thread of its own starts those beyond the few: to start one is to wait until it runs, which takes long while many
-    others want to, and the server's loop has to go on.
+    The few stay, and others go when there is less to do: what a thread that was started beside many answers keeps lies
+    among what was theirs, which could not be given back. A thread of its own starts those beyond the few: to start one
+    is to wait until it runs, which takes long while many others want to, and the server's loop has to go on.
     """
 
     def __init__(self, most: int) -> None:
@@ -38,6 +39,34 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
         else:
             self._to_start.put((target, thread_no))
 
+    def handler_thread(self, thread_no: int) -> None:
+        """Do what there is to do, until this thread is to end; at rest nothing of the last task is held."""
+        while (task := self._next(thread_no)) is not None:
+            try:
+                task.service()
+            except BaseException:
+                self.logger.exception("Exception when servicing %r", task)
+            del task
+
+    def _next(self, thread_no: int) -> Any:
+        """A task; None for a thread that has ended."""
+        with self.lock:
+            while not (ends := self._ends(thread_no)) and not self.queue:
+                self.active_count -= 1
+                self.queue_cv.wait()
+                self.active_count += 1
+            if not ends:
+                return self.queue.popleft()
+            self.active_count -= 1
+            self.stop_count -= 1
+            self.threads.discard(thread_no)
+            self.thread_exit_cv.notify()
+            return None
+
+    def _ends(self, thread_no: int) -> bool:
+        """Whether a thread is to end, while some are: the few that are there at rest only with all others."""
+        return self.stop_count > 0 and (thread_no >= AT_REST or self.stop_count == len(self.threads))
+
     def add_task(self, task: Any) -> None:
         """Let a thread do something: an idle one, or a new one."""
         with self.lock:
@@ -54,14 +83,16 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
         else:
             super().add_task(task)
 
-    def look(self) -> None:
-        """End threads that were not needed for a while; called every second."""
+    def look(self) -> bool:
+        """End threads that were not needed for a while; whether there were any. Called every second."""
         with self.lock:
             extra = len(self.threads) - self.stop_count > AT_REST and self.active_count <= AT_REST // 2
         if not extra:
             self._busy = time.monotonic()
         elif time.monotonic() - self._busy > CALM_SECONDS:
             super().set_thread_count(AT_REST)
+            return True
+        return False
 
     def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
         """End all threads."""

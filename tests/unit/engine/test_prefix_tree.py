@@ -41,7 +41,7 @@ def test_the_longest_known_beginning_is_found(known, asked):
     for key, tokens in asked:
         path, length = tree.match(key, tokens)
         assert length == max((common(tokens, other) for other_key, other in known if other_key == key), default=0)
-        spelled = [token for node in path for token in memoryview(node.key).cast("i")]
+        spelled = [token for node in path for token in node.tokens]
         assert spelled[:length] == tokens[:length]
         assert len(path) == -(-length // SIZE)
     tree.clear()
