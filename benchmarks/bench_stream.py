@@ -25,11 +25,11 @@ from llamakit.plugins.frontends.rest.startup import make_state
 
 from llamakit import embedded
 from llamakit.engine.job import Finished, Job, Token
-from llamakit.engine.request import FinishReason, Piece, Request, Result, Timings, TokenLogprob
+from llamakit.engine.request import FinishReason, Likely, Piece, Request, Result, Timings
 from llamakit.registry import Registry
 
 PAUSE = 0.0005  # seconds between two tokens
-TOP = (TokenLogprob(1, -0.5), TokenLogprob(2, -1.5))
+TOP = Likely.of((1, 2), (-0.5, -1.5))
 CHAT = {"messages": [{"role": "user", "content": "x"}], "stream": True}
 BODIES = (
     ("/completion", {"prompt": "x", "stream": True}),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from llamakit.engine.request import Request
 
+PER_TOKEN, PER_LIKELY = 320, 12  # bytes of a token that was not read yet, and of each that was likely in its place
+
 
 class Queued(msgspec.Struct, frozen=True):
     """The request waits; so many are before it."""
@@ -59,7 +61,7 @@ class Job:
     `owner`: the client it belongs to, "" for nobody in particular; one of `weight` 2 gets twice the share of one of 1.
     """
 
-    most_ahead = 0  # parts of answers that may wait to be read before it pauses; 0: any number
+    most_ahead = 0  # bytes of answers that may wait to be read before it pauses; 0: any number
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class Job:
         self._open = set(range(request.n))  # answers not finished yet
         self._cancelled = threading.Event()
         self._read_left = request.n  # the same, as far as events were read
-        self._n_told = self._n_read = 0  # parts of answers, by the engine and by the reader
+        self._n_told = self._n_read = 0  # bytes of answers, by the engine and by the reader
         self._paused = False
         self.listener: Callable[[], object] | None = None  # called after each event, by the engine
         self.observer: Callable[[list[Event]], None] | None = None  # sees what is read, such as to measure it
@@ -90,7 +92,7 @@ class Job:
         if type(event) is Finished:  # before anybody can read it, and ask for more in its place
             self._open.discard(event.choice)
         else:
-            self._n_told += n_parts(event)
+            self._n_told += n_bytes(event)
         self._events.put(event)
         if self.listener is not None:
             self.listener()
@@ -143,7 +145,7 @@ class Job:
         except queue.Empty:
             pass
         self._read_left -= sum(type(event) is Finished for event in events)
-        self._n_read += sum(map(n_parts, events))
+        self._n_read += sum(map(n_bytes, events))
         if self.observer is not None:
             self.observer(events)
         return events
@@ -159,6 +161,12 @@ class Job:
         for result in found:
             raise_error(result)
         return sorted(found, key=lambda result: result.choice)
+
+
+def n_bytes(event: Event) -> int:
+    """About what an event takes in memory until it is read, if it is a token."""
+    n = n_parts(event)
+    return PER_TOKEN + PER_LIKELY * (n - 1) if n else 0
 
 
 def n_parts(event: Event) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -81,24 +82,43 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     shown: frozenset[int] = frozenset()
 
 
-class TokenLogprob(msgspec.Struct, frozen=True):
-    """Natural logarithm of the probability of a token, before any sampler."""
+class Likely(msgspec.Struct, frozen=True, gc=False):
+    """The likeliest tokens with a number each, likeliest first: iterates over pairs of token id and number.
 
-    token_id: int
-    logprob: float
+    Packed, `ids` as int32 and `numbers` as float64: a slow reader may leave many unread, and pairs of objects take ten
+    times as much.
+    """
+
+    ids: bytes = b""
+    numbers: bytes = b""
+
+    @staticmethod
+    def of(ids: Iterable[int], numbers: Iterable[float]) -> Likely:
+        """As many of the one as of the other."""
+        return Likely(array("i", ids).tobytes(), array("d", numbers).tobytes())
+
+    def __len__(self) -> int:
+        return len(self.numbers) // array("d").itemsize
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        return zip(memoryview(self.ids).cast("i"), memoryview(self.numbers).cast("d"), strict=True)
+
+
+NONE_LIKELY = Likely()
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """One generated token. `text` may be empty while a character or a possible stop string is held back.
 
-    `after`: (token id, probability) of the likeliest tokens that the chain left, where `probs_after` asked for them.
+    `logprob`: the natural logarithm of its probability before any sampler; `top`: the likeliest tokens with theirs.
+    `after`: the likeliest tokens that the chain left with their probabilities, where `probs_after` asked for them.
     """
 
     token_id: int
     text: str
     logprob: float | None = None
-    top: tuple[TokenLogprob, ...] = ()
-    after: tuple[tuple[int, float], ...] = ()
+    top: Likely = NONE_LIKELY
+    after: Likely = NONE_LIKELY
 
 
 class PromptToken(msgspec.Struct, frozen=True):
@@ -106,7 +126,7 @@ class PromptToken(msgspec.Struct, frozen=True):
 
     token_id: int
     logprob: float | None
-    top: tuple[TokenLogprob, ...] = ()
+    top: Likely = NONE_LIKELY
 
 
 class Timings(msgspec.Struct, kw_only=True):

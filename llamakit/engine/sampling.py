@@ -14,7 +14,7 @@ import msgspec
 from llamakit.engine.device_rows import DeviceRows, sample_on_device
 from llamakit.engine.failure import blame, check_forced, no_token, own_failure
 from llamakit.engine.pace import has_grammar
-from llamakit.engine.request import TokenLogprob
+from llamakit.engine.request import NONE_LIKELY, Likely
 from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
 from llamakit.options import build_options, near
 from llamakit.sampler import EndOfAnswer, Sampler, SequenceContext, Stage
@@ -327,22 +327,21 @@ def apply(sampler: Sampler, candidates: NativeCandidates) -> None:
         blame(_part(sampler), error)
 
 
-def probabilities(logits: npt.NDArray[np.float32], token_id: int, n: int) -> tuple[float, tuple[TokenLogprob, ...]]:
+def probabilities(logits: npt.NDArray[np.float32], token_id: int, n: int) -> tuple[float, Likely]:
     """Log-probability of a token before any sampler, and the `n` likeliest tokens with theirs."""
     from llamakit import _sampling
 
     ids, values, _, log_sum = _sampling.Candidates(logits).top_parts(max(n, 1))
-    top = tuple(TokenLogprob(i, v - log_sum) for i, v in zip(ids[:n].tolist(), values[:n].tolist(), strict=True))
-    return float(logits[token_id]) - log_sum, top
+    return float(logits[token_id]) - log_sum, Likely.of(ids[:n].tolist(), [v - log_sum for v in values[:n].tolist()])
 
 
-def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n: int) -> tuple[tuple[int, float], ...]:
+def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n: int) -> Likely:
     """The `n` likeliest of the tokens that the chain leaves to its last sampler, with their probabilities."""
     candidates = NativeCandidates(logits)
     for sampler in chain.samplers[:-1]:
         apply(sampler, candidates)
     top = candidates.top(min(n, len(candidates)))
-    return tuple((int(i), math.exp(v - top.log_sum_exp)) for i, v in zip(top.ids, top.logits.tolist(), strict=True))
+    return Likely.of(top.ids.tolist(), [math.exp(v - top.log_sum_exp) for v in top.logits.tolist()])
 
 
 def details(rows: Rows, row: int, token_id: int, request: Request, sequence: Sequence_) -> Details | None:
@@ -352,11 +351,12 @@ def details(rows: Rows, row: int, token_id: int, request: Request, sequence: Seq
         return None
     logits = rows[row]
     logprob: float = 0.0
-    top: tuple[TokenLogprob, ...] = ()
+    top = after = NONE_LIKELY
     if request.logprobs is not None or scored:
         logprob, top = probabilities(logits, token_id, request.logprobs or 0)
         sequence.score += logprob
-    after = probabilities_after(logits, sequence.chain, request.probs_after) if request.probs_after else ()
+    if request.probs_after:
+        after = probabilities_after(logits, sequence.chain, request.probs_after)
     return (None if request.logprobs is None else logprob), top, after
 
 

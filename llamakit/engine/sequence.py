@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llamakit.engine.failure import own_failure
 from llamakit.engine.job import Token
-from llamakit.engine.request import FinishReason, Piece, Result, Timings, TokenLogprob
+from llamakit.engine.request import FinishReason, Likely, Piece, Result, Timings
 
 if TYPE_CHECKING:
     from llamakit.engine.group import Group
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llamakit.tokenizer import Tokenizer
 
 # Log-probability, the likeliest tokens before the chain, and those after it: fields of `Piece`.
-Details = tuple[float | None, tuple[TokenLogprob, ...], tuple[tuple[int, float], ...]]
+Details = tuple[float | None, Likely, Likely]
 UNFINISHED_CHARACTER = 3  # tokens allowed beyond the limit to complete a UTF-8 character, which has at most 4 bytes
 
 

@@ -13,7 +13,7 @@ from llamakit.plugins.frontends.rest.apis.llamacpp.answer import Answers
 from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody
 
 from llamakit.engine.job import Finished, Job, Token
-from llamakit.engine.request import FinishReason, Piece, Request, Result, Timings
+from llamakit.engine.request import FinishReason, Likely, Piece, Request, Result, Timings
 from llamakit.gguf import open_gguf
 from llamakit.tokenizer import load_tokenizer
 
@@ -243,7 +243,7 @@ def _events(tokenizer: Any, tokens: list[int], fields: CompletionBody) -> list[d
     request = Request(prompt=[1])
     job, detokenizer = Job(request), tokenizer.detokenizer()
     for token in tokens:
-        job.emit(Token(0, Piece(token_id=token, text=detokenizer.push(token), after=((token, 1.0),))))
+        job.emit(Token(0, Piece(token_id=token, text=detokenizer.push(token), after=Likely.of([token], [1.0]))))
     result = Result(
         tokens=tokens, text="", tail=detokenizer.flush(), reason=FinishReason.LENGTH, timings=Timings()
     )  # fmt: skip

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from llamakit.chat.tools import ToolCall
     from llamakit.engine.job import PromptProgress
-    from llamakit.engine.request import Piece, Request, Result, TokenLogprob
+    from llamakit.engine.request import Piece, Request, Result
     from llamakit.tokenizer import Tokenizer
 
 
@@ -98,8 +98,8 @@ def chat_logprobs(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> dict[str, An
     return {"content": content, "refusal": None}
 
 
-def _top(tokenizer: Tokenizer, top: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
-    return [_chat_token(tokenizer, each.token_id, each.logprob) for each in top]
+def _top(tokenizer: Tokenizer, top: Iterable[tuple[int, float]]) -> list[dict[str, Any]]:
+    return [_chat_token(tokenizer, token_id, logprob) for token_id, logprob in top]
 
 
 def _chat_token(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:

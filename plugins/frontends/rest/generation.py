@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llamakit.engine.request import Request, Result
     from llamakit.session import Session
 
-MOST_AHEAD = 1 << 16  # tokens and probabilities that a stream's reader may be behind: about 10 MiB
+MOST_AHEAD = 128 << 10  # bytes of tokens and probabilities that a stream may be ahead of its reader
 LOOK_SECONDS = 2.0  # how often a thread that waits looks whether its client is there, which the engine does each step
 
 

@@ -188,5 +188,5 @@ def test_log_probabilities_are_of_the_plain_softmax():
     expected = x - np.log(np.exp(x.astype(np.float64)).sum())
     logprob, top = probabilities(x, 17, 5)
     assert logprob == pytest.approx(expected[17], abs=1e-5)
-    assert [each.token_id for each in top] == np.argsort(-x, kind="stable")[:5].tolist()
-    assert [each.logprob for each in top] == pytest.approx(sorted(expected, reverse=True)[:5], abs=1e-5)
+    assert [token_id for token_id, _ in top] == np.argsort(-x, kind="stable")[:5].tolist()
+    assert [logprob for _, logprob in top] == pytest.approx(sorted(expected, reverse=True)[:5], abs=1e-5)

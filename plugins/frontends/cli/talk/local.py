@@ -83,7 +83,7 @@ class Local(Source):
     def _chosen(self, piece: EnginePiece) -> tuple[Chosen, ...]:
         if piece.logprob is None:
             return ()
-        top = tuple((self._text(t.token_id), t.logprob) for t in piece.top)
+        top = tuple((self._text(token), logprob) for token, logprob in piece.top)
         return (Chosen(self._text(piece.token_id), piece.logprob, top),)
 
     def _text(self, token_id: int) -> str:

@@ -256,7 +256,7 @@ class Answers(Writer):
     def _before(self, piece: Piece) -> dict[str, Any]:
         """A token and the likeliest of the model, with the logarithms of their probabilities, as llama.cpp does now."""
         own = self._logprob(piece.token_id, piece.logprob)
-        return own | {"top_logprobs": [self._logprob(top.token_id, top.logprob) for top in piece.top]}
+        return own | {"top_logprobs": [self._logprob(token, logprob) for token, logprob in piece.top]}
 
     def _logprob(self, token: int, logprob: float | None) -> dict[str, Any]:
         data = self.tokenizer.piece(token, special=False)

@@ -66,7 +66,7 @@ class TextLogprobs:
         if token.logprob is None:
             return None
         top: dict[str, float] = {}
-        for each in token.top:
-            top.setdefault(token_text(self.tokenizer, each.token_id), each.logprob)
+        for token_id, logprob in token.top:
+            top.setdefault(token_text(self.tokenizer, token_id), logprob)
         top.setdefault(word, token.logprob)
         return msgspec.Raw(msgspec.json.encode(top))
