@@ -178,6 +178,23 @@ def test_many_threads_lose_no_count():
     assert value(samples(metrics.text()), "tokens_total", kind="generated") == 1600
 
 
+def test_a_number_stays_where_it_was_made():
+    """Each change made a float of its own, among the answers of its time: their memory could not be given back."""
+    metrics = Metrics()
+    metrics.token_gap(0.02)
+    kept = [number for histogram in (metrics._between, metrics._first) for number in histogram._buckets]
+    kept += [metrics._between._sum, *(counter._value for counter in metrics._kinds.values())]
+    places = [number._number.buffer_info() for number in kept]
+    for _ in range(1000):
+        metrics.token_gap(0.02)
+        metrics.request_finished("llamacpp", "ok", [result(3)])
+    assert [number._number.buffer_info() for number in kept] == places
+    found = samples(metrics.text())
+    assert value(found, "tokens_total", kind="generated") == 3000
+    assert value(found, "time_between_tokens_seconds_sum") == pytest.approx(20.02)
+    assert value(found, "time_between_tokens_seconds_bucket", le="0.025") == 1001
+
+
 def test_ours_come_first_and_nothing_tells_when_it_was_made():
     text = Metrics().text().decode()
     assert "_created" not in text

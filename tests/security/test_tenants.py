@@ -16,6 +16,7 @@ from llamakit.plugins.frontends.rest.startup import check_public, origins_of
 from llamakit.engine.admission import in_turn, who_yields
 from llamakit.engine.job import Job
 from llamakit.engine.request import FinishReason, Request
+from llamakit.engine.sequence import Track
 from llamakit.engine.service import Service, ServiceOptions
 from llamakit.errors import QueueFullError, UsageError
 from llamakit.gguf import open_gguf
@@ -398,3 +399,22 @@ def test_an_answer_that_is_read_counts_no_more(hash_model, monkeypatch):
     service.submit(request(max_tokens=2), owner="a").results()
     service.close()
     assert seen[-1] == ("Finished", True)
+
+
+def test_who_lost_its_place_in_the_tree_puts_nothing_below_another_text(hash_model):
+    """A node stands for another block once its own is let go: what follows the one does not follow the other."""
+    engine = hash_model.make_engine(n_block=24)
+    space = engine.space
+    track = Track(list(range(5, 5 + 3 * space.size)), space.new_table())
+    space.recall("a", track)
+    track.table.extend(space.size)
+    space.remember(track)
+    lost = track.node
+    space.tree.forget("a")
+    other = [90] * space.size
+    assert space.tree.insert(space.tree.root("b"), other, space.pool.allocate()) is lost  # the node is used again
+    track.table.extend(space.size)
+    space.remember(track)
+    assert track.node is None
+    assert space.tree.match("b", other + track.tokens[space.size :])[1] == space.size
+    track.release()

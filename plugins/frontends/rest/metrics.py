@@ -6,16 +6,12 @@ looks. Each `Metrics` has a registry of its own, so that servers of one process 
 
 from __future__ import annotations
 
+from array import array
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+import prometheus_client
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
@@ -29,6 +25,45 @@ FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # secon
 BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10)  # between two tokens
 WHOLE = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)  # of a whole request
 TOKENS = tuple(4**power for power in range(10))  # 1 to 262,144
+
+
+class Number:
+    """What a metric has reached, with the methods of `prometheus_client.values.MutexValue` that are used here.
+
+    It stays where it was made. A float is made anew by each change, among what answers hold then, and keeps the memory
+    around it from being given back for as long as nothing else happens.
+    """
+
+    def __init__(self) -> None:
+        self._number, self._lock = array("d", [0.0]), Lock()
+
+    def inc(self, amount: float) -> None:
+        """Add to it."""
+        with self._lock:
+            self._number[0] += amount
+
+    def get(self) -> float:
+        """Its value."""
+        return self._number[0]
+
+    def get_exemplar(self) -> None:
+        """Nobody gives examples."""
+
+
+class Counter(prometheus_client.Counter):
+    """A counter, and those of its labels, in `Number`s."""
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._value = Number()
+
+
+class Histogram(prometheus_client.Histogram):
+    """A histogram, and those of its labels, in `Number`s."""
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._sum, self._buckets = Number(), [Number() for _ in self._buckets]
 
 
 class Metrics:

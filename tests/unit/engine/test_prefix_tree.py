@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,3 +86,92 @@ def test_many_keys_leave_no_empty_roots_behind():
         add(tree, pool, key, [1, 2, 3])
         tree.evict(4)
     assert len(tree._roots) <= 4097
+
+
+def check(tree, pool):
+    """All that points at nodes points at the same ones, and they hold their blocks."""
+    by_use = list(tree._oldest_first())
+    by_bucket = {id(n) for first in tree._buckets for n in chain(first, "next")}
+    by_parent, left = [], list(tree._roots.values())
+    while left:
+        node = left.pop()
+        children = list(chain(node.child, "sibling_before"))
+        assert [n.sibling_after for n in children] == [None, *children][: len(children)]
+        assert all(n.parent is node for n in children)
+        by_parent += children
+        left += children
+    assert len(tree) == len(by_use) == len(by_bucket) == len(by_parent)
+    assert {id(n) for n in by_use} == by_bucket == {id(n) for n in by_parent}
+    age = {id(n): i for i, n in enumerate(by_use)}
+    assert all(age[id(n)] < age[id(n.parent)] for n in by_use if n.parent.parent is not None)
+    assert all(pool.holders(n.block) for n in by_use)
+    assert all(n.block == -1 and n.parent is None for n in tree._spare)
+
+
+def chain(node, link):
+    while node is not None:
+        yield node
+        node = getattr(node, link)
+
+
+steps = st.one_of(
+    st.tuples(st.just("add"), st.sampled_from("ab"), texts),
+    st.tuples(st.just("match"), st.sampled_from("ab"), texts),
+    st.tuples(st.just("drop"), st.sampled_from("ab"), texts),
+    st.tuples(st.just("evict"), st.just("a"), texts),
+    st.tuples(st.just("prune"), st.sampled_from("ab"), texts),
+    st.tuples(st.just("forget"), st.sampled_from("ab"), texts),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(steps, max_size=40))
+def test_nodes_that_are_used_again_are_where_they_belong(asked):
+    """Beside a set of the prefixes that are known: whatever is found was put there, whole blocks of it."""
+    pool = BlockPool(40)
+    tree = PrefixTree(pool, SIZE)
+    known: set[tuple[str, tuple[int, ...]]] = set()
+    for what, key, tokens in asked:
+        if what == "add" and pool.n_free >= 4:
+            add(tree, pool, key, tokens)
+            known |= {(key, tuple(tokens[:n])) for n in range(len(tokens) + 1)}
+            assert tree.match(key, tokens)[1] == len(tokens)
+        elif what == "match":
+            path, n = tree.match(key, tokens)
+            assert (key, tuple(tokens[:n])) in known or n == 0
+            assert [token for node in path for token in node.tokens][:n] == tokens[:n]
+        elif what == "drop":
+            tree.drop(key, tokens)
+        elif what == "evict":
+            tree.evict(pool.n_free + len(tokens))
+        elif what == "prune" and (path := tree.match(key, tokens)[0]):
+            block = path[-1].block
+            pool.retain(block)  # as the sequence does whose text it is
+            tree.prune(path[-1], 1)
+            pool.release(block)
+        elif what == "forget":
+            tree.forget(key)
+            assert tree.match(key, tokens) == ([], 0)
+        check(tree, pool)
+    tree.clear()
+    check(tree, pool)
+
+
+def test_a_tree_makes_nothing_once_it_was_full():
+    """A node made beside many answers kept the memory of them all from being given back: 45 MiB of a server's."""
+    pool = BlockPool(600)
+    tree = PrefixTree(pool, SIZE)
+
+    def fill(first):
+        for number in range(200):
+            add(tree, pool, "a", [first, number, 0, 1, 2, 3, 4, 5])
+
+    fill(0)
+    assert pool.n_free == 0
+    nodes = {id(node) for node in tree._oldest_first()}
+    before = sys.getallocatedblocks()
+    for first in range(1, 5):
+        tree.evict(600)
+        fill(first)
+    assert sys.getallocatedblocks() - before < 20
+    assert {id(node) for node in tree._oldest_first()} == nodes
