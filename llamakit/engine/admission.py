@@ -38,7 +38,6 @@ class Admission:
         self.space, self.adapters, self.counters, self.places = space, adapters, counters, places
         self.waiting: list[Group] = []
         self.running: list[Group] = []
-        self.mean_seconds = 1.0  # that requests took, lately
 
     def add(self, group: Group) -> None:
         """Queue a request."""
@@ -201,7 +200,7 @@ class Admission:
             self.space.tree.forget(group.key)
         self.counters.finished(group)
         group.forget()
-        self.mean_seconds += 0.1 * (group.now() - group.submitted - self.mean_seconds)
+        self.counters.mean_seconds += 0.1 * (group.now() - group.submitted - self.counters.mean_seconds)
 
     def _tell_places(self) -> None:
         """Tell those who asked how many are before them."""

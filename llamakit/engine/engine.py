@@ -66,7 +66,7 @@ class Engine:
         self.runner, self.tokenizer, self.samplers, self.n_ctx = runner, tokenizer, samplers, n_ctx
         self.max_predict = max_predict or 8 * n_ctx
         self.adapters, self.embedder, self.drafter = adapters, embedder, drafter
-        self.cost, self.counters, self.pace = StepCost(), Counters(), Pace()
+        self.cost, self.counters, self.pace = StepCost(), Counters(mean_seconds=1.0), Pace()
         self.space = KVSpace(kv)
         self.queue = Admission(self.space, adapters, self.counters, runner.n_seq)
         self._number = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from llamakit.engine.failure import own_failure
@@ -67,7 +68,7 @@ class Sequence(Track):
         self.generated: list[int] = []
         self.detokenizer = tokenizer.detokenizer(tokens, shown=request.shown)
         self.stops = StopMatcher(request.stop) if request.stop else None
-        self.text: list[str] = []
+        self.text = StringIO()  # a string for each token takes ten times as much
         self.pieces: list[Piece] = []  # kept where the answer cannot be told as it comes
         self.prompt: list[PromptToken] = []
         self.result: Result | None = None
@@ -119,12 +120,12 @@ class Sequence(Track):
                 tail, stopped_by = self._held_back()
         except BaseException as failed:
             reason, error = FinishReason.ERROR, error or own_failure(failed, "the detokenizer or a stop rule")
-        self.text.append(tail)
+        self.text.write(tail)
         if self.generated:
             self.timings.generate_seconds = self.group.now() - self.first_time
         group, scored = self.group, self.group.scored and bool(self.generated)
         self.result = Result(
-            tokens=self.generated, text="".join(self.text), tail=tail, reason=reason, timings=self.timings,
+            tokens=self.generated, text=self.text.getvalue(), tail=tail, reason=reason, timings=self.timings,
             choice=self.choice, stopped_by=stopped_by, error=error, prompt=tuple(self.prompt),
             score=self.score / len(self.generated) if scored else None, samplers=tuple(self.chain.names),
             adapters=group.adapters, n_context=self.table.length, pieces=tuple(self.pieces),
@@ -144,7 +145,7 @@ class Sequence(Track):
         return tail, stopped_by
 
     def _tell(self, token_id: int, text: str, details: Details | None) -> None:
-        self.text.append(text)
+        self.text.write(text)
         if details is None:
             piece = Piece(token_id=token_id, text=text)
         else:

@@ -440,7 +440,7 @@ class Service:
 
     def _retry_after(self) -> int:
         """Seconds until the queue may have room: a rough guess from how long answers take."""
-        return max(1, min(60, round(self.engine.queue.mean_seconds * self.n_waiting / max(1, self.n_running))))
+        return max(1, min(60, round(self.engine.counters.mean_seconds * self.n_waiting / max(1, self.n_running))))
 
 
 def fail(job: Job, error: BaseException) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_DRAFTED = 16
 NGRAM = 3  # tokens that must have occurred before
+ID_BITS = 24  # of a token's id
 PROBE_EVERY = 32  # tokens after which one guess is tried although guesses did not pay
 
 
@@ -126,14 +127,19 @@ class _Index:
     """Where each run of `NGRAM` tokens last ended in one sequence."""
 
     def __init__(self) -> None:
-        self._end: dict[tuple[int, ...], int] = {}
+        self._end: dict[int, int] = {}
         self._done = NGRAM - 1  # runs that end before this position are in
 
     def look_up(self, tokens: list[int], n: int) -> list[int]:
         """What followed the last tokens, at most `n`; nothing if they are new."""
         end = self._end
         for i in range(self._done, len(tokens) - 1):  # the run at the very end is what is looked up
-            end[tokens[i - 2], tokens[i - 1], tokens[i]] = i + 1
+            end[_run(tokens, i)] = i + 1
         self._done = max(self._done, len(tokens) - 1)
-        found = end.get(tuple(tokens[-NGRAM:])) if len(tokens) > NGRAM else None
+        found = end.get(_run(tokens, len(tokens) - 1)) if len(tokens) > NGRAM else None
         return [] if found is None else tokens[found : found + n]
+
+
+def _run(tokens: list[int], end: int) -> int:
+    """The `NGRAM` tokens that end at a position, as one number: half of what a tuple takes."""
+    return tokens[end - 2] << 2 * ID_BITS | tokens[end - 1] << ID_BITS | tokens[end]

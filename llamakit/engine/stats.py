@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import Structure, c_double, c_int64
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -44,19 +45,30 @@ def slot_info(group: Group, state: str) -> SlotInfo:
     )  # fmt: skip
 
 
-class Counters(msgspec.Struct):
-    """Totals since the engine was made. `step_seconds`: spent in the backend, for `n_row` rows in `n_step` steps."""
+class Counters(Structure):
+    """Totals since the engine was made. `step_seconds`: spent in the backend, for `n_row` rows in `n_step` steps;
+    `mean_seconds`: what requests took, lately.
 
-    n_request: int = 0
-    n_prompt: int = 0
-    n_cached: int = 0
-    n_generated: int = 0
-    n_drafted: int = 0
-    n_accepted: int = 0
-    n_preempted: int = 0
-    n_step: int = 0
-    n_row: int = 0
-    step_seconds: float = 0.0
+    The numbers lie in the structure. As objects they would be made anew by each change, among what answers hold then,
+    and keep the memory around them from being given back.
+    """
+
+    n_request: int
+    n_prompt: int
+    n_cached: int
+    n_generated: int
+    n_drafted: int
+    n_accepted: int
+    n_preempted: int
+    n_step: int
+    n_row: int
+    step_seconds: float
+    mean_seconds: float
+    _fields_ = (
+        ("n_request", c_int64), ("n_prompt", c_int64), ("n_cached", c_int64), ("n_generated", c_int64),
+        ("n_drafted", c_int64), ("n_accepted", c_int64), ("n_preempted", c_int64), ("n_step", c_int64),
+        ("n_row", c_int64), ("step_seconds", c_double), ("mean_seconds", c_double),
+    )  # fmt: skip
 
     def step(self, rows: int, seconds: float) -> None:
         """One step of the backend."""

@@ -35,6 +35,7 @@ SETTLED = 1.10  # resident memory afterwards, as a share of that before
 SILENCE = 0.25  # seconds of the processor that the server may use between two events of the neighbour
 KEY = "a-key-of-the-attack"
 CALM_SECONDS = 75.0  # until threads that are not needed have ended
+LATE = 20.0  # seconds after which the server has ended connections that are too slow
 
 
 def module(path: str) -> Any:
@@ -222,7 +223,7 @@ class Attack:
                     with contextlib.suppress(OSError):
                         sock = stack.enter_context(socket.create_connection((server.host, server.port), timeout=10))
                         sock.sendall(kinds[i % len(kinds)])
-                end = time.monotonic() + self.options.slow_seconds * share
+                end = time.monotonic() + max(LATE, self.options.slow_seconds * share)
                 while time.monotonic() < end:
                     began = time.monotonic()
                     if server.request("GET", "/health")[0] != 200:

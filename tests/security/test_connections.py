@@ -374,11 +374,12 @@ def test_threads_come_and_go_with_the_work(monkeypatch):
     assert len(done) == 60
     time.sleep(0.1)
     pool._busy -= 100
-    assert pool.look()
+    assert not pool.look()
     while len(pool.threads) > AT_REST and time.monotonic() < end:
         time.sleep(0.01)
     assert pool.threads == set(range(AT_REST)), "those that were there from the start stay"
-    assert pool.look() is False
+    assert pool.look()
+    assert not pool.look()
     assert pool.shutdown()
     assert not pool.threads
 

@@ -7,12 +7,15 @@ looks. Each `Metrics` has a registry of its own, so that servers of one process 
 from __future__ import annotations
 
 from array import array
+from itertools import product
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from llamakit.engine.request import FinishReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +28,9 @@ FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # secon
 BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10)  # between two tokens
 WHOLE = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)  # of a whole request
 TOKENS = tuple(4**power for power in range(10))  # 1 to 262,144
+
+# What is told from the start, as 0: a first one that came beside many answers would lie among what they hold.
+APIS, STATUSES = ("llamacpp", "openai", "anthropic", "ollama", "operations", "page"), ("2xx", "4xx", "5xx")
 
 
 class Number:
@@ -96,6 +102,10 @@ class Metrics:
         self._started = counter("generations_started", "Requests that were given to an engine.", ("api",))
         self._ended = counter("generations_ended", "Requests that an engine has ended.", ("api", "outcome"))
         self._reasons = counter("answers", "Answers by what ended them.", ("reason",))
+        for labels in product(APIS, STATUSES):
+            self._http.labels(*labels)
+        for reason in FinishReason:
+            self._reasons.labels(_name(reason))
         self.n_context_max = 0
         self.first_token = self._first.observe  # (seconds), bound: these two are called for every token
         self.token_gap = self._between.observe
@@ -141,7 +151,7 @@ class Metrics:
 
     def _answer(self, result: Result) -> Timings:
         self.n_context_max = max(self.n_context_max, result.n_context)
-        self._reasons.labels(result.reason.value.replace(" ", "_")).inc()
+        self._reasons.labels(_name(result.reason)).inc()
         return result.timings
 
     def _request(self, timings: list[Timings]) -> None:
@@ -158,6 +168,11 @@ class Metrics:
         kinds["generated"].inc(n_generated)
         kinds["drafted"].inc(sum(each.n_drafted for each in timings))
         kinds["accepted"].inc(sum(each.n_accepted for each in timings))
+
+
+def _name(reason: FinishReason) -> str:
+    """A reason as a label."""
+    return reason.value.replace(" ", "_")
 
 
 def _value(counter: Counter) -> float:

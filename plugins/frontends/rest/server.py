@@ -115,9 +115,9 @@ class Server:
     def _look(self, threads: Threads) -> None:
         """What the loop does every second."""
         self.connections.look(self._server.active_channels)
-        self.state.memory.look()
-        if threads.look():  # what they leave is given back by the next look, when they have ended
+        if threads.look():
             self.state.memory.freed()
+        self.state.memory.look()
 
     def _channels(self) -> list[Any]:
         """The open connections. The loop's thread changes their dict, so copying it may take another try."""

@@ -11,6 +11,17 @@ import waitress.task
 
 AT_REST = 8
 CALM_SECONDS = 60.0  # without much to do, until threads end
+END = object()  # in place of a task
+
+
+class Nothing:
+    """A task without work."""
+
+    def service(self) -> None:
+        """Done."""
+
+
+NOTHING = Nothing()
 
 
 class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
@@ -24,7 +35,7 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
     def __init__(self, most: int) -> None:
         super().__init__()
         self.most = most
-        self._busy = time.monotonic()
+        self._busy, self._ending = time.monotonic(), False
         self._to_start: queue.SimpleQueue[tuple[Any, int] | None] = queue.SimpleQueue()
         threading.Thread(target=self._start_them, name="llamakit-threads", daemon=True).start()
 
@@ -41,7 +52,7 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
 
     def handler_thread(self, thread_no: int) -> None:
         """Do what there is to do, until this thread is to end; at rest nothing of the last task is held."""
-        while (task := self._next(thread_no)) is not None:
+        while (task := self._next(thread_no)) is not END:
             try:
                 task.service()
             except BaseException:
@@ -49,19 +60,19 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
             del task
 
     def _next(self, thread_no: int) -> Any:
-        """A task; None for a thread that has ended."""
+        """A task, one without work after a wait that brought none, or `END` for a thread that has ended."""
         with self.lock:
-            while not (ends := self._ends(thread_no)) and not self.queue:
+            if not self.queue and not self._ends(thread_no):
                 self.active_count -= 1
                 self.queue_cv.wait()
                 self.active_count += 1
-            if not ends:
-                return self.queue.popleft()
-            self.active_count -= 1
-            self.stop_count -= 1
-            self.threads.discard(thread_no)
-            self.thread_exit_cv.notify()
-            return None
+            if self._ends(thread_no):
+                self.active_count -= 1
+                self.stop_count -= 1
+                self.threads.discard(thread_no)
+                self.thread_exit_cv.notify()
+                return END
+            return self.queue.popleft() if self.queue else NOTHING
 
     def _ends(self, thread_no: int) -> bool:
         """Whether a thread is to end, while some are: the few that are there at rest only with all others."""
@@ -84,14 +95,22 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
             super().add_task(task)
 
     def look(self) -> bool:
-        """End threads that were not needed for a while; whether there were any. Called every second."""
+        """End threads that were not needed for a while; whether any have ended since. Called every second.
+
+        The others wait anew then: what a thread waits with was made when it last had something to do.
+        """
+        if self._ending:
+            self._ending = False
+            with self.lock:
+                self.queue_cv.notify_all()
+            return True
         with self.lock:
             extra = len(self.threads) - self.stop_count > AT_REST and self.active_count <= AT_REST // 2
         if not extra:
             self._busy = time.monotonic()
         elif time.monotonic() - self._busy > CALM_SECONDS:
             super().set_thread_count(AT_REST)
-            return True
+            self._ending = True
         return False
 
     def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
@@ -103,16 +122,19 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
 
     def _start_them(self) -> None:
         while (wanted := self._to_start.get()) is not None:
-            target, number = wanted
-            try:
-                super().start_new_thread(target, number)
-            except RuntimeError:  # no memory for it: its tasks wait for the threads that there are
-                with self.lock:
-                    self.threads.discard(number)
-                    self.active_count -= 1
-                    running = len(self.threads) - self.stop_count
-                self.logger.warning("no more than %d threads can be started", running)
-                self.most = max(running, 1)
+            self._start(*wanted)
+            del wanted
+
+    def _start(self, target: Any, number: int) -> None:
+        try:
+            super().start_new_thread(target, number)
+        except RuntimeError:  # no memory for it: its tasks wait for the threads that there are
+            with self.lock:
+                self.threads.discard(number)
+                self.active_count -= 1
+                running = len(self.threads) - self.stop_count
+            self.logger.warning("no more than %d threads can be started", running)
+            self.most = max(running, 1)
 
 
 def _is_look(task: Any) -> bool:
