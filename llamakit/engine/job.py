@@ -81,6 +81,7 @@ class Job:
         self._n_told = self._n_read = 0  # bytes of answers, by the engine and by the reader
         self._paused = False
         self.listener: Callable[[], object] | None = None  # called after each event, by the engine
+        self.waker: Callable[[], object] | None = None  # called when a reader who was behind has read
         self.observer: Callable[[list[Event]], None] | None = None  # sees what is read, such as to measure it
 
     # -- for the engine -----------------------------------------------------------------------------------------
@@ -143,9 +144,12 @@ class Job:
             while True:
                 events.append(self._events.get_nowait())
         except queue.Empty:
-            pass
+            self.waker()
         self._read_left -= sum(type(event) is Finished for event in events)
+        was_ahead = self._n_told - self._n_read
         self._n_read += sum(map(n_bytes, events))
+        if self.waker is not None and self.most_ahead and was_ahead > self.most_ahead // 2:
+            self.waker()
         if self.observer is not None:
             self.observer(events)
         return events

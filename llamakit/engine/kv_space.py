@@ -79,7 +79,7 @@ class KVSpace:
         if node is None or n_left < (size if whole else 1):
             return
         if track.n_known and node.block != table.blocks[track.n_known - 1]:
-            track.node = None  # the tree has let go of it, and it may be another's by now
+            track.node = None  # pruned for a shift that found no room after all; it may be another's by now
             return
         while n_left >= size:
             start = track.n_known * size

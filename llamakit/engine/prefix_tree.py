@@ -42,8 +42,8 @@ class Node:
         self.sibling_before: Node | None = None
         self.sibling_after: Node | None = None
         self.next: Node | None = None  # in its bucket
-        self.older: Node = self  # by use
-        self.newer: Node = self
+        self.older: Node  # by use; roots have none, and nothing that refers to itself
+        self.newer: Node
 
     @property
     def tokens(self) -> list[int]:
@@ -59,10 +59,11 @@ class PrefixTree:
         self._roots: dict[Hashable, Node] = {}
         self._n = 0
         self._spare: list[Node] = []
-        # All nodes, by parent and tokens: each bucket is a chain. And all by use: a ring, where `newer` of this one is
-        # the node that was used longest ago; children before parents.
+        # All nodes, by parent and tokens: each bucket is a chain. And all by use, children before parents: `newer` of
+        # `_ring` is the node that was used longest ago, `older` the one that was used last.
         self._buckets: list[Node | None] = [None] * (1 << pool.n_block.bit_length())
-        self._ring = Node()
+        self._ring = ring = Node()
+        ring.older = ring.newer = ring
 
     def __len__(self) -> int:
         return self._n
@@ -79,26 +80,26 @@ class PrefixTree:
     def match(self, key: Hashable, tokens: Sequence[int]) -> tuple[list[Node], int]:
         """The nodes of the longest known beginning of `tokens`, and its length; the last may be known in part."""
         path: list[Node] = []
-        spelled, node, at, width = _spelled(tokens), self._roots.get(key), 0, self.size * WIDTH
-        while node is not None and at < len(spelled):
-            wanted = spelled[at : at + width]
-            child = self._find(node, wanted) if len(wanted) == width else None
+        node, length = self._roots.get(key), 0
+        while node is not None and length < len(tokens):
+            wanted = _spelled(tokens[length : length + self.size])
+            child = self._find(node, wanted) if len(wanted) == self.size * WIDTH else None
             if child is None:
                 child, n = self._nearest(node, wanted)
                 if child is not None:
                     path.append(child)
-                    at += n * WIDTH
+                    length += n
                 break
             path.append(child)
-            node, at = child, at + width
+            node, length = child, length + self.size
         if path:
             self.use(path[-1])
-        return path, at // WIDTH
+        return path, length
 
     def insert(self, parent: Node, tokens: Sequence[int], block: int) -> Node:
         """A block that holds `tokens` after `parent`; if one is known already, that one is returned.
 
-        It is as old as its parent until `use` is called, once for a path.
+        By use it is just older than its parent, until `use` is called, once for a path.
         """
         spelled = _spelled(tokens)
         filled = spelled + NOTHING * (self.size - len(tokens))

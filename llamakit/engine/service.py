@@ -140,6 +140,7 @@ class Service:
             if not self._jobs:
                 self._moved = time.monotonic()
             self._jobs[job.id] = job
+            job.waker = self._wake.set
             self._inbox.append((job, prepared))
         self._wake.set()
         if self._closing.is_set() and not self._thread.is_alive():  # it ended between the check and now

@@ -195,6 +195,15 @@ def test_a_number_stays_where_it_was_made():
     assert value(found, "time_between_tokens_seconds_bucket", le="0.025") == 1001
 
 
+def test_what_has_not_happened_yet_is_told_as_none():
+    found = samples(Metrics().text())
+    for api in ("llamacpp", "openai", "anthropic", "ollama"):
+        assert value(found, "request_seconds_count", api=api, status="4xx") == 0
+        assert value(found, "generations_started_total", api=api) == 0
+        assert value(found, "generations_ended_total", api=api, outcome="cancelled") == 0
+    assert value(found, "answers_total", reason="stop_string") == 0
+
+
 def test_ours_come_first_and_nothing_tells_when_it_was_made():
     text = Metrics().text().decode()
     assert "_created" not in text

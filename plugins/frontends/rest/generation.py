@@ -11,7 +11,7 @@ import msgspec
 from llamakit.plugins.frontends.rest.keys import EVERYBODY, owner_of
 from llamakit.plugins.frontends.rest.memory import hold
 
-from llamakit.engine.job import Finished, Token, n_parts, raise_error
+from llamakit.engine.job import PER_LIKELY, PER_TOKEN, Finished, Token, n_parts, raise_error
 from llamakit.engine.request import FinishReason
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ LOOK_SECONDS = 2.0  # how often a thread that waits looks whether its client is 
 
 
 PER_PART = 640  # bytes of a token, or of another that was likely in its place, until it is JSON
-PER_KEPT = 160  # of one in the engine
 PER_PAIR, PER_BIAS = 200, 16  # of a bias: the pair, and its place in each chain
 
 
@@ -115,7 +114,7 @@ def bytes_of(request: Request, max_predict: int) -> int:
         n_bytes += PER_PART * len(request.prompt) * (1 + request.prompt_logprobs)
     if request.best_of > request.n:
         n_token = max_predict if request.max_tokens < 0 else min(request.max_tokens, max_predict)
-        n_bytes += PER_KEPT * n_answer * n_token * (1 + (request.logprobs or 0) + request.probs_after)
+        n_bytes += n_answer * n_token * (PER_TOKEN + PER_LIKELY * ((request.logprobs or 0) + request.probs_after))
     return n_bytes
 
 

@@ -66,7 +66,8 @@ class Memory:
 
     def freed(self) -> None:
         """More than what requests held has become free: have `look` give it back."""
-        self._most = max(self._most, 1)
+        with self._lock:
+            self._most = max(self._most, 1)
 
     def look(self) -> None:
         """Called every second: once most of what was held is free, give the process's free memory back.

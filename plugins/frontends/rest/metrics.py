@@ -7,7 +7,6 @@ looks. Each `Metrics` has a registry of its own, so that servers of one process 
 from __future__ import annotations
 
 from array import array
-from itertools import product
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ TOKENS = tuple(4**power for power in range(10))  # 1 to 262,144
 
 # What is told from the start, as 0: a first one that came beside many answers would lie among what they hold.
 APIS, STATUSES = ("llamacpp", "openai", "anthropic", "ollama", "operations", "page"), ("2xx", "4xx", "5xx")
+OUTCOMES = ("ok", "error", "cancelled")
 
 
 class Number:
@@ -102,8 +102,11 @@ class Metrics:
         self._started = counter("generations_started", "Requests that were given to an engine.", ("api",))
         self._ended = counter("generations_ended", "Requests that an engine has ended.", ("api", "outcome"))
         self._reasons = counter("answers", "Answers by what ended them.", ("reason",))
-        for labels in product(APIS, STATUSES):
-            self._http.labels(*labels)
+        for api in APIS:
+            self._started.labels(api)
+            for status, outcome in zip(STATUSES, OUTCOMES, strict=True):
+                self._http.labels(api, status)
+                self._ended.labels(api, outcome)
         for reason in FinishReason:
             self._reasons.labels(_name(reason))
         self.n_context_max = 0

@@ -14,16 +14,6 @@ CALM_SECONDS = 60.0  # without much to do, until threads end
 END = object()  # in place of a task
 
 
-class Nothing:
-    """A task without work."""
-
-    def service(self) -> None:
-        """Done."""
-
-
-NOTHING = Nothing()
-
-
 class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
     """Waitress's pool of threads, which begins small and grows with the work. `most`: what it grows to.
 
@@ -54,13 +44,17 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
         """Do what there is to do, until this thread is to end; at rest nothing of the last task is held."""
         while (task := self._next(thread_no)) is not END:
             try:
-                task.service()
+                if task is not None:
+                    task.service()
             except BaseException:
                 self.logger.exception("Exception when servicing %r", task)
             del task
 
     def _next(self, thread_no: int) -> Any:
-        """A task, one without work after a wait that brought none, or `END` for a thread that has ended."""
+        """A task, None after a wait that brought none, or `END` for a thread that has ended.
+
+        It waits once: what `with` and `wait` hold is made anew by the next call (see `look`).
+        """
         with self.lock:
             if not self.queue and not self._ends(thread_no):
                 self.active_count -= 1
@@ -72,11 +66,11 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
                 self.threads.discard(thread_no)
                 self.thread_exit_cv.notify()
                 return END
-            return self.queue.popleft() if self.queue else NOTHING
+            return self.queue.popleft() if self.queue else None
 
     def _ends(self, thread_no: int) -> bool:
-        """Whether a thread is to end, while some are: the few that are there at rest only with all others."""
-        return self.stop_count > 0 and (thread_no >= AT_REST or self.stop_count == len(self.threads))
+        """Whether a thread is to end. The first `AT_REST` end only when all do."""
+        return self.stop_count > 0 and (thread_no >= AT_REST or self.stop_count >= len(self.threads))
 
     def add_task(self, task: Any) -> None:
         """Let a thread do something: an idle one, or a new one."""
@@ -95,11 +89,11 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
             super().add_task(task)
 
     def look(self) -> bool:
-        """End threads that were not needed for a while; whether any have ended since. Called every second.
+        """End threads that were not needed for a while; whether all that were to end have done so since the last call.
 
         The others wait anew then: what a thread waits with was made when it last had something to do.
         """
-        if self._ending:
+        if self._ending and not self.stop_count:
             self._ending = False
             with self.lock:
                 self.queue_cv.notify_all()
@@ -132,9 +126,8 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
             with self.lock:
                 self.threads.discard(number)
                 self.active_count -= 1
-                running = len(self.threads) - self.stop_count
-            self.logger.warning("no more than %d threads can be started", running)
-            self.most = max(running, 1)
+                self.most = max(len(self.threads) - self.stop_count, 1)
+            self.logger.warning("no more than %d threads can be started", self.most)
 
 
 def _is_look(task: Any) -> bool:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamakit.engine.kv_cache import BlockPool
-from llamakit.engine.prefix_tree import PrefixTree
+from llamakit.engine.prefix_tree import Node, PrefixTree
 
 SIZE = 3
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 
 
-def add(tree, pool, key, tokens):
+def add(tree, pool, key, tokens, filled=None):
     """Insert a whole text as an ended sequence would: whole blocks, then what is left."""
     node = tree.root(key)
     for start in range(0, len(tokens), SIZE):
         block = pool.allocate()
         node = tree.insert(node, tokens[start : start + SIZE], block)
+        if filled is not None and node.block == block:
+            filled[block] = (key, tokens[: start + SIZE])
         pool.release(block)  # the tree holds it now, or holds another with the same content
+    if node.parent is not None:
+        tree.use(node)
 
 
 def common(a, b):
@@ -127,18 +132,21 @@ steps = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(steps, max_size=40))
 def test_nodes_that_are_used_again_are_where_they_belong(asked):
-    """Beside a set of the prefixes that are known: whatever is found was put there, whole blocks of it."""
+    """Whatever is found is in the block that was filled with it, after what comes before."""
     pool = BlockPool(40)
     tree = PrefixTree(pool, SIZE)
-    known: set[tuple[str, tuple[int, ...]]] = set()
+    filled: dict[int, tuple[str, list[int]]] = {}  # what a block holds: the key, and the text up to its end
     for what, key, tokens in asked:
         if what == "add" and pool.n_free >= 4:
-            add(tree, pool, key, tokens)
-            known |= {(key, tuple(tokens[:n])) for n in range(len(tokens) + 1)}
+            add(tree, pool, key, tokens, filled)
             assert tree.match(key, tokens)[1] == len(tokens)
         elif what == "match":
             path, n = tree.match(key, tokens)
-            assert (key, tuple(tokens[:n])) in known or n == 0
+            for i, node in enumerate(path):
+                whose, text = filled[node.block]
+                assert whose == key
+                assert text[: i * SIZE] == tokens[: i * SIZE]
+                assert text[i * SIZE :] == node.tokens
             assert [token for node in path for token in node.tokens][:n] == tokens[:n]
         elif what == "drop":
             tree.drop(key, tokens)
@@ -168,10 +176,27 @@ def test_a_tree_makes_nothing_once_it_was_full():
 
     fill(0)
     assert pool.n_free == 0
-    nodes = {id(node) for node in tree._oldest_first()}
+    nodes = set(tree._oldest_first())
     before = sys.getallocatedblocks()
     for first in range(1, 5):
         tree.evict(600)
         fill(first)
     assert sys.getallocatedblocks() - before < 20
-    assert {id(node) for node in tree._oldest_first()} == nodes
+    assert set(tree._oldest_first()) == nodes
+
+
+def test_a_text_that_nobody_else_may_find_leaves_nothing_for_the_collector():
+    """Each request without a cache has a key of its own."""
+    pool = BlockPool(60)
+    tree = PrefixTree(pool, SIZE)
+    add(tree, pool, "a", [1, 2, 3])
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(each) is Node for each in gc.get_objects())
+        for number in range(100):
+            add(tree, pool, ("private", number), [1, 2, 3, 4])
+            tree.forget(("private", number))
+        assert sum(type(each) is Node for each in gc.get_objects()) == before
+    finally:
+        gc.enable()
