@@ -47,5 +47,6 @@ def test_ceilings_of_the_machine(isa):
         pytest.skip(f"this processor has no {isa}")
     pool = _cpu.Pool(1)
     rates = {type_: _cpu.multiply_rate(isa, pool, type_) for type_ in ("int8", "bf16", "f32")}
-    assert 1e8 < rates["f32"] <= rates["bf16"] * 1.5 <= rates["int8"] * 3
+    # Products of bf16 run at half the rate of float32's on some processors that have them (Sapphire Rapids).
+    assert 1e8 < rates["f32"] <= rates["bf16"] * 3 <= rates["int8"] * 6
     assert _cpu.read_bandwidth(isa, pool) > 1e8
