@@ -144,7 +144,7 @@ class Job:
             while True:
                 events.append(self._events.get_nowait())
         except queue.Empty:
-            self.waker()
+            pass
         self._read_left -= sum(type(event) is Finished for event in events)
         was_ahead = self._n_told - self._n_read
         self._n_read += sum(map(n_bytes, events))
