@@ -169,8 +169,10 @@ class Job:
 
 def n_bytes(event: Event) -> int:
     """About what an event takes in memory until it is read, if it is a token."""
-    n = n_parts(event)
-    return PER_TOKEN + PER_LIKELY * (n - 1) if n else 0
+    if type(event) is not Token:
+        return 0
+    top, after = event.piece.top, event.piece.after
+    return PER_TOKEN + len(top.ids) + len(top.numbers) + len(after.ids) + len(after.numbers)
 
 
 def n_parts(event: Event) -> int:
