@@ -59,7 +59,7 @@ def fake_submit(n: int) -> Any:
         return job
 
     def emit(job: Job) -> None:
-        piece = Piece(token_id=400, text=" word", logprob=-0.5, top=TOP, after=((1, 0.5), (2, 0.3)))
+        piece = Piece(token_id=400, text=" word", logprob=-0.5, top=TOP, after=Likely.of((1, 2), (0.5, 0.3)))
         for _ in range(n):
             job.emit(Token(0, piece))
             time.sleep(PAUSE)
