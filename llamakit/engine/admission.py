@@ -62,8 +62,8 @@ class Admission:
     def admit(self, now: float) -> None:
         """Let waiting requests in while there are places, adapter slots and blocks for them."""
         admitted: list[Group] = []
-        for group in in_turn(self.waiting, self.running):
-            if self._follows(group):
+        for group in in_turn(list(self.waiting), self.running):  # whoever makes room joins those that wait
+            if self._follows(group) or group.job.behind:
                 continue
             if not self._finds_place(group, now):
                 break  # no one overtakes, so nobody waits for ever
@@ -239,7 +239,13 @@ def in_turn(waiting: Sequence[Group], running: Sequence[Group]) -> Iterator[Grou
 
 
 def who_yields(group: Group, running: Sequence[Group], now: float) -> Group | None:
-    """The running group that makes room for one that waits, None if nobody has to."""
+    """The running group that makes room for one that waits, None if nobody has to.
+
+    One whose reader is behind comes first: nothing is made for it meanwhile, whatever its priority.
+    """
+    paused = [each for each in running if each.job.behind]
+    if paused:
+        return max(paused, key=lambda each: each.order)
     priority = group.request.priority
     lower = [each for each in running if each.request.priority < priority]
     if lower:

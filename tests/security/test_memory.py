@@ -568,6 +568,28 @@ def test_vectors_are_made_into_json_one_by_one(serve, path):
     wait_until_free(small)
 
 
+def test_who_does_not_read_keeps_no_place(hash_model):
+    """150 streams that nobody read held all places until they were cut: others waited for half a minute."""
+    service = Service(hash_model.make_engine(n_seq=4), ServiceOptions())
+    try:
+        asked = [Request(prompt=[1, 5 + i], seed=i, max_tokens=50, ignore_eos=True, logprobs=2) for i in range(6)]
+        expected = [service.submit(each).results()[0].tokens for each in asked]
+        unread = [service.submit(each) for each in asked]
+        for job in unread:
+            job.most_ahead = 3000  # some eight tokens
+        end = time.monotonic() + 30
+        while time.monotonic() < end and service.n_running < 4:
+            time.sleep(0.01)
+        began = time.monotonic()
+        other = service.submit(Request(prompt=[1, 30], seed=4, max_tokens=20, ignore_eos=True))
+        assert len(other.results()[0].tokens) == 20
+        assert time.monotonic() - began < 5
+        assert not any(job.finished for job in unread)
+        assert [job.results()[0].tokens for job in unread] == expected
+    finally:
+        service.close()
+
+
 def test_a_reader_who_catches_up_is_not_kept_waiting(hash_model):
     """The engine slept for a quarter of a second each time that all readers were behind."""
     service = Service(hash_model.make_engine(), ServiceOptions())

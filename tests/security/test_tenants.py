@@ -248,7 +248,15 @@ def group(number, owner, priority=0, width=1, waited=0.0, ran=0.0, weight=1.0):
     return SimpleNamespace(
         number=number, owner=owner, width=width, weight=weight, order=(-priority, number),
         submitted=-waited, entered=-ran, request=SimpleNamespace(priority=priority),
+        job=SimpleNamespace(behind=False),
     )  # fmt: skip
+
+
+def test_whose_reader_is_behind_makes_room_first():
+    running = [group(1, "a", priority=2), group(2, "b"), group(3, "a")]
+    assert who_yields(group(9, "a"), running, 0) is None
+    running[0].job.behind = True
+    assert who_yields(group(9, "a"), running, 0).number == 1
 
 
 def test_who_has_least_goes_first():
