@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0
 QUANTUM = 1.0
+UNREAD_SECONDS = 0.5  # one step of a wide answer may be more than may be unread: its reader has time for that
 
 
 class Admission:
@@ -241,9 +242,9 @@ def in_turn(waiting: Sequence[Group], running: Sequence[Group]) -> Iterator[Grou
 def who_yields(group: Group, running: Sequence[Group], now: float) -> Group | None:
     """The running group that makes room for one that waits, None if nobody has to.
 
-    One whose reader is behind comes first: nothing is made for it meanwhile, whatever its priority.
+    One whose reader stays behind comes first: nothing is made for it meanwhile, whatever its priority.
     """
-    paused = [each for each in running if each.job.behind]
+    paused = [each for each in running if each.job.behind and now - each.job.behind_since >= UNREAD_SECONDS]
     if paused:
         return max(paused, key=lambda each: each.order)
     priority = group.request.priority

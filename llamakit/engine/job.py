@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -79,7 +80,7 @@ class Job:
         self._cancelled = threading.Event()
         self._read_left = request.n  # the same, as far as events were read
         self._n_told = self._n_read = 0  # bytes of answers, by the engine and by the reader
-        self._paused = False
+        self._paused, self.behind_since = False, 0.0  # by `time.perf_counter`
         self.listener: Callable[[], object] | None = None  # called after each event, by the engine
         self.waker: Callable[[], object] | None = None  # called when a reader who was behind has read
         self.observer: Callable[[list[Event]], None] | None = None  # sees what is read, such as to measure it
@@ -108,7 +109,10 @@ class Job:
         """Whether its reader is so far behind that nothing more is made for it, until it has read half of that."""
         if self.most_ahead:
             ahead = self._n_told - self._n_read
-            self._paused = ahead > (self.most_ahead // 2 if self._paused else self.most_ahead)
+            paused = ahead > (self.most_ahead // 2 if self._paused else self.most_ahead)
+            if paused and not self._paused:
+                self.behind_since = time.perf_counter()
+            self._paused = paused
         return self._paused
 
     @property

@@ -590,6 +590,27 @@ def test_who_does_not_read_keeps_no_place(hash_model):
         service.close()
 
 
+def test_who_reads_keeps_a_place(hash_model):
+    """64 answers with 1,000 probabilities a token are ahead of their reader after each step: others took their places
+    every time, and one request that took seconds took minutes beside a stream."""
+    service = Service(hash_model.make_engine(n_seq=4), ServiceOptions())
+    try:
+        wide = service.submit(Request(prompt=[1, 5], n=4, seed=3, max_tokens=25, ignore_eos=True, logprobs=2))
+        wide.most_ahead = 1000  # less than a step makes
+        reader = threading.Thread(target=lambda: [time.sleep(0.005) for _ in wide], daemon=True)
+        reader.start()
+        n_other = 0
+        while reader.is_alive():
+            other = service.submit(Request(prompt=[1, 5 + n_other % 30], max_tokens=5, ignore_eos=True))
+            while not other.read_all and reader.is_alive():
+                other.read(0.01)
+            other.cancel()
+            n_other += 1
+        assert service.engine.counters.n_preempted <= 2
+    finally:
+        service.close()
+
+
 def test_a_reader_who_catches_up_is_not_kept_waiting(hash_model):
     """The engine slept for a quarter of a second each time that all readers were behind."""
     service = Service(hash_model.make_engine(), ServiceOptions())

@@ -13,7 +13,7 @@ from llamakit.plugins.frontends.rest.options import ServeOptions
 from llamakit.plugins.frontends.rest.security import machine_addresses
 from llamakit.plugins.frontends.rest.startup import check_public, origins_of
 
-from llamakit.engine.admission import in_turn, who_yields
+from llamakit.engine.admission import UNREAD_SECONDS, in_turn, who_yields
 from llamakit.engine.job import Job
 from llamakit.engine.request import FinishReason, Request
 from llamakit.engine.sequence import Track
@@ -248,7 +248,7 @@ def group(number, owner, priority=0, width=1, waited=0.0, ran=0.0, weight=1.0):
     return SimpleNamespace(
         number=number, owner=owner, width=width, weight=weight, order=(-priority, number),
         submitted=-waited, entered=-ran, request=SimpleNamespace(priority=priority),
-        job=SimpleNamespace(behind=False),
+        job=SimpleNamespace(behind=False, behind_since=0.0),
     )  # fmt: skip
 
 
@@ -256,7 +256,9 @@ def test_whose_reader_is_behind_makes_room_first():
     running = [group(1, "a", priority=2), group(2, "b"), group(3, "a")]
     assert who_yields(group(9, "a"), running, 0) is None
     running[0].job.behind = True
-    assert who_yields(group(9, "a"), running, 0).number == 1
+    assert who_yields(group(9, "a"), running, UNREAD_SECONDS).number == 1
+    running[0].job.behind_since = 0.1  # it may be about to read
+    assert who_yields(group(9, "a"), running, UNREAD_SECONDS) is None
 
 
 def test_who_has_least_goes_first():
