@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
+
+#include "text/frames.h"
 #include "text/tokenizer.h"
 
 namespace py = pybind11;
@@ -52,6 +55,16 @@ py::dict pre_type_table() {
     return table;
 }
 
+// Numbers that lie packed in bytes.
+template <class T>
+std::vector<T> unpacked(const py::bytes& packed) {
+    const std::string_view view(packed);
+    if (view.size() % sizeof(T) != 0) throw std::invalid_argument("the bytes end within a number");
+    std::vector<T> numbers(view.size() / sizeof(T));
+    std::memcpy(numbers.data(), view.data(), view.size());
+    return numbers;
+}
+
 template <class T>
 std::vector<T> copy(const py::array_t<T, py::array::c_style | py::array::forcecast>& array) {
     return {array.data(), array.data() + array.size()};
@@ -98,6 +111,33 @@ PYBIND11_MODULE(_text, module) {
             py::arg("text"), py::arg("parse_special"))
         .def("piece", [](const Tokenizer& self, int32_t id) { return py::bytes(self.piece(id)); })
         .def("split", [](const Tokenizer& self, const py::bytes& text) { return self.split(std::string_view(text)); });
+
+    py::class_<Frames>(module, "Frames")
+        .def(py::init<int32_t>(), py::arg("n_tokens"))
+        .def(
+            "missing", [](const Frames& self, const py::bytes& ids) { return self.missing(unpacked<int32_t>(ids)); },
+            py::arg("ids"), "Tokens without a frame among packed int32 ids, each once.")
+        .def(
+            "set",
+            [](Frames& self, int32_t id, const py::bytes& before, const py::bytes& after) {
+                const std::string_view first(before), last(after);
+                const py::gil_scoped_release release;
+                self.set(id, first, last);
+            },
+            py::arg("id"), py::arg("before"), py::arg("after"), "What stands around a token's number.")
+        .def(
+            "write",
+            [](const Frames& self, const py::bytes& ids, const py::bytes& numbers) {
+                const std::vector<int32_t> found = unpacked<int32_t>(ids);
+                const std::vector<double> values = unpacked<double>(numbers);
+                std::string text;
+                {
+                    const py::gil_scoped_release release;
+                    text = self.write(found, values);
+                }
+                return py::bytes(text);
+            },
+            py::arg("ids"), py::arg("numbers"), "Each number in its token's frame, commas between them.");
 
     module.def("pre_types", &pre_type_table);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
@@ -102,6 +103,23 @@ class Likely(msgspec.Struct, frozen=True, gc=False):
 
     def __iter__(self) -> Iterator[tuple[int, float]]:
         return zip(memoryview(self.ids).cast("i"), memoryview(self.numbers).cast("d"), strict=True)
+
+    def number_of(self, token: int) -> float | None:
+        """The number of a token, None where it is not one of the likeliest."""
+        try:
+            i = array("i", self.ids).index(token)
+        except ValueError:
+            return None
+        return array("d", self.numbers)[i]
+
+    @property
+    def positive(self) -> Likely:
+        """Those with a number above zero, which come first."""
+        numbers = array("d", self.numbers)
+        if not numbers or numbers[-1] > 0:
+            return self
+        n = bisect_left(numbers, True, key=lambda number: number <= 0)
+        return Likely(self.ids[: n * 4], self.numbers[: n * 8])
 
 
 NONE_LIKELY = Likely()

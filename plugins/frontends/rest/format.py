@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from llamakit.plugins.frontends.rest.likely import likely_json
 
 from llamakit.engine.job import Queued
 from llamakit.engine.request import FinishReason
@@ -90,16 +91,13 @@ def chat_logprobs(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> dict[str, An
     content = [
         msgspec.Raw(
             msgspec.json.encode(
-                _chat_token(tokenizer, piece.token_id, piece.logprob) | {"top_logprobs": _top(tokenizer, piece.top)}
+                _chat_token(tokenizer, piece.token_id, piece.logprob)
+                | {"top_logprobs": msgspec.Raw(b"[%b]" % likely_json(tokenizer, _chat_token, piece.top))}
             )
         )
         for piece in pieces
     ]
     return {"content": content, "refusal": None}
-
-
-def _top(tokenizer: Tokenizer, top: Iterable[tuple[int, float]]) -> list[dict[str, Any]]:
-    return [_chat_token(tokenizer, token_id, logprob) for token_id, logprob in top]
 
 
 def _chat_token(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, ga
 from llamakit.plugins.frontends.rest.dialect import Writer
 from llamakit.plugins.frontends.rest.fields import RANDOM_SEED
 from llamakit.plugins.frontends.rest.format import extensions_of, progress_value
+from llamakit.plugins.frontends.rest.likely import likely_json
 from llamakit.plugins.frontends.rest.sse import event
 
 from llamakit.engine.request import FinishReason
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from llamakit.plugins.frontends.rest.answer import Part
     from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody
+    from llamakit.plugins.frontends.rest.likely import Entry
 
-    from llamakit.engine.request import Piece, Request, Result, Timings
+    from llamakit.engine.request import Likely, Piece, Request, Result, Timings
     from llamakit.registry import Registry
     from llamakit.session import Session
     from llamakit.tokenizer import Tokenizer
@@ -238,37 +240,49 @@ class Answers(Writer):
 
     def _after(self, piece: Piece) -> dict[str, Any]:
         """A token and the likeliest that the samplers left, as in 2023."""
-        return {
-            "content": self.token_text(piece.token_id),
-            "probs": [{"prob": prob, "tok_str": self.token_text(token)} for token, prob in piece.after],
-        }
+        return {"content": token_text(self.tokenizer, piece.token_id), "probs": self._likely(drawn_2023, piece.after)}
 
     def _after_today(self, piece: Piece) -> dict[str, Any]:
         """The same as llama.cpp has it now, where a request asks for it by name."""
-        own = next((prob for token, prob in piece.after if token == piece.token_id), 0.0)
-        likely = [self._prob(token, prob) for token, prob in piece.after if prob > 0]
-        return self._prob(piece.token_id, own) | {"top_probs": likely}
-
-    def _prob(self, token: int, prob: float) -> dict[str, Any]:
-        data = self.tokenizer.piece(token, special=False)
-        return {"id": token, "token": data.decode("utf-8", "replace"), "bytes": list(data), "prob": prob}
+        own = drawn(self.tokenizer, piece.token_id, piece.after.number_of(piece.token_id) or 0.0)
+        return own | {"top_probs": self._likely(drawn, piece.after.positive)}
 
     def _before(self, piece: Piece) -> dict[str, Any]:
         """A token and the likeliest of the model, with the logarithms of their probabilities, as llama.cpp does now."""
-        own = self._logprob(piece.token_id, piece.logprob)
-        return own | {"top_logprobs": [self._logprob(token, logprob) for token, logprob in piece.top]}
+        own = scored(self.tokenizer, piece.token_id, piece.logprob)
+        return own | {"top_logprobs": self._likely(scored, piece.top)}
 
-    def _logprob(self, token: int, logprob: float | None) -> dict[str, Any]:
-        data = self.tokenizer.piece(token, special=False)
-        return {"id": token, "token": data.decode("utf-8", "replace"), "bytes": list(data), "logprob": logprob}
+    def _likely(self, entry: Entry, likely: Likely) -> msgspec.Raw:
+        return msgspec.Raw(b"[%b]" % likely_json(self.tokenizer, entry, likely, order="sorted"))
 
-    def token_text(self, token: int) -> str:
-        """A token's text; one that is not a whole character is shown by its bytes."""
-        data = self.tokenizer.piece(token, special=False)
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            return "byte: " + "".join(f"\\x{byte:02x}" for byte in data)
+
+def drawn_2023(tokenizer: Tokenizer, token: int, prob: float) -> dict[str, Any]:
+    """A token and its probability, as in 2023."""
+    return {"prob": prob, "tok_str": token_text(tokenizer, token)}
+
+
+def drawn(tokenizer: Tokenizer, token: int, prob: float) -> dict[str, Any]:
+    """A token and its probability, as llama.cpp has it now."""
+    return _token(tokenizer, token) | {"prob": prob}
+
+
+def scored(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
+    """A token and the logarithm of its probability, as llama.cpp has it now."""
+    return _token(tokenizer, token) | {"logprob": logprob}
+
+
+def _token(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
+    data = tokenizer.piece(token, special=False)
+    return {"id": token, "token": data.decode("utf-8", "replace"), "bytes": list(data)}
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """A token's text; one that is not a whole character is shown by its bytes."""
+    data = tokenizer.piece(token, special=False)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "byte: " + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def timings_of(timings: Timings, *, newer: bool = False) -> dict[str, float | int]:

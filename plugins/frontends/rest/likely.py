@@ -1,0 +1,51 @@
+"""Likeliest tokens as JSON: thousands of them a second, so what stands around a number is made once for each token.
+
+likely_json(tokenizer, entry, piece.top)    # entry(tokenizer, token, number): how an API shows one
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+if TYPE_CHECKING:
+    from llamakit.engine.request import Likely
+    from llamakit.tokenizer import Tokenizer
+
+Entry = Callable[["Tokenizer", int, Any], dict[str, Any]]
+MARK = b"\0"  # where the number goes: JSON has this nowhere else
+
+
+class LikelyWriter:
+    """Writes likeliest tokens as one API shows them, with commas between them. Any thread may call it."""
+
+    def __init__(self, entry: Entry, n_vocab: int, order: Any) -> None:
+        from llamakit import _text
+
+        self._entry, self._order, self._frames = entry, order, _text.Frames(n_vocab)
+
+    def write(self, tokenizer: Tokenizer, likely: Likely) -> bytes:
+        """The JSON of each, in their order."""
+        for token in self._frames.missing(likely.ids):
+            entry = self._entry(tokenizer, token, msgspec.Raw(MARK))
+            before, _, after = msgspec.json.encode(entry, order=self._order).partition(MARK)
+            self._frames.set(token, before, after)
+        written: bytes = self._frames.write(likely.ids, likely.numbers)
+        return written
+
+
+_writers: WeakKeyDictionary[Tokenizer, dict[Entry, LikelyWriter]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def likely_json(tokenizer: Tokenizer, entry: Entry, likely: Likely, order: Any = None) -> bytes:
+    """Likeliest tokens as `entry` shows each with its number, commas between them; `order`: of keys, as msgspec's."""
+    with _lock:
+        writers = _writers.setdefault(tokenizer, {})
+        if entry not in writers:
+            writers[entry] = LikelyWriter(entry, tokenizer.n_vocab, order)
+    return writers[entry].write(tokenizer, likely)
