@@ -15,8 +15,8 @@ from llamakit.plugins.frontends.rest.likely import likely_json
 from llamakit import _text
 from llamakit.engine.request import NONE_LIKELY, Likely
 
-PIECES = [b"", b" a", b'"', b"\\", b"\0", b"\0\0", b"\x7f", "é".encode(), b"\xc3", b"\xff\xfe", "€".encode()[:2], b"\n\t",
-          "\u2028\U0001f600".encode(), b'{"id":1,"logprob":', b"0.5", b"null", b"x" * 5000]  # fmt: skip
+PIECES = [b"", b" a", b'"', b"\\", b"\0", b"\0\0", b"\x7f", "é".encode(), b"\xc3", b"\xff\xfe", "€".encode()[:2],
+          b"\n\t", "\u2028\U0001f600".encode(), b'{"id":1,"logprob":', b"0.5", b"null", b"x" * 5000]  # fmt: skip
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 0.1, 1 / 3, -1e-320, 5e-324, 1.7976931348623157e308, 1e16, 1e22, 123456789.0, -17.25]
 
 
