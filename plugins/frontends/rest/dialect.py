@@ -15,6 +15,7 @@ from llamakit.plugins.frontends.rest.constrain import left_out
 from llamakit.plugins.frontends.rest.errors import body_of
 from llamakit.plugins.frontends.rest.generation import Exchange
 from llamakit.plugins.frontends.rest.loading import load
+from llamakit.plugins.frontends.rest.long_json import blocks, send
 from llamakit.plugins.frontends.rest.merge import merged
 from llamakit.plugins.frontends.rest.route import Operation, Route
 from llamakit.plugins.frontends.rest.sse import EVENT_STREAM, event, stream
@@ -56,6 +57,7 @@ class Writer(ABC):
     requests: list[Request]
     readers: list[AnswerReader]
     ignored: tuple[str, ...] = ()
+    order: Any = None  # of the keys of a whole answer, as msgspec's
     slots: Sequence[int] = ()  # of the requests, where the server has slots
     hold: Callable[[int], None] = staticmethod(lambda n_bytes: None)  # counts what a stream keeps for its end
 
@@ -75,9 +77,9 @@ class Writer(ABC):
         """How it ends."""
         return b""
 
-    def encoded(self, value: Any) -> bytes:
-        """A whole answer as JSON."""
-        return msgspec.json.encode(value)
+    def pieces(self, number: int, part: Part) -> Iterator[bytes | bytearray]:
+        """`event` in pieces, where it may be long."""
+        yield self.event(number, part)
 
     # -- what the driver does with it ----------------------------------------------------------------------------
 
@@ -90,12 +92,11 @@ class Writer(ABC):
         return self.whole(parts)
 
     def stream(self, jobs: list[Job]) -> Iterator[bytes]:
-        """The pieces of a stream; several are joined where the client is behind."""
+        """The pieces of a stream; several events are joined where the client is behind, and long ones cut."""
         yield self.start()
         for number, events in merged(jobs):
             parts = self.readers[number].read(events)
-            if parts:
-                yield b"".join([self.event(number, part) for part in parts])
+            yield from blocks(piece for part in parts for piece in self.pieces(number, part))
         yield self.end()
 
 
@@ -165,8 +166,7 @@ class Dialect(ABC):
             if asked.stream:
                 stream(exchange, resp, lambda: writer.stream(jobs), self.error, self.stream_type)
             else:
-                resp.content_type = "application/json"
-                resp.data = writer.encoded(writer.answer(jobs, exchange.keep))
+                send(resp, writer.answer(jobs, exchange.keep), writer.order)
 
     def _start(self, exchange: Exchange, session: Session, asked: Asked, name: str) -> tuple[Writer, list[Job]]:
         writer = self.begin(session, asked, name)

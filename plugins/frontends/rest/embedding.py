@@ -12,7 +12,7 @@ from llamakit.plugins.frontends.rest.prompts import checked_ids, prompt_tokens
 from llamakit.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     import falcon
     import numpy as np
@@ -79,19 +79,6 @@ def json_of(vector: npt.NDArray[np.float32]) -> bytes:
     if vector.ndim == 1:
         return msgspec.json.encode(vector.tolist())
     return b"[" + b",".join([msgspec.json.encode(row.tolist()) for row in vector]) + b"]"
-
-
-def send(resp: falcon.Response, before: bytes, items: Iterable[bytes], after: bytes) -> None:
-    """Answer with JSON of which an array is made and sent in parts: vectors of many texts take much memory."""
-    parts = [before]
-    for item in items:
-        if len(parts) > 1:
-            parts.append(b",")
-        parts.append(item)
-    parts.append(after)
-    resp.content_type = "application/json"
-    resp.content_length = sum(map(len, parts))
-    resp.stream = parts
 
 
 def check_dimensions(session: Session, asked: int | None) -> None:

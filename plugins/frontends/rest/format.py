@@ -83,21 +83,18 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def chat_logprobs(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> dict[str, Any]:
-    """`logprobs` of a chat: each token and the likeliest in its place.
+def chat_logprobs(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> list[bytes]:
+    """The `logprobs` of a chat, of each token with the likeliest in its place.
 
     Each is JSON at once: as objects, those of a whole answer take much memory, and long to become text together.
     """
-    content = [
-        msgspec.Raw(
-            msgspec.json.encode(
-                _chat_token(tokenizer, piece.token_id, piece.logprob)
-                | {"top_logprobs": msgspec.Raw(b"[%b]" % likely_json(tokenizer, _chat_token, piece.top))}
-            )
+    return [
+        msgspec.json.encode(
+            _chat_token(tokenizer, piece.token_id, piece.logprob)
+            | {"top_logprobs": msgspec.Raw(b"[%b]" % likely_json(tokenizer, _chat_token, piece.top))}
         )
         for piece in pieces
     ]
-    return {"content": content, "refusal": None}
 
 
 def _chat_token(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import msgspec
+from llamakit.plugins.frontends.rest.long_json import MARK
 
 if TYPE_CHECKING:
     from llamakit.engine.request import Likely
     from llamakit.tokenizer import Tokenizer
 
 Entry = Callable[["Tokenizer", int, Any], dict[str, Any]]
-MARK = b"\0"  # where the number goes: JSON has this nowhere else
 
 
 class LikelyWriter:

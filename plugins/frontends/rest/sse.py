@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+from llamakit.plugins.frontends.rest.long_json import json_pieces
 
 from llamakit.errors import LlamaKitError
 
@@ -28,6 +29,13 @@ def event(value: Any, *, name: str = "", order: Any = None) -> bytes:
     return f"event: {name}\n".encode() + data if name else data
 
 
+def event_pieces(value: Any, order: Any = None) -> Iterator[bytes | bytearray]:
+    """One event whose value may be long, in pieces."""
+    yield b"data: "
+    yield from json_pieces(value, order)
+    yield b"\n\n"
+
+
 def stream(
     exchange: Exchange,
     resp: falcon.Response,
@@ -35,7 +43,7 @@ def stream(
     on_error: Callable[[LlamaKitError], bytes],
     content_type: str = EVENT_STREAM,
 ) -> None:
-    """Answer with what `make_events()` yields, each a whole number of events.
+    """Answer with what `make_events()` yields: events, several in one where that is quicker, long ones in several.
 
     The exchange is ended with the stream: at its end, when the client leaves, and when it is never begun. `on_error`
     gives the event for an error in the middle; it is the last one.

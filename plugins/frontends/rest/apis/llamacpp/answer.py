@@ -12,13 +12,14 @@ from llamakit.plugins.frontends.rest.dialect import Writer
 from llamakit.plugins.frontends.rest.fields import RANDOM_SEED
 from llamakit.plugins.frontends.rest.format import extensions_of, progress_value
 from llamakit.plugins.frontends.rest.likely import likely_json
-from llamakit.plugins.frontends.rest.sse import event
+from llamakit.plugins.frontends.rest.long_json import LongJson
+from llamakit.plugins.frontends.rest.sse import event, event_pieces
 
 from llamakit.engine.request import FinishReason
 from llamakit.options import fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llamakit.plugins.frontends.rest.answer import Part
     from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody
@@ -96,6 +97,8 @@ class Answers(Writer):
     In a stream without extras an event is the text between two fixed parts: nothing else is made for a token.
     """
 
+    order = "sorted"
+
     def __init__(
         self,
         session: Session,
@@ -124,30 +127,31 @@ class Answers(Writer):
     def whole(self, parts: list[list[Part]]) -> Any:
         """The answer to wait for; a list of them where `n` asks for several, or several prompts."""
         found = [
-            self.last(number, each.result, each.result.text, self._encoded(each.pieces))
+            self.last(number, each.result, each.result.text, LongJson.array(self._encoded(each.pieces)))
             for number, some in enumerate(parts)
             for each in gather(some)
         ]
         return found if self.several else found[0]
 
-    def encoded(self, value: Any) -> bytes:
-        """Compact JSON with alphabetical keys."""
-        return encode(value)
+    def pieces(self, number: int, part: Part) -> Iterator[bytes | bytearray]:
+        """What a part tells; the end tells all probabilities again."""
+        if isinstance(part, Done):
+            probs = LongJson([b"[", self._probs[self._index(number, part.choice)], b"]"])
+            yield from event_pieces(self.last(number, part.result, "", probs), "sorted")
+        else:
+            yield self.event(number, part)
 
     def event(self, number: int, part: Part) -> bytes:
-        """A piece of text, or the end with all fields."""
+        """A piece of text."""
         if isinstance(part, Delta):
             if self._plain:
                 return BEFORE + encode_text(part.content) + AFTER if part.content else b""
             index = self._index(number, part.choice)
             self._told[index] += len(part.pieces)
-            probs = self._encoded(part.pieces)
+            probs = b",".join(self._encoded(part.pieces))
             self._keep(probs, index)
             return sorted_event(self.part(part.content, part.pieces, probs, index)) if part.content else b""
-        if isinstance(part, Done):
-            probs = self._probs[self._index(number, part.choice)]
-            return sorted_event(self.last(number, part.result, "", probs))
-        return sorted_event(progress_value(part)) if self.fields.return_progress else b""
+        return sorted_event(progress_value(part)) if self.fields.return_progress else b""  # type: ignore[arg-type]
 
     def _keep(self, probs: bytes, index: int) -> None:
         """Keep probabilities that were told for the end."""
@@ -172,12 +176,12 @@ class Answers(Writer):
         value: dict[str, Any] = {"content": text, "stop": False}
         if self.fields.timings_per_token:
             value["timings"] = self._times(index)
-        value |= self._extras(probs, index)
+        value |= self._extras(msgspec.Raw(b"[%b]" % probs), index)
         if self.fields.return_tokens:
             value["tokens"] = [piece.token_id for piece in pieces]
         return value
 
-    def last(self, number: int, result: Result, text: str, probs: bytes | bytearray) -> dict[str, Any]:
+    def last(self, number: int, result: Result, text: str, probs: LongJson) -> dict[str, Any]:
         """The whole answer, or with an empty `text` the last event of a stream."""
         reason, timings, request = result.reason, result.timings, self.requests[number]
         value: dict[str, Any] = {
@@ -222,21 +226,21 @@ class Answers(Writer):
         given = self.fields.prompt
         return given[number] if len(self.requests) > 1 and isinstance(given, list) else given
 
-    def _extras(self, probs: bytes | bytearray, index: int) -> dict[str, Any]:
+    def _extras(self, probs: msgspec.Raw | LongJson, index: int) -> dict[str, Any]:
         """What only some requests ask for."""
         extras: dict[str, Any] = {"index": index} if self.several else {}
         if self.fields.n_probs:
-            extras["completion_probabilities"] = msgspec.Raw(b"[%b]" % probs)
+            extras["completion_probabilities"] = probs
         return extras
 
-    def _encoded(self, pieces: Sequence[Piece]) -> bytes:
-        """The probabilities of tokens as JSON with commas between them, where they are asked for."""
+    def _encoded(self, pieces: Sequence[Piece]) -> list[bytes]:
+        """The probabilities of each token as JSON, where they are asked for."""
         if not self.fields.n_probs:
-            return b""
+            return []
         make = self._after if self.fields.post_sampling_probs else self._before
         if self.probs_today and self.fields.post_sampling_probs:
             make = self._after_today
-        return b",".join([encode(make(piece)) for piece in pieces])
+        return [encode(make(piece)) for piece in pieces]
 
     def _after(self, piece: Piece) -> dict[str, Any]:
         """A token and the likeliest that the samplers left, as in 2023."""

@@ -13,10 +13,10 @@ from llamakit.plugins.frontends.rest.embedding import (
     embed,
     json_of,
     pooling_of,
-    send,
     with_end,
 )
 from llamakit.plugins.frontends.rest.fields import LoraChoice, Name, adapters
+from llamakit.plugins.frontends.rest.long_json import LongJson, send
 from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from llamakit.plugins.frontends.rest.prompts import Prompt, prompt_tokens
 from msgspec import Meta
@@ -78,9 +78,9 @@ class Embedding(Resource):
         values = map(json_of, vectors.values)
         if isinstance(fields.input, list) and not _is_ids(fields.input):
             shown = (b'{"embedding":%b,"index":%d}' % (value, i) for i, value in enumerate(values))
-            send(resp, b"[", shown, b"]")
+            send(resp, LongJson.array(shown))
         else:
-            send(resp, b'{"embedding":', values, b"}")
+            send(resp, {"embedding": LongJson(values)})
 
     @staticmethod
     def _tokens(session: Session, text: Prompt, place: str, fields: EmbeddingBody) -> list[int]:

@@ -11,6 +11,7 @@ from llamakit.plugins.frontends.rest.answer import Delta, Done, gather
 from llamakit.plugins.frontends.rest.dialect import Writer
 from llamakit.plugins.frontends.rest.errors import status_of, without_folders
 from llamakit.plugins.frontends.rest.format import chat_logprobs, extensions_of, finish_reason, objects_of
+from llamakit.plugins.frontends.rest.long_json import LongJson
 
 from llamakit.chat.tools import joined
 
@@ -67,7 +68,9 @@ class Answer(Writer):
         (answer,) = gather(parts[0])
         calls = _calls(answer.calls)
         value = self._head() | self.part(answer.content, answer.reasoning, calls) | self._last(answer.done)
-        return value | self._logprobs(answer.pieces)
+        if self.request.logprobs is not None:
+            value["logprobs"] = LongJson.array(chat_logprobs(self.tokenizer, answer.pieces))
+        return value
 
     def event(self, number: int, part: Part) -> bytes:
         """A line. A call is told when it is complete, since its arguments are an object here."""
@@ -96,7 +99,7 @@ class Answer(Writer):
     def _logprobs(self, pieces: Any) -> dict[str, Any]:
         if self.request.logprobs is None:
             return {}
-        return {"logprobs": chat_logprobs(self.tokenizer, pieces)["content"]}
+        return {"logprobs": [msgspec.Raw(each) for each in chat_logprobs(self.tokenizer, pieces)]}
 
     def _last(self, done: Done) -> dict[str, Any]:
         result, t = done.result, done.result.timings

@@ -14,10 +14,10 @@ from llamakit.plugins.frontends.rest.embedding import (
     embed,
     json_of,
     pooling_of,
-    send,
     text_tokens,
 )
 from llamakit.plugins.frontends.rest.fields import Name
+from llamakit.plugins.frontends.rest.long_json import LongJson, send
 from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
@@ -68,12 +68,12 @@ class EmbedTexts(Resource):
                 hold(req, len(prompts) * session.model.hparams.n_embd * PER_NUMBER)
                 vectors = embed(req, session, Embed(prompts=prompts, pooling=pooling))
                 values, n = vectors.values, vectors.n_tokens
-        before = msgspec.json.encode({"model": fields.model or self.state.pool.default})[:-1] + b',"embeddings":['
-        after = {
+        answer = {
+            "model": fields.model or self.state.pool.default, "embeddings": LongJson.array(map(json_of, values)),
             "total_duration": round((time.perf_counter() - began) * 1e9),
             "load_duration": round((loaded - began) * 1e9), "prompt_eval_count": n,
         }  # fmt: skip
-        send(resp, before, map(json_of, values), b"]," + msgspec.json.encode(after)[1:])
+        send(resp, answer)
 
 
 class EmbedPrompt(Resource):

@@ -16,6 +16,7 @@ from llamakit.plugins.frontends.rest.dialect import Asked, Dialect, Writer
 from llamakit.plugins.frontends.rest.errors import body_of
 from llamakit.plugins.frontends.rest.fields import settings_of
 from llamakit.plugins.frontends.rest.format import chat_logprobs, extensions_of, finish_reason, new_id, progress_value
+from llamakit.plugins.frontends.rest.long_json import LongJson
 from llamakit.plugins.frontends.rest.messages import conversation
 from llamakit.plugins.frontends.rest.sse import event
 from msgspec import Meta
@@ -166,7 +167,7 @@ class ChatAnswer(Writer):
             message["content"] = answer.content or None
             message |= self._calls([call_value(call) for call in answer.calls])
         return {
-            "index": answer.done.choice, "message": message, "logprobs": self._logprobs(answer.pieces),
+            "index": answer.done.choice, "message": message, "logprobs": self._whole_logprobs(answer.pieces),
             "finish_reason": self._reason(answer.done),
         }  # fmt: skip
 
@@ -181,7 +182,15 @@ class ChatAnswer(Writer):
         return "function_call" if reason == "tool_calls" and self.fields.functions is not None else reason
 
     def _logprobs(self, pieces: Any) -> dict[str, Any] | None:
-        return chat_logprobs(self.session.tokenizer, pieces) if self.fields.logprobs else None
+        if not self.fields.logprobs:
+            return None
+        content = [msgspec.Raw(each) for each in chat_logprobs(self.session.tokenizer, pieces)]
+        return {"content": content, "refusal": None}
+
+    def _whole_logprobs(self, pieces: Any) -> dict[str, Any] | None:
+        if not self.fields.logprobs:
+            return None
+        return {"content": LongJson.array(chat_logprobs(self.session.tokenizer, pieces)), "refusal": None}
 
     # -- in chunks -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from llamakit.plugins.frontends.rest.constrain import check_constraints, format_
 from llamakit.plugins.frontends.rest.dialect import Asked, Dialect, Writer
 from llamakit.plugins.frontends.rest.fields import settings_of
 from llamakit.plugins.frontends.rest.format import extensions_of, finish_reason, new_id, progress_value
+from llamakit.plugins.frontends.rest.long_json import LongJson
 from llamakit.plugins.frontends.rest.prompts import checked_ids, prompt_tokens, room_for_prompt
 from llamakit.plugins.frontends.rest.sse import event
 from msgspec import Meta
@@ -155,6 +156,10 @@ class Answer(Writer):
         if self.fields.echo:
             text, tokens = self.echoes[number] + text, [*self._prompt_tokens(number, answer.result), *tokens]
         logprobs = None if self.fields.top is None else self.logprobs[index].of(tokens, text)
+        if logprobs is not None:
+            logprobs["top_logprobs"] = LongJson.array(
+                b"null" if each is None else bytes(each) for each in logprobs["top_logprobs"]
+            )
         return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish_reason(answer.result)}
 
     # -- in chunks -----------------------------------------------------------------------------------------------

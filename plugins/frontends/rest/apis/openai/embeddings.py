@@ -13,10 +13,10 @@ from llamakit.plugins.frontends.rest.embedding import (
     embed,
     json_of,
     pooling_of,
-    send,
     text_tokens,
 )
 from llamakit.plugins.frontends.rest.fields import LoraChoice, Name, adapters
+from llamakit.plugins.frontends.rest.long_json import LongJson, send
 from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
@@ -75,7 +75,7 @@ class Embeddings:
             for i, vector in enumerate(vectors.values)
         )
         usage = {"prompt_tokens": vectors.n_tokens, "total_tokens": vectors.n_tokens}
-        send(resp, b'{"object":"list","data":[', data, b"]," + msgspec.json.encode({"model": name, "usage": usage})[1:])
+        send(resp, {"object": "list", "data": LongJson.array(data), "model": name, "usage": usage})
 
 
 def _encoded(vector: npt.NDArray[np.float32], form: str) -> bytes:
