@@ -6,7 +6,7 @@ Each part prints a line of figures and what broke; the exit code is 1 if anythin
 stream all the while, and the longest silence that it saw is told: by the clock, beside what it saw before the attack,
 and how much of the processor the server used meanwhile, which does not depend on what else the machine does. Resident
 memory is compared once caches are full: after 64 answers at once and a small attack of the same kind.
-Parts: requests, large, costly, clients, slow, public, kills, files, readers.
+Parts: requests, large, costly, clients, wide, slow, public, kills, files, readers.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from llamakit import embedded
 
 TESTS = Path(__file__).parents[1]
 SETTLED = 1.10  # resident memory afterwards, as a share of that before
@@ -94,13 +96,14 @@ class Attack:
         self.options, self.folder, self.faults = options, folder, []
         self.serving = module("serving.py")
 
-    def start(self, name: str, *more: str) -> Any:
+    def start(self, name: str, *more: str, model: Path | None = None) -> Any:
         """A server of its own for a part."""
-        return self.serving.Server(self.options.model, self.folder / f"{name}.log", "--max-predict", "4000", *more)
+        log = self.folder / f"{name}.log"
+        return self.serving.Server(model or self.options.model, log, "--max-predict", "4000", *more)
 
-    def attacked(self, name: str, attack: Any) -> None:
+    def attacked(self, name: str, attack: Any, model: Path | None = None) -> None:
         """Start a server, attack it beside a neighbour, and look what is left. `attack(server, share of it)`."""
-        with self.start(name) as server:
+        with self.start(name, model=model) as server:
             fill(server)
             attack(server, 0.05)
             before, began = settled(server.pid), time.monotonic()
@@ -209,6 +212,29 @@ class Attack:
             return {"clients": options.clients, "whole": tally.whole, "left": tally.left, "errors": dict(tally.errors)}
 
         self.attacked("clients", attack)
+
+    def wide(self) -> None:
+        """Streams with 1,000 probabilities a token, of a model that has so many: 64 are read, then 150 are not."""
+        command = [sys.executable, str(TESTS / "attack/wide.py")]
+
+        def attack(server: Any, share: float) -> dict[str, Any]:
+            seconds = str(max(LATE, self.options.slow_seconds * share))
+            address = [server.host, str(server.port)]
+            done = subprocess.run([*command, *address, "63", seconds], capture_output=True, text=True, check=True)
+            seen = json.loads(done.stdout)
+            if set(seen) != {"HTTP/1.1 200 whole"}:
+                self.faults.append(f"wide: {seen}")
+            worst = 0.0
+            with subprocess.Popen([*command, *address, "150", seconds, "--unread"]) as unread:
+                while unread.poll() is None:
+                    began = time.monotonic()
+                    if server.request("POST", "/completion", {"prompt": "Hi", "n_predict": 4})[0] != 200:
+                        self.faults.append("wide: a short request beside unread streams fails")
+                    worst = max(worst, time.monotonic() - began)
+                    time.sleep(0.2)
+            return {"whole": sum(seen.values()), "slowest_request_beside_unread_ms": round(worst * 1e3)}
+
+        self.attacked("wide", attack, embedded.FILE)
 
     def slow(self) -> None:
         """Half-sent headers, bodies that trickle, answers that nobody reads; /health is asked meanwhile."""
@@ -343,7 +369,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = os.environ.get("LLAMAKIT_TEST_DATA", "")
     parser.add_argument("--model", default=f"{data}/models/stories260K.gguf" if data else "", help="a small GGUF file")
-    parser.add_argument("--parts", default="requests,large,costly,clients,slow,public,kills,files,readers")
+    parser.add_argument("--parts", default="requests,large,costly,clients,wide,slow,public,kills,files,readers")
     counts = {"requests": 100_000, "large": 1000, "files": 200_000, "clients": 64, "kills": 100, "slow": 1500}
     for name, default in (counts | {"each": 2000}).items():
         parser.add_argument(f"--{name}", type=int, default=default)
