@@ -6,6 +6,9 @@
 #include <limits>
 #include <string>
 
+#include "sampling/order.h"
+#include "sampling/work.h"
+
 // Compiled for AVX2 too, chosen when the module is loaded: the scan of a row is all that a short chain costs.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define LK_CLONES __attribute__((target_clones("avx2", "default")))
@@ -39,10 +42,6 @@ LK_CLONES float block_max(const float* x, int32_t n, int* nan) {
     return best;
 }
 
-[[noreturn]] void refuse_nan() {
-    throw LogitsError("the logits contain NaN: the model's output is not usable");
-}
-
 void refuse_empty(float best) {
     if (best == kNever) throw SamplingError("no token is left to choose from: every candidate is masked or banned");
     if (best > std::numeric_limits<float>::max())
@@ -71,13 +70,15 @@ std::vector<Candidate> top_of_row(const float* x, int32_t n, size_t k) {
         for (int32_t i = start; i < std::min(n, start + kBlock); ++i)
             if (x[i] >= bar) pool.push_back({i, x[i]});
     }
-    k = std::min(k, pool.size());
-    std::partial_sort(pool.begin(), pool.begin() + ptrdiff_t(k), pool.end(), likelier);
-    pool.resize(k);
+    keep_likeliest(pool, k);
     return pool;
 }
 
 }  // namespace
+
+void refuse_nan() {
+    throw LogitsError("the logits contain NaN: the model's output is not usable");
+}
 
 float* Candidates::writable() {
     if (elsewhere()) throw RowNeeded();
@@ -115,7 +116,7 @@ void Candidates::scale(float factor) {
         const float bar = list_.back().logit;
         while (!complete() && !list_.empty() && list_.back().logit <= bar) list_.pop_back();
         if (list_.empty()) throw RowNeeded();
-        std::sort(list_.begin(), list_.end(), likelier);
+        sort_likeliest(list_);
         summed_ = false;
     } else if (whole_) {
         float* x = writable();
@@ -146,8 +147,10 @@ void Candidates::keep_top(size_t k) {
         list_ = top_of_row(row(), n_vocab_, k);
         whole_ = false;
     } else {
-        if (!sorted_) std::partial_sort(list_.begin(), list_.begin() + ptrdiff_t(k), list_.end(), likelier);
-        list_.resize(k);
+        if (sorted_)
+            list_.resize(k);
+        else
+            keep_likeliest(list_, k);
     }
     sorted_ = true;
 }
@@ -171,14 +174,16 @@ std::vector<Candidate>& Candidates::list(bool sorted) {
         int nan = 0;
         block_max(x, n_vocab_, &nan);
         if (nan) refuse_nan();
+        begin_work(size_t(n_vocab_), kScan);
         list_.clear();
+        list_.reserve(size_t(n_vocab_));
         for (int32_t i = 0; i < n_vocab_; ++i)
             if (x[i] != kNever) list_.push_back({i, x[i]});
         whole_ = false;
         sorted_ = false;
     }
     if (sorted && !sorted_) {
-        std::sort(list_.begin(), list_.end(), likelier);
+        sort_likeliest(list_);
         sorted_ = true;
     }
     return list_;
@@ -192,9 +197,8 @@ std::vector<Candidate> Candidates::top(size_t k) const {
         return {list_.begin(), list_.begin() + ptrdiff_t(k)};
     }
     if (whole_) return top_of_row(row(), n_vocab_, k);
-    std::vector<Candidate> copy = list_;
-    std::partial_sort(copy.begin(), copy.begin() + ptrdiff_t(k), copy.end(), likelier);
-    copy.resize(k);
+    std::vector<Candidate> copy = list_;  // scaling may have made ties of what was sorted
+    keep_likeliest(copy, k);
     return copy;
 }
 
@@ -220,6 +224,7 @@ double Candidates::log_sum_exp() const {
         return log_sum_;
     }
     const float peak = best().logit;
+    spend(size(), kExp);
     double sum = 0;
     if (whole_) {
         const float* x = row();
@@ -232,6 +237,7 @@ double Candidates::log_sum_exp() const {
 
 std::vector<Candidate> Candidates::at_least(float logit) const {
     std::vector<Candidate> found;
+    spend(size(), kScan);
     if (whole_ && !elsewhere()) {
         const float* x = row();
         for (int32_t i = 0; i < n_vocab_; ++i)
@@ -246,6 +252,7 @@ std::vector<Candidate> Candidates::at_least(float logit) const {
 }
 
 std::vector<float> softmax(const std::vector<Candidate>& list) {
+    begin_work(list.size(), kExp);
     float best = kNever;
     for (const Candidate& c : list) {
         if (c.logit != c.logit) refuse_nan();

@@ -120,6 +120,8 @@ class Candidates {
     int32_t chosen_ = -1;
 };
 
+[[noreturn]] void refuse_nan();
+
 // Falling logit, then rising id.
 inline bool likelier(const Candidate& a, const Candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
