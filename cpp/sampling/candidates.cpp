@@ -49,7 +49,8 @@ void refuse_empty(float best) {
 }
 
 // The k likeliest of a whole row, sorted. First the maximum of every block: k blocks have at least the k-th largest of
-// these, so no candidate below it can be among the k likeliest, and most blocks need no second look.
+// these, so no candidate below it can be among the k likeliest, and most blocks need no second look. Of more than there
+// are blocks, the highest bits of all logits tell what cannot be among them.
 std::vector<Candidate> top_of_row(const float* x, int32_t n, size_t k) {
     std::vector<float> peaks;
     peaks.reserve(size_t(n / kBlock) + 1);
@@ -57,11 +58,14 @@ std::vector<Candidate> top_of_row(const float* x, int32_t n, size_t k) {
     for (int32_t start = 0; start < n; start += kBlock)
         peaks.push_back(block_max(x + start, std::min(n - start, kBlock), &nan));
     if (nan) refuse_nan();
-    float bar = kNever;
+    float bar;
     if (k <= peaks.size()) {
         std::vector<float> order = peaks;
         std::nth_element(order.begin(), order.begin() + ptrdiff_t(k - 1), order.end(), std::greater<>());
         bar = order[k - 1];
+    } else {
+        spend(size_t(n), kScan);
+        bar = reached_by(x, n, std::min(k, size_t(n)));
     }
     std::vector<Candidate> pool;
     for (size_t block = 0; block < peaks.size(); ++block) {
@@ -90,9 +94,28 @@ float* Candidates::find(int32_t id) {
     if (id < 0 || id >= n_vocab_) return nullptr;
     if (whole_) return writable() + id;
     sorted_ = false;
-    for (Candidate& c : list_)
-        if (c.id == id) return &c.logit;
-    return nullptr;
+    if (places_.empty()) {
+        searched_ += list_.size();
+        if (searched_ <= size_t(n_vocab_)) {
+            const auto found =
+                std::find_if(list_.begin(), list_.end(), [id](const Candidate& c) { return c.id == id; });
+            return found == list_.end() ? nullptr : &found->logit;
+        }
+        note_places();
+    }
+    const int32_t place = places_[size_t(id)];
+    return place < 0 ? nullptr : &list_[size_t(place)].logit;
+}
+
+void Candidates::note_places() {
+    spend(size_t(n_vocab_), kScan);
+    places_.assign(size_t(n_vocab_), -1);
+    for (size_t i = list_.size(); i-- > 0;) places_[size_t(list_[i].id)] = int32_t(i);
+}
+
+void Candidates::forget_places() {
+    places_.clear();
+    searched_ = 0;
 }
 
 void Candidates::add(int32_t id, float value) {
@@ -133,12 +156,14 @@ void Candidates::mask(const uint32_t* bits) {
         float* x = writable();
         for (int32_t i = 0; i < n_vocab_; ++i) x[i] = allowed(i) ? x[i] : kNever;
     } else {
+        forget_places();
         std::erase_if(list_, [&](const Candidate& c) { return !allowed(c.id); });
     }
 }
 
 void Candidates::keep_top(size_t k) {
     if (k == 0 || k >= size()) return;
+    forget_places();
     if (elsewhere()) {
         if (k > list_.size()) throw RowNeeded();
         list_.resize(k);
@@ -156,12 +181,14 @@ void Candidates::keep_top(size_t k) {
 }
 
 void Candidates::replace(std::vector<Candidate> list, bool sorted) {
+    forget_places();
     list_ = std::move(list);
     whole_ = false;
     sorted_ = sorted;
 }
 
 std::vector<Candidate>& Candidates::list(bool sorted) {
+    forget_places();
     if (elsewhere()) {
         if (!complete()) throw RowNeeded();
         std::erase_if(list_, [](const Candidate& c) { return c.logit == kNever; });

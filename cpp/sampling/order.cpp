@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <utility>
 
@@ -29,6 +30,10 @@ uint32_t key(float logit) {
 
 uint32_t digit(const Candidate& c, int i) {
     return (key(c.logit) >> (i * kDigitBits)) & kDigit;
+}
+
+uint32_t first_digit(float logit) {
+    return key(logit) >> ((kDigits - 1) * kDigitBits);
 }
 
 void check_numbers(const std::vector<Candidate>& list) {
@@ -67,13 +72,19 @@ void sort_digits(std::vector<Candidate>& list) {
     }
 }
 
+// The last of the first digits that the k likeliest have, by how many have each.
+uint32_t last_digit(const Counts& counts, size_t k) {
+    uint32_t last = 0;
+    for (size_t n = counts[0]; n < k; n += counts[last]) ++last;
+    return last;
+}
+
 // Drops what by the first digit alone is not among the k likeliest.
 void drop_unlikely(std::vector<Candidate>& list, size_t k) {
     Counts counts{};
-    for (const Candidate& c : list) ++counts[digit(c, kDigits - 1)];
-    uint32_t last = 0;
-    for (size_t n = counts[0]; n < k; n += counts[last]) ++last;
-    std::erase_if(list, [last](const Candidate& c) { return digit(c, kDigits - 1) > last; });
+    for (const Candidate& c : list) ++counts[first_digit(c.logit)];
+    const uint32_t last = last_digit(counts, k);
+    std::erase_if(list, [last](const Candidate& c) { return first_digit(c.logit) > last; });
 }
 
 }  // namespace
@@ -88,6 +99,14 @@ void sort_likeliest(std::vector<Candidate>& list) {
     const bool rising = ids_rise(list);
     sort_digits(list);
     if (!rising) sort_ties(list);
+}
+
+float reached_by(const float* x, int32_t n, size_t k) {
+    Counts counts{};
+    for (int32_t i = 0; i < n; ++i) ++counts[first_digit(x[i])];
+    const uint32_t lowest = ((last_digit(counts, k) + 1) << ((kDigits - 1) * kDigitBits)) - 1;
+    return lowest > key(-INFINITY) ? -INFINITY
+                                   : std::bit_cast<float>(lowest & 0x80000000u ? lowest : ~lowest & 0x7fffffffu);
 }
 
 void keep_likeliest(std::vector<Candidate>& list, size_t k) {

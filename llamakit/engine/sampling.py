@@ -6,7 +6,6 @@ one with a Python sampler runs stage by stage, and only pays for a copy of its r
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -331,8 +330,8 @@ def probabilities(logits: npt.NDArray[np.float32], token_id: int, n: int) -> tup
     """Log-probability of a token before any sampler, and the `n` likeliest tokens with theirs."""
     from llamakit import _sampling
 
-    ids, values, _, log_sum = _sampling.Candidates(logits).top_parts(max(n, 1))
-    return float(logits[token_id]) - log_sum, Likely.of(ids[:n].tolist(), [v - log_sum for v in values[:n].tolist()])
+    ids, values, log_sum = _sampling.Candidates(logits).log_probabilities(n)
+    return float(logits[token_id]) - log_sum, Likely(ids, values)
 
 
 def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n: int) -> Likely:
@@ -340,8 +339,8 @@ def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n:
     candidates = NativeCandidates(logits)
     for sampler in chain.samplers[:-1]:
         apply(sampler, candidates)
-    top = candidates.top(min(n, len(candidates)))
-    return Likely.of(top.ids.tolist(), [math.exp(v - top.log_sum_exp) for v in top.logits.tolist()])
+    ids, values, _ = candidates.handle.probabilities(n)
+    return Likely(ids, values)
 
 
 def details(rows: Rows, row: int, token_id: int, request: Request, sequence: Sequence_) -> Details | None:
