@@ -251,7 +251,7 @@ double Candidates::log_sum_exp() const {
         return log_sum_;
     }
     const float peak = best().logit;
-    spend(size(), kExp);
+    spend(size(), kSum);
     double sum = 0;
     if (whole_) {
         const float* x = row();
@@ -279,7 +279,7 @@ std::vector<Candidate> Candidates::at_least(float logit) const {
 }
 
 std::vector<float> softmax(const std::vector<Candidate>& list) {
-    begin_work(list.size(), kExp);
+    begin_work(list.size(), kSoftmax);
     float best = kNever;
     for (const Candidate& c : list) {
         if (c.logit != c.logit) refuse_nan();

@@ -117,7 +117,7 @@ void TopP::apply(Candidates& c) {
         const size_t from = n = std::min(n, list.size());
         while (n < list.size() && (n < std::max<size_t>(min_keep_, 1) || sum < p_))
             sum += std::exp(list[n++].logit - log_total);
-        spend(n - from, kExp);
+        spend(n - from, kSoftmax);
         return n < list.size() || sum >= p_;
     };
     // The likeliest few are usually enough: sorting a whole vocabulary is not needed.

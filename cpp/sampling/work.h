@@ -15,7 +15,7 @@ struct Postponed : std::runtime_error {
 constexpr size_t kLong = 8192;  // candidates from which on what is done with each of them counts as costly
 
 // What is done with each candidate, in sixteenths of a unit of about 20 nanoseconds: measured, and rounded up.
-constexpr int64_t kScan = 2, kExp = 5, kSort = 10, kLog = 12;
+constexpr int64_t kScan = 2, kSum = 3, kSoftmax = 6, kSort = 10, kLog = 12;
 
 // What the samplers of this thread have done, in units of about 20 nanoseconds, as those of grammars are.
 int64_t work_of_thread();

@@ -305,7 +305,6 @@ class Engine:
 
         Returns those that have to wait for the next step.
         """
-        self.pace.begin()
         held: list[Track] = []
         turns: list[tuple[Sequence, int, int]] = []  # sequence, row, guessed tokens found right
         locked: dict[Group, dict[Track, int]] = {}
@@ -316,6 +315,7 @@ class Engine:
                 turns += _turns(chunk, logits, locked)
             except BaseException as error:
                 chunk.group.fail(error, "the answer")
+        self.pace.begin()
         turns.sort(key=lambda turn: self.pace.turn_of(turn[0]))
         first = self.pace.turn_of(turns[0][0]) if turns else 0
         for group, rows in sorted(locked.items(), key=lambda each: self._turn_of(each[1])):
