@@ -251,15 +251,20 @@ double Candidates::log_sum_exp() const {
         return log_sum_;
     }
     const float peak = best().logit;
-    spend(size(), kSum);
-    double sum = 0;
-    if (whole_) {
-        const float* x = row();
-        for (int32_t i = 0; i < n_vocab_; ++i) sum += std::exp(x[i] - peak);
-    } else {
-        for (const Candidate& c : list_) sum += std::exp(c.logit - peak);
-    }
-    return double(peak) + std::log(sum);
+    return double(peak) + std::log(sum_exp(peak, INFINITY));
+}
+
+double Candidates::sum_exp(float peak, double enough) const {
+    const auto sum_of = [&](size_t n, const auto& logit_of) {
+        double sum = 0;
+        size_t i = 0;
+        while (i < n && sum <= enough)
+            for (const size_t end = std::min(n, i + kBlock); i < end; ++i) sum += std::exp(logit_of(i) - peak);
+        spend(i, kSum);
+        return sum;
+    };
+    if (!whole_) return sum_of(list_.size(), [&](size_t i) { return list_[i].logit; });
+    return sum_of(size_t(n_vocab_), [x = row()](size_t i) { return x[i]; });
 }
 
 std::vector<Candidate> Candidates::at_least(float logit) const {

@@ -91,6 +91,8 @@ class Candidates {
     // The likeliest, and the largest logit and log(sum(exp(logit))) over all candidates.
     Candidate best() const;
     double log_sum_exp() const;
+    // sum(exp(logit - peak)) of a row that is here; only the beginning of it once that is more than `enough`.
+    double sum_exp(float peak, double enough) const;
     // Those with at least this logit: of a whole row by rising id, else in the list's order.
     std::vector<Candidate> at_least(float logit) const;
     // The logits of a whole row, (n_vocab,).

@@ -106,10 +106,24 @@ void TopK::apply(Candidates& c) {
     if (k_ > 0) c.keep_top(size_t(std::max(k_, min_keep_)));
 }
 
+// The log-sum-exp. Where work waits it is known as soon as the likeliest few will not do, mostly after a small part of
+// the row.
+double TopP::log_total(const Candidates& c) const {
+    if (!would_postpone(c.size())) return c.log_sum_exp();
+    if (!c.whole()) throw Postponed();  // a list is sorted
+    const std::vector<Candidate> few = c.top(kMostlyEnough);
+    const float peak = c.best().logit;
+    double sum = 0;
+    for (const Candidate& each : few) sum += std::exp(each.logit - peak);
+    const double enough = sum / double(p_) * (1 + 1e-6), total = c.sum_exp(peak, enough);
+    if (total > enough) throw Postponed();
+    return double(peak) + std::log(total);
+}
+
 // Nucleus: Holtzman et al. 2019, arXiv:1904.09751. The smallest set of the likeliest whose sum reaches p.
 void TopP::apply(Candidates& c) {
     if (p_ >= 1) return;
-    const double log_total = c.log_sum_exp();
+    const double log_total = this->log_total(c);
     double sum = 0;
     size_t n = 0;
     // Goes on where a shorter list ended, which is the beginning of this one.
@@ -121,7 +135,7 @@ void TopP::apply(Candidates& c) {
         return n < list.size() || sum >= p_;
     };
     // The likeliest few are usually enough: sorting a whole vocabulary is not needed.
-    for (size_t part = c.whole() ? 256 : c.size(); part < c.size(); part *= 32) {
+    for (size_t part = c.whole() ? kMostlyEnough : c.size(); part < c.size(); part *= 32) {
         std::vector<Candidate> list = c.top(part);
         if (!reaches(list)) continue;
         list.resize(n);

@@ -16,11 +16,13 @@ void spend(int64_t units) {
     thread_work += units;
 }
 
+bool would_postpone(size_t n) {
+    return n >= kLong && thread_work >= allowed;
+}
+
 void begin_work(size_t n, int64_t each) {
-    if (n >= kLong) {
-        if (thread_work >= allowed) throw Postponed();
-        allowed = INT64_MAX;
-    }
+    if (would_postpone(n)) throw Postponed();
+    if (n >= kLong) allowed = INT64_MAX;
     spend(n, each);
 }
 

@@ -29,6 +29,9 @@ inline void spend(size_t n, int64_t each) {
 // Counts work that is about to begin. Throws Postponed where the list is long, and an `Allowance` is used up.
 void begin_work(size_t n, int64_t each);
 
+// Whether `begin_work` would throw for so many.
+bool would_postpone(size_t n);
+
 // While it lives, a row whose costly work would begin once the thread has done `until` in all is postponed. What is
 // begun by then is finished, or a row that takes more than there is would never be done.
 class Allowance {

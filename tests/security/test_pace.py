@@ -197,7 +197,8 @@ def test_samplers_of_python_count_by_their_time(wide, monkeypatch):
         made.samplers = {**made.samplers, "slow": Slow}
         return made
 
-    asked = [over_rows(i, **({"samplers": ("slow", "top_k"), "max_tokens": 3} if i % 4 == 0 else {})) for i in range(64)]
+    slow = {"samplers": ("slow", "top_k"), "max_tokens": 3}
+    asked = [over_rows(i, **(slow if i % 4 == 0 else {})) for i in range(64)]
     found, most, longest, _ = run_all(make(), asked)
     assert 3 <= longest < 40
     monkeypatch.setattr(pace, "MOST_ROW_WORK", 1 << 60)
