@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 MOST_WORK = 1_000_000
 
 # Work over rows, in units of about 20 nanoseconds: 50 ms, in choosing, and again in telling how likely tokens were. Of
-# 152,000 tokens that is about ten rows that are sorted, or 64 that are summed up. With less, answers that are no trouble
-# would be evaluated again and again. Summing up a row, by which `top_p` finds that a few tokens do, never waits, but is
-# counted.
+# 152,000 tokens that is about ten rows that are sorted, or 64 that are summed up. With less, answers that cost little
+# would be evaluated again and again. Whether a few tokens do for `top_p` is looked at even when it is spent: those rows
+# never wait.
 MOST_ROW_WORK = 2_500_000
 UNIT_NANOSECONDS = 20
 
