@@ -110,7 +110,8 @@ float* Candidates::find(int32_t id) {
 void Candidates::note_places() {
     spend(size_t(n_vocab_), kScan);
     places_.assign(size_t(n_vocab_), -1);
-    for (size_t i = list_.size(); i-- > 0;) places_[size_t(list_[i].id)] = int32_t(i);
+    for (size_t i = list_.size(); i-- > 0;)
+        if (list_[i].id >= 0 && list_[i].id < n_vocab_) places_[size_t(list_[i].id)] = int32_t(i);
 }
 
 void Candidates::forget_places() {
