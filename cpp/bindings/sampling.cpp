@@ -9,6 +9,7 @@
 #include "grammar/matcher.h"
 #include "sampling/random.h"
 #include "sampling/stages.h"
+#include "sampling/work.h"
 
 namespace py = pybind11;
 using namespace lk::sampling;
@@ -81,6 +82,24 @@ py::tuple top(const PyCandidates& c, size_t k) {
     return py::make_tuple(found[0], found[1], c.best().logit, log_sum);
 }
 
+// What `Likely` of llamakit/engine/request.py is made of: ids as int32, and as float64 what `number` makes of each
+// logit less the log-sum-exp; and that sum.
+template <class Number>
+py::tuple packed(const PyCandidates& c, size_t k, Number number) {
+    const double log_sum = c.log_sum_exp();
+    const std::vector<Candidate> list = c.top(k);
+    std::vector<int32_t> ids;
+    std::vector<double> numbers;
+    for (const Candidate& each : list) {
+        ids.push_back(each.id);
+        numbers.push_back(number(double(each.logit) - log_sum));
+    }
+    const auto bytes = [](const auto& from) {
+        return py::bytes(reinterpret_cast<const char*>(from.data()), from.size() * sizeof(from[0]));
+    };
+    return py::make_tuple(bytes(ids), bytes(numbers), log_sum);
+}
+
 Edits edits_of(int32_t n_vocab, const Ids& ids, const Floats& repeats, const Floats& values, float scale,
                const py::array_t<uint32_t, py::array::c_style>& mask) {
     if (ids.size() != repeats.size() || ids.size() != values.size())
@@ -127,10 +146,10 @@ std::vector<int32_t> sample_tops(const std::vector<PyCandidates*>& rows, const s
     return found;
 }
 
-// Each row with its chain. Once the grammars that this thread asks have done `most_work` in all, those that are left
-// wait: kWaits.
+// Each row with its chain. Once the grammars that this thread asks have done `most_work` in all, chains with one wait,
+// and once its samplers have done `most_row_work`, so do those whose work over a whole row would begin: kWaits.
 py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, const std::vector<Chain>& chains,
-                     int64_t most_work) {
+                     int64_t most_work, int64_t most_row_work) {
     if (logits.ndim() != 2) throw std::invalid_argument("logits must be (n_rows, n_vocab)");
     if (rows.size() != chains.size()) throw std::invalid_argument("as many chains as rows are needed");
     for (int64_t row : rows)
@@ -146,8 +165,11 @@ py::list sample_rows(const Floats& logits, const std::vector<int64_t>& rows, con
                    std::any_of(chain.begin(), chain.end(), [](const auto& stage) { return stage->masks(); });
         };
         for (size_t i = 0; i < rows.size(); ++i) try {
+                const Allowance allowance(most_row_work);
                 results[i].first =
                     waits(chains[i]) ? int32_t(kWaits) : sample(data + rows[i] * n_vocab, n_vocab, chains[i]);
+            } catch (const Postponed&) {
+                results[i].first = kWaits;
             } catch (const SamplingEnd& end) {
                 results[i] = {kEnd, end.what()};
             } catch (const LogitsError& error) {
@@ -187,6 +209,14 @@ PYBIND11_MODULE(_sampling, m) {
         .def("keep_top", &Candidates::keep_top)
         .def("draw_again", &Candidates::draw_again)
         .def("top_parts", &top, "(ids, logits, max, log_sum_exp) of the k likeliest.")
+        .def(
+            "log_probabilities",
+            [](const PyCandidates& c, size_t k) { return packed(c, k, [](double log) { return log; }); },
+            "(ids, log-probabilities, log_sum_exp) of the k likeliest, the former as bytes.")
+        .def(
+            "probabilities",
+            [](const PyCandidates& c, size_t k) { return packed(c, k, [](double log) { return std::exp(log); }); },
+            "(ids, probabilities, log_sum_exp) of the k likeliest, the former as bytes.")
         .def("array", [](PyCandidates& c) { return arrays(c.list(false)); })
         .def("replace", &replace)
         .def("choose",
@@ -240,8 +270,12 @@ PYBIND11_MODULE(_sampling, m) {
     bind_grammar(m);
     bind_automata(m);
     m.def("sample_rows", &sample_rows, py::arg("logits"), py::arg("rows"), py::arg("chains"),
-          py::arg("most_work") = INT64_MAX);
+          py::arg("most_work") = INT64_MAX, py::arg("most_row_work") = INT64_MAX);
     m.def("grammar_work", &lk::grammar::work_of_thread, "What the grammars that this thread asked have done so far.");
+    m.def("row_work", &work_of_thread, "What the samplers of this thread have done over rows and lists so far.");
+    m.def(
+        "count_row_work", [](int64_t units) { spend(units); }, py::arg("units"),
+        "Count what samplers of this thread did elsewhere.");
     m.def("sample_tops", &sample_tops, py::arg("rows"), py::arg("chains"));
     m.def("top_of", &top_of, py::arg("row"), py::arg("k"), py::arg("edits") = py::none());
     m.def("uniform", &uniform, py::arg("seed"), py::arg("choice"), py::arg("position"));

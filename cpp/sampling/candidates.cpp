@@ -6,6 +6,9 @@
 #include <limits>
 #include <string>
 
+#include "sampling/order.h"
+#include "sampling/work.h"
+
 // Compiled for AVX2 too, chosen when the module is loaded: the scan of a row is all that a short chain costs.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define LK_CLONES __attribute__((target_clones("avx2", "default")))
@@ -39,10 +42,6 @@ LK_CLONES float block_max(const float* x, int32_t n, int* nan) {
     return best;
 }
 
-[[noreturn]] void refuse_nan() {
-    throw LogitsError("the logits contain NaN: the model's output is not usable");
-}
-
 void refuse_empty(float best) {
     if (best == kNever) throw SamplingError("no token is left to choose from: every candidate is masked or banned");
     if (best > std::numeric_limits<float>::max())
@@ -50,7 +49,8 @@ void refuse_empty(float best) {
 }
 
 // The k likeliest of a whole row, sorted. First the maximum of every block: k blocks have at least the k-th largest of
-// these, so no candidate below it can be among the k likeliest, and most blocks need no second look.
+// these, so no candidate below it can be among the k likeliest, and most blocks need no second look. Of more than there
+// are blocks, the highest bits of all logits tell what cannot be among them.
 std::vector<Candidate> top_of_row(const float* x, int32_t n, size_t k) {
     std::vector<float> peaks;
     peaks.reserve(size_t(n / kBlock) + 1);
@@ -58,11 +58,14 @@ std::vector<Candidate> top_of_row(const float* x, int32_t n, size_t k) {
     for (int32_t start = 0; start < n; start += kBlock)
         peaks.push_back(block_max(x + start, std::min(n - start, kBlock), &nan));
     if (nan) refuse_nan();
-    float bar = kNever;
+    float bar;
     if (k <= peaks.size()) {
         std::vector<float> order = peaks;
         std::nth_element(order.begin(), order.begin() + ptrdiff_t(k - 1), order.end(), std::greater<>());
         bar = order[k - 1];
+    } else {
+        spend(size_t(n), kScan);
+        bar = reached_by(x, n, std::min(k, size_t(n)));
     }
     std::vector<Candidate> pool;
     for (size_t block = 0; block < peaks.size(); ++block) {
@@ -71,13 +74,15 @@ std::vector<Candidate> top_of_row(const float* x, int32_t n, size_t k) {
         for (int32_t i = start; i < std::min(n, start + kBlock); ++i)
             if (x[i] >= bar) pool.push_back({i, x[i]});
     }
-    k = std::min(k, pool.size());
-    std::partial_sort(pool.begin(), pool.begin() + ptrdiff_t(k), pool.end(), likelier);
-    pool.resize(k);
+    keep_likeliest(pool, k);
     return pool;
 }
 
 }  // namespace
+
+void refuse_nan() {
+    throw LogitsError("the logits contain NaN: the model's output is not usable");
+}
 
 float* Candidates::writable() {
     if (elsewhere()) throw RowNeeded();
@@ -89,9 +94,29 @@ float* Candidates::find(int32_t id) {
     if (id < 0 || id >= n_vocab_) return nullptr;
     if (whole_) return writable() + id;
     sorted_ = false;
-    for (Candidate& c : list_)
-        if (c.id == id) return &c.logit;
-    return nullptr;
+    if (places_.empty()) {
+        searched_ += list_.size();
+        if (searched_ <= size_t(n_vocab_)) {
+            const auto found =
+                std::find_if(list_.begin(), list_.end(), [id](const Candidate& c) { return c.id == id; });
+            return found == list_.end() ? nullptr : &found->logit;
+        }
+        note_places();
+    }
+    const int32_t place = places_[size_t(id)];
+    return place < 0 ? nullptr : &list_[size_t(place)].logit;
+}
+
+void Candidates::note_places() {
+    spend(size_t(n_vocab_), kScan);
+    places_.assign(size_t(n_vocab_), -1);
+    for (size_t i = list_.size(); i-- > 0;)
+        if (list_[i].id >= 0 && list_[i].id < n_vocab_) places_[size_t(list_[i].id)] = int32_t(i);
+}
+
+void Candidates::forget_places() {
+    places_.clear();
+    searched_ = 0;
 }
 
 void Candidates::add(int32_t id, float value) {
@@ -115,7 +140,7 @@ void Candidates::scale(float factor) {
         const float bar = list_.back().logit;
         while (!complete() && !list_.empty() && list_.back().logit <= bar) list_.pop_back();
         if (list_.empty()) throw RowNeeded();
-        std::sort(list_.begin(), list_.end(), likelier);
+        sort_likeliest(list_);
         summed_ = false;
     } else if (whole_) {
         float* x = writable();
@@ -132,12 +157,14 @@ void Candidates::mask(const uint32_t* bits) {
         float* x = writable();
         for (int32_t i = 0; i < n_vocab_; ++i) x[i] = allowed(i) ? x[i] : kNever;
     } else {
+        forget_places();
         std::erase_if(list_, [&](const Candidate& c) { return !allowed(c.id); });
     }
 }
 
 void Candidates::keep_top(size_t k) {
     if (k == 0 || k >= size()) return;
+    forget_places();
     if (elsewhere()) {
         if (k > list_.size()) throw RowNeeded();
         list_.resize(k);
@@ -146,19 +173,23 @@ void Candidates::keep_top(size_t k) {
         list_ = top_of_row(row(), n_vocab_, k);
         whole_ = false;
     } else {
-        if (!sorted_) std::partial_sort(list_.begin(), list_.begin() + ptrdiff_t(k), list_.end(), likelier);
-        list_.resize(k);
+        if (sorted_)
+            list_.resize(k);
+        else
+            keep_likeliest(list_, k);
     }
     sorted_ = true;
 }
 
 void Candidates::replace(std::vector<Candidate> list, bool sorted) {
+    forget_places();
     list_ = std::move(list);
     whole_ = false;
     sorted_ = sorted;
 }
 
 std::vector<Candidate>& Candidates::list(bool sorted) {
+    forget_places();
     if (elsewhere()) {
         if (!complete()) throw RowNeeded();
         std::erase_if(list_, [](const Candidate& c) { return c.logit == kNever; });
@@ -171,14 +202,16 @@ std::vector<Candidate>& Candidates::list(bool sorted) {
         int nan = 0;
         block_max(x, n_vocab_, &nan);
         if (nan) refuse_nan();
+        begin_work(size_t(n_vocab_), kScan);
         list_.clear();
+        list_.reserve(size_t(n_vocab_));
         for (int32_t i = 0; i < n_vocab_; ++i)
             if (x[i] != kNever) list_.push_back({i, x[i]});
         whole_ = false;
         sorted_ = false;
     }
     if (sorted && !sorted_) {
-        std::sort(list_.begin(), list_.end(), likelier);
+        sort_likeliest(list_);
         sorted_ = true;
     }
     return list_;
@@ -192,9 +225,8 @@ std::vector<Candidate> Candidates::top(size_t k) const {
         return {list_.begin(), list_.begin() + ptrdiff_t(k)};
     }
     if (whole_) return top_of_row(row(), n_vocab_, k);
-    std::vector<Candidate> copy = list_;
-    std::partial_sort(copy.begin(), copy.begin() + ptrdiff_t(k), copy.end(), likelier);
-    copy.resize(k);
+    std::vector<Candidate> copy = list_;  // scaling may have made ties of what was sorted
+    keep_likeliest(copy, k);
     return copy;
 }
 
@@ -220,18 +252,25 @@ double Candidates::log_sum_exp() const {
         return log_sum_;
     }
     const float peak = best().logit;
-    double sum = 0;
-    if (whole_) {
-        const float* x = row();
-        for (int32_t i = 0; i < n_vocab_; ++i) sum += std::exp(x[i] - peak);
-    } else {
-        for (const Candidate& c : list_) sum += std::exp(c.logit - peak);
-    }
-    return double(peak) + std::log(sum);
+    return double(peak) + std::log(sum_exp(peak, INFINITY));
+}
+
+double Candidates::sum_exp(float peak, double enough) const {
+    const auto sum_of = [&](size_t n, const auto& logit_of) {
+        double sum = 0;
+        size_t i = 0;
+        while (i < n && sum <= enough)
+            for (const size_t end = std::min(n, i + kBlock); i < end; ++i) sum += std::exp(logit_of(i) - peak);
+        spend(i, kSum);
+        return sum;
+    };
+    if (!whole_) return sum_of(list_.size(), [&](size_t i) { return list_[i].logit; });
+    return sum_of(size_t(n_vocab_), [x = row()](size_t i) { return x[i]; });
 }
 
 std::vector<Candidate> Candidates::at_least(float logit) const {
     std::vector<Candidate> found;
+    spend(size(), kScan);
     if (whole_ && !elsewhere()) {
         const float* x = row();
         for (int32_t i = 0; i < n_vocab_; ++i)
@@ -246,6 +285,7 @@ std::vector<Candidate> Candidates::at_least(float logit) const {
 }
 
 std::vector<float> softmax(const std::vector<Candidate>& list) {
+    begin_work(list.size(), kSoftmax);
     float best = kNever;
     for (const Candidate& c : list) {
         if (c.logit != c.logit) refuse_nan();

@@ -91,6 +91,8 @@ class Candidates {
     // The likeliest, and the largest logit and log(sum(exp(logit))) over all candidates.
     Candidate best() const;
     double log_sum_exp() const;
+    // sum(exp(logit - peak)) of a row that is here; only the beginning of it once that is more than `enough`.
+    double sum_exp(float peak, double enough) const;
     // Those with at least this logit: of a whole row by rising id, else in the list's order.
     std::vector<Candidate> at_least(float logit) const;
     // The logits of a whole row, (n_vocab,).
@@ -106,6 +108,8 @@ class Candidates {
 
   private:
     float* find(int32_t id);
+    void note_places();
+    void forget_places();  // before the list changes
     float* writable();
     bool elsewhere() const { return whole_ && logits_ == nullptr; }
     bool complete() const { return list_.size() >= size_t(n_vocab_); }  // of a row elsewhere: all of it is known
@@ -115,10 +119,14 @@ class Candidates {
     bool whole_ = true, sorted_ = false, again_ = false;
     std::vector<float> copy_;      // of a whole row that was changed
     std::vector<Candidate> list_;  // when not whole; of a row elsewhere what is known of it
+    std::vector<int32_t> places_;  // in the list, by id, once many were looked for; -1: not there
+    size_t searched_ = 0;          // candidates that were looked at to find some
     double log_sum_ = 0;           // of a row elsewhere, if `summed_`
     bool summed_ = false;
     int32_t chosen_ = -1;
 };
+
+[[noreturn]] void refuse_nan();
 
 // Falling logit, then rising id.
 inline bool likelier(const Candidate& a, const Candidate& b) {

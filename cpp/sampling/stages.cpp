@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 
 #include "sampling/random.h"
+#include "sampling/work.h"
 
 namespace lk::sampling {
 namespace {
@@ -22,6 +25,40 @@ size_t draw(const std::vector<float>& p, double u) {
     }
     return last;
 }
+
+// Goes through distances from a point between sorted values, the nearest first, ties by rising index. They fall towards
+// the point and rise behind it, so there is nothing to sort; where rounding has made them otherwise they are sorted.
+class Nearest {
+  public:
+    explicit Nearest(const std::vector<double>& distance) : distance_(distance) {
+        const auto least = std::min_element(distance.begin(), distance.end());
+        left_ = right_ = size_t(least - distance.begin());
+        if (std::is_sorted(distance.begin(), least, std::greater<>()) && std::is_sorted(least, distance.end())) return;
+        order_.resize(distance.size());
+        std::iota(order_.begin(), order_.end(), size_t(0));
+        std::sort(order_.begin(), order_.end(), [&](size_t a, size_t b) {
+            return distance[a] < distance[b] || (distance[a] == distance[b] && a < b);
+        });
+    }
+
+    bool done() const { return n_ == distance_.size(); }
+    size_t next() {
+        if (!order_.empty()) return order_[n_++];
+        ++n_;
+        if (tie_ < tie_end_) return tie_++;
+        if (left_ == 0 || (right_ < distance_.size() && distance_[right_] < distance_[left_ - 1])) return right_++;
+        tie_end_ = left_--;
+        while (left_ > 0 && distance_[left_ - 1] == distance_[left_]) --left_;
+        tie_ = left_;
+        return tie_++;
+    }
+
+  private:
+    const std::vector<double>& distance_;
+    std::vector<size_t> order_;            // where they are sorted
+    size_t n_ = 0, left_ = 0, right_ = 0;  // given so far; those from `left_` to `right_` are among them, or ties
+    size_t tie_ = 0, tie_end_ = 0;         // as near, on the left: still to be given
+};
 
 }  // namespace
 
@@ -69,23 +106,45 @@ void TopK::apply(Candidates& c) {
     if (k_ > 0) c.keep_top(size_t(std::max(k_, min_keep_)));
 }
 
+// The log-sum-exp. Where work waits it is known as soon as the likeliest few will not do, mostly after a small part of
+// the row.
+double TopP::log_total(const Candidates& c) const {
+    if (!would_postpone(c.size())) return c.log_sum_exp();
+    if (!c.whole()) throw Postponed();  // a list is sorted
+    const std::vector<Candidate> few = c.top(kMostlyEnough);
+    const float peak = c.best().logit;
+    double sum = 0;
+    for (const Candidate& each : few) sum += std::exp(each.logit - peak);
+    const double enough = sum / double(p_) * (1 + 1e-6), total = c.sum_exp(peak, enough);
+    if (total > enough) throw Postponed();
+    return double(peak) + std::log(total);
+}
+
 // Nucleus: Holtzman et al. 2019, arXiv:1904.09751. The smallest set of the likeliest whose sum reaches p.
 void TopP::apply(Candidates& c) {
     if (p_ >= 1) return;
-    size_t part = c.whole() ? 256 : c.size();
-    const double log_total = c.log_sum_exp();
-    for (;; part *= 8) {  // the likeliest few are usually enough: sorting a whole vocabulary is not needed
-        std::vector<Candidate> list = part >= c.size() ? c.list(true) : c.top(part);
-        double sum = 0;
-        size_t n = 0;
+    const double log_total = this->log_total(c);
+    double sum = 0;
+    size_t n = 0;
+    // Goes on where a shorter list ended, which is the beginning of this one.
+    const auto reaches = [&](const std::vector<Candidate>& list) {
+        const size_t from = n = std::min(n, list.size());
         while (n < list.size() && (n < std::max<size_t>(min_keep_, 1) || sum < p_))
             sum += std::exp(list[n++].logit - log_total);
-        if (n < list.size() || sum >= p_ || part >= c.size()) {
-            list.resize(n);
-            c.replace(std::move(list), true);
-            return;
-        }
+        spend(n - from, kSoftmax);
+        return n < list.size() || sum >= p_;
+    };
+    // The likeliest few are usually enough: sorting a whole vocabulary is not needed.
+    for (size_t part = c.whole() ? kMostlyEnough : c.size(); part < c.size(); part *= 32) {
+        std::vector<Candidate> list = c.top(part);
+        if (!reaches(list)) continue;
+        list.resize(n);
+        c.replace(std::move(list), true);
+        return;
     }
+    std::vector<Candidate>& list = c.list(true);
+    reaches(list);
+    list.resize(n);
 }
 
 // Nguyen et al. 2024, arXiv:2407.01082: keep what has at least p times the probability of the likeliest.
@@ -130,23 +189,25 @@ void TfsZ::apply(Candidates& c) {
 // Locally typical: Meister et al. 2022, arXiv:2202.00666. Keep the tokens whose surprise is nearest to the entropy.
 void TypicalP::apply(Candidates& c) {
     if (p_ >= 1) return;
-    std::vector<Candidate>& list = c.list(true);
+    const std::vector<Candidate>& list = c.list(true);
     const std::vector<float> p = softmax(list);
+    spend(list.size(), kLog);
     double entropy = 0;
-    for (float x : p)
-        if (x > 0) entropy -= double(x) * std::log(double(x));
-    std::vector<std::pair<double, size_t>> order(list.size());
-    for (size_t i = 0; i < list.size(); ++i)
-        order[i] = {p[i] > 0 ? std::fabs(-std::log(double(p[i])) - entropy) : INFINITY, i};
-    std::sort(order.begin(), order.end());
+    std::vector<double> distance(list.size());
+    for (size_t i = 0; i < list.size(); ++i) {
+        const double log = p[i] > 0 ? std::log(double(p[i])) : -INFINITY;
+        if (p[i] > 0) entropy -= double(p[i]) * log;
+        distance[i] = -log;
+    }
+    for (double& each : distance) each = std::isinf(each) ? each : std::fabs(each - entropy);
     double sum = 0;
-    size_t n = 0;
     std::vector<Candidate> kept;
-    while (n < order.size()) {
-        kept.push_back(list[order[n].second]);
-        sum += p[order[n].second];
-        ++n;
-        if (sum > p_ && n >= std::max<size_t>(min_keep_, 1)) break;
+    Nearest nearest(distance);
+    while (!nearest.done()) {
+        const size_t i = nearest.next();
+        kept.push_back(list[i]);
+        sum += p[i];
+        if (sum > p_ && kept.size() >= std::max<size_t>(min_keep_, 1)) break;
     }
     c.replace(std::move(kept), false);
 }

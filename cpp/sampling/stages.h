@@ -91,6 +91,9 @@ class TopP : public StageOf<TopP>, Truncation {
     using Truncation::Truncation;
     void apply(Candidates& c) override;
     size_t enough() const override { return std::max(kMostlyEnough, min_keep_); }
+
+  private:
+    double log_total(const Candidates& c) const;
 };
 
 class MinP : public StageOf<MinP>, Truncation {

@@ -14,10 +14,10 @@ from llamakit.engine.batch import Batch
 from llamakit.engine.device_rows import rows_of
 from llamakit.engine.job import PromptProgress
 from llamakit.engine.kv_space import KVSpace
-from llamakit.engine.pace import Pace, has_grammar
+from llamakit.engine.pace import Pace, by_time, has_grammar
 from llamakit.engine.prepare import make_group, prepare
 from llamakit.engine.request import UNTIL_CONTEXT_FULL, FinishReason, PromptToken
-from llamakit.engine.sampling import details, probabilities, sample_rows
+from llamakit.engine.sampling import details, probabilities, sample_rows, wants_details
 from llamakit.engine.scheduler import Chunk, Limits, schedule
 from llamakit.engine.sequence import Sequence
 from llamakit.engine.speculation import draft_lengths, force
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from llamakit.engine.request import Request
     from llamakit.engine.runner import Runner
     from llamakit.engine.sampling import Rows
-    from llamakit.engine.sequence import Track
+    from llamakit.engine.sequence import Details, Track
     from llamakit.engine.speculation import Drafter
     from llamakit.sampler import Sampler
     from llamakit.tokenizer import Tokenizer
@@ -305,7 +305,6 @@ class Engine:
 
         Returns those that have to wait for the next step.
         """
-        self.pace.begin()
         held: list[Track] = []
         turns: list[tuple[Sequence, int, int]] = []  # sequence, row, guessed tokens found right
         locked: dict[Group, dict[Track, int]] = {}
@@ -316,6 +315,7 @@ class Engine:
                 turns += _turns(chunk, logits, locked)
             except BaseException as error:
                 chunk.group.fail(error, "the answer")
+        self.pace.begin()
         turns.sort(key=lambda turn: self.pace.turn_of(turn[0]))
         first = self.pace.turn_of(turns[0][0]) if turns else 0
         for group, rows in sorted(locked.items(), key=lambda each: self._turn_of(each[1])):
@@ -334,12 +334,13 @@ class Engine:
         try:
             if group.done:
                 return
-            if self.pace.is_over and any(has_grammar(track.chain) for track in rows):
+            if not self.pace.together(track.chain for track in rows):
                 held += rows
                 return
             for track in rows:
                 track.waits = 0
-            group.advance(rows, logits)
+            with by_time():
+                group.advance(rows, logits)
         except BaseException as error:
             group.fail(error, "a sampler")
 
@@ -360,11 +361,11 @@ class Engine:
                 continue
             token_id, draft = choice.token_id, sequence.draft
             try:
-                if choice.waits or (not self.pace.may_accept and has_grammar(sequence.chain)):
+                if choice.waits or not self._may_go_on(sequence):
                     held.append(sequence)
                     continue
                 sequence.waits = 0
-                found = details(logits, row, token_id, sequence.group.request, sequence)
+                found = self._details(logits, row, token_id, sequence)
                 self.pace.accept(sequence.chain, token_id)
                 sequence.accept(token_id, found)
             except BaseException as error:
@@ -376,6 +377,18 @@ class Engine:
                 if sequence.result is None:
                     further.append((sequence, row + 1, right + 1))
         return further
+
+    def _may_go_on(self, sequence: Sequence) -> bool:
+        """Whether what was chosen for an answer can be looked into, and told to its chain, in this step."""
+        return (self.pace.may_accept or not has_grammar(sequence.chain)) and (
+            self.pace.may_tell or not wants_details(sequence)
+        )
+
+    def _details(self, logits: Rows, row: int, token_id: int, sequence: Sequence) -> Details | None:
+        if not wants_details(sequence):
+            return None
+        with self.pace.tell():
+            return details(logits, row, token_id, sequence.group.request, sequence)
 
     def _keep_right_guesses(self, chunk: Chunk) -> None:
         """Rewind a track behind the guessed tokens that were not chosen."""

@@ -6,14 +6,14 @@ one with a Python sampler runs stage by stage, and only pays for a copy of its r
 
 from __future__ import annotations
 
-import math
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from llamakit.engine.device_rows import DeviceRows, sample_on_device
 from llamakit.engine.failure import blame, check_forced, no_token, own_failure
-from llamakit.engine.pace import has_grammar
+from llamakit.engine.pace import by_time, has_grammar
 from llamakit.engine.request import NONE_LIKELY, Likely
 from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
 from llamakit.options import build_options, near
@@ -44,7 +44,7 @@ class Choice(msgspec.Struct, frozen=True):
     token_id: int
     error: LlamaKitError | None = None
     ends: bool = False  # a sampler left no token on purpose
-    waits: bool = False  # for the next step, since the grammars have done enough in this one
+    waits: bool = False  # for the next step, since enough was done in this one
 
 
 class SamplerChain:
@@ -209,18 +209,25 @@ def sample_rows(
     """Choose a token for `rows` of `logits` (n_rows, n_vocab), each with its chain; at a `pace`, some wait."""
     if isinstance(logits, DeviceRows):
         return _sample_device_rows(logits, rows, chains, pace)
+    choices: list[Choice] = []
+    for native, numbers in groupby(range(len(chains)), lambda i: chains[i].stages is not None):  # in order: see `Pace`
+        part = list(numbers)
+        if native:
+            choices += _sample_native(logits, [rows[i] for i in part], [chains[i].stages for i in part], pace)
+        else:
+            choices += [_sample_row(logits[rows[i]], chains[i], pace) for i in part]
+    return choices
+
+
+def _sample_native(
+    logits: npt.NDArray[np.float32], rows: list[int], chains: list[list[Any] | None], pace: Pace | None
+) -> list[Choice]:
+    """Chains of native stages, in one call."""
     from llamakit import _sampling
 
-    choices: dict[int, Choice] = {}
-    native = [i for i, chain in enumerate(chains) if chain.stages is not None]
-    most = () if pace is None else (pace.until,)
-    results = _sampling.sample_rows(logits, [rows[i] for i in native], [chains[i].stages for i in native], *most)
-    for i, (token, message) in zip(native, results, strict=True):
-        choices[i] = _choice(token, message, logits[rows[i]])
-    for i, chain in enumerate(chains):
-        if chain.stages is None:
-            choices[i] = _sample_row(logits[rows[i]], chain, pace)
-    return [choices[i] for i in range(len(chains))]
+    most = () if pace is None else (pace.until, pace.rows_until)
+    results = _sampling.sample_rows(logits, rows, chains, *most)
+    return [_choice(token, message, logits[row]) for row, (token, message) in zip(rows, results, strict=True)]
 
 
 def _sample_device_rows(
@@ -273,11 +280,12 @@ def _choice(token: int, message: str, row: npt.NDArray[np.float32]) -> Choice:
 
 
 def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain, pace: Pace | None) -> Choice:
-    """Stage by stage; a sampler that raises ends this row only."""
+    """Stage by stage; a sampler that raises ends this row only. What those of Python will take nobody knows."""
     try:
-        if pace is not None and pace.is_over and has_grammar(chain):
+        if pace is not None and (pace.rows_are_over or (pace.is_over and has_grammar(chain))):
             return Choice(-1, waits=True)
-        return _choose(row, chain)
+        with by_time():
+            return _choose(row, chain)
     except BaseException as error:
         return Choice(-1, own_failure(error, _part(None), on_host=True))
 
@@ -331,8 +339,8 @@ def probabilities(logits: npt.NDArray[np.float32], token_id: int, n: int) -> tup
     """Log-probability of a token before any sampler, and the `n` likeliest tokens with theirs."""
     from llamakit import _sampling
 
-    ids, values, _, log_sum = _sampling.Candidates(logits).top_parts(max(n, 1))
-    return float(logits[token_id]) - log_sum, Likely.of(ids[:n].tolist(), [v - log_sum for v in values[:n].tolist()])
+    ids, values, log_sum = _sampling.Candidates(logits).log_probabilities(n)
+    return float(logits[token_id]) - log_sum, Likely(ids, values)
 
 
 def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n: int) -> Likely:
@@ -340,15 +348,21 @@ def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n:
     candidates = NativeCandidates(logits)
     for sampler in chain.samplers[:-1]:
         apply(sampler, candidates)
-    top = candidates.top(min(n, len(candidates)))
-    return Likely.of(top.ids.tolist(), [math.exp(v - top.log_sum_exp) for v in top.logits.tolist()])
+    ids, values, _ = candidates.handle.probabilities(n)
+    return Likely(ids, values)
+
+
+def wants_details(sequence: Sequence_) -> bool:
+    """Whether it has to be found out how likely tokens of an answer were."""
+    group = sequence.group
+    return group.request.logprobs is not None or group.scored or bool(group.request.probs_after)
 
 
 def details(rows: Rows, row: int, token_id: int, request: Request, sequence: Sequence_) -> Details | None:
     """What the request wants to know of a token chosen from a row, before the chain accepts it; adds to the score."""
-    scored = sequence.group.scored
-    if request.logprobs is None and not scored and not request.probs_after:
+    if not wants_details(sequence):
         return None
+    scored = sequence.group.scored
     logits = rows[row]
     logprob: float = 0.0
     top = after = NONE_LIKELY

@@ -37,7 +37,7 @@ class Track:
         self.n_known = 0
         self.draft: list[int] = []  # tokens guessed to follow, evaluated in the same step
         self.n_right = 0  # how many of them were chosen
-        self.waits = 0  # the step since which a token could have been chosen, but others' grammars came first; 0: none
+        self.waits = 0  # the step since which a token could have been chosen, but others came first; 0: none
 
     @property
     def n_pending(self) -> int:
