@@ -1,8 +1,9 @@
-// llamakit._text: tokenization with the GIL released.
+// llamakit._text: tokenization, and what JSON costs, with the GIL released.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "text/json_cost.h"
 #include "text/tokenizer.h"
 
 namespace py = pybind11;
@@ -100,4 +101,12 @@ PYBIND11_MODULE(_text, module) {
         .def("split", [](const Tokenizer& self, const py::bytes& text) { return self.split(std::string_view(text)); });
 
     module.def("pre_types", &pre_type_table);
+    module.def(
+        "json_cost",
+        [](const py::bytes& text, uint64_t per_large) {
+            const std::string_view view(text);
+            const py::gil_scoped_release release;
+            return json_cost(view, per_large);
+        },
+        py::arg("text"), py::arg("per_large"));
 }

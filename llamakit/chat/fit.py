@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llamakit.bounded_json import Inner
 from llamakit.chat.profile import as_parts, named_id, profile_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llamakit.chat.tools import ToolFormat
 
 Message = dict[str, Any]
+ARGUMENTS = "what calls were given"
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -84,15 +86,15 @@ def with_ids(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-def arguments_of(given: Any) -> Any:
-    """Arguments of a call as an object, also where they come as JSON; "" means none."""
+def arguments_of(given: Any, inner: Inner | None = None) -> Any:
+    """Arguments of a call as an object, also where they come as JSON; "" means none. `inner`: of the whole request."""
     if not isinstance(given, str):
         return {} if given is None else given
     if not given.strip():
         return {}
     try:
-        return msgspec.json.decode(given)
-    except (msgspec.DecodeError, RecursionError):
+        return (inner or Inner()).decode(given, ARGUMENTS, "messages")
+    except msgspec.DecodeError:
         return given
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 from llamakit.plugins.frontends.rest import body
 
+from llamakit import _text, bounded_json
+from llamakit.errors import UsageError
 
-@pytest.mark.parametrize(("size", "most"), [(body.LARGE + 1000, 1), (1000, 4)])
+ARRAYS = "[" + "[]," * 300_000 + "1]"  # more values than are decoded, in less than a megabyte
+
+
+@pytest.mark.parametrize(("size", "most"), [(bounded_json.LARGE + 1000, 1), (1000, 4)])
 def test_so_many_bodies_are_decoded_at_once(serve, monkeypatch, size, most):
     server, decode, lock = serve(), body.decode_object, threading.Lock()
     now, peak = 0, 0
@@ -43,3 +49,96 @@ def test_ids_are_counted_before_they_are_looked_at(server, path):
     assert status == 400
     assert "token 1048576 is outside the vocabulary" in str(answer)
     assert f"{name}[2]" in str(answer)
+
+
+def cost(text):
+    return _text.json_cost(text.encode(), bounded_json.PER_LARGE)
+
+
+def test_what_json_costs():
+    assert cost('{"a": [1, 2, -3.5e-7], "b": null}') == 4 * 10 + 3  # an object, an array, two names; commas
+    assert cost(r'["a,[\"{", "\\", ""]') == 4 * 10 + 2  # what is in a text counts no more
+    assert cost("9223372036854775807") == cost("0.12345678901234567e-308") == 0
+    assert cost("9007199254740993.0000000000") == 13
+    assert cost("[" + "1" * 4000 + "]") == 10 + 2000
+    assert cost('"' + "1" * 1000) == cost('"\\') == cost('"') == 10  # cut off
+    assert cost("") == 0
+
+
+@pytest.mark.parametrize("number", ["9007199254740993.0000000000", "1" * 4000, "0." + "1" * 800])
+def test_numbers_of_many_digits_count_by_them(number):
+    """Each takes a decoder so long that 30 MB of them kept everybody waiting for a second."""
+    data = b'{"prompt": [' + b",".join([number.encode()] * (5_000_000 // len(number))) + b"]}"
+    began = time.thread_time()
+    with pytest.raises(UsageError, match="the body has too many values") as raised:
+        body.decode(data)
+    assert time.thread_time() - began < 0.1
+    assert "more than 19 digits" in raised.value.hint
+    assert body.decode(b"[" + number.encode() + b"]")  # a few of them are what they are
+
+
+def test_arrays_are_decoded_alone_as_objects_are(server, monkeypatch):
+    seen = []
+    monkeypatch.setattr(body, "alone", lambda n_bytes: seen.append(n_bytes) or nullcontext())
+    assert server.post("/lora-adapters", [5] * 200_000)[0] == 400
+    assert [n_bytes > bounded_json.LARGE for n_bytes in seen] == [True]
+
+
+def called(arguments):
+    """A conversation with a call."""
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    return [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]}]
+
+
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("text", [ARRAYS, "[" * 100_000, "[" * 300 + "]" * 300])
+@pytest.mark.parametrize("name", ["json_schema", "structural_tag", "arguments"])
+def test_json_within_json_is_bounded_too(server, name, text):
+    """It counted as a single text, so that four requests of 27 MB took 13 GB, and minutes."""
+    asked = {"messages": called("{}"), "tools": [TOOL], "max_tokens": 1}
+    status, answer = server.post(
+        "/v1/chat/completions", asked | ({"messages": called(text)} if name == "arguments" else {name: text})
+    )
+    assert (status, "too many values" in str(answer) or "nests deeper" in str(answer)) == (400, True)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_arguments_of_all_calls_count_together(server, path):
+    messages = called("[" + "[]," * 50_000 + "1]") * 5
+    status, answer = server.post(path, {"messages": messages})
+    assert (status, "what calls were given has too many values" in str(answer)) == (400, True)
+
+
+WIDE = [[[1.5] * 500_000], "\n" * 5_000_000, {"a" * 5_000_000: [["b" * 5_000_000]]}]
+
+
+@pytest.mark.parametrize("value", WIDE, ids=["numbers", "lines", "names"])
+def test_messages_write_out_no_more_than_they_show(value):
+    """While 31 MB of line ends were written out for the 80 characters that are shown, everybody waited for them."""
+    wholly = str(body.wrong("n_predict", value, "a whole number"))
+    began = time.thread_time()
+    assert str(body.wrong("n_predict", value, "a whole number")) == wholly
+    assert time.thread_time() - began < 0.005
+    assert len(wholly) < 150
+    assert wholly.count("…") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "shown"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": [1.5] * 100_000, "content": "a"}]}, "[1.5, 1.5"),
+        ("/v1/messages", {"messages": [{"role": "x" * 100_000, "content": "a"}], "max_tokens": 1}, "xxx"),
+        ("/api/chat", {"messages": [{"role": [1.5] * 100_000, "content": "a"}]}, "[1.5, 1.5"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": [1.5] * 100_000}]}]}, "[1.5"),
+        ("/completion", {"prompt": "a", "samplers": ["x" * 100_000]}, "xxx"),
+        ("/completion", {"prompt": "a", "lora": [{"name": "x" * 100_000, "scale": 1}]}, "xxx"),
+        ("/completion", {"prompt": "a", "strict": True, "x" * 100_000: 1}, "xxx"),
+    ],
+)
+def test_refusals_are_short_whatever_was_sent(server, path, fields, shown):
+    status, answer = server.post(path, fields)
+    assert status == 400
+    assert shown in str(answer)
+    assert len(str(answer)) < 1000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
 
+from llamakit.bounded_json import begin_of
 from llamakit.chat.fit import fitted
 from llamakit.chat.profile import Profile, profile
 from llamakit.chat.prompt import chat_prompt
@@ -200,7 +201,7 @@ def text_of(content: Any, where: str, kinds: Mapping[str, str]) -> str:
         text = part.get(kinds[kind]) if isinstance(kind, str) and kind in kinds else None
         if not isinstance(text, str):
             raise UsageError(
-                f"a part of {where} cannot be read: its type is {str(kind)[:40]!r}",
+                f"a part of {where} cannot be read: its type is {str(begin_of(kind))[:40]!r}",
                 hint=f"text only: {', '.join(kinds)}", param="messages",
             )  # fmt: skip
         texts.append(text)
