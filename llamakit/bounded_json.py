@@ -18,14 +18,15 @@ MOST_VALUES = 1 << 21  # of one text
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
 PER_LARGE = 10  # values that a text, a name, an array or an object counts as: making one takes so much longer
 SEEN = 100  # characters or values of which messages show less
-LARGE = 1 << 18  # bytes of a body from which on bodies are looked at one at a time
+LARGE = 1 << 14  # bytes of a body from which on bodies are looked at one at a time
 
-# Of several threads that decode large bodies the engine's would get the interpreter as the last, several times a step.
+# Of several threads that work on large bodies the engine's would get the interpreter as the last, several times a step:
+# 64 that made prompts of 64 KiB each kept a stream waiting for two seconds.
 _alone = threading.RLock()
 
 
 def alone(n_bytes: int) -> AbstractContextManager[Any]:
-    """A block in which JSON of so many bytes is looked at: where it is large, while no other large one is."""
+    """A block that works on a body of so many bytes: where it is large, while no other does that on a large one."""
     return _alone if n_bytes > LARGE else nullcontext()
 
 

@@ -98,14 +98,14 @@ def make_prompt(
         template, session.tokenizer, messages, tools=tools, continue_last=continues,
         generation_prompt=add_generation_prompt, **{**state.options.template_variables, **talk.variables},
     )  # fmt: skip
-    functions = [tool["function"] for tool in talk.tools]
+    functions, may_call = [tool["function"] for tool in talk.tools], talk.tool_names
     return Prompt(
         tokens=made.tokens, text=made.text, begun=text_in(messages[-1]) if continues else "", stop=stop,
         tail=_head_of_answer(made.text) if known.format.channels else "", markers=known.markers,
         splits=state.options.reasoning_format != "none",
         inside=not continues and begins_inside(made.text, known.markers), format=known.format, talk=talk,
-        schemas={each["name"]: each.get("parameters") for each in functions if each["name"] in talk.tool_names},
-        shown=_shown(session.tokenizer, known, with_tools=bool(talk.tool_names)),
+        schemas={each["name"]: each.get("parameters") for each in functions if each["name"] in may_call},
+        shown=_shown(session.tokenizer, known, with_tools=bool(may_call)),
     )  # fmt: skip
 
 

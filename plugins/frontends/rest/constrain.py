@@ -92,7 +92,8 @@ def _lenient(state: ServerState, sampling: Mapping[str, Any]) -> bool:
 
 def _functions(talk: Conversation, prompt: Prompt) -> list[Function]:
     """The functions that may be called."""
-    functions = [tool["function"] for tool in talk.tools if tool["function"]["name"] in prompt.tool_names]
+    names = prompt.tool_names
+    functions = [tool["function"] for tool in talk.tools if tool["function"]["name"] in names]
     if talk.must_call:
         functions = [function for function in functions if function["name"] == talk.must_call]
     return [
