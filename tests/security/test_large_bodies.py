@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,9 @@ from contextlib import nullcontext
 
 import pytest
 from llamakit.plugins.frontends.rest import body
+from llamakit.plugins.frontends.rest import chat as chat_of
+from llamakit.plugins.frontends.rest.apis.llamacpp import text
+from llamakit.plugins.frontends.rest.apis.openai import chat
 
 from llamakit import _text, bounded_json
 from llamakit.errors import UsageError
@@ -142,3 +146,69 @@ def test_refusals_are_short_whatever_was_sent(server, path, fields, shown):
     assert status == 400
     assert shown in str(answer)
     assert len(str(answer)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "what"),
+    [
+        ("/apply-template", {"messages": [{"role": "user", "content": "a" * 20_000}]}, "make_prompt"),
+        ("/tokenize", {"content": "a b " * 5_000, "with_pieces": True}, "piece"),
+    ],
+)
+def test_what_is_made_of_large_bodies_is_made_alone(server, monkeypatch, path, fields, what):
+    """64 threads that did so left the engine the interpreter as the last."""
+    seen, make = [], getattr(text, what)
+
+    def made(*args, **named):
+        seen.append(in_turn())
+        return make(*args, **named)
+
+    monkeypatch.setattr(text, what, made)
+    server.post(path, fields)
+    assert seen
+    assert all(seen)
+
+
+def in_turn():
+    """Whether no other thread may work on a large body."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(taken).result()
+
+
+def taken():
+    free = bounded_json._alone.acquire(blocking=False)
+    if free:
+        bounded_json._alone.release()
+    return not free
+
+
+def test_prompts_of_large_bodies_are_made_alone(server, monkeypatch):
+    seen, make = [], chat.make_prompt
+
+    def made(*args, **named):
+        seen.append(in_turn())
+        return make(*args, **named)
+
+    monkeypatch.setattr(chat, "make_prompt", made)
+    for content in ("a", "a " * 10_000):
+        server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": content}], "max_tokens": 1})
+        server.post("/v1/chat/completions/input_tokens", {"messages": [{"role": "user", "content": content}]})
+    assert seen in ([False, True], [False, False, True, True])
+
+
+def test_names_of_tools_are_worked_out_once(server, monkeypatch):
+    """Once for each tool, a thousand of them took a second, in which a thousand sets were made."""
+    asked, names = [], chat_of.Conversation.tool_names
+    counted = property(lambda talk: asked.append(1) or names.fget(talk))
+    monkeypatch.setattr(chat_of.Conversation, "tool_names", counted)
+    tools = [{"type": "function", "function": {"name": f"t{number}"}} for number in range(50)]
+    assert server.post("/apply-template", {"messages": [{"role": "user", "content": "a"}], "tools": tools})[0] == 200
+    assert len(asked) < 10
+
+
+def test_packages_of_plugins_are_read_once(server, monkeypatch):
+    """Their files were read and parsed for each sampler, with each request."""
+    server.get("/samplers")
+    monkeypatch.setattr(importlib.metadata.Distribution, "read_text", lambda *_: pytest.fail("a file was read again"))
+    for path in ("/samplers", "/props"):
+        assert server.get(path)[0] == 200
