@@ -62,6 +62,18 @@ def check_depth(value: Any, data: bytes, what: str = "the body", param: str | No
     raise too_deep(what, param)
 
 
+def has_more_values(value: Any, most: int) -> bool:
+    """Whether a value has more than so many within it, numbers too; those of each level are counted at once."""
+    level, n = [value], 0
+    while level:
+        parts = [part for part in level if type(part) is list or type(part) is dict]
+        n += sum(map(len, parts))
+        if n > most:
+            return True
+        level = [item for part in parts for item in (part.values() if type(part) is dict else part)]
+    return False
+
+
 def too_deep(what: str = "the body", param: str | None = None) -> UsageError:
     """The error for deep nesting."""
     return UsageError(f"{what} nests deeper than {DEEPEST} levels", param=param)

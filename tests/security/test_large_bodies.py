@@ -13,9 +13,12 @@ from llamakit.plugins.frontends.rest import body
 from llamakit.plugins.frontends.rest import chat as chat_of
 from llamakit.plugins.frontends.rest.apis.llamacpp import text
 from llamakit.plugins.frontends.rest.apis.openai import chat
+from llamakit.plugins.samplers import grammar
+from llamakit.plugins.samplers.grammar.errors import GrammarError
 
 from llamakit import _text, bounded_json
 from llamakit.errors import UsageError
+from llamakit.sampler import SequenceContext
 
 ARRAYS = "[" + "[]," * 300_000 + "1]"  # more values than are decoded, in less than a megabyte
 
@@ -212,3 +215,40 @@ def test_packages_of_plugins_are_read_once(server, monkeypatch):
     monkeypatch.setattr(importlib.metadata.Distribution, "read_text", lambda *_: pytest.fail("a file was read again"))
     for path in ("/samplers", "/props"):
         assert server.get(path)[0] == 200
+
+
+NUMBERS = [1.5] * 300_000
+ASKED = [{"role": "user", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"enum": NUMBERS}}}]},
+        {"chat_template_kwargs": {"a": NUMBERS}},
+        {"messages": called({"a": NUMBERS})},
+    ],
+)
+def test_templates_are_given_no_more_than_can_be_written_out_soon(server, fields):
+    """Two million numbers of a tool were walked for seconds, and written out while everybody waited."""
+    status, answer = server.post("/v1/chat/completions", {"messages": ASKED, **fields})
+    assert (status, "too many values" in str(answer)) == (400, True)
+
+
+def test_schemas_are_not_written_out_to_be_refused(server, monkeypatch):
+    monkeypatch.setattr(grammar.msgspec.json, "encode", lambda *_, **__: pytest.fail("it was written out"))
+    with pytest.raises(GrammarError, match="more than 2,097,152 bytes"):
+        grammar.program("json_schema", {"enum": [1.5] * 1_100_000}, SequenceContext(n_vocab=1, n_ctx=1))
+
+
+def test_a_choice_of_a_tool_is_not_written_out(server):
+    tools = [{"type": "function", "function": {"name": "a"}}]
+    choice = {"type": "function", "function": {"name": [1.5] * 200_000}}
+    status, answer = server.post("/v1/chat/completions", {"messages": ASKED, "tools": tools, "tool_choice": choice})
+    assert (status, "names no tool of the request: {'type'" in str(answer)) == (400, True)
+
+
+def test_values_are_counted_without_a_walk_to_the_end():
+    assert bounded_json.has_more_values([[1], {"a": [2, 3]}], 5)
+    assert not bounded_json.has_more_values([[1], {"a": [2, 3]}], 6)
+    assert not bounded_json.has_more_values("text", 0)

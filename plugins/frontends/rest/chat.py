@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
 
-from llamakit.bounded_json import begin_of
+from llamakit.bounded_json import begin_of, has_more_values
 from llamakit.chat.fit import fitted
 from llamakit.chat.profile import Profile, profile
 from llamakit.chat.prompt import chat_prompt
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llamakit.tokenizer import Tokenizer
 
 ANY_TOOL = ""
+MOST_VALUES = 1 << 18  # of messages, tools and variables: what is made of them is written out several times
 RESERVED = {  # what templates are always given, and parameters of the functions that render them
     "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "continue_last", "template", "tokenizer",
     "self",
@@ -182,6 +183,11 @@ def _check(talk: Conversation) -> None:
         raise wrong("chat_template_kwargs", sorted(reserved), "names that the server does not set itself")
     if talk.continue_last and talk.must_call is not None:
         raise UsageError("a message that was begun cannot become a call of a tool", param="tool_choice")
+    if has_more_values([talk.messages, talk.tools, talk.variables], MOST_VALUES):
+        raise UsageError(
+            "messages, tools and chat_template_kwargs have too many values", hint=f"possible: {MOST_VALUES:,}",
+            param="tools" if talk.tools else "messages",
+        )  # fmt: skip
 
 
 def text_of(content: Any, where: str, kinds: Mapping[str, str]) -> str:

@@ -100,7 +100,7 @@ def _tool_choice(asked: Any, tools: list[dict[str, Any]]) -> str:
         name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not tools or (name and name not in {t["function"]["name"] for t in tools}):
         raise UsageError(
-            f"tool_choice names no tool of the request: {str(asked)[:80]}",
+            f"tool_choice names no tool of the request: {str(begin_of(asked))[:80]}",
             hint='"auto", "none", "required", or {"type": "function", "function": {"name": ...}}', param="tool_choice",
         )  # fmt: skip
     return f"={name}"
