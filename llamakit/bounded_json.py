@@ -30,7 +30,7 @@ def alone(n_bytes: int) -> AbstractContextManager[Any]:
     return _alone if n_bytes > LARGE else nullcontext()
 
 
-def check_cost(data: bytes, what: str = "the body", param: str | None = None, most: int = MOST_VALUES) -> int:
+def check_cost(data: bytes, what: str = "the body", param: str = "", most: int = MOST_VALUES) -> int:
     """What decoding this counts as; UsageError where it is more than `most`."""
     from llamakit import _text
 
@@ -39,13 +39,14 @@ def check_cost(data: bytes, what: str = "the body", param: str | None = None, mo
         raise UsageError(
             f"{what} has too many values",
             hint=f"possible: {MOST_VALUES:,} numbers, of which a text, a name, an array or an object takes "
-            f"{PER_LARGE}, and a number of more than 19 digits half as many as it has digits",
+            f"{PER_LARGE}, four escapes of a text one, a number with a fraction two, and one of more than 19 digits "
+            "half as many as it has digits",
             param=param,
         )
     return cost
 
 
-def check_depth(value: Any, data: bytes, what: str = "the body", param: str | None = None) -> None:
+def check_depth(value: Any, data: bytes, what: str = "the body", param: str = "") -> None:
     """Refuse deep nesting; it only walks what has enough brackets to be deep."""
     if not isinstance(value, (dict, list)) or data.count(b"[") + data.count(b"{") <= DEEPEST:
         return
@@ -74,7 +75,7 @@ def has_more_values(value: Any, most: int) -> bool:
     return False
 
 
-def too_deep(what: str = "the body", param: str | None = None) -> UsageError:
+def too_deep(what: str = "the body", param: str = "") -> UsageError:
     """The error for deep nesting."""
     return UsageError(f"{what} nests deeper than {DEEPEST} levels", param=param)
 
@@ -85,7 +86,7 @@ class Inner:
     def __init__(self) -> None:
         self._left = MOST_VALUES
 
-    def decode(self, text: str, what: str, param: str | None = None) -> Any:
+    def decode(self, text: str, what: str, param: str = "") -> Any:
         """The value; msgspec.DecodeError for what is no JSON, UsageError for too much or too deep."""
         data = text.encode()
         with alone(len(data)):

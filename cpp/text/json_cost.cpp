@@ -4,13 +4,22 @@ namespace lk::text {
 namespace {
 
 constexpr size_t EXACT_DIGITS = 19;  // up to which a decoder needs no long arithmetic
+constexpr uint64_t ESCAPES = 4;      // that take as long as a value
 
-// The end of a text whose first character is at `at`, behind its closing quote.
-size_t end_of_text(std::string_view text, size_t at) {
+struct Text {
+    size_t end;  // behind the closing quote
+    uint64_t n_escape;
+};
+
+// The text whose first character is at `at`.
+Text text_from(std::string_view text, size_t at) {
+    uint64_t n_escape = 0;
     while (at < text.size() && text[at] != '"') {
-        at += text[at] == '\\' ? 2 : 1;
+        const bool escape = text[at] == '\\';
+        n_escape += escape;
+        at += escape ? 2 : 1;
     }
-    return at + 1;
+    return {at + 1, n_escape};
 }
 
 size_t end_of_digits(std::string_view text, size_t at) {
@@ -27,11 +36,13 @@ uint64_t json_cost(std::string_view text, uint64_t per_large) {
     for (size_t at = 0; at < text.size();) {
         const char c = text[at];
         if (c == '"') {
-            cost += per_large;
-            at = end_of_text(text, at + 1);
+            const auto [end, n_escape] = text_from(text, at + 1);
+            cost += per_large + n_escape / ESCAPES;
+            at = end;
         } else if (c >= '0' && c <= '9') {
             const size_t end = end_of_digits(text, at);
-            cost += end - at > EXACT_DIGITS ? (end - at) / 2 : 0;
+            const std::string_view digits = text.substr(at, end - at);
+            cost += digits.size() > EXACT_DIGITS ? digits.size() / 2 : digits.find('.') != digits.npos ? 1 : 0;
             at = end;
         } else {
             cost += c == ',' ? 1 : c == '[' || c == '{' ? per_large : 0;

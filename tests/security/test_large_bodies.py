@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -63,9 +64,13 @@ def cost(text):
 
 
 def test_what_json_costs():
-    assert cost('{"a": [1, 2, -3.5e-7], "b": null}') == 4 * 10 + 3  # an object, an array, two names; commas
+    assert (
+        cost('{"a": [1, 2, -3.5e-7], "b": null}') == 4 * 10 + 3 + 1
+    )  # an object, an array, two names; commas, a fraction
     assert cost(r'["a,[\"{", "\\", ""]') == 4 * 10 + 2  # what is in a text counts no more
-    assert cost("9223372036854775807") == cost("0.12345678901234567e-308") == 0
+    assert cost("9223372036854775807") == cost("1e-308") == 0
+    assert cost("0.12345678901234567e-308") == 1  # it has a fraction
+    assert cost(json.dumps("é\n" * 100)) == 10 + 200 // 4
     assert cost("9007199254740993.0000000000") == 13
     assert cost("[" + "1" * 4000 + "]") == 10 + 2000
     assert cost('"' + "1" * 1000) == cost('"\\') == cost('"') == 10  # cut off
