@@ -18,7 +18,7 @@ MOST_VALUES = 1 << 21  # of one text
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
 PER_LARGE = 10  # values that a text, a name, an array or an object counts as: making one takes so much longer
 SEEN = 100  # characters or values of which messages show less
-LARGE = 1 << 14  # bytes of a body from which on bodies are looked at one at a time
+LARGE = 1 << 12  # bytes of a body from which on bodies are looked at one at a time
 
 # Of several threads that work on large bodies the engine's would get the interpreter as the last, several times a step:
 # 64 that made prompts of 64 KiB each kept a stream waiting for two seconds.
