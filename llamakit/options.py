@@ -22,6 +22,7 @@ from llamakit.errors import UsageError, shown
 from llamakit.typed import convert
 
 MOST_NAMES = 40  # longer lists are not shown whole
+LONGEST_NAME = 100  # characters of a misspelt one that are compared
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 MOST_BYTES = 2.0**63
@@ -141,7 +142,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The names nearest to a misspelt one as a phrase, or nothing."""
-    found = difflib.get_close_matches(name, list(known), 3, 0.6)
+    found = difflib.get_close_matches(name[:LONGEST_NAME], list(known), 3, 0.6)  # it takes longer than linear time
     return f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} nearest" if found else ""
 
 

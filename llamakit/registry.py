@@ -7,7 +7,7 @@ loaded is remembered with its reason, shown by `llamakit plugins`, and breaks no
 from __future__ import annotations
 
 import importlib.metadata
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -274,7 +274,13 @@ class Registry:
 
 
 def _package(entry: importlib.metadata.EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown ?"
+    return _name_and_version(entry.dist) if entry.dist else "unknown ?"
+
+
+@lru_cache(maxsize=256)
+def _name_and_version(package: importlib.metadata.Distribution) -> str:
+    """Kept, because for each of the two a file is read and parsed: `/samplers` and `/props` would do that for all."""
+    return f"{package.name} {package.version}"
 
 
 def _by_kind(item: tuple[str, Any]) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-// llamakit._text: tokenization with the GIL released.
+// llamakit._text: tokenization, and what JSON costs, with the GIL released.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "text/frames.h"
+#include "text/json_cost.h"
 #include "text/tokenizer.h"
 
 namespace py = pybind11;
@@ -140,4 +141,12 @@ PYBIND11_MODULE(_text, module) {
             py::arg("ids"), py::arg("numbers"), "Each number in its token's frame, commas between them.");
 
     module.def("pre_types", &pre_type_table);
+    module.def(
+        "json_cost",
+        [](const py::bytes& text, uint64_t per_large) {
+            const std::string_view view(text);
+            const py::gil_scoped_release release;
+            return json_cost(view, per_large);
+        },
+        py::arg("text"), py::arg("per_large"));
 }

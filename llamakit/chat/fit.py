@@ -7,19 +7,24 @@ in OpenAI's form, with texts as contents; arguments are objects, or JSON.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from llamakit.bounded_json import Inner
 from llamakit.chat.profile import as_parts, named_id, profile_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from llamakit.chat.profile import Profile
     from llamakit.chat.tools import ToolFormat
 
+T = TypeVar("T")
 Message = dict[str, Any]
+ARGUMENTS = "what calls were given"
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -60,21 +65,19 @@ def fitted(
 
 def with_ids(messages: Sequence[Message]) -> list[Message]:
     """The messages with an id for each call, and for each result that of its call, where they have none."""
-    found, waiting = [], list[tuple[str, str]]()
+    found, waiting = [], _Waiting[tuple[str, str]]()
     for place, message in enumerate(messages):
         if message.get("tool_calls"):
             calls = [
                 call if call.get("id") else {"id": f"call_{place}_{number}", **call}
                 for number, call in enumerate(message["tool_calls"])
             ]
-            waiting = [(call["id"], call["function"]["name"]) for call in calls]
+            called = [(call["id"], call["function"]["name"]) for call in calls]
+            waiting = _Waiting((*each, each) for each in called)
             found.append({**message, "tool_calls": calls})
         elif message.get("role") == "tool":
             id, name = message.get("tool_call_id"), message.get("name")
-            mine = next((each for each in waiting if id == each[0]), None)
-            mine = mine or next((each for each in waiting if not id and name in (None, each[1])), None)
-            if mine is not None:
-                waiting.remove(mine)
+            mine = waiting.take(id) or (None if id else waiting.take_named(name))
             more = {} if mine is None else {"tool_call_id": mine[0], "name": mine[1]}
             found.append(
                 {**more, **{key: value for key, value in message.items() if value}, "content": message.get("content")}
@@ -84,15 +87,15 @@ def with_ids(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-def arguments_of(given: Any) -> Any:
-    """Arguments of a call as an object, also where they come as JSON; "" means none."""
+def arguments_of(given: Any, inner: Inner | None = None) -> Any:
+    """Arguments of a call as an object, also where they come as JSON; "" means none. `inner`: of the whole request."""
     if not isinstance(given, str):
         return {} if given is None else given
     if not given.strip():
         return {}
     try:
-        return msgspec.json.decode(given)
-    except (msgspec.DecodeError, RecursionError):
+        return (inner or Inner()).decode(given, ARGUMENTS, "messages")
+    except msgspec.DecodeError:
         return given
 
 
@@ -174,7 +177,7 @@ def _with_calls(message: Message, profile: Profile) -> Message:
 
 def _as_text(messages: list[Message], profile: Profile) -> list[Message]:
     """Calls as the model writes them, and results as turns of the user, for templates that leave them out."""
-    found: list[Message] = []
+    found: list[Message | list[str]] = []  # a list: results in a row
     for message in messages:
         if message.get("tool_calls") and not profile.calls:
             calls = [
@@ -185,36 +188,35 @@ def _as_text(messages: list[Message], profile: Profile) -> list[Message]:
             found.append({**rest, "content": words})
         elif message["role"] == "tool" and not profile.results:
             text = f"The result of {message.get('name') or 'the tool'}:\n{message.get('content') or ''}"
-            joins = found and found[-1]["role"] == "user" and found[-1].get("result")
-            if joins:
-                found[-1]["content"] += "\n\n" + text
+            if found and isinstance(found[-1], list):
+                found[-1].append(text)
             else:
-                found.append({"role": "user", "content": text, "result": True})
+                found.append([text])
         else:
             found.append(message)
-    return [{key: value for key, value in message.items() if key != "result"} for message in found]
+    return [{"role": "user", "content": "\n\n".join(each)} if isinstance(each, list) else each for each in found]
 
 
 def _one_by_one(messages: list[Message]) -> list[Message]:
     """A message for each call, each followed by its result."""
     found: list[Message] = []
-    waiting: list[Message] = []  # calls whose turn is still to come
+    waiting = _Waiting[Message]()  # calls whose turn is still to come
     for message in messages:
-        if message["role"] == "tool" and waiting:
-            mine = next((m for m in waiting if m["tool_calls"][0]["id"] == message.get("tool_call_id")), None)
+        if message["role"] == "tool":
+            mine = waiting.take(message.get("tool_call_id"))
             if mine is not None:
-                waiting.remove(mine)
                 found.append(mine)
-        elif message["role"] != "tool":
-            found += waiting
-            waiting = []
+        else:
+            found += waiting.rest()
+            waiting = _Waiting()
         calls = message.get("tool_calls") or []
         if len(calls) > 1:
             found.append({**message, "tool_calls": calls[:1]})
-            waiting = [{**message, "content": "", "tool_calls": [call]} for call in calls[1:]]
+            alone = [{**message, "content": "", "tool_calls": [call]} for call in calls[1:]]
+            waiting = _Waiting((each["tool_calls"][0]["id"], None, each) for each in alone)
         else:
             found.append(message)
-    return found + waiting
+    return found + waiting.rest()
 
 
 def _one_system(messages: list[Message], *, shown: bool) -> list[Message]:
@@ -233,19 +235,52 @@ def _one_system(messages: list[Message], *, shown: bool) -> list[Message]:
 
 def _alternating(messages: list[Message]) -> list[Message]:
     """Messages of one role in a row as one."""
-    found: list[Message] = []
+    rows: list[list[Message]] = []
     for message in messages:
         plain = message["role"] in ("user", "system") or (
             message["role"] == "assistant" and not message.get("tool_calls")
         )
-        if found and plain and found[-1]["role"] == message["role"] and not found[-1].get("tool_calls"):
-            found[-1] = _joined(found[-1], message)
+        if rows and plain and rows[-1][-1]["role"] == message["role"] and not rows[-1][-1].get("tool_calls"):
+            rows[-1].append(message)
         else:
-            found.append(message)
-    return found
+            rows.append([message])
+    return [_joined(*row) if len(row) > 1 else row[0] for row in rows]
 
 
-def _joined(first: Message, second: Message) -> Message:
-    """Two messages as one of the first one's role."""
-    texts = [each.get("content") for each in (first, second)]
-    return {**second, "role": first["role"], "content": "\n\n".join(str(text) for text in texts if text)}
+def _joined(*messages: Message) -> Message:
+    """Messages as one of the first one's role."""
+    texts = [each.get("content") for each in messages]
+    content = "\n\n".join(str(text) for text in texts if text)
+    return {**messages[-1], "role": messages[0]["role"], "content": content}
+
+
+class _Waiting(Generic[T]):
+    """Calls whose results are still to come, in order: each with its id, its name and a value."""
+
+    def __init__(self, calls: Iterable[tuple[Any, Any, T]] = ()) -> None:
+        self._values: dict[int, T] = {}
+        self._ids: dict[Any, deque[int]] = {}
+        self._names: dict[Any, deque[int]] = {}
+        for number, (id, name, value) in enumerate(calls):
+            self._values[number] = value
+            self._ids.setdefault(id, deque()).append(number)
+            self._names.setdefault(name, deque()).append(number)
+
+    def take(self, id: Any) -> T | None:
+        """The first one with this id, which waits no more."""
+        return self._take(self._ids.get(id))
+
+    def take_named(self, name: Any) -> T | None:
+        """The first one of this name; of any name for None."""
+        return self._take(deque(islice(self._values, 1)) if name is None else self._names.get(name))
+
+    def rest(self) -> list[T]:
+        """The values of all that wait."""
+        return list(self._values.values())
+
+    def _take(self, numbers: deque[int] | None) -> T | None:
+        while numbers:
+            number = numbers.popleft()
+            if number in self._values:
+                return self._values.pop(number)
+        return None

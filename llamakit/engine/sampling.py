@@ -167,7 +167,9 @@ def _names(classes: Mapping[str, type[Sampler]], order: Sequence[str] | None, op
     for i, name in enumerate(named):
         if name not in classes:
             raise UsageError(
-                f"no sampler named {name!r} (number {i + 1} of samplers)", found=near(name, classes), param="samplers"
+                f"no sampler named {name[:100]!r} (number {i + 1} of samplers)",
+                found=near(name, classes),
+                param="samplers",
             )
     if len(set(named)) < len(named):
         raise UsageError(f"a sampler is named twice: {'; '.join(named)}", param="samplers")

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 from llamakit.plugins.frontends.rest import body
+from llamakit.plugins.frontends.rest import chat as chat_of
+from llamakit.plugins.frontends.rest.apis.llamacpp import text
+from llamakit.plugins.frontends.rest.apis.openai import chat
+from llamakit.plugins.samplers import grammar
+from llamakit.plugins.samplers.grammar.errors import GrammarError
+
+from llamakit import _text, bounded_json
+from llamakit.errors import UsageError
+from llamakit.sampler import SequenceContext
+
+ARRAYS = "[" + "[]," * 300_000 + "1]"  # more values than are decoded, in less than a megabyte
 
 
-@pytest.mark.parametrize(("size", "most"), [(body.LARGE + 1000, 1), (1000, 4)])
+@pytest.mark.parametrize(("size", "most"), [(bounded_json.LARGE + 1000, 1), (1000, 4)])
 def test_so_many_bodies_are_decoded_at_once(serve, monkeypatch, size, most):
     server, decode, lock = serve(), body.decode_object, threading.Lock()
     now, peak = 0, 0
@@ -43,3 +57,203 @@ def test_ids_are_counted_before_they_are_looked_at(server, path):
     assert status == 400
     assert "token 1048576 is outside the vocabulary" in str(answer)
     assert f"{name}[2]" in str(answer)
+
+
+def cost(text):
+    return _text.json_cost(text.encode(), bounded_json.PER_LARGE)
+
+
+def test_what_json_costs():
+    assert (
+        cost('{"a": [1, 2, -3.5e-7], "b": null}') == 4 * 10 + 3 + 1
+    )  # an object, an array, two names; commas, a fraction
+    assert cost(r'["a,[\"{", "\\", ""]') == 4 * 10 + 2  # what is in a text counts no more
+    assert cost("9223372036854775807") == cost("1e-308") == 0
+    assert cost("0.12345678901234567e-308") == 1  # it has a fraction
+    assert cost(json.dumps("é\n" * 100)) == 10 + 200 // 4
+    assert cost("9007199254740993.0000000000") == 13
+    assert cost("[" + "1" * 4000 + "]") == 10 + 2000
+    assert cost('"' + "1" * 1000) == cost('"\\') == cost('"') == 10  # cut off
+    assert cost("") == 0
+
+
+@pytest.mark.parametrize("number", ["9007199254740993.0000000000", "1" * 4000, "0." + "1" * 800])
+def test_numbers_of_many_digits_count_by_them(number):
+    """Each takes a decoder so long that 30 MB of them kept everybody waiting for a second."""
+    data = b'{"prompt": [' + b",".join([number.encode()] * (5_000_000 // len(number))) + b"]}"
+    began = time.thread_time()
+    with pytest.raises(UsageError, match="the body has too many values") as raised:
+        body.decode(data)
+    assert time.thread_time() - began < 0.1
+    assert "more than 19 digits" in raised.value.hint
+    assert body.decode(b"[" + number.encode() + b"]")  # a few of them are what they are
+
+
+def test_arrays_are_decoded_alone_as_objects_are(server, monkeypatch):
+    seen = []
+    monkeypatch.setattr(body, "alone", lambda n_bytes: seen.append(n_bytes) or nullcontext())
+    assert server.post("/lora-adapters", [5] * 200_000)[0] == 400
+    assert [n_bytes > bounded_json.LARGE for n_bytes in seen] == [True]
+
+
+def called(arguments):
+    """A conversation with a call."""
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    return [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]}]
+
+
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("text", [ARRAYS, "[" * 100_000, "[" * 300 + "]" * 300])
+@pytest.mark.parametrize("name", ["json_schema", "structural_tag", "arguments"])
+def test_json_within_json_is_bounded_too(server, name, text):
+    """It counted as a single text, so that four requests of 27 MB took 13 GB, and minutes."""
+    asked = {"messages": called("{}"), "tools": [TOOL], "max_tokens": 1}
+    status, answer = server.post(
+        "/v1/chat/completions", asked | ({"messages": called(text)} if name == "arguments" else {name: text})
+    )
+    assert (status, "too many values" in str(answer) or "nests deeper" in str(answer)) == (400, True)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_arguments_of_all_calls_count_together(server, path):
+    messages = called("[" + "[]," * 50_000 + "1]") * 5
+    status, answer = server.post(path, {"messages": messages})
+    assert (status, "what calls were given has too many values" in str(answer)) == (400, True)
+
+
+WIDE = [[[1.5] * 500_000], "\n" * 5_000_000, {"a" * 5_000_000: [["b" * 5_000_000]]}]
+
+
+@pytest.mark.parametrize("value", WIDE, ids=["numbers", "lines", "names"])
+def test_messages_write_out_no_more_than_they_show(value):
+    """While 31 MB of line ends were written out for the 80 characters that are shown, everybody waited for them."""
+    wholly = str(body.wrong("n_predict", value, "a whole number"))
+    began = time.thread_time()
+    assert str(body.wrong("n_predict", value, "a whole number")) == wholly
+    assert time.thread_time() - began < 0.005
+    assert len(wholly) < 150
+    assert wholly.count("…") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "shown"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": [1.5] * 100_000, "content": "a"}]}, "[1.5, 1.5"),
+        ("/v1/messages", {"messages": [{"role": "x" * 100_000, "content": "a"}], "max_tokens": 1}, "xxx"),
+        ("/api/chat", {"messages": [{"role": [1.5] * 100_000, "content": "a"}]}, "[1.5, 1.5"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": [1.5] * 100_000}]}]}, "[1.5"),
+        ("/completion", {"prompt": "a", "samplers": ["x" * 100_000]}, "xxx"),
+        ("/completion", {"prompt": "a", "lora": [{"name": "x" * 100_000, "scale": 1}]}, "xxx"),
+        ("/completion", {"prompt": "a", "strict": True, "x" * 100_000: 1}, "xxx"),
+    ],
+)
+def test_refusals_are_short_whatever_was_sent(server, path, fields, shown):
+    status, answer = server.post(path, fields)
+    assert status == 400
+    assert shown in str(answer)
+    assert len(str(answer)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "what"),
+    [
+        ("/apply-template", {"messages": [{"role": "user", "content": "a" * 20_000}]}, "make_prompt"),
+        ("/tokenize", {"content": "a b " * 5_000, "with_pieces": True}, "piece"),
+    ],
+)
+def test_what_is_made_of_large_bodies_is_made_alone(server, monkeypatch, path, fields, what):
+    """64 threads that did so left the engine the interpreter as the last."""
+    seen, make = [], getattr(text, what)
+
+    def made(*args, **named):
+        seen.append(in_turn())
+        return make(*args, **named)
+
+    monkeypatch.setattr(text, what, made)
+    server.post(path, fields)
+    assert seen
+    assert all(seen)
+
+
+def in_turn():
+    """Whether no other thread may work on a large body."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(taken).result()
+
+
+def taken():
+    free = bounded_json._alone.acquire(blocking=False)
+    if free:
+        bounded_json._alone.release()
+    return not free
+
+
+def test_prompts_of_large_bodies_are_made_alone(server, monkeypatch):
+    seen, make = [], chat.make_prompt
+
+    def made(*args, **named):
+        seen.append(in_turn())
+        return make(*args, **named)
+
+    monkeypatch.setattr(chat, "make_prompt", made)
+    for content in ("a", "a " * 10_000):
+        server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": content}], "max_tokens": 1})
+        server.post("/v1/chat/completions/input_tokens", {"messages": [{"role": "user", "content": content}]})
+    assert seen in ([False, True], [False, False, True, True])
+
+
+def test_names_of_tools_are_worked_out_once(server, monkeypatch):
+    """Once for each tool, a thousand of them took a second, in which a thousand sets were made."""
+    asked, names = [], chat_of.Conversation.tool_names
+    counted = property(lambda talk: asked.append(1) or names.fget(talk))
+    monkeypatch.setattr(chat_of.Conversation, "tool_names", counted)
+    tools = [{"type": "function", "function": {"name": f"t{number}"}} for number in range(50)]
+    assert server.post("/apply-template", {"messages": [{"role": "user", "content": "a"}], "tools": tools})[0] == 200
+    assert len(asked) < 10
+
+
+def test_packages_of_plugins_are_read_once(server, monkeypatch):
+    """Their files were read and parsed for each sampler, with each request."""
+    server.get("/samplers")
+    monkeypatch.setattr(importlib.metadata.Distribution, "read_text", lambda *_: pytest.fail("a file was read again"))
+    for path in ("/samplers", "/props"):
+        assert server.get(path)[0] == 200
+
+
+NUMBERS = [1.5] * 300_000
+ASKED = [{"role": "user", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"enum": NUMBERS}}}]},
+        {"chat_template_kwargs": {"a": NUMBERS}},
+        {"messages": called({"a": NUMBERS})},
+    ],
+)
+def test_templates_are_given_no_more_than_can_be_written_out_soon(server, fields):
+    """Two million numbers of a tool were walked for seconds, and written out while everybody waited."""
+    status, answer = server.post("/v1/chat/completions", {"messages": ASKED, **fields})
+    assert (status, "too many values" in str(answer)) == (400, True)
+
+
+def test_schemas_are_not_written_out_to_be_refused(server, monkeypatch):
+    monkeypatch.setattr(grammar.msgspec.json, "encode", lambda *_, **__: pytest.fail("it was written out"))
+    with pytest.raises(GrammarError, match="more than 2,097,152 bytes"):
+        grammar.program("json_schema", {"enum": [1.5] * 1_100_000}, SequenceContext(n_vocab=1, n_ctx=1))
+
+
+def test_a_choice_of_a_tool_is_not_written_out(server):
+    tools = [{"type": "function", "function": {"name": "a"}}]
+    choice = {"type": "function", "function": {"name": [1.5] * 200_000}}
+    status, answer = server.post("/v1/chat/completions", {"messages": ASKED, "tools": tools, "tool_choice": choice})
+    assert (status, "names no tool of the request: {'type'" in str(answer)) == (400, True)
+
+
+def test_values_are_counted_without_a_walk_to_the_end():
+    assert bounded_json.has_more_values([[1], {"a": [2, 3]}], 5)
+    assert not bounded_json.has_more_values([[1], {"a": [2, 3]}], 6)
+    assert not bounded_json.has_more_values("text", 0)

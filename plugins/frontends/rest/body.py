@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import threading
-from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 from llamakit.plugins.frontends.rest.errors import TooLargeError
 
+from llamakit.bounded_json import alone, begin_of, check_cost, check_depth, too_deep
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, fields_of, near
 from llamakit.typed import convert
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
     from llamakit.registry import Registry
 
 T = TypeVar("T", bound=msgspec.Struct)
-DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
-MOST_VALUES = 1 << 21  # of one body
-PER_LARGE = 10  # values that a text, a name, an array or an object counts as: making one takes so much longer
-LARGE = 1 << 18  # bytes of a body from which on bodies are looked at one at a time
 LONGEST_HEADER = 1000  # characters of X-Ignored-Fields
 PLACE = re.compile(r" - at `\$\.?([^`]*)`")
 MISSING = re.compile(r"missing required field `([^`]+)`$")
@@ -77,7 +72,7 @@ def read(
     `may_be_empty`. `"strict": true` in the body makes unknown names an error.
     """
     data = _read_all(req, state)
-    with _alone if len(data) > LARGE else nullcontext():
+    with alone(len(data)):
         values = {} if may_be_empty and not data.strip() else decode_object(data)
         skipped = rewrite(values) if rewrite is not None else None
         filled = fill(values, cls, state)
@@ -134,7 +129,7 @@ def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOpt
     except msgspec.ValidationError as error:
         raise _wrong_value(str(error), own, known) from None
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     return Body(fields=fields, sampling=sampling, ignored=tuple(ignored), given=frozenset(own) | frozenset(sampling))
 
 
@@ -147,7 +142,9 @@ def tell_ignored(resp: falcon.Response, names: Iterable[str]) -> None:
 
 def read_array(req: falcon.Request, cls: type[T], state: ServerState, *, most: int = 1000) -> list[T]:
     """The body of a request that is an array of at most `most` objects; errors as for `read`."""
-    value = decode(_read_all(req, state))
+    data = _read_all(req, state)
+    with alone(len(data)):
+        value = decode(data)
     if not isinstance(value, list):
         raise UsageError("the body is not a JSON array", found=f"it is {_kind(value)}")
     if len(value) > most:
@@ -173,7 +170,7 @@ def decode(data: bytes) -> Any:
     data = data.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in data[:4]:
         raise UsageError("the body is not JSON in UTF-8", hint="UTF-8")
-    _check_count(data)
+    check_cost(data)
     try:
         value = msgspec.json.decode(data)
     except UnicodeDecodeError as error:
@@ -181,9 +178,8 @@ def decode(data: bytes) -> Any:
     except msgspec.DecodeError as error:
         raise UsageError("the body is not JSON", found=_lower(PLACE.sub("", str(error)))) from None
     except RecursionError:
-        raise _too_deep() from None
-    if isinstance(value, (dict, list)):
-        _check_depth(value, data)
+        raise too_deep() from None
+    check_depth(value, data)
     return value
 
 
@@ -213,9 +209,6 @@ def wrong(name: str, value: object, possible: str) -> UsageError:
     """The error for a field whose value cannot be."""
     return UsageError(f"{name} is {_short(value)}", hint=f"possible: {possible}", param=name)
 
-
-# Of several threads that decode large bodies the engine's would get the interpreter as the last, several times a step.
-_alone = threading.Lock()
 
 # -- how ---------------------------------------------------------------------------------------------------------------
 
@@ -283,46 +276,6 @@ def _is_strict(value: Any) -> bool:
     raise wrong("strict", value, "true or false")
 
 
-def _check_count(data: bytes) -> None:
-    """Refuse a body of very many values: decoding it would keep every other thread waiting."""
-    if _n_values(data, data) <= MOST_VALUES:
-        return  # also if all of them were outside of texts
-    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    n_text = plain.count(b'"') // 2
-    if PER_LARGE * n_text > MOST_VALUES or _n_values(plain, b"".join(plain.split(b'"')[::2])) > MOST_VALUES:
-        raise UsageError(
-            "the body has too many values",
-            hint=f"possible: {MOST_VALUES:,} numbers, of which a text, a name, an array or an object takes {PER_LARGE}",
-        )
-
-
-def _n_values(data: bytes, outside: bytes) -> int:
-    """What the values of a body count; `outside`: the bytes that are in no text."""
-    n_large = data.count(b'"') // 2 + outside.count(b"[") + outside.count(b"{")
-    return outside.count(b",") + PER_LARGE * n_large
-
-
-def _check_depth(value: Any, data: bytes) -> None:
-    """Refuse deep nesting; it only walks what has enough brackets to be deep."""
-    if data.count(b"[") + data.count(b"{") <= DEEPEST:
-        return
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [
-            item
-            for part in level
-            for item in (part.values() if type(part) is dict else part)
-            if type(item) is list or type(item) is dict
-        ]
-        if not level:
-            return
-    raise _too_deep()
-
-
-def _too_deep() -> UsageError:
-    return UsageError(f"the body nests deeper than {DEEPEST} levels")
-
-
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
@@ -335,7 +288,7 @@ def _short(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and not -INT64 <= value < 2 * INT64:
         return "a number of more than 64 bits"
     try:
-        text = msgspec.json.encode(value).decode()
+        text = msgspec.json.encode(begin_of(value)).decode()
     except (RecursionError, OverflowError, ValueError, TypeError):
         return "a value that cannot be shown"
     return text if len(text) <= 80 else text[:79] + "…"

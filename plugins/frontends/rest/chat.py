@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
 
+from llamakit.bounded_json import begin_of, has_more_values
 from llamakit.chat.fit import fitted
 from llamakit.chat.profile import Profile, profile
 from llamakit.chat.prompt import chat_prompt
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from llamakit.tokenizer import Tokenizer
 
 ANY_TOOL = ""
+MOST_VALUES = 1 << 18  # of messages, tools and variables: what is made of them is written out several times
 RESERVED = {  # what templates are always given, and parameters of the functions that render them
     "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "continue_last", "template", "tokenizer",
     "self",
@@ -97,14 +99,14 @@ def make_prompt(
         template, session.tokenizer, messages, tools=tools, continue_last=continues,
         generation_prompt=add_generation_prompt, **{**state.options.template_variables, **talk.variables},
     )  # fmt: skip
-    functions = [tool["function"] for tool in talk.tools]
+    functions, may_call = [tool["function"] for tool in talk.tools], talk.tool_names
     return Prompt(
         tokens=made.tokens, text=made.text, begun=text_in(messages[-1]) if continues else "", stop=stop,
         tail=_head_of_answer(made.text) if known.format.channels else "", markers=known.markers,
         splits=state.options.reasoning_format != "none",
         inside=not continues and begins_inside(made.text, known.markers), format=known.format, talk=talk,
-        schemas={each["name"]: each.get("parameters") for each in functions if each["name"] in talk.tool_names},
-        shown=_shown(session.tokenizer, known, with_tools=bool(talk.tool_names)),
+        schemas={each["name"]: each.get("parameters") for each in functions if each["name"] in may_call},
+        shown=_shown(session.tokenizer, known, with_tools=bool(may_call)),
     )  # fmt: skip
 
 
@@ -181,6 +183,11 @@ def _check(talk: Conversation) -> None:
         raise wrong("chat_template_kwargs", sorted(reserved), "names that the server does not set itself")
     if talk.continue_last and talk.must_call is not None:
         raise UsageError("a message that was begun cannot become a call of a tool", param="tool_choice")
+    if has_more_values([talk.messages, talk.tools, talk.variables], MOST_VALUES):
+        raise UsageError(
+            "messages, tools and chat_template_kwargs have too many values", hint=f"possible: {MOST_VALUES:,}",
+            param="tools" if talk.tools else "messages",
+        )  # fmt: skip
 
 
 def text_of(content: Any, where: str, kinds: Mapping[str, str]) -> str:
@@ -200,7 +207,7 @@ def text_of(content: Any, where: str, kinds: Mapping[str, str]) -> str:
         text = part.get(kinds[kind]) if isinstance(kind, str) and kind in kinds else None
         if not isinstance(text, str):
             raise UsageError(
-                f"a part of {where} cannot be read: its type is {str(kind)[:40]!r}",
+                f"a part of {where} cannot be read: its type is {str(begin_of(kind))[:40]!r}",
                 hint=f"text only: {', '.join(kinds)}", param="messages",
             )  # fmt: skip
         texts.append(text)

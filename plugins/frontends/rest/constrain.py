@@ -9,6 +9,7 @@ import msgspec
 from llamakit.plugins.frontends.rest.body import sampler_options, wrong
 from llamakit.plugins.frontends.rest.fields import skip_samplers
 
+from llamakit.bounded_json import Inner
 from llamakit.chat.tools.structure import Function, Structure
 from llamakit.errors import UsageError
 from llamakit.sampler import SequenceContext
@@ -91,7 +92,8 @@ def _lenient(state: ServerState, sampling: Mapping[str, Any]) -> bool:
 
 def _functions(talk: Conversation, prompt: Prompt) -> list[Function]:
     """The functions that may be called."""
-    functions = [tool["function"] for tool in talk.tools if tool["function"]["name"] in prompt.tool_names]
+    names = prompt.tool_names
+    functions = [tool["function"] for tool in talk.tools if tool["function"]["name"] in names]
     if talk.must_call:
         functions = [function for function in functions if function["name"] == talk.must_call]
     return [
@@ -121,7 +123,7 @@ def _decoded(value: Any, param: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return msgspec.json.decode(value)
+        return Inner().decode(value, param, param)
     except msgspec.DecodeError as error:
         raise UsageError(f"{param} is not JSON: {error}", param=param) from None
 

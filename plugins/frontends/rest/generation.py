@@ -42,6 +42,7 @@ class Exchange:
     def __init__(self, state: ServerState, req: falcon.Request) -> None:
         self.state, self.context = state, req.context
         self.id: str = getattr(req.context, "job_id", "")
+        self.n_bytes = req.content_length or 0  # of the body
         self.key: Key = getattr(req.context, "key", EVERYBODY)
         self.owner = owner_of(req)
         self.gone = req.env.get("waitress.client_disconnected")

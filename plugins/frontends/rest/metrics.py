@@ -78,6 +78,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()
         self.registry = registry = CollectorRegistry()
+        self._asked = Lock()
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)  # memory, processor time, open files
 
@@ -141,8 +142,12 @@ class Metrics:
         self._http.labels(api, f"{status[:1]}xx").observe(seconds)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format; that of the process last."""
-        return generate_latest(self.registry) + generate_latest(self._process)
+        """Everything, in Prometheus' text format; that of the process last.
+
+        It is written for one who asks at a time, because 64 threads that do it keep streams waiting.
+        """
+        with self._asked:
+            return generate_latest(self.registry) + generate_latest(self._process)
 
     def total(self, kind: str) -> float:
         """Tokens of a kind since the start."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import falcon
     from llamakit.plugins.frontends.rest.state import ServerState
 
+    from llamakit.options import Options
     from llamakit.registry import PluginInfo, Registry
     from llamakit.sampler import Sampler
 
@@ -72,8 +74,14 @@ def _sampler(registry: Registry, info: PluginInfo, cls: type[Sampler], sampling:
         name=cls.name, title=getattr(cls, "title", "") or words(cls.name), summary=cls.summary,
         package=info.package, version=info.version, chooses=cls.stage is Stage.CHOOSE, prefix=prefix,
         defaults=defaults | {name: value for name, value in sampling.items() if name in defaults},
-        schema=msgspec.json.schema(cls.Options),
+        schema=_schema(cls.Options),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _schema(options: type[Options]) -> dict[str, Any]:
+    """JSON Schema of options: working it out takes a hundred times as long as all the rest."""
+    return msgspec.json.schema(options)
 
 
 def words(name: str) -> str:

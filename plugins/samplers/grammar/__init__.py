@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from llamakit.bounded_json import has_more_values
 from llamakit.errors import UsageError
 from llamakit.hookspecs import hookimpl
 from llamakit.options import Options
@@ -160,11 +161,12 @@ def program(kind: str, source: Any, context: SequenceContext, *, lenient: bool =
     from llamakit.plugins.samplers.grammar.compile import shared
 
     tokenizer = context.tokenizer
-    encoded = msgspec.json.encode([kind, source, lenient])
-    if len(encoded) > LARGEST:
+    encoded = b"" if has_more_values(source, LARGEST // 2) else msgspec.json.encode([kind, source, lenient])
+    if not encoded or len(encoded) > LARGEST:
         from llamakit.plugins.samplers.grammar.errors import GrammarError
 
-        raise GrammarError(f"it has {len(encoded):,} bytes; {LARGEST:,} are possible", param=FIELDS.get(kind, kind))
+        n_bytes = f"{len(encoded):,}" if encoded else f"more than {LARGEST:,}"
+        raise GrammarError(f"it has {n_bytes} bytes; {LARGEST:,} are possible", param=FIELDS.get(kind, kind))
     key = hashlib.sha256(encoded).digest()
 
     def token_ids(text: str) -> list[int]:

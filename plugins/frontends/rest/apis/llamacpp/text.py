@@ -14,6 +14,8 @@ from llamakit.plugins.frontends.rest.messages import conversation
 from llamakit.plugins.frontends.rest.prompts import Prompt, checked_id, mixed_tokens
 from msgspec import Meta
 
+from llamakit.bounded_json import alone
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 1 << 22
 PIECES_AT_ONCE = 1 << 14
+BYTES_OF_TOKEN = 64  # that one counts as where it is asked whether much is to be done
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +114,7 @@ class ApplyTemplate(Resource):
             variables=variables(fields.reasoning_effort, fields.chat_template_kwargs),
             continue_last=fields.continue_final_message if fields.add_generation_prompt else False,
         )  # fmt: skip
-        with self.state.pool.lease(fields.model) as session:
+        with self.state.pool.lease(fields.model) as session, alone(req.content_length or 0):
             prompt = make_prompt(self.state, session, talk, add_generation_prompt=fields.add_generation_prompt)
         self.answer(resp, {"prompt": prompt.text}, body.ignored)
 
@@ -143,15 +146,19 @@ def pieces(tokenizer: Tokenizer, tokens: list[int]) -> Iterator[bytes]:
         if max(part) >= tokenizer.n_vocab:
             place = next(place for place, token in enumerate(part, start) if token >= tokenizer.n_vocab)
             checked_id(tokenizer, tokens[place], f"tokens[{place}]", "tokens")
-        yield b"".join(map(tokenizer.piece, part))
+        with alone(BYTES_OF_TOKEN * len(tokens)):
+            made = {token: tokenizer.piece(token) for token in set(part)}
+            yield b"".join([made[token] for token in part])
 
 
 def with_pieces(tokenizer: Tokenizer, tokens: list[int]) -> bytes:
     """JSON of tokens with their pieces, made in parts: as objects all of them would take ten times the memory."""
     parts = []
     for start in range(0, len(tokens), PIECES_AT_ONCE):
-        shown = [{"id": i, "piece": piece(tokenizer, i)} for i in tokens[start : start + PIECES_AT_ONCE]]
-        parts.append(encode(shown)[1:-1])
+        part = tokens[start : start + PIECES_AT_ONCE]
+        with alone(BYTES_OF_TOKEN * len(tokens)):
+            made = {token: encode({"id": token, "piece": piece(tokenizer, token)}) for token in set(part)}
+            parts.append(b",".join([made[token] for token in part]))
     return b"[" + b",".join(parts) + b"]"
 
 

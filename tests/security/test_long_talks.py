@@ -1,0 +1,51 @@
+"""Long conversations take time by their length, not by its square: one of 10,000 messages took minutes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from llamakit.chat import fit
+from llamakit.chat.profile import Profile
+
+N = 8_000
+
+
+def calls(n):
+    return [{"id": f"c{i}", "type": "function", "function": {"name": f"f{i}", "arguments": {}}} for i in range(n)]
+
+
+def results(n, *, named):
+    keys = [{"name": f"f{i}"} if named else {"tool_call_id": f"c{i}"} for i in reversed(range(n))]
+    return [{"role": "tool", "content": "x", **key} for key in keys]
+
+
+def seconds(work):
+    began = time.thread_time()
+    made = work()
+    assert time.thread_time() - began < 1
+    return made
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_results_find_their_calls(named):
+    talk = [{"role": "assistant", "content": "", "tool_calls": calls(N)}, *results(N, named=named)]
+    made = seconds(lambda: fit.with_ids(talk))
+    assert [(each["tool_call_id"], each["name"]) for each in made[1:3]] == [(f"c{N - i}", f"f{N - i}") for i in (1, 2)]
+    assert made[-1]["tool_call_id"] == "c0"
+
+
+def test_calls_are_told_one_by_one():
+    talk = [{"role": "assistant", "content": "", "tool_calls": calls(N)}, *results(N, named=False)]
+    made = seconds(lambda: fit._one_by_one(fit.with_ids(talk)))
+    assert len(made) == 2 * N
+
+
+def test_messages_and_results_in_a_row_are_joined():
+    text = "x" * 3000
+    made = seconds(lambda: fit._alternating([{"role": "user", "content": text}] * N))
+    assert [len(each["content"]) for each in made] == [3002 * N - 2]
+    talk = [{"role": "tool", "content": text}] * N
+    made = seconds(lambda: fit._as_text(talk, Profile(results=False)))
+    assert [each["content"].count(text) for each in made] == [N]
