@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import nullcontext
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from llamakit.errors import UsageError
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+from llamakit.turns import turn
 
 MOST_VALUES = 1 << 21  # of one text
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
 PER_LARGE = 10  # values that a text, a name, an array or an object counts as: making one takes so much longer
 SEEN = 100  # characters or values of which messages show less
-LARGE = 1 << 12  # bytes of a body from which on bodies are looked at one at a time
-
-# Of several threads that work on large bodies the engine's would get the interpreter as the last, several times a step:
-# 64 that made prompts of 64 KiB each kept a stream waiting for two seconds.
-_alone = threading.RLock()
-
-
-def alone(n_bytes: int) -> AbstractContextManager[Any]:
-    """A block that works on a body of so many bytes: where it is large, while no other does that on a large one."""
-    return _alone if n_bytes > LARGE else nullcontext()
 
 
 def check_cost(data: bytes, what: str = "the body", param: str = "", most: int = MOST_VALUES) -> int:
@@ -89,7 +75,7 @@ class Inner:
     def decode(self, text: str, what: str, param: str = "") -> Any:
         """The value; msgspec.DecodeError for what is no JSON, UsageError for too much or too deep."""
         data = text.encode()
-        with alone(len(data)):
+        with turn(len(data)):
             self._left -= check_cost(data, what, param, self._left)
             try:
                 value = msgspec.json.decode(data)

@@ -506,8 +506,16 @@ class Session:
 
     def template(self, *, with_tools: bool = False) -> ChatTemplate:
         """The chat template; with tools the one that the file has for them, if there is one."""
+        found: ChatTemplate = getattr(self, self._template_name(with_tools))
+        return found
+
+    def has_template(self, *, with_tools: bool = False) -> bool:
+        """Whether `template` has it at once: a stranger's is compiled in another process, which may take seconds."""
+        return self._template_name(with_tools) in vars(self)
+
+    def _template_name(self, with_tools: bool) -> str:
         named = "tokenizer.chat_template.tool_use" in self.file.metadata and not self.settings.chat_template
-        return self._tool_template if with_tools and named else self.chat_template
+        return "_tool_template" if with_tools and named else "chat_template"
 
     @cached_property
     def _tool_template(self) -> ChatTemplate:

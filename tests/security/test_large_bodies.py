@@ -17,15 +17,17 @@ from llamakit.plugins.frontends.rest.apis.openai import chat
 from llamakit.plugins.samplers import grammar
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 
-from llamakit import _text, bounded_json
+from llamakit import _text, bounded_json, turns
+from llamakit.chat import worker_pool
 from llamakit.errors import UsageError
 from llamakit.sampler import SequenceContext
 
 ARRAYS = "[" + "[]," * 300_000 + "1]"  # more values than are decoded, in less than a megabyte
 
 
-@pytest.mark.parametrize(("size", "most"), [(bounded_json.LARGE + 1000, 1), (1000, 4)])
-def test_so_many_bodies_are_decoded_at_once(serve, monkeypatch, size, most):
+@pytest.mark.parametrize(("sizes", "most"), [([1000] * 4, 1), ([300_000] * 4, 1), ([1000, 20_000, 300_000] * 2, 3)])
+def test_so_many_bodies_are_decoded_at_once(serve, monkeypatch, sizes, most):
+    """One of each kind, so that a short one does not wait for long ones."""
     server, decode, lock = serve(), body.decode_object, threading.Lock()
     now, peak = 0, 0
 
@@ -40,10 +42,10 @@ def test_so_many_bodies_are_decoded_at_once(serve, monkeypatch, size, most):
         return decode(data)
 
     monkeypatch.setattr(body, "decode_object", counted)
-    with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(server.post, "/tokenize", {"content": "a" * size}) for _ in range(4)]
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        asked = [pool.submit(server.post, "/tokenize", {"content": "a" * size}) for size in sizes]
         assert {each.result()[0] for each in asked} == {200}
-    assert (peak == 1) == (most == 1)
+    assert peak == most
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/completion", "/embedding"])
@@ -91,9 +93,9 @@ def test_numbers_of_many_digits_count_by_them(number):
 
 def test_arrays_are_decoded_alone_as_objects_are(server, monkeypatch):
     seen = []
-    monkeypatch.setattr(body, "alone", lambda n_bytes: seen.append(n_bytes) or nullcontext())
+    monkeypatch.setattr(body, "turn", lambda n_bytes: seen.append(n_bytes) or nullcontext())
     assert server.post("/lora-adapters", [5] * 200_000)[0] == 400
-    assert [n_bytes > bounded_json.LARGE for n_bytes in seen] == [True]
+    assert [n_bytes > 200_000 for n_bytes in seen] == [True]
 
 
 def called(arguments):
@@ -168,7 +170,7 @@ def test_what_is_made_of_large_bodies_is_made_alone(server, monkeypatch, path, f
     seen, make = [], getattr(text, what)
 
     def made(*args, **named):
-        seen.append(in_turn())
+        seen.append(turns._mine.lock in turns._locks[1:])
         return make(*args, **named)
 
     monkeypatch.setattr(text, what, made)
@@ -177,31 +179,63 @@ def test_what_is_made_of_large_bodies_is_made_alone(server, monkeypatch, path, f
     assert all(seen)
 
 
-def in_turn():
-    """Whether no other thread may work on a large body."""
-    with ThreadPoolExecutor(1) as other:
-        return other.submit(taken).result()
-
-
-def taken():
-    free = bounded_json._alone.acquire(blocking=False)
-    if free:
-        bounded_json._alone.release()
-    return not free
-
-
 def test_prompts_of_large_bodies_are_made_alone(server, monkeypatch):
     seen, make = [], chat.make_prompt
 
     def made(*args, **named):
-        seen.append(in_turn())
+        seen.append(turns._locks.index(turns._mine.lock))
         return make(*args, **named)
 
     monkeypatch.setattr(chat, "make_prompt", made)
     for content in ("a", "a " * 10_000):
         server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": content}], "max_tokens": 1})
         server.post("/v1/chat/completions/input_tokens", {"messages": [{"role": "user", "content": content}]})
-    assert seen in ([False, True], [False, False, True, True])
+    assert seen in ([0, 1], [0, 0, 1, 1])
+
+
+def test_others_have_the_turn_of_who_waits_for_something_else():
+    """A template that takes its ten seconds in another process would hold up everybody else's prompts."""
+
+    def work():
+        with turns.turn(10):
+            return True
+
+    with ThreadPoolExecutor(1) as other:
+        with turns.turn(10), turns.turn(1 << 20):
+            held = other.submit(work)
+            time.sleep(0.05)
+            assert not held.done()
+            turns.end_turn()
+            assert held.result(10)
+            turns.end_turn()
+            assert other.submit(work).result(10)
+        assert other.submit(work).result(10)
+
+
+def test_nobody_waits_long_for_a_turn(monkeypatch):
+    """Whoever has it for that long is not what streams wait for."""
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.1)
+
+    def waited():
+        began = time.monotonic()
+        with turns.turn(10):
+            return time.monotonic() - began, turns._mine.lock
+
+    with ThreadPoolExecutor(1) as other:
+        with turns.turn(10):
+            seconds, lock = other.submit(waited).result(10)
+        assert seconds > 0.09
+        assert lock is None
+        assert other.submit(waited).result(10)[1] is turns._locks[0]
+        assert not turns._locks[0].locked()
+
+
+def test_a_template_at_work_holds_no_turn(monkeypatch):
+    asked = []
+    monkeypatch.setattr(worker_pool.pool, "_answer", lambda message: asked.append(turns._mine.lock) or b"+ text")
+    with turns.turn(10):
+        assert worker_pool.pool.ask("{{ 1 }}", {}) == "text"
+    assert asked == [None]
 
 
 def test_names_of_tools_are_worked_out_once(server, monkeypatch):

@@ -20,7 +20,7 @@ from llamakit.plugins.frontends.rest.merge import merged
 from llamakit.plugins.frontends.rest.route import Operation, Route
 from llamakit.plugins.frontends.rest.sse import EVENT_STREAM, event, stream
 
-from llamakit.bounded_json import alone
+from llamakit.turns import turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +139,7 @@ class Dialect(ABC):
         asked = self.parse(req)
         tell_ignored(resp, asked.ignored)
         name = self.state.pool.resolve(asked.model)
-        with self.state.pool.lease(name) as session, alone(req.content_length or 0):
+        with self.state.pool.lease(name) as session, turn(req.content_length or 0):
             requests = self.begin(session, asked, name).requests
         n = sum(len(request.prompt) for request in requests)
         resp.content_type = "application/json"
@@ -171,7 +171,7 @@ class Dialect(ABC):
                 send(resp, writer.answer(jobs, exchange.keep), writer.order)
 
     def _start(self, exchange: Exchange, session: Session, asked: Asked, name: str) -> tuple[Writer, list[Job]]:
-        with alone(exchange.n_bytes):
+        with turn(exchange.n_bytes):
             writer = self.begin(session, asked, name)
         writer.ignored = (*(writer.ignored or asked.ignored), *left_out(self.state, session, writer.requests))
         slot = getattr(asked.fields, "id_slot", -1)

@@ -14,7 +14,7 @@ from llamakit.plugins.frontends.rest.messages import conversation
 from llamakit.plugins.frontends.rest.prompts import Prompt, checked_id, mixed_tokens
 from msgspec import Meta
 
-from llamakit.bounded_json import alone
+from llamakit.turns import turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,7 @@ class ApplyTemplate(Resource):
             variables=variables(fields.reasoning_effort, fields.chat_template_kwargs),
             continue_last=fields.continue_final_message if fields.add_generation_prompt else False,
         )  # fmt: skip
-        with self.state.pool.lease(fields.model) as session, alone(req.content_length or 0):
+        with self.state.pool.lease(fields.model) as session, turn(req.content_length or 0):
             prompt = make_prompt(self.state, session, talk, add_generation_prompt=fields.add_generation_prompt)
         self.answer(resp, {"prompt": prompt.text}, body.ignored)
 
@@ -146,7 +146,7 @@ def pieces(tokenizer: Tokenizer, tokens: list[int]) -> Iterator[bytes]:
         if max(part) >= tokenizer.n_vocab:
             place = next(place for place, token in enumerate(part, start) if token >= tokenizer.n_vocab)
             checked_id(tokenizer, tokens[place], f"tokens[{place}]", "tokens")
-        with alone(BYTES_OF_TOKEN * len(tokens)):
+        with turn(BYTES_OF_TOKEN * len(tokens)):
             made = {token: tokenizer.piece(token) for token in set(part)}
             yield b"".join([made[token] for token in part])
 
@@ -156,7 +156,7 @@ def with_pieces(tokenizer: Tokenizer, tokens: list[int]) -> bytes:
     parts = []
     for start in range(0, len(tokens), PIECES_AT_ONCE):
         part = tokens[start : start + PIECES_AT_ONCE]
-        with alone(BYTES_OF_TOKEN * len(tokens)):
+        with turn(BYTES_OF_TOKEN * len(tokens)):
             made = {token: encode({"id": token, "piece": piece(tokenizer, token)}) for token in set(part)}
             parts.append(b",".join([made[token] for token in part]))
     return b"[" + b",".join(parts) + b"]"

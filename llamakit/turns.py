@@ -1,0 +1,53 @@
+"""Turns at working on what others sent, so that the engine's thread is never the last of many.
+
+Python runs one thread at a time. The engine's asks to run several times a step, and of 64 threads that read bodies and
+make prompts it would get its turn as the last each time: streams stood still for two seconds. So those take turns, and
+a short body waits for short ones only.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIZES = (4 << 10, 256 << 10)  # bytes from which on a body is a middling one, or a large one
+WAIT_SECONDS = 2.0
+_locks = tuple(threading.Lock() for _ in range(len(SIZES) + 1))
+
+
+class _Mine(threading.local):
+    """The turn that this thread has."""
+
+    lock: threading.Lock | None = None
+
+
+_mine = _Mine()
+
+
+@contextmanager
+def turn(n_bytes: int) -> Iterator[None]:
+    """Work on a body of so many bytes, while no other thread works on one of its kind. A turn within a turn is none.
+
+    Who has waited for `WAIT_SECONDS` goes on without: a turn is a courtesy, and nobody's answer may depend on it.
+    """
+    lock = _locks[bisect_right(SIZES, n_bytes)]
+    if _mine.lock is not None or not lock.acquire(timeout=WAIT_SECONDS):
+        yield
+        return
+    _mine.lock = lock
+    try:
+        yield
+    finally:
+        end_turn()
+
+
+def end_turn() -> None:
+    """End the turn of this thread, if it has one: what comes is to wait for something else."""
+    lock, _mine.lock = _mine.lock, None
+    if lock is not None:
+        lock.release()
