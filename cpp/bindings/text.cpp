@@ -56,6 +56,8 @@ py::dict pre_type_table() {
     return table;
 }
 
+constexpr size_t kFew = 64;  // entries that are written sooner than Python's lock is had again
+
 // Numbers that lie packed in bytes.
 template <class T>
 std::vector<T> unpacked(const py::bytes& packed) {
@@ -128,17 +130,20 @@ PYBIND11_MODULE(_text, module) {
             py::arg("id"), py::arg("before"), py::arg("after"), "What stands around a token's number.")
         .def(
             "write",
-            [](const Frames& self, const py::bytes& ids, const py::bytes& numbers) {
+            [](const Frames& self, const py::bytes& ids, const py::bytes& numbers) -> py::object {
                 const std::vector<int32_t> found = unpacked<int32_t>(ids);
                 const std::vector<double> values = unpacked<double>(numbers);
-                std::string text;
-                {
+                std::optional<std::string> text;
+                if (found.size() < kFew) {
+                    text = self.write(found, values);
+                } else {
                     const py::gil_scoped_release release;
                     text = self.write(found, values);
                 }
-                return py::bytes(text);
+                return text ? py::object(py::bytes(*text)) : py::none();
             },
-            py::arg("ids"), py::arg("numbers"), "Each number in its token's frame, commas between them.");
+            py::arg("ids"), py::arg("numbers"),
+            "Each number in its token's frame, commas between them; None where a frame is not set.");
 
     module.def("pre_types", &pre_type_table);
     module.def(

@@ -51,16 +51,19 @@ void Frames::set(int32_t id, std::string_view before, std::string_view after) {
     bytes_ += after;
 }
 
-std::string Frames::write(std::span<const int32_t> ids, std::span<const double> numbers) const {
+std::optional<std::string> Frames::write(std::span<const int32_t> ids, std::span<const double> numbers) const {
     if (ids.size() != numbers.size()) throw std::invalid_argument("as many numbers as ids are needed");
     const std::shared_lock lock(mutex_);
     size_t size = 0;
-    for (int32_t id : ids) size += place(id).before + place(id).after + kLongest;
+    for (int32_t id : ids) {
+        const Place& at = place(id);
+        if (at.before == 0) return std::nullopt;
+        size += at.before + at.after + kLongest;
+    }
     std::string out;
     out.reserve(size);
     for (size_t i = 0; i < ids.size(); ++i) {
-        const Place& at = place(ids[i]);
-        if (at.before == 0) throw std::logic_error("token " + std::to_string(ids[i]) + " has no frame yet");
+        const Place& at = places_[size_t(ids[i])];
         if (i != 0) out += ',';
         out.append(bytes_, at.start, at.before);
         append(out, numbers[i]);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <shared_mutex>
 #include <span>
 #include <string>
@@ -20,10 +21,9 @@ class Frames {
     std::vector<int32_t> missing(std::span<const int32_t> ids) const;
     // The first text that is set for a token stays.
     void set(int32_t id, std::string_view before, std::string_view after);
-    // Each number in the frame of its token, commas between them; std::logic_error where one is not set. Numbers are
-    // written with as few digits as tell them from others, whole ones end in ".0", and what JSON has no number for is
-    // null.
-    std::string write(std::span<const int32_t> ids, std::span<const double> numbers) const;
+    // Each number in the frame of its token, commas between them; nothing where a frame is not set. Numbers are written
+    // with as few digits as tell them from others, whole ones end in ".0", and what JSON has no number for is null.
+    std::optional<std::string> write(std::span<const int32_t> ids, std::span<const double> numbers) const;
 
   private:
     struct Place {

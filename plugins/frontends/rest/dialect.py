@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
+from llamakit.plugins.frontends.rest.answer import Delta
 from llamakit.plugins.frontends.rest.body import tell_ignored
 from llamakit.plugins.frontends.rest.constrain import left_out
 from llamakit.plugins.frontends.rest.errors import body_of
@@ -98,7 +99,10 @@ class Writer(ABC):
         yield self.start()
         for number, events in merged(jobs):
             parts = self.readers[number].read(events)
-            yield from blocks(piece for part in parts for piece in self.pieces(number, part))
+            if len(parts) == 1 and type(parts[0]) is Delta:  # most of them
+                yield self.event(number, parts[0])
+            else:
+                yield from blocks(piece for part in parts for piece in self.pieces(number, part))
         yield self.end()
 
 

@@ -30,12 +30,18 @@ class LikelyWriter:
 
     def write(self, tokenizer: Tokenizer, likely: Likely) -> bytes:
         """The JSON of each, in their order."""
+        written: bytes | None = self._frames.write(likely.ids, likely.numbers)
+        if written is None:
+            self._make_frames(tokenizer, likely)
+            written = self._frames.write(likely.ids, likely.numbers)
+            assert written is not None  # frames stay
+        return written
+
+    def _make_frames(self, tokenizer: Tokenizer, likely: Likely) -> None:
         for token in self._frames.missing(likely.ids):
             entry = self._entry(tokenizer, token, msgspec.Raw(MARK))
             before, _, after = msgspec.json.encode(entry, order=self._order).partition(MARK)
             self._frames.set(token, before, after)
-        written: bytes = self._frames.write(likely.ids, likely.numbers)
-        return written
 
 
 _writers: WeakKeyDictionary[Tokenizer, dict[Entry, LikelyWriter]] = WeakKeyDictionary()
@@ -44,8 +50,8 @@ _lock = threading.Lock()
 
 def likely_json(tokenizer: Tokenizer, entry: Entry, likely: Likely, order: Any = None) -> bytes:
     """Likeliest tokens as `entry` shows each with its number, commas between them; `order`: of keys, as msgspec's."""
-    with _lock:
-        writers = _writers.setdefault(tokenizer, {})
-        if entry not in writers:
-            writers[entry] = LikelyWriter(entry, tokenizer.n_vocab, order)
-    return writers[entry].write(tokenizer, likely)
+    writer = _writers.get(tokenizer, {}).get(entry)
+    if writer is None:
+        with _lock:
+            writer = _writers.setdefault(tokenizer, {}).setdefault(entry, LikelyWriter(entry, tokenizer.n_vocab, order))
+    return writer.write(tokenizer, likely)
