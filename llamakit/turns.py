@@ -12,11 +12,13 @@ from bisect import bisect_right
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from llamakit.errors import UnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SIZES = (4 << 10, 256 << 10)  # bytes from which on a body is a middling one, or a large one
-WAIT_SECONDS = 2.0
+WAIT_SECONDS = 20.0
 _locks = tuple(threading.Lock() for _ in range(len(SIZES) + 1))
 
 
@@ -33,12 +35,14 @@ _mine = _Mine()
 def turn(n_bytes: int) -> Iterator[None]:
     """Work on a body of so many bytes, while no other thread works on one of its kind. A turn within a turn is none.
 
-    Who has waited for `WAIT_SECONDS` goes on without: a turn is a courtesy, and nobody's answer may depend on it.
+    UnavailableError after `WAIT_SECONDS` in vain: letting all go on who have waited long would be the very crowd again.
     """
-    lock = _locks[bisect_right(SIZES, n_bytes)]
-    if _mine.lock is not None or not lock.acquire(timeout=WAIT_SECONDS):
+    if _mine.lock is not None:
         yield
         return
+    lock = _locks[bisect_right(SIZES, n_bytes)]
+    if not lock.acquire(timeout=WAIT_SECONDS):
+        raise UnavailableError("too many requests are being read", hint="try again later")
     _mine.lock = lock
     try:
         yield

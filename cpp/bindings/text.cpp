@@ -56,7 +56,8 @@ py::dict pre_type_table() {
     return table;
 }
 
-constexpr size_t kFew = 64;  // entries that are written sooner than Python's lock is had again
+// What is done sooner than Python's lock is had again: entries that are written, bytes that are looked at.
+constexpr size_t kFew = 64, kShort = 64 << 10;
 
 // Numbers that lie packed in bytes.
 template <class T>
@@ -123,9 +124,7 @@ PYBIND11_MODULE(_text, module) {
         .def(
             "set",
             [](Frames& self, int32_t id, const py::bytes& before, const py::bytes& after) {
-                const std::string_view first(before), last(after);
-                const py::gil_scoped_release release;
-                self.set(id, first, last);
+                self.set(id, std::string_view(before), std::string_view(after));
             },
             py::arg("id"), py::arg("before"), py::arg("after"), "What stands around a token's number.")
         .def(
@@ -150,6 +149,7 @@ PYBIND11_MODULE(_text, module) {
         "json_cost",
         [](const py::bytes& text, uint64_t per_large) {
             const std::string_view view(text);
+            if (view.size() < kShort) return json_cost(view, per_large);
             const py::gil_scoped_release release;
             return json_cost(view, per_large);
         },

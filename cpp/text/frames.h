@@ -23,6 +23,7 @@ class Frames {
     void set(int32_t id, std::string_view before, std::string_view after);
     // Each number in the frame of its token, commas between them; nothing where a frame is not set. Numbers are written
     // with as few digits as tell them from others, whole ones end in ".0", and what JSON has no number for is null.
+    // (With an exponent where that is shorter, so 0.0001 is 1e-04.)
     std::optional<std::string> write(std::span<const int32_t> ids, std::span<const double> numbers) const;
 
   private:

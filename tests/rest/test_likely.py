@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 from llamakit.plugins.frontends.rest.apis.llamacpp.answer import drawn, drawn_2023, scored
-from llamakit.plugins.frontends.rest.likely import likely_json
+from llamakit.plugins.frontends.rest.likely import chosen_json, likely_json
 
 from llamakit import _text
 from llamakit.engine.request import NONE_LIKELY, Likely
@@ -45,6 +45,22 @@ def test_as_one_by_one(entry):
         assert written == json.loads(msgspec.json.encode(expected))
         assert [list(each) for each in written] == [sorted(each) for each in expected]
     assert likely_json(tokenizer, entry, NONE_LIKELY) == b""
+
+
+def test_keys_are_in_the_order_that_is_asked_for():
+    tokenizer, likely = Texts(), Likely.of([1], [0.5])
+    assert list(json.loads(likely_json(tokenizer, scored, likely))) == list(scored(tokenizer, 1, 0.5))
+    assert list(json.loads(likely_json(tokenizer, scored, likely, "sorted"))) == sorted(scored(tokenizer, 1, 0.5))
+
+
+def test_a_chosen_token_with_the_likeliest():
+    tokenizer, likely = Texts(), Likely.of([2, 3], [-0.0001, -9.5])
+    found = json.loads(chosen_json(tokenizer, scored, (2, -0.0001), "top_logprobs", likely, "sorted"))
+    top = [scored(tokenizer, *pair) for pair in likely]
+    assert found == json.loads(msgspec.json.encode(top[0] | {"top_logprobs": top}))
+    assert list(found) == sorted(found)
+    none = json.loads(chosen_json(tokenizer, scored, (2, math.nan), "top_logprobs", NONE_LIKELY))
+    assert (none["logprob"], none["top_logprobs"]) == (None, [])
 
 
 def test_numbers_read_back_to_the_bit():

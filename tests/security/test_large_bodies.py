@@ -212,22 +212,14 @@ def test_others_have_the_turn_of_who_waits_for_something_else():
         assert other.submit(work).result(10)
 
 
-def test_nobody_waits_long_for_a_turn(monkeypatch):
-    """Whoever has it for that long is not what streams wait for."""
+def test_who_waits_too_long_for_a_turn_is_told_so(server, monkeypatch):
+    """Had all gone on that came together and waited long, they would have been a crowd again."""
     monkeypatch.setattr(turns, "WAIT_SECONDS", 0.1)
-
-    def waited():
-        began = time.monotonic()
-        with turns.turn(10):
-            return time.monotonic() - began, turns._mine.lock
-
-    with ThreadPoolExecutor(1) as other:
-        with turns.turn(10):
-            seconds, lock = other.submit(waited).result(10)
-        assert seconds > 0.09
-        assert lock is None
-        assert other.submit(waited).result(10)[1] is turns._locks[0]
-        assert not turns._locks[0].locked()
+    with turns.turn(10):
+        status, answer = server.post("/tokenize", {"content": "a"})
+        assert (status, "too many requests are being read" in str(answer)) == (503, True)
+        assert server.post("/tokenize", {"content": "a" * 10_000})[0] == 200  # of another size
+    assert server.post("/tokenize", {"content": "a"})[0] == 200
 
 
 def test_a_template_at_work_holds_no_turn(monkeypatch):

@@ -20,6 +20,7 @@ from llamakit.plugins.frontends.rest.memory import Memory, Share
 
 from llamakit import system
 from llamakit.chat.prompt import chat_prompt
+from llamakit.engine import admission
 from llamakit.engine.engine import Engine
 from llamakit.engine.group import Group
 from llamakit.engine.job import Finished, Job
@@ -590,25 +591,31 @@ def test_who_does_not_read_keeps_no_place(hash_model):
         service.close()
 
 
-def test_who_reads_keeps_a_place(hash_model):
+def test_who_reads_keeps_a_place(hash_model, monkeypatch):
     """64 answers with 1,000 probabilities a token are ahead of their reader after each step: others took their places
     every time, and one request that took seconds took minutes beside a stream."""
-    service = Service(hash_model.make_engine(n_seq=4), ServiceOptions())
-    try:
-        wide = service.submit(Request(prompt=[1, 5], n=4, seed=3, max_tokens=25, ignore_eos=True, logprobs=2))
-        wide.most_ahead = 1000  # less than a step makes
-        reader = threading.Thread(target=lambda: [time.sleep(0.005) for _ in wide], daemon=True)
-        reader.start()
-        n_other = 0
-        while reader.is_alive():
-            other = service.submit(Request(prompt=[1, 5 + n_other % 30], max_tokens=5, ignore_eos=True))
-            while not other.read_all and reader.is_alive():
-                other.read(0.01)
-            other.cancel()
-            n_other += 1
-        assert service.engine.counters.n_preempted <= 2
-    finally:
-        service.close()
+    engine = hash_model.make_engine(n_seq=4)
+    wide = Job(Request(prompt=[1, 5], n=4, seed=3, max_tokens=25, ignore_eos=True, logprobs=2))
+    wide.most_ahead = 1000  # less than a step makes
+    group = engine.submit(wide)
+    while not wide.behind:
+        engine.step()
+    other = Job(Request(prompt=[1, 6], max_tokens=5, ignore_eos=True))
+    engine.submit(other)
+    monkeypatch.setattr(admission, "UNREAD_SECONDS", 1000)
+    engine.step()
+    assert engine.running == [group]
+    wide.drain()
+    engine.step()
+    assert wide.behind
+    monkeypatch.setattr(admission, "UNREAD_SECONDS", 0)
+    while not other.finished:
+        engine.step()
+    assert engine.counters.n_preempted == 1
+    assert not wide.finished
+    while not wide.read_all:
+        engine.step()
+        wide.drain()
 
 
 def test_a_reader_who_catches_up_is_not_kept_waiting(hash_model):

@@ -80,8 +80,8 @@ class Writer(ABC):
         """How it ends."""
         return b""
 
-    def pieces(self, number: int, part: Part) -> Iterator[bytes | bytearray]:
-        """`event` in pieces, where it may be long."""
+    def event_blocks(self, number: int, part: Part) -> Iterator[bytes | bytearray]:
+        """`event` in blocks, where it may be long."""
         yield self.event(number, part)
 
     # -- what the driver does with it ----------------------------------------------------------------------------
@@ -102,7 +102,7 @@ class Writer(ABC):
             if len(parts) == 1 and type(parts[0]) is Delta:  # most of them
                 yield self.event(number, parts[0])
             else:
-                yield from blocks(piece for part in parts for piece in self.pieces(number, part))
+                yield from blocks(block for part in parts for block in self.event_blocks(number, part))
         yield self.end()
 
 

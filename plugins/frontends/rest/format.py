@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from llamakit.plugins.frontends.rest.likely import likely_json
+from llamakit.plugins.frontends.rest.likely import chosen_json
 
 from llamakit.engine.job import Queued
 from llamakit.engine.request import FinishReason
@@ -89,15 +90,15 @@ def chat_logprobs(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> list[bytes]:
     Each is JSON at once: as objects, those of a whole answer take much memory, and long to become text together.
     """
     return [
-        msgspec.json.encode(
-            _chat_token(tokenizer, piece.token_id, piece.logprob)
-            | {"top_logprobs": msgspec.Raw(b"[%b]" % likely_json(tokenizer, _chat_token, piece.top))}
+        chosen_json(
+            tokenizer, _chat_token, (piece.token_id, math.nan if piece.logprob is None else piece.logprob),
+            "top_logprobs", piece.top,
         )
         for piece in pieces
-    ]
+    ]  # fmt: skip
 
 
-def _chat_token(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
+def _chat_token(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
     data = tokenizer.piece(token, special=True)
     return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data), "id": token}
 

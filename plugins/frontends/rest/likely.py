@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary
 import msgspec
 from llamakit.plugins.frontends.rest.long_json import MARK
 
+from llamakit.engine.request import Likely
+
 if TYPE_CHECKING:
-    from llamakit.engine.request import Likely
     from llamakit.tokenizer import Tokenizer
 
 Entry = Callable[["Tokenizer", int, Any], dict[str, Any]]
@@ -44,14 +45,23 @@ class LikelyWriter:
             self._frames.set(token, before, after)
 
 
-_writers: WeakKeyDictionary[Tokenizer, dict[Entry, LikelyWriter]] = WeakKeyDictionary()
+_writers: WeakKeyDictionary[Tokenizer, dict[tuple[Entry, Any], LikelyWriter]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def likely_json(tokenizer: Tokenizer, entry: Entry, likely: Likely, order: Any = None) -> bytes:
     """Likeliest tokens as `entry` shows each with its number, commas between them; `order`: of keys, as msgspec's."""
-    writer = _writers.get(tokenizer, {}).get(entry)
+    writer = _writers.get(tokenizer, {}).get((entry, order))
     if writer is None:
         with _lock:
-            writer = _writers.setdefault(tokenizer, {}).setdefault(entry, LikelyWriter(entry, tokenizer.n_vocab, order))
+            made = LikelyWriter(entry, tokenizer.n_vocab, order)
+            writer = _writers.setdefault(tokenizer, {}).setdefault((entry, order), made)
     return writer.write(tokenizer, likely)
+
+
+def chosen_json(
+    tokenizer: Tokenizer, entry: Entry, chosen: tuple[int, float], name: str, likely: Likely, order: Any = None
+) -> bytes:
+    """A chosen token as `entry` shows it with its number, and under `name` the likeliest in its place."""
+    own = likely_json(tokenizer, entry, Likely.of(chosen[:1], chosen[1:]), order)
+    return b'%b,"%b":[%b]}' % (own[:-1], name.encode(), likely_json(tokenizer, entry, likely, order))

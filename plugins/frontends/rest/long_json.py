@@ -71,10 +71,10 @@ def blocks(some: Iterable[bytes | bytearray]) -> Iterator[bytes]:
 
 def send(resp: falcon.Response, value: Any, order: Any = None) -> None:
     """Answer with a value that may be long."""
-    made = list(blocks(json_pieces(value, order)))
+    made = list(json_pieces(value, order))
+    length = sum(map(len, made))
     resp.content_type = "application/json"
-    if len(made) == 1:
-        resp.data = made[0]
-        return
-    resp.content_length = sum(map(len, made))
-    resp.stream = made
+    if length <= BLOCK:
+        resp.data = b"".join(made)
+    else:
+        resp.content_length, resp.stream = length, blocks(made)

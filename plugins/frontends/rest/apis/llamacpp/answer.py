@@ -11,7 +11,7 @@ from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, ga
 from llamakit.plugins.frontends.rest.dialect import Writer
 from llamakit.plugins.frontends.rest.fields import RANDOM_SEED
 from llamakit.plugins.frontends.rest.format import extensions_of, progress_value
-from llamakit.plugins.frontends.rest.likely import likely_json
+from llamakit.plugins.frontends.rest.likely import chosen_json, likely_json
 from llamakit.plugins.frontends.rest.long_json import LongJson
 from llamakit.plugins.frontends.rest.sse import event, event_pieces
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from llamakit.plugins.frontends.rest.answer import Part
     from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody
-    from llamakit.plugins.frontends.rest.likely import Entry
 
-    from llamakit.engine.request import Likely, Piece, Request, Result, Timings
+    from llamakit.engine.request import Piece, Request, Result, Timings
     from llamakit.registry import Registry
     from llamakit.session import Session
     from llamakit.tokenizer import Tokenizer
@@ -133,7 +132,7 @@ class Answers(Writer):
         ]
         return found if self.several else found[0]
 
-    def pieces(self, number: int, part: Part) -> Iterator[bytes | bytearray]:
+    def event_blocks(self, number: int, part: Part) -> Iterator[bytes | bytearray]:
         """What a part tells; the end tells all probabilities again."""
         if isinstance(part, Done):
             probs = LongJson([b"[", self._probs[self._index(number, part.choice)], b"]"])
@@ -142,7 +141,7 @@ class Answers(Writer):
             yield self.event(number, part)
 
     def event(self, number: int, part: Part) -> bytes:
-        """A piece of text."""
+        """A piece of text, or the end with all fields."""
         if isinstance(part, Delta):
             if self._plain:
                 return BEFORE + encode_text(part.content) + AFTER if part.content else b""
@@ -151,7 +150,9 @@ class Answers(Writer):
             probs = b",".join(self._encoded(part.pieces))
             self._keep(probs, index)
             return sorted_event(self.part(part.content, part.pieces, probs, index)) if part.content else b""
-        return sorted_event(progress_value(part)) if self.fields.return_progress else b""  # type: ignore[arg-type]
+        if isinstance(part, Done):
+            return b"".join(self.event_blocks(number, part))
+        return sorted_event(progress_value(part)) if self.fields.return_progress else b""
 
     def _keep(self, probs: bytes, index: int) -> None:
         """Keep probabilities that were told for the end."""
@@ -240,24 +241,23 @@ class Answers(Writer):
         make = self._after if self.fields.post_sampling_probs else self._before
         if self.probs_today and self.fields.post_sampling_probs:
             make = self._after_today
-        return [encode(make(piece)) for piece in pieces]
+        return [make(piece) for piece in pieces]
 
-    def _after(self, piece: Piece) -> dict[str, Any]:
+    def _after(self, piece: Piece) -> bytes:
         """A token and the likeliest that the samplers left, as in 2023."""
-        return {"content": token_text(self.tokenizer, piece.token_id), "probs": self._likely(drawn_2023, piece.after)}
+        text = encode_text(token_text(self.tokenizer, piece.token_id))
+        likely = likely_json(self.tokenizer, drawn_2023, piece.after, order="sorted")
+        return b'{"content":%b,"probs":[%b]}' % (text, likely)
 
-    def _after_today(self, piece: Piece) -> dict[str, Any]:
+    def _after_today(self, piece: Piece) -> bytes:
         """The same as llama.cpp has it now, where a request asks for it by name."""
-        own = drawn(self.tokenizer, piece.token_id, piece.after.number_of(piece.token_id) or 0.0)
-        return own | {"top_probs": self._likely(drawn, piece.after.positive)}
+        chosen = (piece.token_id, piece.after.number_of(piece.token_id) or 0.0)
+        return chosen_json(self.tokenizer, drawn, chosen, "top_probs", piece.after.positive, order="sorted")
 
-    def _before(self, piece: Piece) -> dict[str, Any]:
+    def _before(self, piece: Piece) -> bytes:
         """A token and the likeliest of the model, with the logarithms of their probabilities, as llama.cpp does now."""
-        own = scored(self.tokenizer, piece.token_id, piece.logprob)
-        return own | {"top_logprobs": self._likely(scored, piece.top)}
-
-    def _likely(self, entry: Entry, likely: Likely) -> msgspec.Raw:
-        return msgspec.Raw(b"[%b]" % likely_json(self.tokenizer, entry, likely, order="sorted"))
+        chosen = (piece.token_id, math.nan if piece.logprob is None else piece.logprob)
+        return chosen_json(self.tokenizer, scored, chosen, "top_logprobs", piece.top, order="sorted")
 
 
 def drawn_2023(tokenizer: Tokenizer, token: int, prob: float) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def drawn(tokenizer: Tokenizer, token: int, prob: float) -> dict[str, Any]:
     return _token(tokenizer, token) | {"prob": prob}
 
 
-def scored(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
+def scored(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
     """A token and the logarithm of its probability, as llama.cpp has it now."""
     return _token(tokenizer, token) | {"logprob": logprob}
 

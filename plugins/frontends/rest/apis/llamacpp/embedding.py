@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from llamakit.engine.request import Embed
 from llamakit.errors import UsageError
+from llamakit.turns import turn
 
 if TYPE_CHECKING:
     import falcon
@@ -63,7 +64,8 @@ class Embedding(Resource):
         several = texts(fields)
         with self.state.pool.lease(fields.model) as session:
             pooling = pooling_of(self.state, session, fields.pooling, "last")
-            prompts = [self._tokens(session, text, place, fields) for place, text in several]
+            with turn(req.content_length or 0):
+                prompts = [self._tokens(session, text, place, fields) for place, text in several]
             if sum(map(len, prompts)) > MOST_TOKENS:
                 raise UsageError(
                     f"the texts have {sum(map(len, prompts)):,} tokens; {MOST_TOKENS:,} are possible", param="input"

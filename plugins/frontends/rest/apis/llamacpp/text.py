@@ -10,6 +10,7 @@ from llamakit.plugins.frontends.rest.apis.llamacpp.fields import default_fields,
 from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored
 from llamakit.plugins.frontends.rest.chat import make_prompt, variables
 from llamakit.plugins.frontends.rest.fields import LARGEST, Name
+from llamakit.plugins.frontends.rest.long_json import LongJson, send
 from llamakit.plugins.frontends.rest.messages import conversation
 from llamakit.plugins.frontends.rest.prompts import Prompt, checked_id, mixed_tokens
 from msgspec import Meta
@@ -70,8 +71,7 @@ class Resource:
     def answer(self, resp: falcon.Response, value: Any, ignored: tuple[str, ...] = ()) -> None:
         """Answer with compact JSON."""
         tell_ignored(resp, ignored)
-        resp.content_type = "application/json"
-        resp.data = encode(value)
+        send(resp, value, "sorted")
 
 
 class Tokenize(Resource):
@@ -83,10 +83,11 @@ class Tokenize(Resource):
         fields = body.fields
         with self.state.pool.lease(fields.model) as session:
             tokenizer = session.tokenizer
-            tokens = mixed_tokens(tokenizer, fields.content, param="content", parse_special=fields.parse_special)
+            with turn(req.content_length or 0):
+                tokens = mixed_tokens(tokenizer, fields.content, param="content", parse_special=fields.parse_special)
             if fields.add_special:
                 tokens = with_special(tokenizer, tokens)
-            shown = msgspec.Raw(with_pieces(tokenizer, tokens)) if fields.with_pieces else tokens
+            shown = with_pieces(tokenizer, tokens) if fields.with_pieces else tokens
             self.answer(resp, {"tokens": shown}, body.ignored)
 
 
@@ -148,18 +149,19 @@ def pieces(tokenizer: Tokenizer, tokens: list[int]) -> Iterator[bytes]:
             checked_id(tokenizer, tokens[place], f"tokens[{place}]", "tokens")
         with turn(BYTES_OF_TOKEN * len(tokens)):
             made = {token: tokenizer.piece(token) for token in set(part)}
-            yield b"".join([made[token] for token in part])
+            joined = b"".join([made[token] for token in part])
+        yield joined
 
 
-def with_pieces(tokenizer: Tokenizer, tokens: list[int]) -> bytes:
-    """JSON of tokens with their pieces, made in parts: as objects all of them would take ten times the memory."""
+def with_pieces(tokenizer: Tokenizer, tokens: list[int]) -> LongJson:
+    """Tokens with their pieces, made in parts: as objects all of them would take ten times the memory."""
     parts = []
     for start in range(0, len(tokens), PIECES_AT_ONCE):
         part = tokens[start : start + PIECES_AT_ONCE]
         with turn(BYTES_OF_TOKEN * len(tokens)):
             made = {token: encode({"id": token, "piece": piece(tokenizer, token)}) for token in set(part)}
             parts.append(b",".join([made[token] for token in part]))
-    return b"[" + b",".join(parts) + b"]"
+    return LongJson.array(parts)
 
 
 def piece(tokenizer: Tokenizer, token: int) -> str | list[int]:

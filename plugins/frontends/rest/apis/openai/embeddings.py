@@ -21,6 +21,7 @@ from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
 from llamakit.engine.request import Embed
+from llamakit.turns import turn
 
 if TYPE_CHECKING:
     import falcon
@@ -62,8 +63,10 @@ class Embeddings:
         name = self.state.pool.resolve(fields.model)
         with self.state.pool.lease(name) as session:
             check_dimensions(session, fields.dimensions)
+            with turn(req.content_length or 0):
+                prompts = text_tokens(session.tokenizer, fields.input, gone=client_gone(req))
             texts = Embed(
-                prompts=text_tokens(session.tokenizer, fields.input, gone=client_gone(req)),
+                prompts=prompts,
                 pooling=pooling_of(self.state, session, fields.pooling),
                 normalize=fields.normalize,
                 adapters=adapters(session, fields.lora),
