@@ -66,13 +66,15 @@ def test_texts():
 @pytest.mark.parametrize(
     "command",
     ["inspect", "inspect --tensors", "inspect --check", "inspect --json", "inspect --json --check", "lora info",
-     "generate -v -n 2 -p x -m", "tokenize once -m", "embed x -m", "perplexity -f FILE -m", "data check FILE -m",
+     "generate -v -n 2 -p x -m", "tokenize once -m", "embed x -m", "perplexity -f TEXT -m", "data check FILE -m",
      "quantize FILE OUT Q8_0", "quantize --json FILE OUT Q8_0", "quantize FILE OUT nothing",
      "lora merge -l ADAPTER -o OUT -m", "lora info --json", "export-lora -o OUT -l ADAPTER -m", "doctor", "plugins"],
 )  # fmt: skip
 def test_names_from_files_are_shown_without_control_characters(copy, tmp_path, command):
     file = copy({"general.name": EVIL, f"x.{EVIL}": EVIL, "general.description": [EVIL] * 3}, {f"t{EVIL}": 0})
-    names = {"FILE": file, "OUT": tmp_path / "out.gguf", "ADAPTER": file}
+    text = tmp_path / "text.txt"
+    text.write_text(EVIL * 20)
+    names = {"FILE": file, "OUT": tmp_path / "out.gguf", "ADAPTER": file, "TEXT": text}
     words = [names.get(each, each) for each in command.split()]
     shown = run(*words, *([file] if "FILE" not in words else []))
     assert shown
