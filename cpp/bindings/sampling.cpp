@@ -273,9 +273,7 @@ PYBIND11_MODULE(_sampling, m) {
           py::arg("most_work") = INT64_MAX, py::arg("most_row_work") = INT64_MAX);
     m.def("grammar_work", &lk::grammar::work_of_thread, "What the grammars that this thread asked have done so far.");
     m.def("row_work", &work_of_thread, "What the samplers of this thread have done over rows and lists so far.");
-    m.def(
-        "count_row_work", [](int64_t units) { spend(units); }, py::arg("units"),
-        "Count what samplers of this thread did elsewhere.");
+    m.def("count_row_work", &count_units, py::arg("units"), "Count what samplers of this thread did elsewhere.");
     m.def("sample_tops", &sample_tops, py::arg("rows"), py::arg("chains"));
     m.def("top_of", &top_of, py::arg("row"), py::arg("k"), py::arg("edits") = py::none());
     m.def("uniform", &uniform, py::arg("seed"), py::arg("choice"), py::arg("position"));

@@ -64,7 +64,7 @@ std::vector<Candidate> top_of_row(const float* x, int32_t n, size_t k) {
         std::nth_element(order.begin(), order.begin() + ptrdiff_t(k - 1), order.end(), std::greater<>());
         bar = order[k - 1];
     } else {
-        spend(size_t(n), kScan);
+        count(size_t(n), kScan);
         bar = reached_by(x, n, std::min(k, size_t(n)));
     }
     std::vector<Candidate> pool;
@@ -108,7 +108,7 @@ float* Candidates::find(int32_t id) {
 }
 
 void Candidates::note_places() {
-    spend(size_t(n_vocab_), kScan);
+    count(size_t(n_vocab_), kScan);
     places_.assign(size_t(n_vocab_), -1);
     for (size_t i = list_.size(); i-- > 0;)
         if (list_[i].id >= 0 && list_[i].id < n_vocab_) places_[size_t(list_[i].id)] = int32_t(i);
@@ -202,7 +202,7 @@ std::vector<Candidate>& Candidates::list(bool sorted) {
         int nan = 0;
         block_max(x, n_vocab_, &nan);
         if (nan) refuse_nan();
-        begin_work(size_t(n_vocab_), kScan);
+        begin_or_postpone(size_t(n_vocab_), kScan);
         list_.clear();
         list_.reserve(size_t(n_vocab_));
         for (int32_t i = 0; i < n_vocab_; ++i)
@@ -256,12 +256,13 @@ double Candidates::log_sum_exp() const {
 }
 
 double Candidates::sum_exp(float peak, double enough) const {
+    if (elsewhere()) throw RowNeeded();
     const auto sum_of = [&](size_t n, const auto& logit_of) {
         double sum = 0;
         size_t i = 0;
         while (i < n && sum <= enough)
             for (const size_t end = std::min(n, i + kBlock); i < end; ++i) sum += std::exp(logit_of(i) - peak);
-        spend(i, kSum);
+        count(i, kSum);
         return sum;
     };
     if (!whole_) return sum_of(list_.size(), [&](size_t i) { return list_[i].logit; });
@@ -270,7 +271,7 @@ double Candidates::sum_exp(float peak, double enough) const {
 
 std::vector<Candidate> Candidates::at_least(float logit) const {
     std::vector<Candidate> found;
-    spend(size(), kScan);
+    count(size(), kScan);
     if (whole_ && !elsewhere()) {
         const float* x = row();
         for (int32_t i = 0; i < n_vocab_; ++i)
@@ -285,7 +286,7 @@ std::vector<Candidate> Candidates::at_least(float logit) const {
 }
 
 std::vector<float> softmax(const std::vector<Candidate>& list) {
-    begin_work(list.size(), kSoftmax);
+    begin_or_postpone(list.size(), kSoftmax);
     float best = kNever;
     for (const Candidate& c : list) {
         if (c.logit != c.logit) refuse_nan();

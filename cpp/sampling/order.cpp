@@ -96,7 +96,7 @@ void drop_unlikely(std::vector<Candidate>& list, size_t k) {
 }  // namespace
 
 void sort_likeliest(std::vector<Candidate>& list) {
-    begin_work(list.size(), kSort);
+    begin_or_postpone(list.size(), kSort);
     check_numbers(list);
     if (list.size() < kWorthDigits) {
         std::sort(list.begin(), list.end(), likelier);
@@ -120,7 +120,7 @@ void keep_likeliest(std::vector<Candidate>& list, size_t k) {
         list.clear();
         return;
     }
-    spend(list.size(), kScan);
+    count(list.size(), kScan);
     check_numbers(list);
     if (k < list.size() && list.size() >= kWorthDigits) drop_unlikely(list, k);
     if (k < list.size() / kFew) {

@@ -131,8 +131,8 @@ void TopP::apply(Candidates& c) {
         const size_t from = n = std::min(n, list.size());
         while (n < list.size() && (n < std::max<size_t>(min_keep_, 1) || sum < p_))
             sum += std::exp(list[n++].logit - log_total);
-        spend(n - from, kSoftmax);
-        return n < list.size() || sum >= p_;
+        count(n - from, kSoftmax);
+        return n < list.size() || (n >= min_keep_ && sum >= p_);
     };
     // The likeliest few are usually enough: sorting a whole vocabulary is not needed.
     for (size_t part = c.whole() ? kMostlyEnough : c.size(); part < c.size(); part *= 32) {
@@ -191,7 +191,7 @@ void TypicalP::apply(Candidates& c) {
     if (p_ >= 1) return;
     const std::vector<Candidate>& list = c.list(true);
     const std::vector<float> p = softmax(list);
-    spend(list.size(), kLog);
+    count(list.size(), kLog);
     double entropy = 0;
     std::vector<double> distance(list.size());
     for (size_t i = 0; i < list.size(); ++i) {

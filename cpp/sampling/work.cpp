@@ -3,8 +3,10 @@
 namespace lk::sampling {
 namespace {
 
+constexpr int64_t kUnbounded = INT64_MAX;
+
 thread_local int64_t thread_work = 0;
-thread_local int64_t allowed = INT64_MAX;
+thread_local int64_t allowed = kUnbounded;
 
 }  // namespace
 
@@ -12,7 +14,7 @@ int64_t work_of_thread() {
     return thread_work;
 }
 
-void spend(int64_t units) {
+void count_units(int64_t units) {
     thread_work += units;
 }
 
@@ -20,10 +22,10 @@ bool would_postpone(size_t n) {
     return n >= kLong && thread_work >= allowed;
 }
 
-void begin_work(size_t n, int64_t each) {
+void begin_or_postpone(size_t n, int64_t cost) {
     if (would_postpone(n)) throw Postponed();
-    if (n >= kLong) allowed = INT64_MAX;
-    spend(n, each);
+    if (n >= kLong) allowed = kUnbounded;  // what is begun is finished
+    count(n, cost);
 }
 
 Allowance::Allowance(int64_t until) {
@@ -31,7 +33,7 @@ Allowance::Allowance(int64_t until) {
 }
 
 Allowance::~Allowance() {
-    allowed = INT64_MAX;
+    allowed = kUnbounded;
 }
 
 }  // namespace lk::sampling

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llamakit.engine.failure import own_failure
-from llamakit.engine.pace import has_grammar
+from llamakit.engine.pace import must_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,21 +60,42 @@ class _Plan:
     asked: list[Sampler]  # those that mask and were left out: they are asked whether they permit what was chosen
 
 
+@dataclass
+class Pending:
+    """A chain with samplers written in Python, and the likeliest tokens of its row: it chooses when it is its turn."""
+
+    plan: _Plan
+    handle: Any
+
+    def choose(self) -> int | None:
+        """The token; None if the row itself is needed."""
+        token = _python(self.handle, self.plan.rest)
+        return token if _permitted(self.plan, token) else None
+
+
 def sample_on_device(
     logits: DeviceRows, rows: Sequence[int], chains: Sequence[SamplerChain], pace: Pace | None = None
-) -> dict[int, int]:
-    """Tokens for those chains, by number, whose rows need not be fetched, and who need not wait."""
+) -> tuple[dict[int, int], dict[int, Pending]]:
+    """Tokens for those chains, by number, whose rows need not be fetched, and who need not wait.
+
+    Those with samplers written in Python are made ready only, since these may take long.
+    """
     found: dict[int, int] = {}
+    pending: dict[int, Pending] = {}
     left = list(range(len(chains)))
     for masks in (False, True):  # see `Sampler.masks`
         plans = {i: _plan(chains[i], logits.n_vocab, pace, masks=masks) for i in left}
         ready = {i: plan for i, plan in plans.items() if plan is not None}
         if not ready:
             break
-        tokens = _run(logits, [rows[i] for i in ready], list(ready.values()), again=masks)
-        found |= {i: token for i, token in zip(ready, tokens, strict=True) if _permitted(ready[i], token)}
-        left = [i for i, token in zip(ready, tokens, strict=True) if token >= 0 and i not in found]
-    return found
+        handles = dict(zip(ready, _handles(logits, [rows[i] for i in ready], list(ready.values())), strict=True))
+        usable = {i: handle for i, handle in handles.items() if handle is not None}
+        pending |= {i: Pending(ready[i], handle) for i, handle in usable.items() if chains[i].stages is None}
+        native = [i for i in usable if i not in pending]
+        tokens = _run([usable[i] for i in native], [ready[i] for i in native], again=masks)
+        found |= {i: token for i, token in zip(native, tokens, strict=True) if _permitted(ready[i], token)}
+        left = [i for i, token in zip(native, tokens, strict=True) if token >= 0 and i not in found]
+    return found, pending
 
 
 def _permitted(plan: _Plan, token: int) -> bool:
@@ -91,11 +112,11 @@ def _leave_to_the_row(error: BaseException) -> None:
 
 
 def _plan(chain: SamplerChain, n_vocab: int, pace: Pace | None, *, masks: bool) -> _Plan | None:
-    """The parts of a chain; None if it needs whole rows, or waits. `masks`: with those that mask."""
+    """The parts of a chain; None if it needs its whole row, or waits. `masks`: with those that mask."""
     from llamakit import _sampling
 
     try:
-        if pace is not None and pace.is_over and has_grammar(chain):
+        if must_wait(chain, pace, python=chain.stages is None):
             return None
         asked = [] if masks else [sampler for sampler in chain.samplers if sampler.masks()]
         rest = [sampler for sampler in chain.samplers if sampler not in asked]
@@ -109,41 +130,45 @@ def _plan(chain: SamplerChain, n_vocab: int, pace: Pace | None, *, masks: bool) 
     return _Plan(edits, rest, k, asked) if 0 < k <= MOST_TOP else None
 
 
-def _run(logits: DeviceRows, rows: list[int], plans: list[_Plan], *, again: bool) -> list[int]:
-    """What each chain chooses from the likeliest tokens of its row; below 0 where these do not settle it."""
+def _handles(logits: DeviceRows, rows: list[int], plans: list[_Plan]) -> list[Any]:
+    """The likeliest tokens of rows; None for those that are no logits."""
     import math
 
     from llamakit import _sampling
 
     top = logits.buffer.top(rows, max(plan.k for plan in plans), [_edits(plan.edits) for plan in plans])
-    handles: list[Any] = []
-    for ids, values, log_sum in zip(top.ids, top.values, top.log_sum_exp.tolist(), strict=True):
-        handles.append(_sampling.Candidates.of_top(ids, values, log_sum, logits.n_vocab))
-        if again:
-            handles[-1].draw_again()
-    usable = [i for i, log_sum in enumerate(top.log_sum_exp.tolist()) if math.isfinite(log_sum)]
-    stages = {i: _stages_of(plans[i].rest) for i in usable}
-    native = [i for i in usable if None not in stages[i]]
+    return [
+        _sampling.Candidates.of_top(ids, values, log_sum, logits.n_vocab) if math.isfinite(log_sum) else None
+        for ids, values, log_sum in zip(top.ids, top.values, top.log_sum_exp.tolist(), strict=True)
+    ]
+
+
+def _run(handles: list[Any], plans: list[_Plan], *, again: bool) -> list[int]:
+    """What each native chain chooses from the likeliest tokens of its row; below 0 where these do not settle it."""
+    from llamakit import _sampling
+
+    if again:
+        for handle in handles:
+            handle.draw_again()
+    stages = [_stages_of(plan.rest) for plan in plans]
+    native = [i for i in range(len(plans)) if stages[i] is not None]
     tokens = [int(_sampling.ROW)] * len(plans)
     chosen = _sampling.sample_tops([handles[i] for i in native], [stages[i] for i in native])
     for i, token in zip(native, chosen, strict=True):
         tokens[i] = token
-    for i in usable:
-        if None in stages[i]:
-            tokens[i] = _python(handles[i], plans[i].rest)
     return tokens
 
 
-def _stages_of(samplers: list[Sampler]) -> list[Any]:
-    """Their native stages; None for those of Python, and for all of a chain in which one gives neither."""
+def _stages_of(samplers: list[Sampler]) -> list[Any] | None:
+    """Their native stages; None where one gives none, though it did when the chain was made."""
     from llamakit import _sampling
 
     try:
         found = [sampler.native() for sampler in samplers]
     except BaseException as error:
         _leave_to_the_row(error)
-        return [None]
-    return found if all(isinstance(stage, _sampling.Stage) for stage in found if stage is not None) else [None]
+        return None
+    return found if all(isinstance(stage, _sampling.Stage) for stage in found) else None
 
 
 def _python(handle: Any, samplers: list[Sampler]) -> int:

@@ -312,10 +312,10 @@ class Engine:
             if not chunk.n_output:
                 continue
             try:
-                turns += _turns(chunk, logits, locked)
+                turns += _turns(chunk, logits, locked, self.pace)
             except BaseException as error:
                 chunk.group.fail(error, "the answer")
-        self.pace.begin()
+        self.pace.begin()  # only now, so that what `_turns` and looking for forced tokens took does not count here
         turns.sort(key=lambda turn: self.pace.turn_of(turn[0]))
         first = self.pace.turn_of(turns[0][0]) if turns else 0
         for group, rows in sorted(locked.items(), key=lambda each: self._turn_of(each[1])):
@@ -334,7 +334,7 @@ class Engine:
         try:
             if group.done:
                 return
-            if not self.pace.together(track.chain for track in rows):
+            if not self.pace.may_choose_together(track.chain for track in rows):
                 held += rows
                 return
             for track in rows:
@@ -381,13 +381,13 @@ class Engine:
     def _may_go_on(self, sequence: Sequence) -> bool:
         """Whether what was chosen for an answer can be looked into, and told to its chain, in this step."""
         return (self.pace.may_accept or not has_grammar(sequence.chain)) and (
-            self.pace.may_tell or not wants_details(sequence)
+            self.pace.may_score or not wants_details(sequence)
         )
 
     def _details(self, logits: Rows, row: int, token_id: int, sequence: Sequence) -> Details | None:
         if not wants_details(sequence):
             return None
-        with self.pace.tell():
+        with self.pace.score():
             return details(logits, row, token_id, sequence.group.request, sequence)
 
     def _keep_right_guesses(self, chunk: Chunk) -> None:
@@ -423,11 +423,14 @@ class Engine:
             group.job.emit(PromptProgress(total, group.timings.n_cached, done, now - group.began))
 
 
-def _turns(chunk: Chunk, logits: Rows, locked: dict[Group, dict[Track, int]]) -> list[tuple[Sequence, int, int]]:
+def _turns(
+    chunk: Chunk, logits: Rows, locked: dict[Group, dict[Track, int]], pace: Pace
+) -> list[tuple[Sequence, int, int]]:
     """The sequences that choose a token from a chunk's last row; rows of lockstep groups go into `locked`."""
     group, track = chunk.group, chunk.track
     if group.request.prompt_logprobs is not None and group.in_prefill and isinstance(track, Sequence):
-        _score_prompt(track, chunk, logits)
+        with pace.score_prompt():
+            _score_prompt(track, chunk, logits)
         if track.n_pending:
             return []  # more of the prompt is to come
     last = chunk.first_output + (0 if track.draft else chunk.n_output - 1)

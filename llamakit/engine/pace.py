@@ -6,11 +6,14 @@ to work on a whole row, wait for the next one, in which those that have waited l
 change: the last one is evaluated again, and the choice is made then.
 
 Grammars and rows are counted apart: an answer with a small grammar does not wait for others' rows, nor the other way
-round.
+round. Where logits stay on a device, an answer without a grammar that needs its whole row waits for others' rows, be
+it ever so cheap: to fetch it is work too.
 """
 
 from __future__ import annotations
 
+import gc
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,10 +29,10 @@ if TYPE_CHECKING:
 # and the 200,000 of a token more in each: at the very worst 9.6 million in a step, about 200 ms.
 MOST_WORK = 1_000_000
 
-# Work over rows, in units of about 20 nanoseconds: 50 ms, in choosing, and again in telling how likely tokens were. Of
-# 152,000 tokens that is about ten rows that are sorted, or 64 that are summed up. With less, answers that cost little
-# would be evaluated again and again. Whether a few tokens do for `top_p` is looked at even when it is spent: those rows
-# never wait.
+# Work over rows, in units of about 20 nanoseconds: 50 ms, in choosing, and again in finding out how likely tokens were.
+# Of 152,000 tokens that is about ten rows that are sorted, or 64 that are summed up. With less, answers that cost
+# little would be evaluated again and again. Whether a few tokens do for `top_p` is looked at even when it is spent:
+# those rows never wait.
 MOST_ROW_WORK = 2_500_000
 UNIT_NANOSECONDS = 20
 
@@ -40,13 +43,13 @@ class Pace:
     def __init__(self) -> None:
         self.step = 0
         self.accepting = 0  # work of grammars in going on by what was chosen, in this step
-        self.telling = 0  # work over rows in telling how likely tokens were, in this step
+        self.scoring = 0  # work over rows in finding out how likely tokens were, in this step
         self._began = self._rows_began = 0
 
     def begin_step(self) -> None:
         """A new step, and its first part."""
         self.step += 1
-        self.accepting = self.telling = 0
+        self.accepting = self.scoring = 0
         self.begin()
 
     def begin(self) -> None:
@@ -79,9 +82,9 @@ class Pace:
         return self.accepting < MOST_WORK
 
     @property
-    def may_tell(self) -> bool:
+    def may_score(self) -> bool:
         """Whether it may be found out how likely more tokens were in this step."""
-        return self.telling < MOST_ROW_WORK
+        return self.scoring < MOST_ROW_WORK
 
     def accept(self, chain: SamplerChain, token_id: int) -> None:
         """Tell a chain the token that was chosen."""
@@ -92,7 +95,7 @@ class Pace:
             self.accepting += work() - before
 
     @contextmanager
-    def tell(self) -> Iterator[None]:
+    def score(self) -> Iterator[None]:
         """While it is found out how likely tokens were, which takes nothing from what choosing may do."""
         before = row_work()
         try:
@@ -100,10 +103,23 @@ class Pace:
                 yield
         finally:
             spent = row_work() - before
-            self.telling += spent
+            self.scoring += spent
             self._rows_began += spent
 
-    def together(self, chains: Iterable[SamplerChain | None]) -> bool:
+    @contextmanager
+    def score_prompt(self) -> Iterator[None]:
+        """The same for a prompt, which cannot wait.
+
+        Prompts take half of what a step may do at most, or answers would wait for as long as prompts come.
+        """
+        before = self.scoring
+        try:
+            with self.score():
+                yield
+        finally:
+            self.scoring = max(before, min(self.scoring, MOST_ROW_WORK // 2))
+
+    def may_choose_together(self, chains: Iterable[SamplerChain | None]) -> bool:
         """Whether answers that choose together, over whole rows, may do so in this part."""
         return not self.rows_are_over and not (self.is_over and any(has_grammar(chain) for chain in chains))
 
@@ -133,20 +149,49 @@ def row_work() -> int:
 
 @contextmanager
 def by_time() -> Iterator[None]:
-    """Count what is done within by the time of the processor, where it is more than was counted otherwise.
+    """Count the processor time that is spent within, where it exceeds the work that was counted.
 
-    For what is written in Python: nobody knows what it does.
+    For what is written in Python, whose work nobody counts.
     """
     from llamakit import _sampling
 
-    began, before = time.thread_time_ns(), work() + row_work()
+    began, before = _nanoseconds(), work() + row_work()
     try:
         yield
     finally:
-        spent = (time.thread_time_ns() - began) // UNIT_NANOSECONDS
+        spent = (_nanoseconds() - began) // UNIT_NANOSECONDS
         _sampling.count_row_work(max(0, spent - (work() + row_work() - before)))
 
 
 def has_grammar(chain: SamplerChain | None) -> bool:
-    """Whether a chain is one of those that wait."""
+    """Whether a chain has a sampler that masks, as grammars do."""
     return chain is not None and any(sampler.masks() for sampler in chain.samplers)
+
+
+def must_wait(chain: SamplerChain, pace: Pace | None, *, python: bool) -> bool:
+    """Whether a chain waits for the next step, whatever it needs of its row; `python`: samplers are written in that."""
+    if pace is None:
+        return False
+    return (python and pace.rows_are_over) or (pace.is_over and has_grammar(chain))
+
+
+class _Collections(threading.local):
+    """The processor time of a thread that Python's garbage collector took, which is nobody's work."""
+
+    began = nanoseconds = 0
+
+    def note(self, phase: str, info: dict[str, int]) -> None:
+        """What the collector calls as it starts and stops."""
+        if phase == "start":
+            self.began = time.thread_time_ns()
+        else:
+            self.nanoseconds += time.thread_time_ns() - self.began
+
+
+_collections = _Collections()
+gc.callbacks.append(_collections.note)
+
+
+def _nanoseconds() -> int:
+    """The processor time of this thread, without that of the collector."""
+    return time.thread_time_ns() - _collections.nanoseconds

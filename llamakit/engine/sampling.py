@@ -13,7 +13,7 @@ import msgspec
 
 from llamakit.engine.device_rows import DeviceRows, sample_on_device
 from llamakit.engine.failure import blame, check_forced, no_token, own_failure
-from llamakit.engine.pace import by_time, has_grammar
+from llamakit.engine.pace import by_time, must_wait
 from llamakit.engine.request import NONE_LIKELY, Likely
 from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
 from llamakit.options import build_options, near
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from llamakit.engine.device_rows import Pending
     from llamakit.engine.pace import Pace
     from llamakit.engine.request import Request
     from llamakit.engine.sequence import Details
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 FIRST = ("logit_bias", "grammar", "penalties")  # run before all others unless the order names them
 TRUNCATION = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
 DEFAULT_CHAIN = (*FIRST, *TRUNCATION, "dist")
+FETCHED_AT_ONCE = 8  # rows of a device, so that few are fetched for chains that wait in the end
 CHOOSERS = ("greedy", "dist", "mirostat")
 
 
@@ -235,16 +237,59 @@ def _sample_native(
 def _sample_device_rows(
     logits: DeviceRows, rows: Sequence[int], chains: Sequence[SamplerChain], pace: Pace | None
 ) -> list[Choice]:
-    """From the likeliest tokens where these settle it; from fetched rows where not."""
+    """From the likeliest tokens where these settle it; from fetched rows where not, in order: see `Pace`."""
+    found, pending = sample_on_device(logits, rows, chains, pace)
+    choices = {i: Choice(token) for i, token in found.items()}
+    left = (i for i in range(len(chains)) if i not in choices)
+    for native, numbers in groupby(left, lambda i: chains[i].stages is not None):
+        part = list(numbers)
+        if native:
+            for start in range(0, len(part), FETCHED_AT_ONCE):
+                choices |= _fetch_and_sample(logits, rows, chains, part[start : start + FETCHED_AT_ONCE], pace)
+        else:
+            choices |= {i: _sample_pending(logits, rows[i], chains[i], pending.get(i), pace) for i in part}
+    return [choices[i] for i in range(len(chains))]
+
+
+def _fetch_and_sample(
+    logits: DeviceRows, rows: Sequence[int], chains: Sequence[SamplerChain], part: list[int], pace: Pace | None
+) -> dict[int, Choice]:
+    """Some chains of native stages that need their rows. No row is fetched for those that wait."""
     import numpy as np
 
-    choices = {i: Choice(token) for i, token in sample_on_device(logits, rows, chains, pace).items()}
-    left = [i for i in range(len(chains)) if i not in choices]
-    if left:
-        logits.fetch([rows[i] for i in left])
-        fetched = np.stack([logits[rows[i]] for i in left])
-        choices |= zip(left, sample_rows(fetched, range(len(left)), [chains[i] for i in left], pace), strict=True)
-    return [choices[i] for i in range(len(chains))]
+    going = [i for i in part if not _waits_for_row(chains[i], pace)]
+    choices = {i: Choice(-1, waits=True) for i in part}
+    if going:
+        logits.fetch([rows[i] for i in going])
+        fetched = np.stack([logits[rows[i]] for i in going])
+        found = _sample_native(fetched, list(range(len(going))), [chains[i].stages for i in going], pace)
+        choices |= zip(going, found, strict=True)
+    return choices
+
+
+def _waits_for_row(chain: SamplerChain, pace: Pace | None) -> bool:
+    """Whether a chain of native stages that needs its whole row waits; one with a grammar waits for grammars only."""
+    if pace is None:
+        return False
+    masks = any(stage.masks() for stage in chain.stages or [])
+    return pace.is_over if masks else pace.rows_are_over
+
+
+def _sample_pending(
+    logits: DeviceRows, row: int, chain: SamplerChain, pending: Pending | None, pace: Pace | None
+) -> Choice:
+    """A chain with samplers written in Python: by the likeliest tokens if they do, or else by its row."""
+    try:
+        if must_wait(chain, pace, python=True):
+            return Choice(-1, waits=True)
+        if pending is not None:
+            with by_time():
+                token = pending.choose()
+            if token is not None:
+                return Choice(token)
+    except BaseException as error:
+        return Choice(-1, own_failure(error, _part(None), on_host=True))
+    return _sample_row(logits[row], chain, None)  # it has begun
 
 
 def _part(sampler: Sampler | None) -> str:
@@ -282,9 +327,9 @@ def _choice(token: int, message: str, row: npt.NDArray[np.float32]) -> Choice:
 
 
 def _sample_row(row: npt.NDArray[np.float32], chain: SamplerChain, pace: Pace | None) -> Choice:
-    """Stage by stage; a sampler that raises ends this row only. What those of Python will take nobody knows."""
+    """Stage by stage, counted by its time; a sampler that raises ends this row only."""
     try:
-        if pace is not None and (pace.rows_are_over or (pace.is_over and has_grammar(chain))):
+        if must_wait(chain, pace, python=True):
             return Choice(-1, waits=True)
         with by_time():
             return _choose(row, chain)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_who_waits_gets_the_same_answer(hash_model, monkeypatch, seed):
     chance, held, hold = random.Random(seed), [], pace.Pace.hold
     for module in (engine, pace):
         monkeypatch.setattr(module, "has_grammar", lambda chain: True)
-    for name in ("rows_are_over", "may_tell"):
+    for name in ("rows_are_over", "may_score"):
         monkeypatch.setattr(pace.Pace, name, property(lambda self: chance.random() < 0.5))
     monkeypatch.setattr(pace.Pace, "is_over", property(lambda self: chance.random() < 0.4))
     monkeypatch.setattr(pace.Pace, "may_accept", property(lambda self: chance.random() < 0.6))
@@ -92,8 +93,24 @@ WIDE = [
 ]  # fmt: skip
 
 
+class Clock:
+    """Processor time that only a `Slow` sampler takes."""
+
+    now = 0
+
+    def thread_time_ns(self):
+        return self.now
+
+
 @pytest.fixture
-def wide(hash_model, monkeypatch):
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(pace, "time", SimpleNamespace(thread_time_ns=made.thread_time_ns))
+    return made
+
+
+@pytest.fixture
+def wide(hash_model, monkeypatch, clock):
     """Engines whose vocabulary makes a row that is looked at whole cost something, with bounds to match."""
     monkeypatch.setattr(hash_model, "N_VOCAB", 10_000)
     monkeypatch.setattr(hash_model.Letters, "n_vocab", 10_000)
@@ -179,22 +196,21 @@ class Slow(Sampler):
     """Someone's sampler in Python that computes for a millisecond."""
 
     name = "slow"
+    clock: Clock
 
     def apply(self, candidates):
-        end = time.thread_time() + 1e-3
-        while time.thread_time() < end:
-            pass
+        self.clock.now += 1_000_000
 
     def clone(self):
         return self
 
 
-def test_samplers_of_python_count_by_their_time(wide, monkeypatch):
+def test_samplers_of_python_count_by_their_time(wide, clock, monkeypatch):
     """They come after native ones in no step for ever: whose turn it is goes first, whatever it is written in."""
 
     def make():
         made = wide()
-        made.samplers = {**made.samplers, "slow": Slow}
+        made.samplers = {**made.samplers, "slow": type("SlowByClock", (Slow,), {"clock": clock})}
         return made
 
     slow = {"samplers": ("slow", "top_k"), "max_tokens": 3}
@@ -205,8 +221,42 @@ def test_samplers_of_python_count_by_their_time(wide, monkeypatch):
     monkeypatch.setattr(pace, "MOST_ROW_WORK", 1 << 60)
     alone, unbounded, _, _ = run_all(make(), asked)
     assert most < unbounded / 2
-    assert unbounded > 16 * 50_000
+    assert unbounded >= 16 * 50_000
     assert found == alone
+
+
+def test_the_garbage_collector_is_nobodys_work(clock):
+    """One collection of a large heap counted as more than a step may do."""
+
+    class Last:
+        def __del__(self):
+            clock.now += 60_000_000
+
+    garbage = [Last()]
+    garbage.append(garbage)
+    gc.collect()
+    del garbage
+    before = pace.row_work()
+    with pace.by_time():
+        gc.collect()
+        assert clock.now == 60_000_000
+        clock.now += 20_000
+    assert pace.row_work() - before == 1000
+
+
+def test_prompts_that_are_scored_leave_answers_their_half(wide, monkeypatch):
+    """What scoring a prompt takes counts against the answers of its step, but never all of it."""
+    made, seen = wide(), []
+    score = pace.Pace.score_prompt
+    monkeypatch.setattr(pace.Pace, "score_prompt", lambda self: (seen.append(self), score(self))[1])
+    job = Job(Request(prompt=[1, *range(5, 60)], options={}, max_tokens=2, prompt_logprobs=3))
+    made.submit(job)
+    before = pace.row_work()
+    assert made.step()
+    assert seen
+    assert pace.row_work() - before > pace.MOST_ROW_WORK / 2
+    assert made.pace.scoring == pace.MOST_ROW_WORK // 2
+    assert made.pace.may_score
 
 
 def test_long_answers_of_beams_are_told_over_several_steps(hash_model, monkeypatch):

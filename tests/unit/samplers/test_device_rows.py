@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from llamakit import Session
+from llamakit import Session, _sampling
 from llamakit.backend import Buffer, LogitEdits
-from llamakit.engine import device_rows
+from llamakit.engine import device_rows, pace
 from llamakit.engine.device_rows import DeviceRows
 from llamakit.engine.sampling import make_chain, sample_rows
 from llamakit.errors import LlamaKitError
@@ -56,9 +57,10 @@ class Remote(Buffer):
         return self.data[list(rows)]
 
     def top(self, rows, k, edits=None):
-        n = self.fetched
+        n, work = self.fetched, _sampling.row_work()
         found = super().top(rows, k, edits)
         self.fetched = n
+        _sampling.count_row_work(work - _sampling.row_work())  # a device did it
         return found
 
 
@@ -276,3 +278,69 @@ def test_one_chain_that_wants_very_many_does_not_have_them_of_all_rows(monkeypat
     alone = [each.token_id for each in sample_rows(x, [0, 1], [each.clone() for each in chains])]
     assert [each.token_id for each in sample_rows(DeviceRows(Remote(x)), [0, 1], chains)] == alone
     assert all(k <= 100 for _, k in asked)
+
+
+class Slow(Sampler):
+    """Someone's sampler in Python that computes for a millisecond, of a clock that nothing else moves."""
+
+    name = "slow"
+    Options = Options
+    now, n_top = [0], 5
+
+    def enough(self):
+        return self.n_top
+
+    def apply(self, candidates):
+        self.now[0] += 1_000_000
+
+    def clone(self):
+        return self
+
+
+class SlowOverRows(Slow):
+    name = "slow_over_rows"
+    n_top = 0
+
+
+@pytest.fixture
+def paced(monkeypatch):
+    """Choices of chains on a device within a part of a step, and how many rows were fetched for them."""
+    monkeypatch.setattr(pace, "time", SimpleNamespace(thread_time_ns=lambda: Slow.now[0]))
+    monkeypatch.setattr(pace, "MOST_ROW_WORK", 100_000)
+    context = SequenceContext(n_vocab=10_000, n_ctx=64, seed=5, newline_id=3, eog_ids=frozenset({2}))
+    x = np.random.default_rng(1).normal(size=(40, 10_000)).astype(np.float32)
+    classes = REGISTRY.samplers() | {"slow": Slow, "slow_over_rows": SlowOverRows}
+
+    def choose(*orders, values=None):
+        chains = [make_chain(classes, {"top_k": 0, **(values or {})}, order, context) for order in orders]
+        numbers, remote, now = list(range(len(chains))), Remote(x), pace.Pace()
+        now.begin_step()
+        choices = sample_rows(DeviceRows(remote), numbers, chains, now)
+        whole = sample_rows(x, numbers, chains)
+        assert all(a.waits or a == b for a, b in zip(choices, whole, strict=True))
+        return [not each.waits for each in choices], remote.fetched
+
+    return choose
+
+
+@pytest.mark.parametrize(("name", "n_fetched"), [("slow", 0), ("slow_over_rows", 2)])
+def test_samplers_of_python_wait_on_a_device_too(paced, name, n_fetched):
+    """All of them ran, whatever they took; and the rows of those that wait were fetched in each step."""
+    chose, fetched = paced(*[[name, "top_k"]] * 20, values={"top_k": 5})
+    assert chose == [True] * 2 + [False] * 18  # a millisecond is half of what may be done
+    assert fetched == n_fetched
+
+
+def test_rows_that_wait_are_not_fetched(paced):
+    chose, fetched = paced(*[["typical_p"]] * 40, values={"typical_p": 0.9})
+    assert 0 < sum(chose) < 24
+    assert chose == sorted(chose, reverse=True)
+    assert sum(chose) <= fetched <= 24  # as many at once as are fetched in vain at most
+
+
+def test_who_waits_for_a_row_comes_before_later_samplers_of_python(paced):
+    orders = [["typical_p"], ["slow_over_rows"], *[["slow"]] * 5, ["typical_p"], ["top_k"]]
+    chose, _ = paced(*orders, values={"typical_p": 0.9, "top_k": 3})
+    assert chose[:2] == [True, True]
+    assert chose[2:-1].count(True) <= 1
+    assert chose[-1]  # a few tokens do

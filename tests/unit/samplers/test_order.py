@@ -163,3 +163,17 @@ def test_rows_wait_only_where_costly_work_would_begin():
     # The first begins, and what is begun is finished, however much it takes.
     first = run(0, chains, 1 << 62, _sampling.row_work() + 1)
     assert first == run(0, chains[:1]) + [_sampling.WAITS] * (len(chains) - 1)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("min_keep", [1, 300, 1000, 9000])
+def test_a_nucleus_keeps_as_many_as_it_must_of_rows_and_lists(p, min_keep):
+    x = np.random.default_rng(7).normal(size=10_000).astype(np.float32) * 8
+    kept = []
+    for c in (_sampling.Candidates(x), _sampling.Candidates(x)):
+        if kept:
+            c.array()  # makes a list of it
+        _sampling.TopP(p, min_keep).apply(c)
+        kept.append([part.tolist() for part in c.array()])
+    assert kept[0] == kept[1]
+    assert len(kept[0][0]) >= min_keep
