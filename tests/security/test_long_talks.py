@@ -38,7 +38,7 @@ def test_results_find_their_calls(named):
 
 
 def test_results_without_id_and_name_find_their_calls():
-    n = 4 * N
+    n = 8 * N
     talk = [{"role": "assistant", "content": "", "tool_calls": calls(n)}, *[{"role": "tool", "content": "x"}] * n]
     made = seconds(lambda: fit.with_ids(talk))
     assert [(each["tool_call_id"], each["name"]) for each in made[1:]] == [(f"c{i}", f"f{i}") for i in range(n)]
