@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
 from typing import Any
 
 import msgspec
 
-from llamakit.errors import UsageError
+from llamakit.errors import LONGEST_NAME, UsageError
 from llamakit.turns import turn
 
-MOST_VALUES = 1 << 21  # of one text
+MOST_COST = 1 << 21  # of one text: as many small numbers, or fewer of what takes longer
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
-PER_LARGE = 10  # values that a text, a name, an array or an object counts as: making one takes so much longer
-SEEN = 100  # characters or values of which messages show less
+PER_LARGE = 10  # small numbers that a text, a name, an array or an object counts as: making one takes so much longer
+MOST_SHOWN = 100  # values of which messages show less
 
 
-def check_cost(data: bytes, what: str = "the body", param: str = "", most: int = MOST_VALUES) -> int:
+def decode(data: bytes, what: str = "the body", param: str = "", most: int = MOST_COST) -> tuple[Any, int]:
+    """The value of a JSON text, and what it counted as.
+
+    msgspec.DecodeError for what is no JSON, UsageError for what counts as more than `most` or nests too deep.
+    """
+    cost = check_cost(data, what, param, most)
+    try:
+        value = msgspec.json.decode(data)
+    except RecursionError:
+        raise too_deep(what, param) from None
+    check_depth(value, data, what, param)
+    return value, cost
+
+
+def check_cost(data: bytes, what: str = "the body", param: str = "", most: int = MOST_COST) -> int:
     """What decoding this counts as; UsageError where it is more than `most`."""
     from llamakit import _text
 
     cost: int = _text.json_cost(data, PER_LARGE)
     if cost > most:
+        left = "" if most == MOST_COST else f", which are left of {MOST_COST:,}"
         raise UsageError(
             f"{what} has too many values",
-            hint=f"possible: {MOST_VALUES:,} numbers, of which a text, a name, an array or an object takes "
-            f"{PER_LARGE}, four escapes of a text one, a number with a fraction two, and one of more than 19 digits "
-            "half as many as it has digits",
+            hint=f"possible: {most:,} small numbers{left}; a text, a name, an array or an object counts as {PER_LARGE} "
+            "of them, four escapes of a text as one, a number with a fraction or an exponent as two, one of more than "
+            "19 digits as half as many as it has digits, and one from 1e14 on with a fraction or an exponent as more",
             param=param,
         )
     return cost
@@ -66,37 +80,57 @@ def too_deep(what: str = "the body", param: str = "") -> UsageError:
     return UsageError(f"{what} nests deeper than {DEEPEST} levels", param=param)
 
 
-class Inner:
-    """Decodes JSON within JSON, which counted as a single text there; what is decoded with one of these is bounded."""
+class NestedJson:
+    """Decodes JSON within JSON, which counted as a single text there: all that one of these decodes counts together."""
 
     def __init__(self) -> None:
-        self._left = MOST_VALUES
+        self._left = MOST_COST
 
     def decode(self, text: str, what: str, param: str = "") -> Any:
-        """The value; msgspec.DecodeError for what is no JSON, UsageError for too much or too deep."""
+        """The value; errors as for the function of this name."""
         data = text.encode()
         with turn(len(data)):
-            self._left -= check_cost(data, what, param, self._left)
-            try:
-                value = msgspec.json.decode(data)
-            except RecursionError:
-                raise too_deep(what, param) from None
-            check_depth(value, data, what, param)
+            value, cost = decode(data, what, param, self._left)
+        self._left -= cost
         return value
 
 
 def begin_of(value: Any) -> Any:
-    """So much of a value as a message of a line can show: nothing else would run while all of it was written out."""
-    return _begin_of(value, [SEEN])
+    """So much of a value as a message of a line can show: nothing else would run while all of it was written out.
+
+    "…" stands for what is left out. Of names that begin alike for longer than is shown, one is.
+    """
+    return _begin_of(value, [MOST_SHOWN + 1])
+
+
+def short(value: Any, most: int) -> str:
+    """The text of a value for a message, of at most so many characters; it ends in "…" where there is more."""
+    text = str(begin_of(value))
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _begin_of(value: Any, left: list[int]) -> Any:
     """The first values of all that are within, as many as are `left`."""
     left[0] -= 1
-    if isinstance(value, str):
-        return value[:SEEN]
     if isinstance(value, dict):
-        return {key[:SEEN]: _begin_of(each, left) for key, each in takewhile(lambda _: left[0] > 0, value.items())}
+        shown: dict[Any, Any] = {}
+        for key, each in value.items():
+            if left[0] <= 0:
+                shown["…"] = "…"
+                break
+            shown[_cut(key)] = _begin_of(each, left)
+        return shown
     if isinstance(value, (list, tuple)):
-        return [_begin_of(each, left) for each in takewhile(lambda _: left[0] > 0, value)]
-    return value
+        items: list[Any] = []
+        for each in value:
+            if left[0] <= 0:
+                items.append("…")
+                break
+            items.append(_begin_of(each, left))
+        return items
+    return _cut(value)
+
+
+def _cut(value: Any) -> Any:
+    """A text as far as messages show one, and any other value as it is."""
+    return f"{value[:LONGEST_NAME]}…" if isinstance(value, str) and len(value) > LONGEST_NAME else value

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 
 LONGEST_SHOWN = 80
+LONGEST_NAME = 100  # characters of a name that a message shows, and that known ones are compared with
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # of an OSError: a full disk
 
 

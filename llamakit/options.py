@@ -18,11 +18,10 @@ from typing import Any
 
 import msgspec
 
-from llamakit.errors import UsageError, shown
+from llamakit.errors import LONGEST_NAME, UsageError, shown
 from llamakit.typed import convert
 
 MOST_NAMES = 40  # longer lists are not shown whole
-LONGEST_NAME = 100  # characters of a misspelt one that are compared
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 MOST_BYTES = 2.0**63

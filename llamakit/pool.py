@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llamakit.errors import LlamaKitError, NotFoundError, OutOfMemoryError, UnavailableError
+from llamakit.errors import LONGEST_NAME, LlamaKitError, NotFoundError, OutOfMemoryError, UnavailableError
 from llamakit.options import near
 from llamakit.system import give_back_memory
 from llamakit.units import size_text
@@ -137,7 +137,9 @@ class ModelPool:
         found = self.find(name)
         if found is not None:
             return found
-        raise NotFoundError(f"no model {name[:100]!r}", found=near(name[:100], self._models), param="model")
+        raise NotFoundError(
+            f"no model {name[:LONGEST_NAME]!r}", found=near(name[:LONGEST_NAME], self._models), param="model"
+        )
 
     def find(self, name: str) -> str | None:
         """The model of this name, without regard to case and to `:latest`; None if there is none."""

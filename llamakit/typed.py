@@ -22,12 +22,6 @@ def convert(value: Any, cls: type[T]) -> T:
     return msgspec.convert(value, cls, strict=True)
 
 
-def decode(data: str | bytes, cls: type[T]) -> T:
-    """The same from JSON's text; msgspec.DecodeError for what is none."""
-    _work_out(cls)
-    return msgspec.json.decode(data, type=cls)
-
-
 def _work_out(cls: Any) -> None:
     if cls not in _known:
         with _alone:

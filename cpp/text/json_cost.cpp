@@ -1,10 +1,15 @@
 #include "text/json_cost.h"
 
+#include <algorithm>
+
 namespace lk::text {
 namespace {
 
-constexpr size_t EXACT_DIGITS = 19;  // up to which a decoder needs no long arithmetic
-constexpr uint64_t ESCAPES = 4;      // that take as long as a value
+constexpr uint64_t kExactDigits = 19;      // up to which a decoder needs no long arithmetic
+constexpr uint64_t kEscapes = 4;           // that take as long as a value
+constexpr uint64_t kZeros = 10;            // before the digits that count, which take as long as a value
+constexpr int64_t kCertainDigits = 14;     // before the point, up to which a decoder never doubts how to round
+constexpr int64_t kLargestExponent = 999;  // more are no numbers
 
 struct Text {
     size_t end;  // behind the closing quote
@@ -22,11 +27,47 @@ Text text_from(std::string_view text, size_t at) {
     return {at + 1, n_escape};
 }
 
-size_t end_of_digits(std::string_view text, size_t at) {
-    while (at < text.size() && ((text[at] >= '0' && text[at] <= '9') || text[at] == '.')) {
-        ++at;
+struct Number {
+    size_t end;
+    uint64_t cost;  // more than that of a small whole number
+};
+
+bool is_digit(std::string_view text, size_t at) {
+    return at < text.size() && text[at] >= '0' && text[at] <= '9';
+}
+
+// The number whose first digit is at `at`.
+Number number_from(std::string_view text, size_t at) {
+    uint64_t n_zero = 0;   // before the first other digit, and in the exponent any
+    uint64_t n_digit = 0;  // from that digit on
+    int64_t n_whole = 0;   // of them, before the point
+    bool real = false;
+    for (; is_digit(text, at) || (at < text.size() && text[at] == '.'); ++at) {
+        if (text[at] == '.') {
+            real = true;
+        } else if (n_digit == 0 && text[at] == '0') {
+            ++n_zero;
+        } else {
+            ++n_digit;
+            n_whole += !real;
+        }
     }
-    return at;
+    if (at < text.size() && (text[at] == 'e' || text[at] == 'E')) {
+        real = true;
+        ++at;
+        const bool negative = at < text.size() && text[at] == '-';
+        at += negative || (at < text.size() && text[at] == '+');
+        int64_t exponent = 0;
+        for (; is_digit(text, at); ++at) {
+            exponent = std::min(10 * exponent + (text[at] - '0'), kLargestExponent);
+            ++n_zero;
+        }
+        n_whole += negative ? -exponent : exponent;
+    }
+    uint64_t cost = n_zero / kZeros + (real ? 1 : 0);
+    cost += n_digit > kExactDigits ? n_digit / 2 : 0;
+    cost += real && n_whole > kCertainDigits ? 2 * static_cast<uint64_t>(n_whole) : 0;
+    return {at, cost};
 }
 
 }  // namespace
@@ -37,12 +78,11 @@ uint64_t json_cost(std::string_view text, uint64_t per_large) {
         const char c = text[at];
         if (c == '"') {
             const auto [end, n_escape] = text_from(text, at + 1);
-            cost += per_large + n_escape / ESCAPES;
+            cost += per_large + n_escape / kEscapes;
             at = end;
         } else if (c >= '0' && c <= '9') {
-            const size_t end = end_of_digits(text, at);
-            const std::string_view digits = text.substr(at, end - at);
-            cost += digits.size() > EXACT_DIGITS ? digits.size() / 2 : digits.find('.') != digits.npos ? 1 : 0;
+            const auto [end, more] = number_from(text, at);
+            cost += more;
             at = end;
         } else {
             cost += c == ',' ? 1 : c == '[' || c == '{' ? per_large : 0;

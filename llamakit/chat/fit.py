@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from llamakit.bounded_json import Inner
+from llamakit.bounded_json import NestedJson
 from llamakit.chat.profile import as_parts, named_id, profile_of
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ def fitted(
     """Messages and tools as the template wants them."""
     found = [_known_role(message, profile) for message in with_ids(messages)]
     described = list(tools) if tools else None
+    nested = NestedJson()
     if described and profile.descriptions:
         described = [_described(tool) for tool in described]
     if described and not profile.tools:
@@ -50,10 +50,10 @@ def fitted(
     if profile.thought:
         found = [_with_thought(message, profile.thought) for message in found]
     if not profile.calls or not profile.results:
-        found = _as_text(found, profile)
+        found = _as_text(found, profile, nested)
     if profile.one_call:
         found = _one_by_one(found)
-    found = [_with_calls(message, profile) if message.get("tool_calls") else message for message in found]
+    found = [_with_calls(message, profile, nested) if message.get("tool_calls") else message for message in found]
     if not profile.systems:
         found = _one_system(found, shown=profile.system)
     elif described is None and tools and len(found) > 1 and found[1]["role"] == "system":
@@ -87,14 +87,14 @@ def with_ids(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-def arguments_of(given: Any, inner: Inner | None = None) -> Any:
-    """Arguments of a call as an object, also where they come as JSON; "" means none. `inner`: of the whole request."""
+def arguments_of(given: Any, nested: NestedJson | None = None) -> Any:
+    """Arguments of a call as an object, also where they come as JSON; "" means none. `nested`: of the whole request."""
     if not isinstance(given, str):
         return {} if given is None else given
     if not given.strip():
         return {}
     try:
-        return (inner or Inner()).decode(given, ARGUMENTS, "messages")
+        return (nested or NestedJson()).decode(given, ARGUMENTS, "messages")
     except msgspec.DecodeError:
         return given
 
@@ -125,7 +125,7 @@ def _with_named_ids(messages: list[Message]) -> list[Message]:
                 calls.append({**call, "id": known[call["id"]]})
                 n += 1
             found.append({**message, "tool_calls": calls})
-        elif message.get("tool_call_id") in known:
+        elif isinstance(message.get("tool_call_id"), str) and message["tool_call_id"] in known:
             found.append({**message, "tool_call_id": known[message["tool_call_id"]]})
         else:
             found.append(message)
@@ -159,12 +159,12 @@ def _description(tools: list[dict[str, Any]], format: ToolFormat) -> Message:
     return {"role": "system", "content": "\n".join(["These tools can be called:", *lines, call])}
 
 
-def _with_calls(message: Message, profile: Profile) -> Message:
+def _with_calls(message: Message, profile: Profile, nested: NestedJson) -> Message:
     """A message with calls, its arguments and ids as the template wants them."""
     calls = []
     for call in message["tool_calls"]:
         function = call["function"]
-        arguments = arguments_of(function.get("arguments"))
+        arguments = arguments_of(function.get("arguments"), nested)
         if profile.text_arguments and not isinstance(arguments, str):
             arguments = msgspec.json.encode(arguments).decode()
         id = short_id(call["id"]) if profile.short_ids else call["id"]
@@ -175,13 +175,14 @@ def _with_calls(message: Message, profile: Profile) -> Message:
     return {**message, "content": content, "tool_calls": calls}
 
 
-def _as_text(messages: list[Message], profile: Profile) -> list[Message]:
+def _as_text(messages: list[Message], profile: Profile, nested: NestedJson) -> list[Message]:
     """Calls as the model writes them, and results as turns of the user, for templates that leave them out."""
     found: list[Message | list[str]] = []  # a list: results in a row
     for message in messages:
         if message.get("tool_calls") and not profile.calls:
             calls = [
-                (c["function"]["name"], arguments_of(c["function"].get("arguments"))) for c in message["tool_calls"]
+                (c["function"]["name"], arguments_of(c["function"].get("arguments"), nested))
+                for c in message["tool_calls"]
             ]
             words = "\n".join(filter(None, (message.get("content"), profile.format.text(calls))))
             rest = {key: value for key, value in message.items() if key != "tool_calls"}
@@ -259,20 +260,26 @@ class _Waiting(Generic[T]):
 
     def __init__(self, calls: Iterable[tuple[Any, Any, T]] = ()) -> None:
         self._values: dict[int, T] = {}
-        self._ids: dict[Any, deque[int]] = {}
-        self._names: dict[Any, deque[int]] = {}
+        self._numbers: deque[int] = deque()
+        self._ids: dict[str, deque[int]] = {}
+        self._names: dict[str, deque[int]] = {}
         for number, (id, name, value) in enumerate(calls):
             self._values[number] = value
-            self._ids.setdefault(id, deque()).append(number)
-            self._names.setdefault(name, deque()).append(number)
+            self._numbers.append(number)
+            if isinstance(id, str):
+                self._ids.setdefault(id, deque()).append(number)
+            if isinstance(name, str):
+                self._names.setdefault(name, deque()).append(number)
 
     def take(self, id: Any) -> T | None:
         """The first one with this id, which waits no more."""
-        return self._take(self._ids.get(id))
+        return self._take(self._ids.get(id) if isinstance(id, str) else None)
 
     def take_named(self, name: Any) -> T | None:
         """The first one of this name; of any name for None."""
-        return self._take(deque(islice(self._values, 1)) if name is None else self._names.get(name))
+        if name is None:
+            return self._take(self._numbers)
+        return self._take(self._names.get(name) if isinstance(name, str) else None)
 
     def rest(self) -> list[T]:
         """The values of all that wait."""

@@ -121,5 +121,5 @@ def _is_object(held: str, before: str) -> bool:
 
     try:
         return isinstance(json.loads(before + held), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from llamakit.backend import Adapter
-from llamakit.errors import NotFoundError, UsageError
+from llamakit.errors import LONGEST_NAME, NotFoundError, UsageError
 from llamakit.options import nearest
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class AdapterStore:
                 if len(chosen) >= MAX_SELECTED:
                     raise UsageError(f"more than {MAX_SELECTED} adapters at once", param="lora")
                 if name not in self._loaded:
-                    raise UsageError(f"no adapter named {name[:100]!r}", found=self._near(name), param="lora")
+                    raise UsageError(f"no adapter named {name[:LONGEST_NAME]!r}", found=self._near(name), param="lora")
                 chosen[name] = self._loaded[name].adapter, _checked(name, scale)
         used = [pair for pair in chosen.values() if pair[1] != 0]
         used.sort(key=lambda pair: (pair[0].digest, pair[1], pair[0].name))
@@ -217,7 +217,7 @@ class AdapterStore:
 
     def _find(self, name: str) -> _Loaded:
         if name not in self._loaded:
-            raise NotFoundError(f"no adapter named {name[:100]!r}", found=self._near(name), param="lora")
+            raise NotFoundError(f"no adapter named {name[:LONGEST_NAME]!r}", found=self._near(name), param="lora")
         return self._loaded[name]
 
     def _near(self, name: str) -> str:

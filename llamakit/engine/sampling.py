@@ -15,7 +15,7 @@ from llamakit.engine.device_rows import DeviceRows, sample_on_device
 from llamakit.engine.failure import blame, check_forced, no_token, own_failure
 from llamakit.engine.pace import by_time, must_wait
 from llamakit.engine.request import NONE_LIKELY, Likely
-from llamakit.errors import BackendError, LlamaKitError, PluginError, UsageError
+from llamakit.errors import LONGEST_NAME, BackendError, LlamaKitError, PluginError, UsageError
 from llamakit.options import build_options, near
 from llamakit.sampler import EndOfAnswer, Sampler, SequenceContext, Stage
 
@@ -169,7 +169,7 @@ def _names(classes: Mapping[str, type[Sampler]], order: Sequence[str] | None, op
     for i, name in enumerate(named):
         if name not in classes:
             raise UsageError(
-                f"no sampler named {name[:100]!r} (number {i + 1} of samplers)",
+                f"no sampler named {name[:LONGEST_NAME]!r} (number {i + 1} of samplers)",
                 found=near(name, classes),
                 param="samplers",
             )

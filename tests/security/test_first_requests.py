@@ -11,8 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 SLOW = """
 import json, threading, time
@@ -31,10 +29,10 @@ class Outer(Struct):
     inner: Inner
     others: "slow(list[Inner])" = []
 
-value = {{"inner": {{"first": 1, "second": [2]}}, "others": [{{"first": 3}}]}}
+value = {"inner": {"first": 1, "second": [2]}, "others": [{"first": 3}]}
 found = []
 def ask(cls, value):
-    found.append({call})
+    found.append(typed.convert(value, cls))
 
 asked = [(Outer, value), (Inner, value["inner"]), (Outer, value)]
 threads = [threading.Thread(target=ask, args=each) for each in asked]
@@ -47,11 +45,8 @@ assert len(found) == 3, found
 """
 
 
-@pytest.mark.parametrize("call", ["typed.convert(value, cls)", "typed.decode(json.dumps(value), cls)"])
-def test_a_class_is_worked_out_by_one_thread(call):
-    done = subprocess.run(
-        [sys.executable, "-c", SLOW.format(call=call)], capture_output=True, text=True, timeout=120, check=False
-    )
+def test_a_class_is_worked_out_by_one_thread():
+    done = subprocess.run([sys.executable, "-c", SLOW], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
-from llamakit.plugins.frontends.rest import body
+from llamakit.plugins.frontends.rest import body, messages
 from llamakit.plugins.frontends.rest import chat as chat_of
 from llamakit.plugins.frontends.rest.apis.llamacpp import text
 from llamakit.plugins.frontends.rest.apis.openai import chat
 from llamakit.plugins.samplers import grammar
 from llamakit.plugins.samplers.grammar.errors import GrammarError
+from llamakit.plugins.samplers.grammar.schema import schema_to_grammar
 
 from llamakit import _text, bounded_json, turns
-from llamakit.chat import worker_pool
+from llamakit.chat import fit, worker_pool
+from llamakit.chat.profile import Profile
 from llamakit.errors import UsageError
 from llamakit.sampler import SequenceContext
 
 ARRAYS = "[" + "[]," * 300_000 + "1]"  # more values than are decoded, in less than a megabyte
 
 
-@pytest.mark.parametrize(("sizes", "most"), [([1000] * 4, 1), ([300_000] * 4, 1), ([1000, 20_000, 300_000] * 2, 3)])
-def test_so_many_bodies_are_decoded_at_once(serve, monkeypatch, sizes, most):
-    """One of each kind, so that a short one does not wait for long ones."""
+@pytest.mark.parametrize("sizes", [[1000] * 4, [300_000] * 4])
+def test_bodies_of_a_kind_are_decoded_one_at_a_time(serve, monkeypatch, sizes):
     server, decode, lock = serve(), body.decode_object, threading.Lock()
     now, peak = 0, 0
 
@@ -36,16 +38,35 @@ def test_so_many_bodies_are_decoded_at_once(serve, monkeypatch, sizes, most):
         with lock:
             now += 1
             peak = max(peak, now)
-        time.sleep(0.2)
+        time.sleep(0.1)
         with lock:
             now -= 1
         return decode(data)
 
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 60.0)
     monkeypatch.setattr(body, "decode_object", counted)
+    assert tokenized(server, sizes) == {200}
+    assert peak == 1
+
+
+def test_bodies_of_three_kinds_are_decoded_at_once(serve, monkeypatch):
+    """A short one does not wait for long ones."""
+    server, decode, together = serve(), body.decode_object, threading.Barrier(3)
+
+    def met(data):
+        together.wait(60)
+        return decode(data)
+
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(body, "decode_object", met)
+    assert tokenized(server, [1000, 20_000, 300_000]) == {200}
+
+
+def tokenized(server, sizes):
+    """The statuses of requests of these sizes at once."""
     with ThreadPoolExecutor(len(sizes)) as pool:
         asked = [pool.submit(server.post, "/tokenize", {"content": "a" * size}) for size in sizes]
-        assert {each.result()[0] for each in asked} == {200}
-    assert peak == most
+        return {each.result()[0] for each in asked}
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/completion", "/embedding"])
@@ -70,16 +91,32 @@ def test_what_json_costs():
         cost('{"a": [1, 2, -3.5e-7], "b": null}') == 4 * 10 + 3 + 1
     )  # an object, an array, two names; commas, a fraction
     assert cost(r'["a,[\"{", "\\", ""]') == 4 * 10 + 2  # what is in a text counts no more
-    assert cost("9223372036854775807") == cost("1e-308") == 0
-    assert cost("0.12345678901234567e-308") == 1  # it has a fraction
+    assert cost("9223372036854775807") == cost("0") == 0
+    assert cost("1e-308") == cost("0.12345678901234567e-308") == 1  # a fraction or an exponent
+    assert cost("0.012345678901234568") == cost("-0.00012345678901234567") == 1  # 17 digits
+    assert cost("0." + "0" * 800 + "1") == 80 + 1
+    assert cost("1e-" + "0" * 799 + "1") == 80 + 1
+    assert cost("9007199254740993.0") == 1 + 2 * 16  # a decoder must look closely how to round it
+    assert cost("1e23") == cost("0.0E+23") + 2 == 1 + 2 * 24
+    assert cost("8.98e307") == 1 + 2 * 308
+    assert cost("1e" + "9" * 100) == 10 + 1 + 2 * 1000
     assert cost(json.dumps("é\n" * 100)) == 10 + 200 // 4
-    assert cost("9007199254740993.0000000000") == 13
+    assert cost("9007199254740993.0000000000") == 13 + 1 + 2 * 16
     assert cost("[" + "1" * 4000 + "]") == 10 + 2000
     assert cost('"' + "1" * 1000) == cost('"\\') == cost('"') == 10  # cut off
     assert cost("") == 0
 
 
-@pytest.mark.parametrize("number", ["9007199254740993.0000000000", "1" * 4000, "0." + "1" * 800])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "9007199254740993.0000000000",
+        "1" * 4000,
+        "0." + "1" * 800,
+        "9007199254740993.0",
+        "1e300",
+    ],
+)
 def test_numbers_of_many_digits_count_by_them(number):
     """Each takes a decoder so long that 30 MB of them kept everybody waiting for a second."""
     data = b'{"prompt": [' + b",".join([number.encode()] * (5_000_000 // len(number))) + b"]}"
@@ -107,21 +144,85 @@ def called(arguments):
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 
-@pytest.mark.parametrize("text", [ARRAYS, "[" * 100_000, "[" * 300 + "]" * 300])
+def test_vectors_count_two_for_a_number():
+    """As Python writes small ones, they have a zero before their 17 digits."""
+    rng = random.Random(7)
+    assert cost(json.dumps([rng.uniform(-0.05, 0.05) for _ in range(10_000)])) < 10 + 10_000 * 2.1
+
+
+DEEP = ["[" * 100_000, "[" * 300 + "]" * 300]
+
+
+@pytest.mark.parametrize("text", [ARRAYS, *DEEP])
 @pytest.mark.parametrize("name", ["json_schema", "structural_tag", "arguments"])
-def test_json_within_json_is_bounded_too(server, name, text):
+@pytest.mark.parametrize("tools", [[], [TOOL]], ids=["no tools", "tools"])
+def test_json_within_json_is_bounded_too(server, name, text, tools):
     """It counted as a single text, so that four requests of 27 MB took 13 GB, and minutes."""
-    asked = {"messages": called("{}"), "tools": [TOOL], "max_tokens": 1}
-    status, answer = server.post(
-        "/v1/chat/completions", asked | ({"messages": called(text)} if name == "arguments" else {name: text})
-    )
-    assert (status, "too many values" in str(answer) or "nests deeper" in str(answer)) == (400, True)
+    asked = {"messages": called("{}"), "max_tokens": 1} | ({"tools": tools} if tools else {})
+    asked |= {"messages": called(text)} if name == "arguments" else {name: text}
+    status, answer = server.post("/v1/chat/completions", asked)
+    words = ("too many values", "nests deeper", "characters; 262,144 are possible")
+    assert (status, any(each in str(answer) for each in words)) == (400, True)
+
+
+@pytest.mark.parametrize("text", DEEP)
+@pytest.mark.parametrize("name", ["json_schema", "structural_tag"])
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+def test_schemas_as_texts_nest_no_deeper_without_a_conversation(server, path, name, text):
+    """The decoder's own error was status 500 here."""
+    asked = {"prompt": "a", "max_tokens": 1, "n_predict": 1, name: text}
+    status, answer = server.post(path, asked)
+    assert (status, f"{name} nests deeper than 64 levels" in str(answer)) == (400, True)
+
+
+def test_schemas_as_texts_are_counted_without_a_conversation(server):
+    status, answer = server.post("/completion", {"prompt": "a", "json_schema": "[" + "{" * 250_000})
+    assert (status, "json_schema has too many values" in str(answer)) == (400, True)
+
+
+def test_arguments_that_are_texts_twice_count_together_too():
+    """Each text within the first one was counted by itself."""
+    twice = json.dumps("[" + "[]," * 50_000 + "1]")
+    with pytest.raises(UsageError, match="what calls were given has too many values"):
+        fit.fitted(messages.from_openai(called(twice) * 5), None, Profile())
+
+
+def test_messages_say_what_is_left_for_further_texts():
+    nested = bounded_json.NestedJson()
+    nested.decode("[" + "[]," * 150_000 + "1]", "it")
+    with pytest.raises(UsageError) as raised:
+        nested.decode("[" + "[]," * 150_000 + "1]", "it")
+    assert raised.value.hint.startswith("possible: 447,142 small numbers, which are left of 2,097,152; ")
+
+
+def test_what_is_left_out_of_a_message_shows():
+    begin = bounded_json.begin_of
+    assert begin([1] * 100) == [1] * 100
+    assert begin([1] * 101) == [1] * 100 + ["…"]
+    assert begin({f"k{i}": i for i in range(102)}) == {f"k{i}": i for i in range(100)} | {"…": "…"}
+    assert begin([1] * 98 + [[2], 3]) == [1] * 98 + [[2], "…"]
+    assert begin([[]] * 99 + [[5]]) == [[]] * 99 + [["…"]]
+    assert begin({"a" * 101: "b" * 101}) == {"a" * 100 + "…": "b" * 100 + "…"}
+    assert begin("a" * 100) == "a" * 100
+    assert bounded_json.short("a" * 40, 40) == "a" * 40
+    assert bounded_json.short("a" * 41, 40) == "a" * 39 + "…"
+    assert bounded_json.short([1.5] * 100_000, 12) == "[1.5, 1.5, …"
+
+
+@pytest.mark.parametrize("schema", [{"type": [[1.5] * 500_000]}, {"$ref": "#/" + "x" * 5_000_000}])
+def test_refusals_of_schemas_write_out_no_more_than_they_show(schema):
+    began = time.thread_time()
+    with pytest.raises(GrammarError) as raised:
+        schema_to_grammar(schema, lenient=False)
+    assert time.thread_time() - began < 0.5
+    assert len(str(raised.value)) < 500
+    assert "…" in str(raised.value)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
 def test_arguments_of_all_calls_count_together(server, path):
-    messages = called("[" + "[]," * 50_000 + "1]") * 5
-    status, answer = server.post(path, {"messages": messages})
+    talk = called("[" + "[]," * 50_000 + "1]") * 5
+    status, answer = server.post(path, {"messages": talk})
     assert (status, "what calls were given has too many values" in str(answer)) == (400, True)
 
 
@@ -180,7 +281,7 @@ def test_what_is_made_of_large_bodies_is_made_alone(server, monkeypatch, path, f
 
 
 def test_prompts_of_large_bodies_are_made_alone(server, monkeypatch):
-    seen, make = [], chat.make_prompt
+    seen, statuses, make = [], [], chat.make_prompt
 
     def made(*args, **named):
         seen.append(turns._locks.index(turns._mine.lock))
@@ -188,9 +289,11 @@ def test_prompts_of_large_bodies_are_made_alone(server, monkeypatch):
 
     monkeypatch.setattr(chat, "make_prompt", made)
     for content in ("a", "a " * 10_000):
-        server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": content}], "max_tokens": 1})
-        server.post("/v1/chat/completions/input_tokens", {"messages": [{"role": "user", "content": content}]})
-    assert seen in ([0, 1], [0, 0, 1, 1])
+        asked = {"messages": [{"role": "user", "content": content}]}
+        statuses.append(server.post("/v1/chat/completions", asked | {"max_tokens": 1})[0])
+        statuses.append(server.post("/v1/chat/completions/input_tokens", asked)[0])
+    assert seen == [0, 0, 1, 1]
+    assert statuses == [200, 200, 400, 400]  # the long one is longer than the context
 
 
 def test_others_have_the_turn_of_who_waits_for_something_else():

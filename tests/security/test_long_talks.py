@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from llamakit.bounded_json import NestedJson
 from llamakit.chat import fit
 from llamakit.chat.profile import Profile
 
@@ -36,6 +37,24 @@ def test_results_find_their_calls(named):
     assert made[-1]["tool_call_id"] == "c0"
 
 
+def test_results_without_id_and_name_find_their_calls():
+    n = 8 * N
+    talk = [{"role": "assistant", "content": "", "tool_calls": calls(n)}, *[{"role": "tool", "content": "x"}] * n]
+    made = seconds(lambda: fit.with_ids(talk))
+    assert [(each["tool_call_id"], each["name"]) for each in made[1:]] == [(f"c{i}", f"f{i}") for i in range(n)]
+
+
+@pytest.mark.parametrize("named_ids", [False, True])
+def test_ids_that_are_no_texts_are_of_no_call(named_ids):
+    talk = [{"role": "assistant", "content": "", "tool_calls": calls(2)},
+            {"role": "tool", "content": "x", "tool_call_id": ["a"]}, {"role": "tool", "content": "x", "name": ["f0"]},
+            {"role": "tool", "content": "x"}]  # fmt: skip
+    made, _ = fit.fitted(talk, None, Profile(calls=True, results=True, named_ids=named_ids))
+    assert made[1]["tool_call_id"] == ["a"]
+    assert "tool_call_id" not in made[2]
+    assert made[3]["name"] == "f0"
+
+
 def test_calls_are_told_one_by_one():
     talk = [{"role": "assistant", "content": "", "tool_calls": calls(N)}, *results(N, named=False)]
     made = seconds(lambda: fit._one_by_one(fit.with_ids(talk)))
@@ -47,5 +66,5 @@ def test_messages_and_results_in_a_row_are_joined():
     made = seconds(lambda: fit._alternating([{"role": "user", "content": text}] * N))
     assert [len(each["content"]) for each in made] == [3002 * N - 2]
     talk = [{"role": "tool", "content": text}] * N
-    made = seconds(lambda: fit._as_text(talk, Profile(results=False)))
+    made = seconds(lambda: fit._as_text(talk, Profile(results=False), NestedJson()))
     assert [each["content"].count(text) for each in made] == [N]

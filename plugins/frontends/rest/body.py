@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 from llamakit.plugins.frontends.rest.errors import TooLargeError
 
-from llamakit.bounded_json import begin_of, check_cost, check_depth, too_deep
-from llamakit.errors import UsageError
+from llamakit import bounded_json
+from llamakit.bounded_json import begin_of, too_deep
+from llamakit.errors import LONGEST_NAME, UsageError
 from llamakit.options import OptionField, fields_of, near
 from llamakit.turns import turn
 from llamakit.typed import convert
@@ -122,9 +123,8 @@ def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOpt
             ignored.append(name)
     if ignored and strict:
         names = [*known, *options]
-        raise UsageError(
-            f"unknown field {_short(ignored[0])}", found=near(ignored[0][:100], names), param=ignored[0][:100]
-        )
+        name = ignored[0][:LONGEST_NAME]
+        raise UsageError(f"unknown field {_short(ignored[0])}", found=near(name, names), param=name)
     try:
         fields = convert(own, cls)
     except msgspec.ValidationError as error:
@@ -171,17 +171,12 @@ def decode(data: bytes) -> Any:
     data = data.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in data[:4]:
         raise UsageError("the body is not JSON in UTF-8", hint="UTF-8")
-    check_cost(data)
     try:
-        value = msgspec.json.decode(data)
+        return bounded_json.decode(data)[0]
     except UnicodeDecodeError as error:
         raise UsageError("the body is not valid UTF-8", found=f"byte 0x{error.object[error.start]:02x}") from None
     except msgspec.DecodeError as error:
         raise UsageError("the body is not JSON", found=_lower(PLACE.sub("", str(error)))) from None
-    except RecursionError:
-        raise too_deep() from None
-    check_depth(value, data)
-    return value
 
 
 def sampler_options(state: ServerState) -> dict[str, SamplerOption]:

@@ -9,7 +9,7 @@ import msgspec
 from llamakit.plugins.frontends.rest.body import sampler_options, wrong
 from llamakit.plugins.frontends.rest.fields import skip_samplers
 
-from llamakit.bounded_json import Inner
+from llamakit.bounded_json import NestedJson
 from llamakit.chat.tools.structure import Function, Structure
 from llamakit.errors import UsageError
 from llamakit.sampler import SequenceContext
@@ -123,7 +123,7 @@ def _decoded(value: Any, param: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return Inner().decode(value, param, param)
+        return NestedJson().decode(value, param, param)
     except msgspec.DecodeError as error:
         raise UsageError(f"{param} is not JSON: {error}", param=param) from None
 

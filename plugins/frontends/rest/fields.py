@@ -72,7 +72,7 @@ class LoraChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # The letters of llama.cpp's `samplers`, and the names of samplers that only it has.
-LONGEST_NAME = 64  # of a sampler
+LONGEST_SAMPLER = 64  # characters of a name that may be one
 LONGEST_CHAIN = 256  # names, or characters of a text of them
 LETTERS = {
     "e": "penalties", "d": "dry", "k": "top_k", "y": "typical_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p",
@@ -110,7 +110,7 @@ def skip_samplers(state: ServerState, values: dict[str, Any]) -> list[str]:
         name: None
         for name in names
         if isinstance(name, str)
-        and len(name) <= LONGEST_NAME
+        and len(name) <= LONGEST_SAMPLER
         and SPELLINGS.get(name.strip(), name.strip()) not in known
     }
     kept = _spelled_once([name for name in names if not isinstance(name, str) or name not in skipped])

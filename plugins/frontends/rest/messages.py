@@ -6,7 +6,7 @@ from typing import Any
 
 from llamakit.plugins.frontends.rest.chat import ANY_TOOL, Conversation, checked_tools, text_of
 
-from llamakit.bounded_json import Inner, begin_of
+from llamakit.bounded_json import NestedJson, short
 from llamakit.chat.fit import arguments_of
 from llamakit.errors import UsageError
 
@@ -18,16 +18,14 @@ REASONING = "reasoning"  # what OpenRouter and vLLM call reasoning_content
 
 def from_openai(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages with texts as contents and objects as arguments; UsageError names the one at fault."""
-    inner = Inner()
-    return [_message(message, f"message {number + 1}", inner) for number, message in enumerate(messages)]
+    nested = NestedJson()
+    return [_message(message, f"message {number + 1}", nested) for number, message in enumerate(messages)]
 
 
-def _message(message: dict[str, Any], where: str, inner: Inner) -> dict[str, Any]:
+def _message(message: dict[str, Any], where: str, nested: NestedJson) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
-        raise UsageError(
-            f"the role of {where} is {str(begin_of(role))[:40]!r}", hint=", ".join(ROLES), param="messages"
-        )
+        raise UsageError(f"the role of {where} is {short(role, 40)!r}", hint=", ".join(ROLES), param="messages")
     found: dict[str, Any] = {"role": role, "content": text_of(message.get("content"), where, TEXTS)}
     found |= {name: message[name] for name in KEPT if isinstance(message.get(name), str)}
     if isinstance(message.get(REASONING), str) and role == "assistant":
@@ -38,15 +36,15 @@ def _message(message: dict[str, Any], where: str, inner: Inner) -> dict[str, Any
     if calls:
         if role != "assistant" or not isinstance(calls, list):
             raise UsageError(f"{where} cannot have tool_calls", param="messages")
-        found["tool_calls"] = [_call(call, where, inner) for call in calls]
+        found["tool_calls"] = [_call(call, where, nested) for call in calls]
     return found
 
 
-def _call(call: Any, where: str, inner: Inner) -> dict[str, Any]:
+def _call(call: Any, where: str, nested: NestedJson) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise UsageError(f"a call in {where} has no function with a name", param="messages")
-    arguments = arguments_of(function.get("arguments", {}), inner)
+    arguments = arguments_of(function.get("arguments", {}), nested)
     id = call.get("id")
     found: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return {"id": id, **found} if isinstance(id, str) else found
@@ -100,7 +98,7 @@ def _tool_choice(asked: Any, tools: list[dict[str, Any]]) -> str:
         name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not tools or (name and name not in {t["function"]["name"] for t in tools}):
         raise UsageError(
-            f"tool_choice names no tool of the request: {str(begin_of(asked))[:80]}",
+            f"tool_choice names no tool of the request: {short(asked, 80)}",
             hint='"auto", "none", "required", or {"type": "function", "function": {"name": ...}}', param="tool_choice",
         )  # fmt: skip
     return f"={name}"

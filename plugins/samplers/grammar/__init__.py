@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from llamakit.bounded_json import has_more_values
+from llamakit.bounded_json import decode, has_more_values
 from llamakit.errors import UsageError
 from llamakit.hookspecs import hookimpl
 from llamakit.options import Options
@@ -208,7 +208,7 @@ def parse(
 
         if isinstance(source, str):
             try:
-                source = msgspec.json.decode(source)
+                source = decode(source.encode(), "json_schema", "json_schema")[0]
             except msgspec.DecodeError as error:
                 raise UsageError(f"json_schema is not JSON: {error}", param="json_schema") from None
         grammar, left_out = schema_to_grammar(source, lenient=lenient)

@@ -29,6 +29,8 @@ from llamakit.plugins.samplers.grammar.schema.scalars import number_node, string
 from llamakit.plugins.samplers.grammar.schema.shape import wrong_keyword
 from llamakit.plugins.samplers.grammar.schema.valid import Validator
 
+from llamakit.bounded_json import short
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -120,7 +122,7 @@ class Converter:
         target = schema["$ref"]
         others = {key: value for key, value in schema.items() if key != "$ref" and key not in ANNOTATIONS}
         if not isinstance(target, str) or not target.startswith("#"):
-            raise self.error(pointer, "$ref", f"{str(target)[:80]!r} is not in this document")
+            raise self.error(pointer, "$ref", f"{short(target, 80)!r} is not in this document")
         if others:
             return self.visit(self.merged(self._expanded({"$ref": target}, pointer), others, pointer), pointer)
         if target not in self._rules:
@@ -135,7 +137,7 @@ class Converter:
         seen = set()
         while True:
             if target in seen:
-                raise self.error(pointer, "$ref", f"{target!r} leads back to itself")
+                raise self.error(pointer, "$ref", f"{short(target, 80)!r} leads back to itself")
             seen.add(target)
             found: Any = self.root
             for part in target[2:].split("/") if target not in ("#", "#/") else []:
@@ -143,7 +145,7 @@ class Converter:
                 inside = isinstance(found, dict) and name in found
                 listed = isinstance(found, list) and name.isdigit() and int(name) < len(found)
                 if not inside and not listed:
-                    raise self.error(pointer, "$ref", f"there is nothing at {target!r}")
+                    raise self.error(pointer, "$ref", f"there is nothing at {short(target, 80)!r}")
                 found = found[name] if inside else found[int(name)]
             if not (isinstance(found, dict) and set(found) - ANNOTATIONS == {"$ref"}):
                 return found
@@ -271,7 +273,7 @@ class Converter:
         kinds = [kinds] if isinstance(kinds, str) else list(kinds)
         for kind in kinds:
             if kind not in TYPES:
-                raise self.error(pointer, "type", f"there is no type {str(kind)[:40]!r}; there are {', '.join(TYPES)}")
+                raise self.error(pointer, "type", f"there is no type {short(kind, 40)!r}; there are {', '.join(TYPES)}")
         return [kind for kind in kinds if not (kind == "integer" and "number" in kinds)]
 
     def _typed(self, kind: str, schema: Schema, pointer: str) -> Node:

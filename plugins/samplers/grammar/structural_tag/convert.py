@@ -14,7 +14,8 @@ from llamakit.plugins.samplers.grammar.regex import parse_pattern, parse_regex
 from llamakit.plugins.samplers.grammar.structural_tag import formats as f
 from llamakit.plugins.samplers.grammar.structural_tag.free_text import without
 
-from llamakit.typed import convert, decode
+from llamakit.bounded_json import decode
+from llamakit.typed import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,7 +34,8 @@ def read(source: dict[str, Any] | str) -> f.AnyFormat:
     if not isinstance(source, str) and len(msgspec.json.encode(source)) > LONGEST:
         raise GrammarError(f"the structural tag has more than {LONGEST:,} characters", param=PARAM)
     try:
-        tag = decode(source, f.StructuralTag) if isinstance(source, str) else convert(source, f.StructuralTag)
+        value = decode(source.encode(), PARAM, PARAM)[0] if isinstance(source, str) else source
+        tag = convert(value, f.StructuralTag)
     except RecursionError:
         raise GrammarError("the structural tag is nested too deep", param=PARAM) from None
     except msgspec.DecodeError as error:

@@ -21,7 +21,7 @@ from llamakit.plugins.frontends.rest.fields import (
 )
 from msgspec import Meta
 
-from llamakit.bounded_json import Inner, begin_of
+from llamakit.bounded_json import NestedJson, short
 from llamakit.chat.fit import arguments_of
 from llamakit.errors import UsageError
 
@@ -145,8 +145,8 @@ def variables(think: Think | None) -> dict[str, Any]:
 
 def conversation(fields: ChatBody) -> Conversation:
     """The conversation that is asked for. A last message of the assistant is continued, unless it calls tools."""
-    inner = Inner()
-    messages = [_message(message, f"message {number + 1}", inner) for number, message in enumerate(fields.messages)]
+    nested = NestedJson()
+    messages = [_message(message, f"message {number + 1}", nested) for number, message in enumerate(fields.messages)]
     if not messages:  # which only loads a model, where that is asked for
         raise UsageError("messages is empty", hint="at least one message", param="messages")
     last = messages[-1]
@@ -156,12 +156,10 @@ def conversation(fields: ChatBody) -> Conversation:
     )  # fmt: skip
 
 
-def _message(message: dict[str, Any], where: str, inner: Inner) -> dict[str, Any]:
+def _message(message: dict[str, Any], where: str, nested: NestedJson) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content", "")
     if role not in ROLES:
-        raise UsageError(
-            f"the role of {where} is {str(begin_of(role))[:40]!r}", hint=", ".join(ROLES), param="messages"
-        )
+        raise UsageError(f"the role of {where} is {short(role, 40)!r}", hint=", ".join(ROLES), param="messages")
     if message.get("images"):
         raise UsageError(f"the images of {where} cannot be read", hint="text only", param="messages")
     if not isinstance(content, str | None):
@@ -172,13 +170,13 @@ def _message(message: dict[str, Any], where: str, inner: Inner) -> dict[str, Any
     if isinstance(message.get("tool_name"), str):
         found["name"] = message["tool_name"]
     if message.get("tool_calls"):
-        found["tool_calls"] = [_call(call, where, inner) for call in message["tool_calls"]]
+        found["tool_calls"] = [_call(call, where, nested) for call in message["tool_calls"]]
     return found
 
 
-def _call(call: Any, where: str, inner: Inner) -> dict[str, Any]:
+def _call(call: Any, where: str, nested: NestedJson) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise UsageError(f"a call in {where} has no function with a name", param="messages")
-    arguments = arguments_of(function.get("arguments", {}), inner)
+    arguments = arguments_of(function.get("arguments", {}), nested)
     return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llamakit.errors import NotFoundError
+from llamakit.errors import LONGEST_NAME, NotFoundError
 from llamakit.options import near
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Model:
         infos = {info.name: info for info in self.state.pool.infos()}
         name = self.state.pool.find(id)
         if name is None:
-            raise NotFoundError(f"no model {id[:100]!r}", found=near(id[:100], infos), param="model")
+            raise NotFoundError(f"no model {id[:LONGEST_NAME]!r}", found=near(id[:LONGEST_NAME], infos), param="model")
         value = _anthropic(self.state, infos[name]) if _for_anthropic(req) else model_value(self.state, infos[name])
         resp.content_type = "application/json"
         resp.data = msgspec.json.encode(value)

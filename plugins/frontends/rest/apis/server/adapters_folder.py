@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llamakit.errors import NotFoundError, UsageError
+from llamakit.errors import LONGEST_NAME, NotFoundError, UsageError
 from llamakit.options import near
 
 ENDINGS = (".gguf", ".bin")
@@ -36,8 +36,9 @@ class AdapterFolder:
             )
         files = self.files()
         if name not in files:
+            name = name[:LONGEST_NAME]
             raise NotFoundError(
-                f"no adapter {name[:100]!r} can be loaded", found=near(name[:100], files) or "the folder holds none",
+                f"no adapter {name!r} can be loaded", found=near(name, files) or "the folder holds none",
                 hint="GET /lora-adapters/load lists what can be", param="name",
             )  # fmt: skip
         return files[name]

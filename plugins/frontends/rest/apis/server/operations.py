@@ -13,7 +13,7 @@ from llamakit.plugins.frontends.rest.samplers import Samplers, SamplersInfo
 from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from llamakit.errors import NotFoundError, UnavailableError
+from llamakit.errors import LONGEST_NAME, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     import falcon
@@ -135,7 +135,9 @@ class Cancel:
         key = getattr(req.context, "key", EVERYBODY)
         owner = None if key.may(Role.ADMIN) else key.id
         if not any(session.service.cancel(id, owner) for session in sessions if session is not None):
-            raise NotFoundError(f"no request {id[:100]!r} waits or runs", hint="GET /slots lists them", param="id")
+            raise NotFoundError(
+                f"no request {id[:LONGEST_NAME]!r} waits or runs", hint="GET /slots lists them", param="id"
+            )
         answer(resp, Cancelled(id=id))
 
     on_delete = on_post
