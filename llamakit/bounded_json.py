@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from llamakit.errors import LONGEST_NAME, UsageError
-from llamakit.turns import turn
+from llamakit.serialized import serialized
 
 MOST_COST = 1 << 21  # of one text: as many small numbers, or fewer of what takes longer
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
@@ -89,7 +89,7 @@ class NestedJson:
     def decode(self, text: str, what: str, param: str = "") -> Any:
         """The value; errors as for the function of this name."""
         data = text.encode()
-        with turn(len(data)):
+        with serialized(len(data)):
             value, cost = decode(data, what, param, self._left)
         self._left -= cost
         return value

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from llamakit.errors import ModelFileError, UnavailableError, UsageError
-from llamakit.turns import end_turn
+from llamakit.serialized import let_others
 
 MOST_WORKERS = 2
 START_SECONDS = 30.0
@@ -106,7 +106,7 @@ class WorkerPool:
             message = json.dumps({"source": source, "values": values}).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"a chat template takes values of JSON only: {error}", param="messages") from None
-        end_turn()
+        let_others()
         if not self._places.acquire(timeout=WAIT_SECONDS):
             raise UnavailableError("too many chat templates are at work", hint="try again later")
         try:

@@ -19,7 +19,7 @@ from llamakit.plugins.samplers import grammar
 from llamakit.plugins.samplers.grammar.errors import GrammarError
 from llamakit.plugins.samplers.grammar.schema import schema_to_grammar
 
-from llamakit import _text, bounded_json, turns
+from llamakit import _text, bounded_json, serialized
 from llamakit.chat import fit, worker_pool
 from llamakit.chat.profile import Profile
 from llamakit.errors import UsageError
@@ -43,7 +43,7 @@ def test_bodies_of_a_kind_are_decoded_one_at_a_time(serve, monkeypatch, sizes):
             now -= 1
         return decode(data)
 
-    monkeypatch.setattr(turns, "WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(serialized, "WAIT_SECONDS", 60.0)
     monkeypatch.setattr(body, "decode_object", counted)
     assert tokenized(server, sizes) == {200}
     assert peak == 1
@@ -57,7 +57,7 @@ def test_bodies_of_three_kinds_are_decoded_at_once(serve, monkeypatch):
         together.wait(60)
         return decode(data)
 
-    monkeypatch.setattr(turns, "WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(serialized, "WAIT_SECONDS", 60.0)
     monkeypatch.setattr(body, "decode_object", met)
     assert tokenized(server, [1000, 20_000, 300_000]) == {200}
 
@@ -130,7 +130,7 @@ def test_numbers_of_many_digits_count_by_them(number):
 
 def test_arrays_are_decoded_alone_as_objects_are(server, monkeypatch):
     seen = []
-    monkeypatch.setattr(body, "turn", lambda n_bytes: seen.append(n_bytes) or nullcontext())
+    monkeypatch.setattr(body, "serialized", lambda n_bytes: seen.append(n_bytes) or nullcontext())
     assert server.post("/lora-adapters", [5] * 200_000)[0] == 400
     assert [n_bytes > 200_000 for n_bytes in seen] == [True]
 
@@ -271,7 +271,7 @@ def test_what_is_made_of_large_bodies_is_made_alone(server, monkeypatch, path, f
     seen, make = [], getattr(text, what)
 
     def made(*args, **named):
-        seen.append(turns._mine.lock in turns._locks[1:])
+        seen.append(serialized._mine.lock in serialized._locks[1:])
         return make(*args, **named)
 
     monkeypatch.setattr(text, what, made)
@@ -284,7 +284,7 @@ def test_prompts_of_large_bodies_are_made_alone(server, monkeypatch):
     seen, statuses, make = [], [], chat.make_prompt
 
     def made(*args, **named):
-        seen.append(turns._locks.index(turns._mine.lock))
+        seen.append(serialized._locks.index(serialized._mine.lock))
         return make(*args, **named)
 
     monkeypatch.setattr(chat, "make_prompt", made)
@@ -300,25 +300,25 @@ def test_others_have_the_turn_of_who_waits_for_something_else():
     """A template that takes its ten seconds in another process would hold up everybody else's prompts."""
 
     def work():
-        with turns.turn(10):
+        with serialized.serialized(10):
             return True
 
     with ThreadPoolExecutor(1) as other:
-        with turns.turn(10), turns.turn(1 << 20):
+        with serialized.serialized(10), serialized.serialized(1 << 20):
             held = other.submit(work)
             time.sleep(0.05)
             assert not held.done()
-            turns.end_turn()
+            serialized.let_others()
             assert held.result(10)
-            turns.end_turn()
+            serialized.let_others()
             assert other.submit(work).result(10)
         assert other.submit(work).result(10)
 
 
 def test_who_waits_too_long_for_a_turn_is_told_so(server, monkeypatch):
     """Had all gone on that came together and waited long, they would have been a crowd again."""
-    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.1)
-    with turns.turn(10):
+    monkeypatch.setattr(serialized, "WAIT_SECONDS", 0.1)
+    with serialized.serialized(10):
         status, answer = server.post("/tokenize", {"content": "a"})
         assert (status, "too many requests are being read" in str(answer)) == (503, True)
         assert server.post("/tokenize", {"content": "a" * 10_000})[0] == 200  # of another size
@@ -327,8 +327,8 @@ def test_who_waits_too_long_for_a_turn_is_told_so(server, monkeypatch):
 
 def test_a_template_at_work_holds_no_turn(monkeypatch):
     asked = []
-    monkeypatch.setattr(worker_pool.pool, "_answer", lambda message: asked.append(turns._mine.lock) or b"+ text")
-    with turns.turn(10):
+    monkeypatch.setattr(worker_pool.pool, "_answer", lambda message: asked.append(serialized._mine.lock) or b"+ text")
+    with serialized.serialized(10):
         assert worker_pool.pool.ask("{{ 1 }}", {}) == "text"
     assert asked == [None]
 

@@ -13,7 +13,7 @@ from llamakit import bounded_json
 from llamakit.bounded_json import begin_of, too_deep
 from llamakit.errors import LONGEST_NAME, UsageError
 from llamakit.options import OptionField, fields_of, near
-from llamakit.turns import turn
+from llamakit.serialized import serialized
 from llamakit.typed import convert
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def read(
     `may_be_empty`. `"strict": true` in the body makes unknown names an error.
     """
     data = _read_all(req, state)
-    with turn(len(data)):
+    with serialized(len(data)):
         values = {} if may_be_empty and not data.strip() else decode_object(data)
         skipped = rewrite(values) if rewrite is not None else None
         filled = fill(values, cls, state)
@@ -144,7 +144,7 @@ def tell_ignored(resp: falcon.Response, names: Iterable[str]) -> None:
 def read_array(req: falcon.Request, cls: type[T], state: ServerState, *, most: int = 1000) -> list[T]:
     """The body of a request that is an array of at most `most` objects; errors as for `read`."""
     data = _read_all(req, state)
-    with turn(len(data)):
+    with serialized(len(data)):
         value = decode(data)
     if not isinstance(value, list):
         raise UsageError("the body is not a JSON array", found=f"it is {_kind(value)}")

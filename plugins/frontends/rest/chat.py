@@ -16,7 +16,7 @@ from llamakit.chat.reasoning import Markers, begins_inside
 from llamakit.chat.template import ChatTemplate
 from llamakit.chat.tools import GENERIC, ToolFormat
 from llamakit.errors import UsageError
-from llamakit.turns import end_turn
+from llamakit.serialized import let_others
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,7 +144,7 @@ def template_of(
     """The template that is used, and texts that end an answer: the model's, or one with the names of the 2023 shim."""
     if not options.chat_prompt:
         if not session.has_template(with_tools=with_tools):
-            end_turn()
+            let_others()
         return session.template(with_tools=with_tools), ()
     stop = _unescaped(options.stop)
     return _compiled(shim_source(options)), (stop,) if stop else ()

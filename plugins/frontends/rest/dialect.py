@@ -21,7 +21,7 @@ from llamakit.plugins.frontends.rest.merge import merged
 from llamakit.plugins.frontends.rest.route import Operation, Route
 from llamakit.plugins.frontends.rest.sse import EVENT_STREAM, event, stream
 
-from llamakit.turns import turn
+from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +143,7 @@ class Dialect(ABC):
         asked = self.parse(req)
         tell_ignored(resp, asked.ignored)
         name = self.state.pool.resolve(asked.model)
-        with self.state.pool.lease(name) as session, turn(req.content_length or 0):
+        with self.state.pool.lease(name) as session, serialized(req.content_length or 0):
             requests = self.begin(session, asked, name).requests
         n = sum(len(request.prompt) for request in requests)
         resp.content_type = "application/json"
@@ -175,7 +175,7 @@ class Dialect(ABC):
                 send(resp, writer.answer(jobs, exchange.keep), writer.order)
 
     def _start(self, exchange: Exchange, session: Session, asked: Asked, name: str) -> tuple[Writer, list[Job]]:
-        with turn(exchange.n_bytes):
+        with serialized(exchange.n_bytes):
             writer = self.begin(session, asked, name)
         writer.ignored = (*(writer.ignored or asked.ignored), *left_out(self.state, session, writer.requests))
         slot = getattr(asked.fields, "id_slot", -1)

@@ -21,7 +21,7 @@ from llamakit.plugins.frontends.rest.dialect import Asked, Dialect
 from llamakit.plugins.frontends.rest.fields import extended, settings_of, stop_texts
 from llamakit.plugins.frontends.rest.route import Operation, Route
 
-from llamakit.turns import turn
+from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     import falcon
@@ -101,7 +101,7 @@ class CountTokens:
         """`{"input_tokens": n}`."""
         body = read(req, CountBody, self.state, sampling=False)
         tell_ignored(resp, body.ignored)
-        with self.state.pool.lease(body.fields.model) as session, turn(req.content_length or 0):
+        with self.state.pool.lease(body.fields.model) as session, serialized(req.content_length or 0):
             prompt = make_prompt(self.state, session, conversation(body.fields))
         resp.content_type = "application/json"
         resp.data = msgspec.json.encode({"input_tokens": len(prompt.tokens)})

@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from llamakit.engine.request import Embed
 from llamakit.errors import UsageError
-from llamakit.turns import turn
+from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     import falcon
@@ -64,7 +64,7 @@ class Embedding(Resource):
         several = texts(fields)
         with self.state.pool.lease(fields.model) as session:
             pooling = pooling_of(self.state, session, fields.pooling, "last")
-            with turn(req.content_length or 0):
+            with serialized(req.content_length or 0):
                 prompts = [self._tokens(session, text, place, fields) for place, text in several]
             if sum(map(len, prompts)) > MOST_TOKENS:
                 raise UsageError(

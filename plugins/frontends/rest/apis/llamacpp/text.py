@@ -15,7 +15,7 @@ from llamakit.plugins.frontends.rest.messages import conversation
 from llamakit.plugins.frontends.rest.prompts import Prompt, checked_id, mixed_tokens
 from msgspec import Meta
 
-from llamakit.turns import turn
+from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +83,7 @@ class Tokenize(Resource):
         fields = body.fields
         with self.state.pool.lease(fields.model) as session:
             tokenizer = session.tokenizer
-            with turn(req.content_length or 0):
+            with serialized(req.content_length or 0):
                 tokens = mixed_tokens(tokenizer, fields.content, param="content", parse_special=fields.parse_special)
             if fields.add_special:
                 tokens = with_special(tokenizer, tokens)
@@ -115,7 +115,7 @@ class ApplyTemplate(Resource):
             variables=variables(fields.reasoning_effort, fields.chat_template_kwargs),
             continue_last=fields.continue_final_message if fields.add_generation_prompt else False,
         )  # fmt: skip
-        with self.state.pool.lease(fields.model) as session, turn(req.content_length or 0):
+        with self.state.pool.lease(fields.model) as session, serialized(req.content_length or 0):
             prompt = make_prompt(self.state, session, talk, add_generation_prompt=fields.add_generation_prompt)
         self.answer(resp, {"prompt": prompt.text}, body.ignored)
 
@@ -147,7 +147,7 @@ def pieces(tokenizer: Tokenizer, tokens: list[int]) -> Iterator[bytes]:
         if max(part) >= tokenizer.n_vocab:
             place = next(place for place, token in enumerate(part, start) if token >= tokenizer.n_vocab)
             checked_id(tokenizer, tokens[place], f"tokens[{place}]", "tokens")
-        with turn(BYTES_OF_TOKEN * len(tokens)):
+        with serialized(BYTES_OF_TOKEN * len(tokens)):
             made = {token: tokenizer.piece(token) for token in set(part)}
             joined = b"".join([made[token] for token in part])
         yield joined
@@ -158,7 +158,7 @@ def with_pieces(tokenizer: Tokenizer, tokens: list[int]) -> LongJson:
     parts = []
     for start in range(0, len(tokens), PIECES_AT_ONCE):
         part = tokens[start : start + PIECES_AT_ONCE]
-        with turn(BYTES_OF_TOKEN * len(tokens)):
+        with serialized(BYTES_OF_TOKEN * len(tokens)):
             made = {token: encode({"id": token, "piece": piece(tokenizer, token)}) for token in set(part)}
             parts.append(b",".join([made[token] for token in part]))
     return LongJson.array(parts)

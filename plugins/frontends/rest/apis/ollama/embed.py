@@ -22,7 +22,7 @@ from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
 from llamakit.engine.request import Embed
-from llamakit.turns import turn
+from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     import falcon
@@ -62,7 +62,7 @@ class EmbedTexts(Resource):
             check_dimensions(session, fields.dimensions or None)
             values, n = list[Any](), 0
             if fields.input:
-                with turn(req.content_length or 0):
+                with serialized(req.content_length or 0):
                     prompts = text_tokens(session.tokenizer, fields.input, gone=client_gone(req))
                 if fields.truncate:
                     prompts = [tokens[: session.n_ctx] for tokens in prompts]
@@ -89,7 +89,7 @@ class EmbedPrompt(Resource):
         with self.state.pool.lease(fields.model) as session:
             value: list[float] = []
             if fields.prompt:
-                with turn(req.content_length or 0):
+                with serialized(req.content_length or 0):
                     tokens = text_tokens(session.tokenizer, fields.prompt, "prompt")
                 texts = Embed(
                     prompts=[tokens[0][: session.n_ctx]],

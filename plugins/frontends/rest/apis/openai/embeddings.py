@@ -21,7 +21,7 @@ from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
 from llamakit.engine.request import Embed
-from llamakit.turns import turn
+from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     import falcon
@@ -63,7 +63,7 @@ class Embeddings:
         name = self.state.pool.resolve(fields.model)
         with self.state.pool.lease(name) as session:
             check_dimensions(session, fields.dimensions)
-            with turn(req.content_length or 0):
+            with serialized(req.content_length or 0):
                 prompts = text_tokens(session.tokenizer, fields.input, gone=client_gone(req))
             texts = Embed(
                 prompts=prompts,

@@ -32,7 +32,7 @@ _mine = _Mine()
 
 
 @contextmanager
-def turn(n_bytes: int) -> Iterator[None]:
+def serialized(n_bytes: int) -> Iterator[None]:
     """Work on a body of so many bytes, while no other thread works on one of its kind. A turn within a turn is none.
 
     UnavailableError after `WAIT_SECONDS` in vain: letting all go on who have waited long would be the very crowd again.
@@ -47,10 +47,10 @@ def turn(n_bytes: int) -> Iterator[None]:
     try:
         yield
     finally:
-        end_turn()
+        let_others()
 
 
-def end_turn() -> None:
+def let_others() -> None:
     """End the turn of this thread, if it has one: what comes is to wait for something else."""
     lock, _mine.lock = _mine.lock, None
     if lock is not None:
