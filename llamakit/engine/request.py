@@ -129,13 +129,15 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """One generated token. `text` may be empty while a character or a possible stop string is held back.
 
     `logprob`: the natural logarithm of its probability before any sampler; `top`: the likeliest tokens with theirs.
-    `after`: the likeliest tokens that the chain left with their probabilities, where `probs_after` asked for them.
+    `prob`: its probability among the tokens that the chain left, `after`: the likeliest of these with theirs, where
+    `probs_after` asked for them.
     """
 
     token_id: int
     text: str
     logprob: float | None = None
     top: Likely = NONE_LIKELY
+    prob: float = 0.0
     after: Likely = NONE_LIKELY
 
 

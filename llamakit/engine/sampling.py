@@ -6,6 +6,7 @@ one with a Python sampler runs stage by stage, and only pays for a copy of its r
 
 from __future__ import annotations
 
+import math
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -390,13 +391,20 @@ def probabilities(logits: npt.NDArray[np.float32], token_id: int, n: int) -> tup
     return float(logits[token_id]) - log_sum, Likely(ids, values)
 
 
-def probabilities_after(logits: npt.NDArray[np.float32], chain: SamplerChain, n: int) -> Likely:
-    """The `n` likeliest of the tokens that the chain leaves to its last sampler, with their probabilities."""
+def probabilities_after(
+    logits: npt.NDArray[np.float32], chain: SamplerChain, token_id: int, n: int
+) -> tuple[float, Likely]:
+    """Of the tokens that the chain leaves to its last sampler: the probability of one, and the `n` likeliest."""
     candidates = NativeCandidates(logits)
     for sampler in chain.samplers[:-1]:
         apply(sampler, candidates)
-    ids, values, _ = candidates.handle.probabilities(n)
-    return Likely(ids, values)
+    ids, values, log_sum = candidates.handle.probabilities(n)
+    likely = Likely(ids, values)
+    prob = likely.number_of(token_id)
+    if prob is None:
+        left, logits = candidates.array()
+        prob = next((math.exp(logit - log_sum) for logit in logits[left == token_id].tolist()), 0.0)
+    return prob, likely
 
 
 def wants_details(sequence: Sequence_) -> bool:
@@ -411,14 +419,14 @@ def details(rows: Rows, row: int, token_id: int, request: Request, sequence: Seq
         return None
     scored = sequence.group.scored
     logits = rows[row]
-    logprob: float = 0.0
+    logprob = prob = 0.0
     top = after = NONE_LIKELY
     if request.logprobs is not None or scored:
         logprob, top = probabilities(logits, token_id, request.logprobs or 0)
         sequence.score += logprob
     if request.probs_after:
-        after = probabilities_after(logits, sequence.chain, request.probs_after)
-    return (None if request.logprobs is None else logprob), top, after
+        prob, after = probabilities_after(logits, sequence.chain, token_id, request.probs_after)
+    return (None if request.logprobs is None else logprob), top, prob, after
 
 
 class NativeCandidates:

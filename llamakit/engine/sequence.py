@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from llamakit.engine.sampling import SamplerChain
     from llamakit.tokenizer import Tokenizer
 
-# Log-probability, the likeliest tokens before the chain, and those after it: fields of `Piece`.
-Details = tuple[float | None, Likely, Likely]
+# Log-probability and the likeliest tokens before the chain, probability and the likeliest after it: fields of `Piece`.
+Details = tuple[float | None, Likely, float, Likely]
 UNFINISHED_CHARACTER = 3  # tokens allowed beyond the limit to complete a UTF-8 character, which has at most 4 bytes
 
 
@@ -149,8 +149,8 @@ class Sequence(Track):
         if details is None:
             piece = Piece(token_id=token_id, text=text)
         else:
-            logprob, top, after = details
-            piece = Piece(token_id=token_id, text=text, logprob=logprob, top=top, after=after)
+            logprob, top, prob, after = details
+            piece = Piece(token_id=token_id, text=text, logprob=logprob, top=top, prob=prob, after=after)
         if self.group.streams:
             self.group.job.emit(Token(self.choice, piece))
         else:

@@ -118,3 +118,15 @@ def test_a_request_of_today_shifts_only_where_it_says_so(serve):
     assert server.post("/completion", long | {"cache_prompt": True, "context_shift": True})[0] == 200
     server.state.defaults = {"context_shift": True}
     assert server.post("/completion", long | {"cache_prompt": True})[0] == 200
+
+
+def test_the_probability_of_a_token_that_is_not_among_the_likeliest(native):
+    """It was told as 0 there, whatever was drawn."""
+    body = {"prompt": "Once", "n_predict": 30, "seed": 1, "temperature": 5.0, "top_k": 0, "ignore_eos": True}
+    few, many = (
+        native.complete(**body, n_probs=n, post_sampling_probs=True)["completion_probabilities"] for n in (2, 500)
+    )
+    assert [each["id"] for each in few] == [each["id"] for each in many]
+    assert [each["prob"] for each in few] == [each["prob"] for each in many]
+    assert any(each["id"] not in [top["id"] for top in each["top_probs"]] for each in few)
+    assert all(each["prob"] > 0 for each in few)

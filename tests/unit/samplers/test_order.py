@@ -136,9 +136,12 @@ def test_probabilities_are_packed_as_python_would(options):
             sampler.native().apply(c)
         ids, logits, _, log_sum = c.top_parts(n)
         after = Likely.of(ids.tolist(), [math.exp(v - log_sum) for v in logits.tolist()])
-        assert probabilities_after(x, chain, n) == after
+        everything = Likely.of(*(part.tolist() for part in c.top_parts(len(x))[:2]))
+        for place in (0, len(everything) // 2, len(everything) - 1):
+            token, logit = list(everything)[place]
+            assert probabilities_after(x, chain, token, n) == (math.exp(logit - log_sum), after)
     x[5] = np.nan
-    for call in (lambda: probabilities(x, 17, 3), lambda: probabilities_after(x, made(len(x)), 3)):
+    for call in (lambda: probabilities(x, 17, 3), lambda: probabilities_after(x, made(len(x)), 17, 3)):
         with pytest.raises((_sampling.LogitsError, LlamaKitError), match="NaN"):
             call()
 

@@ -251,7 +251,7 @@ class Answers(Writer):
 
     def _after_today(self, piece: Piece) -> bytes:
         """The same as llama.cpp has it now, where a request asks for it by name."""
-        chosen = (piece.token_id, piece.after.number_of(piece.token_id) or 0.0)
+        chosen = (piece.token_id, piece.prob)
         return chosen_json(self.tokenizer, drawn, chosen, "top_probs", piece.after.positive, order="sorted")
 
     def _before(self, piece: Piece) -> bytes:
