@@ -155,12 +155,20 @@ def by_time() -> Iterator[None]:
     """
     from llamakit import _sampling
 
-    began, before = _nanoseconds(), work() + row_work()
+    thread, collected = threading.get_ident(), [0, 0]
+    outer = _collected.get(thread)
+    _collected[thread] = collected
+    began, before = time.thread_time_ns(), work() + row_work()
     try:
         yield
     finally:
-        spent = (_nanoseconds() - began) // UNIT_NANOSECONDS
+        spent = (time.thread_time_ns() - began - collected[1]) // UNIT_NANOSECONDS
         _sampling.count_row_work(max(0, spent - (work() + row_work() - before)))
+        if outer is None:
+            del _collected[thread]
+        else:
+            outer[1] += collected[1]
+            _collected[thread] = outer
 
 
 def has_grammar(chain: SamplerChain | None) -> bool:
@@ -175,23 +183,21 @@ def must_wait(chain: SamplerChain, pace: Pace | None, *, python: bool) -> bool:
     return (python and pace.rows_are_over) or (pace.is_over and has_grammar(chain))
 
 
-class _Collections(threading.local):
-    """The processor time of a thread that Python's garbage collector took, which is nobody's work."""
-
-    began = nanoseconds = 0
-
-    def note(self, phase: str, info: dict[str, int]) -> None:
-        """What the collector calls as it starts and stops."""
-        if phase == "start":
-            self.began = time.thread_time_ns()
-        else:
-            self.nanoseconds += time.thread_time_ns() - self.began
+# Of threads within `by_time`: when Python's garbage collector last began in them, and the processor time that it took
+# there, which is nobody's work. Nothing is kept for other threads: what lives long and is made when memory is full of
+# answers keeps a megabyte of theirs.
+_collected: dict[int, list[int]] = {}
 
 
-_collections = _Collections()
-gc.callbacks.append(_collections.note)
+def _note_collection(phase: str, info: dict[str, int]) -> None:
+    """What the collector calls as it starts and stops."""
+    noted = _collected.get(threading.get_ident())
+    if noted is None:
+        return
+    if phase == "start":
+        noted[0] = time.thread_time_ns()
+    else:
+        noted[1] += time.thread_time_ns() - noted[0]
 
 
-def _nanoseconds() -> int:
-    """The processor time of this thread, without that of the collector."""
-    return time.thread_time_ns() - _collections.nanoseconds
+gc.callbacks.append(_note_collection)
