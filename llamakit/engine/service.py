@@ -16,6 +16,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from ctypes import Structure, c_double
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -58,6 +59,17 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     per_client: int = 0
     per_client_tokens: int = 0
     stall_seconds: float = 300.0
+
+
+class _Clock(Structure):
+    """`step_began`: 0 outside of steps; `moved`: when the engine last ended a step, or got work after it had none.
+
+    They lie in the structure, as the numbers of `stats.Counters` do, and for the same reason.
+    """
+
+    step_began: float
+    moved: float
+    _fields_ = (("step_began", c_double), ("moved", c_double))
 
 
 class _Call:
@@ -104,9 +116,8 @@ class Service:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._cut = threading.Event()
-        self._step_began = 0.0  # 0: not in a step
+        self._clock = _Clock(moved=time.monotonic())
         self._stuck = self._dead = False
-        self._moved = time.monotonic()  # when the engine last ended a step, or got work after it had none
         self._starts: list[float] = []
         self._jobs: dict[str, Job] = {}  # those not finished
         self._lock = threading.Lock()
@@ -138,7 +149,7 @@ class Service:
             job = Job(request, id=self._free_id(id), gone=gone, owner=owner, weight=weight)
             self._check_share(job.owner, job.width, len(request.prompt))
             if not self._jobs:
-                self._moved = time.monotonic()
+                self._clock.moved = time.monotonic()
             self._jobs[job.id] = job
             job.waker = self._wake.set
             self._inbox.append((job, prepared))
@@ -223,7 +234,7 @@ class Service:
             return "the engine's thread has ended"
         if self.spoilt is not None:
             return self.spoilt.message
-        idle = time.monotonic() - self._moved
+        idle = time.monotonic() - self._clock.moved
         if self._stuck or (self._jobs and idle > self.options.stall_seconds):
             return f"the backend does not answer: no step for {idle:.0f} seconds"
         return ""
@@ -263,9 +274,9 @@ class Service:
         if self._lost and not self._bring_back():
             return
         self._take_inbox()
-        self._step_began = time.monotonic()
+        self._clock.step_began = time.monotonic()
         worked = self.engine.step()
-        self._step_began, self._moved = 0.0, time.monotonic()
+        self._clock.step_began, self._clock.moved = 0.0, time.monotonic()
         if self._stuck:
             self._stuck = False
             log.warning("the backend came back")
@@ -288,7 +299,7 @@ class Service:
             self._next_try = time.monotonic() + REOPEN_SECONDS
             self._fail_all(BackendError(f"the device was lost and cannot be opened again: {error}"))
             return False
-        self._lost, self._next_try, self._moved = False, 0.0, time.monotonic()
+        self._lost, self._next_try, self._clock.moved = False, 0.0, time.monotonic()
         log.warning("the device was lost and is open again")
         return True
 
@@ -311,7 +322,7 @@ class Service:
 
     def _recover(self, error: LlamaKitError) -> None:
         """Give up everything that was in the engine, and start again with an empty cache."""
-        self._step_began = 0.0
+        self._clock.step_began = 0.0
         self._fail_all(error)
         try:
             self.engine.reset()
@@ -349,7 +360,7 @@ class Service:
 
     def _look_at_step(self) -> None:
         """Give up the requests of a step that takes too long."""
-        began, limit = self._step_began, self.options.stall_seconds
+        began, limit = self._clock.step_began, self.options.stall_seconds
         if not began or self._stuck or time.monotonic() - began <= limit:
             return
         self._stuck = True
