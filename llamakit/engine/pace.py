@@ -170,11 +170,9 @@ def by_time() -> Iterator[None]:
     finally:
         spent = (time.thread_time_ns() - began - collected[1]) // UNIT_NANOSECONDS
         _sampling.count_row_work(max(0, spent - (work() + row_work() - before)))
-        if outer is None:
-            del _collected[thread]
-        else:
+        if outer is not None:
             outer[1] += collected[1]
-            _collected[thread] = outer
+        _collected[thread] = outer  # the place stays: a table that grows and shrinks is made anew
 
 
 def has_grammar(chain: SamplerChain | None) -> bool:
@@ -192,7 +190,7 @@ def must_wait(chain: SamplerChain, pace: Pace | None, *, python: bool) -> bool:
 # Of threads within `by_time`: when Python's garbage collector last began in them, and the processor time that it took
 # there, which is nobody's work. Nothing is kept for other threads: what lives long and is made when memory is full of
 # answers keeps a megabyte of theirs.
-_collected: dict[int, list[int]] = {}
+_collected: dict[int, list[int] | None] = {}
 
 
 def _note_collection(phase: str, info: dict[str, int]) -> None:
