@@ -1,8 +1,8 @@
-"""Turns at working on what others sent, so that the engine's thread is never the last of many.
+"""Bodies are read and made into prompts one at a time, so that streams do not stand still meanwhile.
 
-Python runs one thread at a time. The engine's asks to run several times a step, and of 64 threads that read bodies and
-make prompts it would get its turn as the last each time: streams stood still for two seconds. So those take turns, and
-a short body waits for short ones only.
+Python runs one thread at a time. The engine's thread asks to run several times a step, and beside 64 that read bodies
+and make prompts it came last each time: streams stood still for two seconds. So those take turns, and a short body
+waits for short ones only.
 """
 
 from __future__ import annotations

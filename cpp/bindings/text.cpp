@@ -1,4 +1,4 @@
-// llamakit._text: tokenization, and what JSON costs, with the GIL released.
+// llamakit._text: tokenization, the JSON of likeliest tokens and what JSON costs; without the GIL where it takes long.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -55,11 +55,11 @@ def test_keys_are_in_the_order_that_is_asked_for():
 
 def test_a_chosen_token_with_the_likeliest():
     tokenizer, likely = Texts(), Likely.of([2, 3], [-0.0001, -9.5])
-    found = json.loads(chosen_json(tokenizer, scored, (2, -0.0001), "top_logprobs", likely, "sorted"))
+    found = json.loads(chosen_json(tokenizer, scored, 2, -0.0001, "top_logprobs", likely, "sorted"))
     top = [scored(tokenizer, *pair) for pair in likely]
     assert found == json.loads(msgspec.json.encode(top[0] | {"top_logprobs": top}))
     assert list(found) == sorted(found)
-    none = json.loads(chosen_json(tokenizer, scored, (2, math.nan), "top_logprobs", NONE_LIKELY))
+    none = json.loads(chosen_json(tokenizer, scored, 2, None, "top_logprobs", NONE_LIKELY))
     assert (none["logprob"], none["top_logprobs"]) == (None, [])
 
 

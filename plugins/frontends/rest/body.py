@@ -18,6 +18,7 @@ from llamakit.typed import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import falcon
     from llamakit.plugins.frontends.rest.state import ServerState
@@ -82,6 +83,11 @@ def read(
     return msgspec.structs.replace(
         body, ignored=(*body.ignored, *(skipped or ())), given=body.given - filled, filled=filled
     )
+
+
+def in_turn(req: falcon.Request) -> AbstractContextManager[None]:
+    """A block that works on what a body asks for, one at a time: see `serialized`."""
+    return serialized(req.content_length or 0)
 
 
 def fill(values: dict[str, Any], cls: type[Any], state: ServerState) -> frozenset[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from llamakit.plugins.frontends.rest.answer import Delta
-from llamakit.plugins.frontends.rest.body import tell_ignored
+from llamakit.plugins.frontends.rest.body import in_turn, tell_ignored
 from llamakit.plugins.frontends.rest.constrain import left_out
 from llamakit.plugins.frontends.rest.errors import body_of
 from llamakit.plugins.frontends.rest.generation import Exchange
@@ -143,7 +143,7 @@ class Dialect(ABC):
         asked = self.parse(req)
         tell_ignored(resp, asked.ignored)
         name = self.state.pool.resolve(asked.model)
-        with self.state.pool.lease(name) as session, serialized(req.content_length or 0):
+        with self.state.pool.lease(name) as session, in_turn(req):
             requests = self.begin(session, asked, name).requests
         n = sum(len(request.prompt) for request in requests)
         resp.content_type = "application/json"

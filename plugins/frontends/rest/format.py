@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +76,15 @@ def _rate(n: int, seconds: float) -> float | None:
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
     """A token's text; one that is not a whole character is shown by its bytes, as OpenAI does."""
-    data = tokenizer.piece(token, special=True)
+    return text_or_bytes(tokenizer.piece(token, special=True), "bytes:")
+
+
+def text_or_bytes(data: bytes, mark: str) -> str:
+    """The text of a token's bytes; if they are not whole characters, the bytes after a mark."""
     try:
         return data.decode()
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        return mark + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def chat_logprobs(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> list[bytes]:
@@ -90,12 +93,9 @@ def chat_logprobs(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> list[bytes]:
     Each is JSON at once: as objects, those of a whole answer take much memory, and long to become text together.
     """
     return [
-        chosen_json(
-            tokenizer, _chat_token, (piece.token_id, math.nan if piece.logprob is None else piece.logprob),
-            "top_logprobs", piece.top,
-        )
+        chosen_json(tokenizer, _chat_token, piece.token_id, piece.logprob, "top_logprobs", piece.top)
         for piece in pieces
-    ]  # fmt: skip
+    ]
 
 
 def _chat_token(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:

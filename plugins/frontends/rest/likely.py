@@ -5,6 +5,7 @@ likely_json(tokenizer, entry, piece.top)    # entry(tokenizer, token, number): h
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,8 @@ def likely_json(tokenizer: Tokenizer, entry: Entry, likely: Likely, order: Any =
 
 
 def chosen_json(
-    tokenizer: Tokenizer, entry: Entry, chosen: tuple[int, float], name: str, likely: Likely, order: Any = None
+    tokenizer: Tokenizer, entry: Entry, token: int, number: float | None, name: str, likely: Likely, order: Any = None
 ) -> bytes:
-    """A chosen token as `entry` shows it with its number, and under `name` the likeliest in its place."""
-    own = likely_json(tokenizer, entry, Likely.of(chosen[:1], chosen[1:]), order)
+    """A chosen token as `entry` shows it with its number (null for None), and under `name` the likeliest there."""
+    own = likely_json(tokenizer, entry, Likely.of([token], [math.nan if number is None else number]), order)
     return b'%b,"%b":[%b]}' % (own[:-1], name.encode(), likely_json(tokenizer, entry, likely, order))

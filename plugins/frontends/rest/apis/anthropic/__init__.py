@@ -14,14 +14,12 @@ from llamakit.plugins.frontends.rest.apis.anthropic.fields import (
     output_options,
     skipped,
 )
-from llamakit.plugins.frontends.rest.body import read, tell_ignored
+from llamakit.plugins.frontends.rest.body import in_turn, read, tell_ignored
 from llamakit.plugins.frontends.rest.chat import make_prompt
 from llamakit.plugins.frontends.rest.constrain import check_constraints, constrained
 from llamakit.plugins.frontends.rest.dialect import Asked, Dialect
 from llamakit.plugins.frontends.rest.fields import extended, settings_of, stop_texts
 from llamakit.plugins.frontends.rest.route import Operation, Route
-
-from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     import falcon
@@ -101,7 +99,7 @@ class CountTokens:
         """`{"input_tokens": n}`."""
         body = read(req, CountBody, self.state, sampling=False)
         tell_ignored(resp, body.ignored)
-        with self.state.pool.lease(body.fields.model) as session, serialized(req.content_length or 0):
+        with self.state.pool.lease(body.fields.model) as session, in_turn(req):
             prompt = make_prompt(self.state, session, conversation(body.fields))
         resp.content_type = "application/json"
         resp.data = msgspec.json.encode({"input_tokens": len(prompt.tokens)})

@@ -10,7 +10,7 @@ import msgspec
 from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, gather
 from llamakit.plugins.frontends.rest.dialect import Writer
 from llamakit.plugins.frontends.rest.fields import RANDOM_SEED
-from llamakit.plugins.frontends.rest.format import extensions_of, progress_value
+from llamakit.plugins.frontends.rest.format import extensions_of, progress_value, text_or_bytes
 from llamakit.plugins.frontends.rest.likely import chosen_json, likely_json
 from llamakit.plugins.frontends.rest.long_json import LongJson
 from llamakit.plugins.frontends.rest.sse import event, event_pieces
@@ -251,13 +251,13 @@ class Answers(Writer):
 
     def _after_today(self, piece: Piece) -> bytes:
         """The same as llama.cpp has it now, where a request asks for it by name."""
-        chosen = (piece.token_id, piece.prob)
-        return chosen_json(self.tokenizer, drawn, chosen, "top_probs", piece.after.positive, order="sorted")
+        likely = piece.after.positive
+        return chosen_json(self.tokenizer, drawn, piece.token_id, piece.prob, "top_probs", likely, order="sorted")
 
     def _before(self, piece: Piece) -> bytes:
         """A token and the likeliest of the model, with the logarithms of their probabilities, as llama.cpp does now."""
-        chosen = (piece.token_id, math.nan if piece.logprob is None else piece.logprob)
-        return chosen_json(self.tokenizer, scored, chosen, "top_logprobs", piece.top, order="sorted")
+        token, logprob = piece.token_id, piece.logprob
+        return chosen_json(self.tokenizer, scored, token, logprob, "top_logprobs", piece.top, order="sorted")
 
 
 def drawn_2023(tokenizer: Tokenizer, token: int, prob: float) -> dict[str, Any]:
@@ -282,11 +282,7 @@ def _token(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
     """A token's text; one that is not a whole character is shown by its bytes."""
-    data = tokenizer.piece(token, special=False)
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return "byte: " + "".join(f"\\x{byte:02x}" for byte in data)
+    return text_or_bytes(tokenizer.piece(token, special=False), "byte: ")
 
 
 def timings_of(timings: Timings, *, newer: bool = False) -> dict[str, float | int]:

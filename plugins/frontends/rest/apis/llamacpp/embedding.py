@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.text import Resource
-from llamakit.plugins.frontends.rest.body import read, tell_ignored
+from llamakit.plugins.frontends.rest.body import in_turn, read, tell_ignored
 from llamakit.plugins.frontends.rest.embedding import (
     MOST_TEXTS,
     MOST_TOKENS,
@@ -23,7 +23,6 @@ from msgspec import Meta
 
 from llamakit.engine.request import Embed
 from llamakit.errors import UsageError
-from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     import falcon
@@ -64,7 +63,7 @@ class Embedding(Resource):
         several = texts(fields)
         with self.state.pool.lease(fields.model) as session:
             pooling = pooling_of(self.state, session, fields.pooling, "last")
-            with serialized(req.content_length or 0):
+            with in_turn(req):
                 prompts = [self._tokens(session, text, place, fields) for place, text in several]
             if sum(map(len, prompts)) > MOST_TOKENS:
                 raise UsageError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.answer import encode, generation_settings
 from llamakit.plugins.frontends.rest.apis.llamacpp.fields import default_fields, sampling_of
-from llamakit.plugins.frontends.rest.body import Body, read, tell_ignored
+from llamakit.plugins.frontends.rest.body import Body, in_turn, read, tell_ignored
 from llamakit.plugins.frontends.rest.chat import make_prompt, variables
 from llamakit.plugins.frontends.rest.fields import LARGEST, Name
 from llamakit.plugins.frontends.rest.long_json import LongJson, send
@@ -83,7 +83,7 @@ class Tokenize(Resource):
         fields = body.fields
         with self.state.pool.lease(fields.model) as session:
             tokenizer = session.tokenizer
-            with serialized(req.content_length or 0):
+            with in_turn(req):
                 tokens = mixed_tokens(tokenizer, fields.content, param="content", parse_special=fields.parse_special)
             if fields.add_special:
                 tokens = with_special(tokenizer, tokens)
@@ -115,7 +115,7 @@ class ApplyTemplate(Resource):
             variables=variables(fields.reasoning_effort, fields.chat_template_kwargs),
             continue_last=fields.continue_final_message if fields.add_generation_prompt else False,
         )  # fmt: skip
-        with self.state.pool.lease(fields.model) as session, serialized(req.content_length or 0):
+        with self.state.pool.lease(fields.model) as session, in_turn(req):
             prompt = make_prompt(self.state, session, talk, add_generation_prompt=fields.add_generation_prompt)
         self.answer(resp, {"prompt": prompt.text}, body.ignored)
 

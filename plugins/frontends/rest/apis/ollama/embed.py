@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.apis.ollama.generate import Resource
-from llamakit.plugins.frontends.rest.body import read, tell_ignored
+from llamakit.plugins.frontends.rest.body import in_turn, read, tell_ignored
 from llamakit.plugins.frontends.rest.embedding import (
     check_dimensions,
     client_gone,
@@ -22,7 +22,6 @@ from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
 from llamakit.engine.request import Embed
-from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     import falcon
@@ -62,7 +61,7 @@ class EmbedTexts(Resource):
             check_dimensions(session, fields.dimensions or None)
             values, n = list[Any](), 0
             if fields.input:
-                with serialized(req.content_length or 0):
+                with in_turn(req):
                     prompts = text_tokens(session.tokenizer, fields.input, gone=client_gone(req))
                 if fields.truncate:
                     prompts = [tokens[: session.n_ctx] for tokens in prompts]
@@ -89,7 +88,7 @@ class EmbedPrompt(Resource):
         with self.state.pool.lease(fields.model) as session:
             value: list[float] = []
             if fields.prompt:
-                with serialized(req.content_length or 0):
+                with in_turn(req):
                     tokens = text_tokens(session.tokenizer, fields.prompt, "prompt")
                 texts = Embed(
                     prompts=[tokens[0][: session.n_ctx]],

@@ -167,7 +167,7 @@ class ChatAnswer(Writer):
             message["content"] = answer.content or None
             message |= self._calls([call_value(call) for call in answer.calls])
         return {
-            "index": answer.done.choice, "message": message, "logprobs": self._whole_logprobs(answer.pieces),
+            "index": answer.done.choice, "message": message, "logprobs": self._logprobs(answer.pieces, whole=True),
             "finish_reason": self._reason(answer.done),
         }  # fmt: skip
 
@@ -181,16 +181,12 @@ class ChatAnswer(Writer):
         reason = finish_reason(done.result, called=done.called)
         return "function_call" if reason == "tool_calls" and self.fields.functions is not None else reason
 
-    def _logprobs(self, pieces: Any) -> dict[str, Any] | None:
+    def _logprobs(self, pieces: Any, *, whole: bool = False) -> dict[str, Any] | None:
+        """Those of some tokens; of a `whole` answer they may be many megabytes."""
         if not self.fields.logprobs:
             return None
-        content = [msgspec.Raw(each) for each in chat_logprobs(self.session.tokenizer, pieces)]
-        return {"content": content, "refusal": None}
-
-    def _whole_logprobs(self, pieces: Any) -> dict[str, Any] | None:
-        if not self.fields.logprobs:
-            return None
-        return {"content": LongJson.array(chat_logprobs(self.session.tokenizer, pieces)), "refusal": None}
+        tokens = chat_logprobs(self.session.tokenizer, pieces)
+        return {"content": LongJson.array(tokens) if whole else list(map(msgspec.Raw, tokens)), "refusal": None}
 
     # -- in chunks -----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
-from llamakit.plugins.frontends.rest.body import read, tell_ignored
+from llamakit.plugins.frontends.rest.body import in_turn, read, tell_ignored
 from llamakit.plugins.frontends.rest.embedding import (
     check_dimensions,
     client_gone,
@@ -21,7 +21,6 @@ from llamakit.plugins.frontends.rest.memory import PER_NUMBER, hold
 from msgspec import Meta
 
 from llamakit.engine.request import Embed
-from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     import falcon
@@ -63,7 +62,7 @@ class Embeddings:
         name = self.state.pool.resolve(fields.model)
         with self.state.pool.lease(name) as session:
             check_dimensions(session, fields.dimensions)
-            with serialized(req.content_length or 0):
+            with in_turn(req):
                 prompts = text_tokens(session.tokenizer, fields.input, gone=client_gone(req))
             texts = Embed(
                 prompts=prompts,
