@@ -181,7 +181,8 @@ def test_while_the_model_loads_the_port_answers(serve, stories260k, monkeypatch)
 
     monkeypatch.setattr(Session, "service", property(service))
     client = serve(wait=False)
-    threading.Thread(target=client.state.pool.load, daemon=True).start()
+    loading = threading.Thread(target=client.state.pool.load, daemon=True)
+    loading.start()
     assert client.request("GET", "/")[0] == 200
     assert client.get("/health")[0] == 503
     answers = []
@@ -192,6 +193,7 @@ def test_while_the_model_loads_the_port_answers(serve, stories260k, monkeypatch)
     held.set()
     asking.join(SECONDS)
     assert answers == [200]  # it waited for the model
+    loading.join(SECONDS)  # or the server would end beneath it
     monkeypatch.undo()
     assert client.get("/health")[0] == 200
 
