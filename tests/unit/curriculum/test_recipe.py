@@ -70,7 +70,7 @@ def test_the_first_steps_leave_a_model_and_its_tests(tmp_path):
         assert recipe.evaluate.score(session, tests[:2])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_short_run_learns_something(tmp_path):
     recipe.run(recipe.SHORT, tmp_path, None, 1)

@@ -87,9 +87,20 @@ def test_gradients_of_experts_that_begin_and_end_within_panels(in_panels, refere
     check_training(TrainingCase("odd experts", build, 7), in_panels, reference)
 
 
-@pytest.mark.parametrize(
-    "case", split([c for c in training_cases() if "linear_back-" in c.name], lambda c: c.rows == 70)
-)
+def usual_gradient(case: TrainingCase) -> bool:
+    """Of types that are packed alike one; embeddings read panels of all."""
+    return case.rows == 70 and case.name.rpartition("-")[2] in (
+        "F16",
+        "Q4_0",
+        "Q5_1",
+        "Q6_K",
+        "IQ2_XS",
+        "IQ4_NL",
+        "TQ2_0",
+    )
+
+
+@pytest.mark.parametrize("case", split([c for c in training_cases() if "linear_back-" in c.name], usual_gradient))
 def test_gradients_from_panels_in_any_order(case, in_panels, reference):
     check_training(case, in_panels, reference)
 

@@ -163,10 +163,11 @@ def next_loss(tool: Tool2023, path, adapter=None) -> tuple[float, float]:
     return tool.stepper.accumulate(batch, batch.loss_weight), float(-logs[np.arange(len(logs)), batch.targets].mean())
 
 
-@pytest.mark.parametrize("name", ["lora-ITERATION.gguf", "lora-ITERATION.bin"])
-@pytest.mark.parametrize("ranks", [
-    ("--lora-r", "4", "--lora-alpha", "16", "--rank-wq", "2", "--rank-tok-embd", "3", "--rank-att-norm", "2"),
-    ("--lora-r", "32", "--rank-wk", "31", "--rank-tok-embd", "32", "--rank-out-norm", "32"),  # the base is 32 wide
+@pytest.mark.parametrize(("name", "ranks"), [
+    ("lora-ITERATION.bin",
+     ("--lora-r", "4", "--lora-alpha", "16", "--rank-wq", "2", "--rank-tok-embd", "3", "--rank-att-norm", "2")),
+    ("lora-ITERATION.gguf",  # the base is 32 wide
+     ("--lora-r", "32", "--rank-wk", "31", "--rank-tok-embd", "32", "--rank-out-norm", "32")),
 ])  # fmt: skip
 def test_what_is_served_is_what_was_trained_whatever_alpha(tmp_path, in_folder, name, ranks):
     """Alpha, ranks of kinds, the largest too, norms, embeddings: the trainer's loss is that of the adapter's file."""

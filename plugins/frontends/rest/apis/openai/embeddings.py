@@ -38,7 +38,10 @@ class EmbeddingsBody(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: Annotated[int, Meta(ge=1, description="The model's own number of them.")] | None = None
     user: Annotated[str, Meta(description="Without effect.")] = ""
     pooling: (
-        Annotated[Literal["mean", "last", "cls"], Meta(description="Which vector of a text; unset = the model's.")]
+        Annotated[
+            Literal["mean", "last", "cls"],
+            Meta(description="Which vector of a text; unset = the model's, or the mean where its file names none."),
+        ]
         | None
     ) = None
     normalize: Annotated[bool, Meta(description="Make vectors of length 1.")] = True
