@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from ctypes import c_double
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class _Model:
         self.loading = False
         self.progress = 0.0
         self.leases = 0
-        self.used, self.used_at = 0.0, 0.0  # by the monotonic clock, and by the calendar
+        self._used, self._used_at = c_double(0.0), c_double(0.0)  # changed in place, as `stats.Counters` are
         self.error: LlamaKitError | None = None
         self.failed = 0.0
         self.too_large = False  # it did not even fit alone: nothing is unloaded for it in vain again
@@ -82,15 +83,20 @@ class _Model:
         except OSError:
             return 0
 
+    @property
+    def used(self) -> float:
+        """When it was last asked, by the monotonic clock."""
+        return self._used.value
+
     def touch(self) -> None:
-        self.used, self.used_at = time.monotonic(), time.time()
+        self._used.value, self._used_at.value = time.monotonic(), time.time()
 
     def info(self) -> ModelInfo:
         session = self.session
         return ModelInfo(
             name=self.name, path=str(self.path), size=self.size, loaded=session is not None, loading=self.loading,
             progress=1.0 if session is not None else self.progress, n_ctx=session.n_ctx if session is not None else 0,
-            last_used=self.used_at, leases=self.leases, error=self.error.message if self.error else "",
+            last_used=self._used_at.value, leases=self.leases, error=self.error.message if self.error else "",
         )  # fmt: skip
 
 

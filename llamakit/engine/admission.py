@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0
 QUANTUM = 1.0
-UNREAD_SECONDS = 0.5  # one step of a wide answer may be more than may be unread: its reader has time for that
+UNREAD_SECONDS = 0.1  # one step of a wide answer may be more than may be unread: its reader has time for that
 
 
 class Admission:
@@ -37,7 +37,7 @@ class Admission:
 
     def __init__(self, space: KVSpace, adapters: AdapterStore | None, counters: Counters, places: int) -> None:
         self.space, self.adapters, self.counters, self.places = space, adapters, counters, places
-        self.waiting: list[Group] = []
+        self.waiting: list[Group] = []  # both change in place: one made beside many answers would keep their memory
         self.running: list[Group] = []
 
     def add(self, group: Group) -> None:
@@ -57,7 +57,7 @@ class Admission:
             for group in self.waiting:
                 if group.done:
                     self._count_finished(group)
-            self.waiting = [group for group in self.waiting if not group.done]
+            self.waiting[:] = [group for group in self.waiting if not group.done]
             self._tell_places()
 
     def admit(self, now: float) -> None:
@@ -75,7 +75,7 @@ class Admission:
                 group.entered = now
                 insort(self.running, group, key=lambda each: each.order)
         if admitted:
-            self.waiting = [group for group in self.waiting if group not in admitted]
+            self.waiting[:] = [group for group in self.waiting if group not in admitted]
             self._tell_places()
 
     def preempt(self, group: Group) -> None:
@@ -105,7 +105,7 @@ class Admission:
                 if group.done:
                     self._leave(group)
                     self._count_finished(group)
-            self.running = [group for group in self.running if not group.done]
+            self.running[:] = [group for group in self.running if not group.done]
 
     def abandon(self, error: BaseException) -> None:
         """End every request with an error; those that run keep what they hold until `clear`."""
@@ -120,11 +120,12 @@ class Admission:
         for group in self.running:
             self._leave(group)
             group.forget()
-        self.running, self.waiting = [], []
+        self.forget()
 
     def forget(self) -> None:
         """The same after the device was lost, and with it all that the running ones held."""
-        self.running, self.waiting = [], []
+        self.running.clear()
+        self.waiting.clear()
 
     # -- who gets in --------------------------------------------------------------------------------------------
 

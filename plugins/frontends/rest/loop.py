@@ -14,6 +14,7 @@ import logging
 import select
 import time
 from contextlib import suppress
+from ctypes import c_double
 from typing import TYPE_CHECKING, Any
 
 import waitress.wasyncore
@@ -44,7 +45,7 @@ class Loop:
         self._own = tuple(self._map)  # the listening sockets and the trigger: asked before every wait
         self._waited: dict[int, int] = {}  # for what is waited, by descriptor
         self._changed: set[int] = set()  # descriptors to look at before the next wait
-        self._next = 0.0
+        self._next = c_double(0.0)  # changed in place, as the numbers of `stats.Counters` are
         server.handle_accept = self._accept
 
     def run(self) -> None:
@@ -68,15 +69,14 @@ class Loop:
 
     def look_at_all(self) -> None:
         """Any connection may have changed."""
-        self._next = 0.0
+        self._next.value = 0.0
         self._server.pull_trigger()
 
     def _turn(self) -> None:
         """One wait, and what came of it."""
-        now = time.monotonic()
         self._changed.update(self._own)
-        if now >= self._next:
-            self._next = now + SECONDS
+        if time.monotonic() >= self._next.value:
+            self._next.value = time.monotonic() + SECONDS
             self._changed.update(self._map)
         for _ in range(len(self._changed)):
             self._look(self._changed.pop())

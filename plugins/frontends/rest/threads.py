@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from ctypes import c_double
 from typing import Any
 
 import waitress.task
@@ -25,7 +26,8 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
     def __init__(self, most: int) -> None:
         super().__init__()
         self.most = most
-        self._busy, self._ending = time.monotonic(), False
+        self._ending = False
+        self._busy = c_double(time.monotonic())  # changed in place, as the numbers of `stats.Counters` are
         self._to_start: queue.SimpleQueue[tuple[Any, int] | None] = queue.SimpleQueue()
         threading.Thread(target=self._start_them, name="llamakit-threads", daemon=True).start()
 
@@ -80,7 +82,7 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
         if wanted > running and running < self.most:
             super().set_thread_count(running + 1)
         if wanted > AT_REST:
-            self._busy = time.monotonic()
+            self._busy.value = time.monotonic()
         if _is_look(task):  # before those that take longer
             with self.lock:
                 self.queue.appendleft(task)
@@ -101,8 +103,8 @@ class Threads(waitress.task.ThreadedTaskDispatcher):  # type: ignore[misc]
         with self.lock:
             extra = len(self.threads) - self.stop_count > AT_REST and self.active_count <= AT_REST // 2
         if not extra:
-            self._busy = time.monotonic()
-        elif time.monotonic() - self._busy > CALM_SECONDS:
+            self._busy.value = time.monotonic()
+        elif time.monotonic() - self._busy.value > CALM_SECONDS:
             super().set_thread_count(AT_REST)
             self._ending = True
         return False
