@@ -18,6 +18,7 @@ import numpy as np
 
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.gguf import StringArray, ValueType, open_gguf
+from llamakit.gguf.atomic import refuse_to_replace
 from llamakit.models import RopeOverrides
 from llamakit.options import build_options
 from llamakit.session import Session
@@ -62,6 +63,7 @@ class Tool2023:
         self, plan: Plan2023, *, backend: str = "auto", say: Callable[[str], None] = lambda text: None
     ) -> None:
         self.plan, self.backend, self.say = plan, backend, say
+        _check_outputs(plan)
         self.lora = plan.tool == "finetune"
         self._folder = tempfile.TemporaryDirectory(prefix="llamakit-")
 
@@ -290,6 +292,16 @@ class Tool2023:
         if self.read is None:
             raise UsageError(f"no checkpoint {self.plan.files.checkpoint_in!r} to write", param="checkpoint_in")
         write_output(self.plan, self.start, self.session.file if self.lora else None)
+
+
+def _check_outputs(plan: Plan2023) -> None:
+    """Refuse to write over what is learned from. Only the next checkpoint may take the place of the last."""
+    files = plan.files
+    for name in (files.checkpoint_out, files.output):
+        for path in files.outputs(name, 0):
+            refuse_to_replace(path, [each for each in (plan.model, files.train_data) if each], "what is learned from")
+    for path in files.outputs(files.output, 0) if files.checkpoint_in else ():
+        refuse_to_replace(path, [files.checkpoint_in], "the checkpoint")
 
 
 def parameter_names(n_layer: int) -> list[str]:

@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from llamakit.errors import NO_ROOM, FileWriteError
+from llamakit.errors import NO_ROOM, FileWriteError, UsageError
 from llamakit.units import size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 @contextmanager
@@ -48,6 +48,19 @@ def whole_file(path: str | Path, n_bytes: int = 0) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and not isinstance(error, FileWriteError) and str(error.filename) in ours:
             raise write_error(path, error, max(n_bytes, written)) from error
         raise
+
+
+def refuse_to_replace(path: str | Path, sources: Iterable[str | Path], what: str) -> None:
+    """UsageError if `path`, which is to be written, is one of the files that it is made from: it would be lost.
+
+    `what`: such a file for people. Of a folder among the sources, its files count.
+    """
+    for source in map(Path, sources):
+        with suppress(OSError):  # one of them is not there: there is nothing to lose, or who reads it says so
+            made = Path(path).stat()
+            for each in (source, *source.iterdir()) if source.is_dir() else (source,):
+                if os.path.samestat(made, each.stat()):
+                    raise UsageError(f"{path} is {what} itself: name another file")
 
 
 def write_error(path: Path, error: OSError, n_bytes: int = 0) -> FileWriteError:

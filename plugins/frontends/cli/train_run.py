@@ -197,11 +197,12 @@ def finish(context: Context, trainer: Trainer, result: RunResult, as_json: bool)
 def curves(context: Context, trainer: Trainer) -> None:
     """A picture of the run, where matplotlib is installed."""
     from llamakit.train.report import LOG_NAME, read_log
+    from llamakit.training import CURVES
 
     try:
         from llamakit.train.curves import draw_curves
 
-        path = trainer.folder / "curves.png"
+        path = trainer.folder / CURVES
         draw_curves(read_log(trainer.folder / LOG_NAME), path, trainer.session.path.stem)
         context.console.detail(f"curves     {path}")
     except (ImportError, UsageError) as error:
