@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole_file(path: str | Path, n_bytes: int = 0) -> Iterator[BinaryIO]:
+def whole_file(path: str | Path, n_bytes: int = 0, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file to write to, beside `path` under another name: flushed to the disk and renamed at the end.
 
     An exception inside the block leaves no file, and leaves one that was there before as it was. What the disk does not
     take is a FileWriteError, which says what was needed where `n_bytes`, the size of it all, is known. Of a symbolic
     link the file that it means is replaced; a device, a pipe or a folder is never replaced, but a FileWriteError.
+    `mode`: who may read and write it, as far as the umask lets.
     """
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        raise FileWriteError(f"{path} is not a regular file", hint="name a file that may be replaced, or a new one")
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    begin = os.fsencode(path.name)[:200].decode("utf-8", "ignore")  # the whole name with more may be too long
+    temporary = path.with_name(f".{begin}.{secrets.token_hex(4)}.part")
     written = 0
     try:
+        if path.exists() and not path.is_file():
+            raise FileWriteError(f"{path} is not a regular file", hint="name a file that may be replaced, or a new one")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not `tempfile`: its files are for their owner alone, and a model is read by whoever the umask lets.
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             try:
                 yield file
                 file.flush()
