@@ -250,7 +250,9 @@ def run(args: list[str] | None = None) -> int:
         return BROKEN_PIPE
     except OSError as error:
         if error.errno not in NO_ROOM:
-            return _internal_error()
+            if error.filename is None:
+                return _internal_error()
+            return _show(LlamaKitError(f"{error.filename} cannot be used: {error.strerror}"), args)
         _silence_stdout()
         return _show(LlamaKitError(f"{error.filename or 'the output'} cannot be written: {error.strerror}"), args)
     except Exception:

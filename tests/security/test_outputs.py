@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -114,3 +115,48 @@ def test_a_run_that_ended_before_its_first_checkpoint_may_be_started_again(files
     (folder / "log.jsonl").write_text('{"step":1,"loss":3.5}\n')
     args = ["finetune", "-m", files / "model.gguf", "--data", files / "text.txt", "--out", folder, *TRAINED]
     assert run([str(each) for each in args]) == 0
+
+
+# -- names that cannot be, pipes, and ends ----------------------------------------------------------------------------
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(files):
+    """What is not whole yet has a longer name, which was too long for names of other scripts."""
+    out = files / ("漢" * 83 + ".gg")
+    assert run(["quantize", str(files / "model.gguf"), str(out), "Q8_0"]) == 0
+    assert out.exists()
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "command",
+    [f"quantize model.gguf {LONG} Q8_0", f"lora merge -m model.gguf -l {LONG} -o out.gguf",
+     f"finetune -m model.gguf --data {LONG} --out run", "finetune -m model.gguf --data ~nobody/x --out run",
+     f"finetune -m model.gguf --data text.txt --val-data {LONG} --out run", f"data check {LONG} -m model.gguf",
+     f"lora info {LONG}", f"lora export lora.gguf -m model.gguf -o {LONG}", f"lora info {LONG}.safetensors",
+     f"convert-checkpoint -i model.gguf -o {LONG}", f"generate -m model.gguf -p x -n 1 --logdir {LONG}",
+     f"train --data {LONG} --out run", f"--config {LONG} config"],
+)  # fmt: skip
+def test_names_that_are_too_long_are_told(files, capsys, monkeypatch, command):
+    """Of some commands that was an internal error with a report."""
+    monkeypatch.chdir(files)
+    assert run(command.split()) in (2, 3, 6)
+    told = capsys.readouterr().err
+    assert "error: " in told
+    assert "internal" not in told
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
+def test_data_is_no_pipe(files, capsys):
+    """It is read more than once: only what the first look had left over was learned from, without a word."""
+    os.mkfifo(files / "pipe.txt")
+    told = refused_data(files, capsys, files / "pipe.txt")
+    assert "is a pipe or a device; data are read more than once" in told
+    assert "is a pipe or a device" in refused_data(files, capsys, "/dev/null")
+
+
+def refused_data(files, capsys, data):
+    assert run(["data", "check", str(data), "-m", str(files / "model.gguf")]) == 6
+    return capsys.readouterr().err
