@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from functools import partial
@@ -221,7 +222,16 @@ _asked: dict[str, bool | None] = {}  # what the command line says, for errors th
 
 def main(args: list[str] | None = None) -> None:
     """Run, and turn whatever happens into a message and an exit code."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, _end)
     sys.exit(run(args))
+
+
+def _end(signum: int, frame: object) -> None:
+    """Asked to end, or the terminal was closed: end as an exception does, so that nothing half-written stays."""
+    sys.exit(128 + signum)
 
 
 def run(args: list[str] | None = None) -> int:

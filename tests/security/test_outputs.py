@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -160,3 +163,30 @@ def test_data_is_no_pipe(files, capsys):
 def refused_data(files, capsys, data):
     assert run(["data", "check", str(data), "-m", str(files / "model.gguf")]) == 6
     return capsys.readouterr().err
+
+
+ENDED = """
+import sys, time
+from llamakit.cli import main
+from llamakit.gguf import quantize
+def slow(*args):
+    print("at work", flush=True)
+    time.sleep(0.3)
+    return as_ever(*args)
+as_ever, quantize.dequantize = quantize.dequantize, slow
+main(["quantize", *sys.argv[1:], "Q8_0"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody is asked to end there")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_command_that_is_ended_leaves_nothing_half_written(files, number):
+    """kill, or closing the terminal, left a hidden file as large as the model, each time."""
+    args = [sys.executable, "-c", ENDED, files / "model.gguf", files / "out.gguf"]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == b"at work\n"
+        process.send_signal(getattr(signal, number))
+        process.stdout.read()
+        assert process.wait(60) == 128 + getattr(signal, number)
+    assert not [path.name for path in files.iterdir() if path.name.endswith(".part")]
+    assert not (files / "out.gguf").exists()
