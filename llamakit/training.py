@@ -373,7 +373,7 @@ class Trainer:
         """The run, at its beginning or at the checkpoint that it goes on from."""
         from llamakit.train.run import Run
 
-        base_digest = checkpoint.digest_of_file(self.session.path)
+        base_digest = checkpoint.digest_of_files(self.session.file.paths)
         if self._resumed is not None and self._resumed[1].base_digest != base_digest:
             raise ModelFileError(f"{self.session.path} is not the base that the run began with: its content differs")
         progress = Progress(step=0, cursor=CursorState(self.options.seed, 0, 0))
