@@ -236,7 +236,7 @@ def _end(signum: int, frame: object) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    from llamakit.errors import NO_ROOM, LlamaKitError, ReaderGone
+    from llamakit.errors import NO_ROOM, LlamaKitError, OutOfMemoryError, ReaderGone
 
     _asked["color"] = colour("auto")
     try:
@@ -265,6 +265,8 @@ def run(args: list[str] | None = None) -> int:
             return _show(LlamaKitError(f"{error.filename} cannot be used: {error.strerror}"), args)
         _silence_stdout()
         return _show(LlamaKitError(f"{error.filename or 'the output'} cannot be written: {error.strerror}"), args)
+    except MemoryError as error:
+        return _show(OutOfMemoryError("there is not enough free memory for this", found=str(error)), args)
     except Exception:
         return _internal_error()
 
