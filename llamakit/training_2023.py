@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from llamakit.errors import ModelFileError, UsageError
+from llamakit.errors import ModelFileError, UsageError, shown
 from llamakit.gguf import StringArray, ValueType, open_gguf
 from llamakit.gguf.atomic import refuse_to_replace
 from llamakit.models import RopeOverrides
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from llamakit.train.stepper import Stepper
     from llamakit.train.tools_2023.run import Run2023
     from llamakit.train.tools_2023.samples import SampleStream
+
+
+MOST_CTX = 1 << 24  # as `TrainOptions.ctx` has it
 
 
 def run_2023(
@@ -93,7 +96,11 @@ class Tool2023:
     def n_ctx(self) -> int:
         """Tokens of a window: of the command line, else of the checkpoint."""
         if self.read is not None and not self.plan.n_ctx_given and "llama.context_length" in self.read.model:
-            return int(self.read.model["llama.context_length"][2])
+            n_ctx = self.read.model["llama.context_length"][2]
+            if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or not 0 < n_ctx <= MOST_CTX:
+                told = f"{self.plan.files.checkpoint_in}: llama.context_length is {shown(n_ctx)}"
+                raise ModelFileError(told, hint="--ctx N", found=f"1 to {MOST_CTX:,} are possible")
+            return n_ctx
         return self.plan.options.ctx
 
     @cached_property
