@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from llamakit.cli import run
 from llamakit.config import load_config
 from llamakit.errors import DataError, ModelFileError, UsageError
 from llamakit.gguf import GGUFWriter, open_gguf
@@ -265,3 +266,12 @@ def test_kept_metadata_that_no_gguf_can_hold(tmp_path, small_model, record):
     with open_gguf(tmp_path / "out.gguf") as file:
         assert "blk.0.attn_q.weight.lora_a" in file.tensors
         assert "x" not in file.metadata
+
+
+def test_a_name_with_a_null_character(tmp_path, capsys):
+    """Settings and checkpoints can have one; it was an internal error."""
+    (tmp_path / "llamakit.toml").write_text('model = "a\\u0000b"\n')
+    assert run(["--config", str(tmp_path / "llamakit.toml"), "generate", "-p", "x"]) == 3
+    told = capsys.readouterr().err
+    assert "cannot be read: embedded null" in told
+    assert "\0" not in told
