@@ -7,6 +7,7 @@ What a format cannot say is refused by name, never left out silently: DoRA's mag
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,9 +132,11 @@ def to_peft(
             weights[key] = np.ascontiguousarray(values)
             types[key] = kept.get(f"{name}.{part}", GGMLType.F32)
     config = _config(file, matrices, base_name or file.base_name)
-    write_safetensors(folder / WEIGHTS, weights, types, {"format": "pt"} if norms else keep_head(file))
     with whole_file(folder / CONFIG) as out:
         out.write(json.dumps(config, indent=2).encode() + b"\n")
+        out.flush()  # both are on the disk before one takes its place: new weights with an old scale would be wrong
+        os.fsync(out.fileno())
+        write_safetensors(folder / WEIGHTS, weights, types, {"format": "pt"} if norms else keep_head(file))
 
 
 def _check_output(path: str | Path, file: AdapterFile, base: GGUFFile | None) -> None:

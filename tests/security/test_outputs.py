@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -190,3 +191,27 @@ def test_a_command_that_is_ended_leaves_nothing_half_written(files, number):
         assert process.wait(60) == 128 + getattr(signal, number)
     assert not [path.name for path in files.iterdir() if path.name.endswith(".part")]
     assert not (files / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_peft_folder_is_replaced_as_a_whole(files, monkeypatch, fails):
+    """On a disk that got full in between, new weights had the old scale."""
+    before = {path.name: path.read_bytes() for path in (files / "peft").iterdir()}
+    with open_gguf(files / "model.gguf") as file:
+        n_out, n_in = file.tensors["blk.0.attn_q.weight"].shape
+    pair = {"lora_a": np.ones((4, n_in), np.float32), "lora_b": np.ones((n_out, 4), np.float32)}
+    other = write_gguf_adapter(
+        files / "other.gguf", {f"blk.0.attn_q.weight.{part}": values for part, values in pair.items()}, alpha=1.0
+    )
+    called = []
+
+    def fsync(descriptor):
+        called.append(descriptor)
+        if len(called) == fails:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        args = ["lora", "export", other, "-m", files / "model.gguf", "-o", files / "peft"]
+        assert run([str(each) for each in args]) == 6
+    assert {path.name: path.read_bytes() for path in (files / "peft").iterdir()} == before
