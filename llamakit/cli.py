@@ -230,8 +230,15 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _end(signum: int, frame: object) -> None:
-    """Asked to end, or the terminal was closed: end as an exception does, so that nothing half-written stays."""
-    sys.exit(128 + signum)
+    """Asked to end, or the terminal was closed: end at once as ever, but leave nothing half-written.
+
+    An exception might be caught by whoever holds off what plugins raise, or wait for threads.
+    """
+    atomic = sys.modules.get("llamakit.gguf.atomic")
+    if atomic is not None:
+        atomic.forget_unfinished()
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
 
 
 def run(args: list[str] | None = None) -> int:

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
+_unfinished: set[Path] = set()  # temporary files that are being written now
+
+
+def forget_unfinished() -> None:
+    """Delete what is being written: the process ends now."""
+    for path in list(_unfinished):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_file(path: str | Path, n_bytes: int = 0, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file to write to, beside `path` under another name: flushed to the disk and renamed at the end.
@@ -29,6 +39,7 @@ def whole_file(path: str | Path, n_bytes: int = 0, mode: int = 0o666) -> Iterato
     begin = os.fsencode(path.name)[:200].decode("utf-8", "ignore")  # the whole name with more may be too long
     temporary = path.with_name(f".{begin}.{secrets.token_hex(4)}.part")
     written = 0
+    _unfinished.add(temporary)
     try:
         if path.exists() and not path.is_file():
             raise FileWriteError(f"{path} is not a regular file", hint="name a file that may be replaced, or a new one")
@@ -50,6 +61,8 @@ def whole_file(path: str | Path, n_bytes: int = 0, mode: int = 0o666) -> Iterato
         if isinstance(error, OSError) and not isinstance(error, FileWriteError) and str(error.filename) in ours:
             raise write_error(path, error, max(n_bytes, written)) from error
         raise
+    finally:
+        _unfinished.discard(temporary)
 
 
 def refuse_to_replace(path: str | Path, sources: Iterable[str | Path], what: str) -> None:
