@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from functools import partial
@@ -221,12 +222,28 @@ _asked: dict[str, bool | None] = {}  # what the command line says, for errors th
 
 def main(args: list[str] | None = None) -> None:
     """Run, and turn whatever happens into a message and an exit code."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, _end)
     sys.exit(run(args))
+
+
+def _end(signum: int, frame: object) -> None:
+    """Asked to end, or the terminal was closed: end at once as ever, but leave nothing half-written.
+
+    An exception might be caught by whoever holds off what plugins raise, or wait for threads.
+    """
+    atomic = sys.modules.get("llamakit.gguf.atomic")
+    if atomic is not None:
+        atomic.forget_unfinished()
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
 
 
 def run(args: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    from llamakit.errors import NO_ROOM, LlamaKitError, ReaderGone
+    from llamakit.errors import NO_ROOM, LlamaKitError, OutOfMemoryError, ReaderGone
 
     _asked["color"] = colour("auto")
     try:
@@ -250,9 +267,13 @@ def run(args: list[str] | None = None) -> int:
         return BROKEN_PIPE
     except OSError as error:
         if error.errno not in NO_ROOM:
-            return _internal_error()
+            if error.filename is None:
+                return _internal_error()
+            return _show(LlamaKitError(f"{error.filename} cannot be used: {error.strerror}"), args)
         _silence_stdout()
         return _show(LlamaKitError(f"{error.filename or 'the output'} cannot be written: {error.strerror}"), args)
+    except MemoryError as error:
+        return _show(OutOfMemoryError("there is not enough free memory for this", found=str(error)), args)
     except Exception:
         return _internal_error()
 

@@ -21,15 +21,19 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from llamakit.errors import DataError, ModelFileError, UsageError
+from llamakit.gguf.atomic import refuse_to_replace
 from llamakit.options import build_options
 from llamakit.passes.memory import plan
 from llamakit.session import Session
 from llamakit.train import checkpoint
 from llamakit.train.checkpoint import CHECKPOINTS, Checkpoint, Progress
 from llamakit.train.cursor import CursorState
+from llamakit.train.data.files import find_files
 from llamakit.train.options import TrainOptions
+from llamakit.train.report import LOG_NAME, LogWriter, read_log
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from llamakit.backend import TensorSource
@@ -49,7 +53,34 @@ if TYPE_CHECKING:
 
 ADAPTER, MODEL = "adapter.gguf", "model.gguf"
 FIRST = "init.gguf"  # what training from scratch begins with, in the folder of the run
+CURVES = "curves.png"  # the picture of the run
 SHARE_KEPT = 0.5  # of the free memory that values of a micro-step may take before they are computed again
+
+
+def check_new(folder: Path, made: str, sources: Iterable[str | Path], command: str = "finetune") -> None:
+    """UsageError if a new run in a folder would replace what is no run's: `made` is the file that it is to make.
+
+    `sources`: what it learns from. LlamaKit cannot know whose a model or an adapter is that no checkpoint belongs to.
+    """
+    if checkpoint.numbered(folder / CHECKPOINTS):
+        hint = f"llamakit {command} resume {folder}, or another --out"
+        raise UsageError(f"{folder} holds a run already", hint=hint, param="out")
+    sources = list(sources)
+    for name in (made, LOG_NAME, CURVES):
+        refuse_to_replace(folder / name, sources, "what the run learns from")
+    for path in (folder / made, folder / LOG_NAME):
+        if _size(path) and not (path.name == LOG_NAME and read_log(path)):
+            raise UsageError(
+                f"{path} is there already; the run would replace it", hint="another --out, or move it away", param="out"
+            )
+
+
+def _size(path: Path) -> int:
+    """Bytes of what is there; 0 where nothing is, or where the system refuses, as it will when it is written."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def base_of(folder: Path, head: Checkpoint) -> str:
@@ -166,15 +197,13 @@ class Trainer:
         return self
 
     def check_folder(self) -> None:
-        """UsageError if the folder holds another run."""
-        if self._resumed is None and checkpoint.numbered(self.folder / CHECKPOINTS):
-            hint = f"llamakit finetune resume {self.folder}, or another --out"
-            raise UsageError(f"{self.folder} holds a run already", hint=hint, param="out")
+        """UsageError if the folder of a new run holds another run, or what the run would replace."""
+        if self._resumed is None:
+            data = find_files([*self.options.data, *self.options.val_data])
+            check_new(self.folder, MODEL if self.options.full else ADAPTER, [*self.session.file.paths, *data])
 
     def run(self) -> RunResult:
         """Train to the end, or until `stop`. Steps are logged in the folder, and for TensorBoard if it is wanted."""
-        from llamakit.train.report import LOG_NAME, LogWriter
-
         with self.held():
             self.check_folder()
             state, o = self.run_state, self.options
@@ -344,7 +373,7 @@ class Trainer:
         """The run, at its beginning or at the checkpoint that it goes on from."""
         from llamakit.train.run import Run
 
-        base_digest = checkpoint.digest_of_file(self.session.path)
+        base_digest = checkpoint.digest_of_files(self.session.file.paths)
         if self._resumed is not None and self._resumed[1].base_digest != base_digest:
             raise ModelFileError(f"{self.session.path} is not the base that the run began with: its content differs")
         progress = Progress(step=0, cursor=CursorState(self.options.seed, 0, 0))

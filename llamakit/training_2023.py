@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from llamakit.errors import ModelFileError, UsageError
+from llamakit.errors import ModelFileError, UsageError, shown
 from llamakit.gguf import StringArray, ValueType, open_gguf
+from llamakit.gguf.atomic import refuse_to_replace
 from llamakit.models import RopeOverrides
 from llamakit.options import build_options
 from llamakit.session import Session
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from llamakit.train.stepper import Stepper
     from llamakit.train.tools_2023.run import Run2023
     from llamakit.train.tools_2023.samples import SampleStream
+
+
+MOST_CTX = 1 << 24  # as `TrainOptions.ctx` has it
 
 
 def run_2023(
@@ -62,6 +66,7 @@ class Tool2023:
         self, plan: Plan2023, *, backend: str = "auto", say: Callable[[str], None] = lambda text: None
     ) -> None:
         self.plan, self.backend, self.say = plan, backend, say
+        _check_outputs(plan)
         self.lora = plan.tool == "finetune"
         self._folder = tempfile.TemporaryDirectory(prefix="llamakit-")
 
@@ -91,7 +96,11 @@ class Tool2023:
     def n_ctx(self) -> int:
         """Tokens of a window: of the command line, else of the checkpoint."""
         if self.read is not None and not self.plan.n_ctx_given and "llama.context_length" in self.read.model:
-            return int(self.read.model["llama.context_length"][2])
+            n_ctx = self.read.model["llama.context_length"][2]
+            if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or not 0 < n_ctx <= MOST_CTX:
+                told = f"{self.plan.files.checkpoint_in}: llama.context_length is {shown(n_ctx)}"
+                raise ModelFileError(told, hint="--ctx N", found=f"1 to {MOST_CTX:,} are possible")
+            return n_ctx
         return self.plan.options.ctx
 
     @cached_property
@@ -290,6 +299,16 @@ class Tool2023:
         if self.read is None:
             raise UsageError(f"no checkpoint {self.plan.files.checkpoint_in!r} to write", param="checkpoint_in")
         write_output(self.plan, self.start, self.session.file if self.lora else None)
+
+
+def _check_outputs(plan: Plan2023) -> None:
+    """Refuse to write over what is learned from. Only the next checkpoint may take the place of the last."""
+    files = plan.files
+    for name in (files.checkpoint_out, files.output):
+        for path in files.outputs(name, 0):
+            refuse_to_replace(path, [each for each in (plan.model, files.train_data) if each], "what is learned from")
+    for path in files.outputs(files.output, 0) if files.checkpoint_in else ():
+        refuse_to_replace(path, [files.checkpoint_in], "the checkpoint")
 
 
 def parameter_names(n_layer: int) -> list[str]:

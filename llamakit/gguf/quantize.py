@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from llamakit.errors import UsageError
+from llamakit.gguf.atomic import refuse_to_replace
 from llamakit.gguf.constants import GGMLType, ValueType
 from llamakit.gguf.native import dequantize, quantize
 from llamakit.gguf.reader import GGUFFile, open_gguf
@@ -154,9 +155,8 @@ def quantize_file(
     """Write `source` as `destination` with its matrices in `type_name`; `progress(bytes done, bytes in all)`."""
     recipe = find_recipe(type_name)
     source, destination = Path(source), Path(destination)
-    if destination.exists() and source.exists() and destination.samefile(source):
-        raise UsageError(f"{destination} is the source itself: name another file")
     with open_gguf(source) as file:
+        refuse_to_replace(destination, file.paths, "the source")
         return _quantize(file, destination, recipe, type_name.upper(), progress)
 
 

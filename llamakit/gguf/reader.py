@@ -152,6 +152,8 @@ def _map(path: Path) -> tuple[mmap.mmap, int]:
         raise _named_wrongly(f"{path} is a folder", path, path) from None
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a null character, which settings and checkpoints may have in a name
+        raise ModelFileError(f"{path} cannot be read: {error}") from None
 
 
 def _named_wrongly(message: str, path: Path, folder: Path) -> ModelFileError:

@@ -7,6 +7,7 @@ What a format cannot say is refused by name, never left out silently: DoRA's mag
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamakit.errors import ModelFileError, UsageError
-from llamakit.gguf.atomic import whole_file
+from llamakit.gguf.atomic import refuse_to_replace, whole_file
 from llamakit.gguf.constants import GGMLType
 from llamakit.gguf.ggla import write_ggla
 from llamakit.gguf.native import quantize
@@ -36,6 +37,7 @@ def to_gguf(file: AdapterFile, path: str | Path, base: GGUFFile | None = None, t
 
     Norms that a ggla file or a checkpoint holds as products become whole ones, for which the `base` must be given.
     """
+    _check_output(path, file, base)
     _refuse_dora(file)
     if file.head is not None and type is None:
         _restore(file, file.head, path)
@@ -73,6 +75,7 @@ def to_ggla(file: AdapterFile, path: str | Path, base: GGUFFile | None = None) -
 
     B holds what those cannot say; whole norms become products of rank 1, for which the `base` must be given.
     """
+    _check_output(path, file, base)
     _refuse_dora(file)
     matrices, _ = _norms_apart(file)
     ranks = Counter(int(each.A.shape[0]) for each in matrices.values())
@@ -105,6 +108,8 @@ def to_peft(
     The `base` is needed where the adapter does not say how many heads it has.
     """
     folder = Path(folder)
+    for name in (WEIGHTS, CONFIG):
+        _check_output(folder / name, file, base)
     _refuse_tied(file, base)
     _refuse_dora(file)
     matrices, products = _norms_apart(file)
@@ -127,9 +132,17 @@ def to_peft(
             weights[key] = np.ascontiguousarray(values)
             types[key] = kept.get(f"{name}.{part}", GGMLType.F32)
     config = _config(file, matrices, base_name or file.base_name)
-    write_safetensors(folder / WEIGHTS, weights, types, {"format": "pt"} if norms else keep_head(file))
     with whole_file(folder / CONFIG) as out:
         out.write(json.dumps(config, indent=2).encode() + b"\n")
+        out.flush()  # both are on the disk before one takes its place: new weights with an old scale would be wrong
+        os.fsync(out.fileno())
+        write_safetensors(folder / WEIGHTS, weights, types, {"format": "pt"} if norms else keep_head(file))
+
+
+def _check_output(path: str | Path, file: AdapterFile, base: GGUFFile | None) -> None:
+    """Refuse to write over the adapter that is converted, and over the base."""
+    refuse_to_replace(path, [file.path], "the adapter")
+    refuse_to_replace(path, base.paths if base is not None else (), "the base")
 
 
 def _refuse_tied(file: AdapterFile, base: GGUFFile | None) -> None:

@@ -39,9 +39,18 @@ def restore_head(file: AdapterFile, metadata: Mapping[str, str]) -> AdapterFile:
              for key, type_, element, value in kept["metadata"]],
             [(str(name), GGMLType(type_)) for name, type_ in kept["tensors"]],
         )  # fmt: skip
+        plain = all(_is_plain(value) for _, _, _, value in head.metadata)
+        json.dumps(head.metadata, ensure_ascii=False).encode("utf-8", "surrogateescape")  # what GGUF can hold as text
     except (ValueError, KeyError, TypeError, RecursionError):
         return file
-    return dataclasses.replace(file, head=head) if _fits(file, head) else file
+    return dataclasses.replace(file, head=head) if plain and _fits(file, head) else file
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is what metadata can be: a text, a number, or a list of such."""
+    return not isinstance(value, dict) and not (
+        isinstance(value, list) and any(isinstance(each, (list, dict)) for each in value)
+    )
 
 
 def _fits(file: AdapterFile, head: Head) -> bool:

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from llamakit.errors import ModelFileError, UsageError
+from llamakit.gguf.atomic import refuse_to_replace
 from llamakit.gguf.constants import GGMLType, ValueType
 from llamakit.gguf.native import dequantize, quantize
 from llamakit.gguf.quantize import choose_type, copy_metadata, find_recipe, fit
@@ -137,9 +138,9 @@ def merge_adapters(
             raise UsageError(f"the scale of {path} is {scale}; a number is needed")
         if not Path(path).exists():
             raise ModelFileError(f"no adapter {path}")
-    if destination.exists() and base.exists() and destination.samefile(base):
-        raise UsageError(f"{destination} is the base itself: name another file")
+    refuse_to_replace(destination, [path for path, _ in adapters], "an adapter")
     with open_gguf(base) as file:
+        refuse_to_replace(destination, file.paths, "the base")
         changes: dict[str, list[Change]] = {}
         for path, scale in adapters:
             for name, change in _changes(read_adapter_file(path, file), file, scale).items():

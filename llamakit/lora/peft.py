@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llamakit.adapter import Adapter
-from llamakit.errors import ModelFileError, UsageError, shown
+from llamakit.bounded_json import short
+from llamakit.errors import LONGEST_NAME, ModelFileError, UsageError, shown
 from llamakit.lora.files import MOST_ALPHA, AdapterFile, checked
 from llamakit.lora.heads import restore_head
 from llamakit.lora.names import TOP, Layout, layout_of
@@ -44,6 +46,10 @@ REFUSED = {  # settings that change what the adapter computes, and that nothing 
     "monteclora_config": "it samples its matrices",
     "velora_config": "it projects its inputs",
 }
+MOST_PATTERN, MOST_REPEATED = 500, 4  # characters of a pattern, repetitions in it
+# A repetition of a group takes time without end, and flags could hide one by spaces between the two.
+ENDLESS = re.compile(r"\)[*+?{]|\(\?(?![:=!<])")
+PATTERN_SECONDS = 2.0  # of the processor, for all patterns of a configuration on all modules
 BASE_LAYER = ".base_layer.weight"  # PEFT saves embeddings that have adapters with them, as they are in the base
 CHANGED_BASES = ("pissa", "olora", "corda", "loftq")  # initialisations after which the base is another model
 
@@ -61,11 +67,13 @@ def read_peft(folder: Path, base: GGUFFile | None) -> AdapterFile:
     _check_kept(folder, weights, layout, base)
     tensors: dict[str, Adapter] = {}
     magnitudes: dict[str, Any] = {}
+    scales = Scales(config)
     for module, parts in _by_module(folder, weights).items():
         names = layout.tensors(module)
-        if not names:
+        if not names or not base.tensors.keys() & names:
             raise ModelFileError(
-                f"{folder} adapts module {module!r}, which no tensor of architecture {layout.architecture!r} is",
+                f"{folder} adapts module {short(module, LONGEST_NAME)!r}, which no tensor of architecture"
+                f" {layout.architecture!r} is",
                 found=f"the base is {base.path}",
             )
         if module in TOP.values() and "output.weight" not in base.tensors:
@@ -73,14 +81,14 @@ def read_peft(folder: Path, base: GGUFFile | None) -> AdapterFile:
                 f"{folder} adapts {module}, but {base.path} uses one matrix as embedding and as output",
                 found="PEFT changes one of the two uses, an adapter of the GGUF's tensor both",
             )
-        scale = scale_of(config, module, parts["A"].shape[0])
+        scale = scales.of(module, parts["A"].shape[0])
         for name, (A, B, magnitude) in _split(folder, module, parts, base, names):
             pair = checked(folder, name, A, B, scale)
             tensors[name] = Adapter(pair.A, layout.to_gguf(name, pair.B), scale)
             if magnitude is not None:
                 magnitudes[name] = layout.to_gguf(name, magnitude)
     found = AdapterFile(
-        folder, "peft", layout, tensors, magnitudes=magnitudes, alpha=float(config.get("lora_alpha", 0)),
+        folder, "peft", layout, tensors, magnitudes=magnitudes, alpha=scales.alpha,
         base_name=str(config.get("base_model_name_or_path") or ""),
     )  # fmt: skip
     return restore_head(found, metadata)
@@ -118,33 +126,70 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
-    """The scale of a module whose A has `rank` rows."""
-    alpha = config.get("alpha_pattern") or {}
-    value = alpha[key] if (key := _pattern(alpha, module)) is not None else config.get("lora_alpha", 8)
+class Scales:
+    """What the modules' products are multiplied by, as a configuration says."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self._ranks, self._alphas = (_Patterns(config.get(f"{name}_pattern") or {}) for name in ("rank", "alpha"))
+
+    @property
+    def alpha(self) -> float:
+        """Of the modules that no pattern names; 0 where nothing is said."""
+        return _number(self.config.get("lora_alpha", 0), "lora_alpha")
+
+    def of(self, module: str, rank: int) -> float:
+        """The scale of a module whose A has `rank` rows."""
+        alpha = _number(self._alphas.find(module, self.config.get("lora_alpha", 8)), f"the alpha of module {module!r}")
+        wanted = self._ranks.find(module, self.config.get("r", rank))
+        if wanted != rank:
+            raise ModelFileError(
+                f"module {module!r}: the configuration says rank {shown(wanted)}, its A has {rank} rows"
+            )
+        return lora_scale(rank, alpha, bool(self.config.get("use_rslora")))
+
+
+def _number(value: Any, what: str) -> float:
+    """An alpha, which may be anything in a file."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST_ALPHA:
-        raise ModelFileError(f"the alpha of module {module!r} is {shown(value)}; a number is needed")
-    ranks = config.get("rank_pattern") or {}
-    wanted = ranks[key] if (key := _pattern(ranks, module)) is not None else config.get("r", rank)
-    if wanted != rank:
-        raise ModelFileError(f"module {module!r}: the configuration says rank {shown(wanted)}, its A has {rank} rows")
-    return lora_scale(rank, float(value), bool(config.get("use_rslora")))
+        raise ModelFileError(f"{what} is {shown(value)}; a number is needed")
+    return float(value)
 
 
-def _pattern(patterns: Any, module: str) -> str | None:
-    """The first key of a pattern table that a module's name matches."""
-    if not isinstance(patterns, dict):
-        raise ModelFileError(f"a pattern table is {shown(patterns)}; names and values are needed")
-    for key in patterns:
-        # Expressions from a file must not be able to keep the matcher busy: few repetitions, none of a group.
-        if len(key) > 500 or len(re.findall(r"[*+{]", key)) > 4 or re.search(r"\)[*+?{]", key):
-            raise ModelFileError(f"the pattern {key[:100]!r} is more than a name of modules")
-        try:
-            if re.match(rf"(.*\.)?({key})$", module):
-                return str(key)
-        except re.error as error:
-            raise ModelFileError(f"the pattern {key!r} is not a regular expression: {error}") from None
-    return None
+class _Patterns:
+    """Values by regular expressions for the ends of modules' names; the first that fits counts.
+
+    They come from a file, and must not keep the matcher busy: few repetitions, none of a group, and a limit of time.
+    """
+
+    def __init__(self, table: Any) -> None:
+        if not isinstance(table, dict):
+            raise ModelFileError(f"a pattern table is {shown(table)}; names and values are needed")
+        self._table, self._compiled = table, dict[str, re.Pattern[str]]()
+        self._seconds = PATTERN_SECONDS
+
+    def find(self, module: str, default: Any) -> Any:
+        """The value for a module."""
+        for key, value in self._table.items():
+            began = time.process_time()
+            if key not in self._compiled:
+                self._compiled[key] = _expression(key)
+            fits = self._compiled[key].match(module)
+            self._seconds -= time.process_time() - began
+            if self._seconds < 0:
+                raise ModelFileError("the patterns of the configuration take too long to match")
+            if fits:
+                return value
+        return default
+
+
+def _expression(key: str) -> re.Pattern[str]:
+    if len(key) > MOST_PATTERN or len(re.findall(r"[*+{]", key)) > MOST_REPEATED or ENDLESS.search(key):
+        raise ModelFileError(f"the pattern {key[:100]!r} is more than a name of modules")
+    try:
+        return re.compile(rf"(.*\.)?({key})$")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ModelFileError(f"the pattern {key!r} is not a regular expression: {error}") from None
 
 
 def _weights_of(folder: Path) -> Path:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamakit.errors import ModelFileError, UsageError
+from llamakit.bounded_json import short
+from llamakit.errors import LONGEST_NAME, ModelFileError, UsageError
 from llamakit.gguf.atomic import whole_file
-from llamakit.gguf.constants import GGMLType
+from llamakit.gguf.constants import MAX_DIMS, MAX_NAME_BYTES, GGMLType
 from llamakit.gguf.file_bytes import FileBytes
 from llamakit.gguf.native import dequantize, quantize
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAX_HEAD = 100 << 20  # the library's own limit
+MOST = 1 << 48  # of a size: no file has as many bytes
 DTYPES = {"F64": GGMLType.F64, "F32": GGMLType.F32, "F16": GGMLType.F16, "BF16": GGMLType.BF16}
 NAMES = {type_: name for name, type_ in DTYPES.items()}
 
@@ -74,15 +76,20 @@ def _check(path: Path, name: str, record: Any, left: int) -> GGMLType:
     """That a tensor's record adds up; its type."""
     try:
         dtype, shape, (begin, end) = record["dtype"], record["shape"], record["data_offsets"]
-        sizes = [*shape, begin, end]
-        if not isinstance(dtype, str) or not all(
-            isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in sizes
+        sizes = [*shape, begin, end]  # bounded, since their product and its text would be as large as a file likes
+        if (
+            not isinstance(dtype, str)
+            or len(shape) > MAX_DIMS
+            or len(name) > MAX_NAME_BYTES
+            or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < MOST for n in sizes)
         ):
-            raise ValueError(sizes)
+            raise ValueError
     except (TypeError, KeyError, ValueError):
-        raise ModelFileError(f"{path} is damaged: the record of tensor {name!r} makes no sense") from None
+        told = short(name, LONGEST_NAME)
+        raise ModelFileError(f"{path} is damaged: the record of tensor {told!r} makes no sense") from None
     if dtype not in DTYPES:
-        raise ModelFileError(f"{path}: tensor {name!r} is of type {dtype}; {', '.join(DTYPES)} can be read")
+        told = short(dtype, LONGEST_NAME)
+        raise ModelFileError(f"{path}: tensor {name!r} is of type {told}; {', '.join(DTYPES)} can be read")
     if end > left or end - begin != DTYPES[dtype].n_bytes(math.prod(shape)):
         raise ModelFileError(f"{path} is damaged: tensor {name!r} {shape} lies at {begin} to {end} of {left} bytes")
     return DTYPES[dtype]

@@ -24,6 +24,7 @@ from llamakit.train.cursor import CursorState
 from llamakit.train.options import TrainOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -167,7 +168,11 @@ def prune(folder: Path, keep: int, best_step: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """SHA-256 of the content of files, one behind the other, such as the parts of a model."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MASK = (1 << 64) - 1
+MOST_EPOCHS = 1 << 48
 
 
 class CursorState(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class Cursor:
 
     def restore(self, state: CursorState) -> None:
         """Go to a state, of this or another cursor over as many windows."""
-        if not 0 <= state.position < self.n or state.epoch < 0:
+        if not 0 <= state.position < self.n or not 0 <= state.epoch < MOST_EPOCHS:
             raise ValueError(f"position {state.position} of epoch {state.epoch}, but there are {self.n} windows")
         self.seed, self.epoch, self.position = state.seed, state.epoch, state.position
         self._order = self._order_of(self.epoch)

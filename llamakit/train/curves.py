@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llamakit.errors import UsageError
+from llamakit.gguf.atomic import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,14 +17,14 @@ WINDOW = 0.02  # of the run that the smooth curve of the loss is a mean of
 
 
 def draw_curves(entries: Sequence[LogEntry], path: Path, title: str = "") -> None:
-    """Write a .png, .svg or .pdf of a log."""
+    """Write a .png, .svg or .pdf of a log, whole or not at all."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(f"curves need matplotlib: {error}", hint="pip install 'llamakit[plot]'") from None
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)  # a name with $ in it is no formula
     left, right = figure.subplots(1, 2)
     _draw_losses(left, entries)
     rate, norm = right, right.twinx()
@@ -35,7 +36,8 @@ def draw_curves(entries: Sequence[LogEntry], path: Path, title: str = "") -> Non
         axes.set_ylim(bottom=0)
     rate.grid(alpha=0.3)
     rate.legend(handles=[*rate.get_lines(), *norm.get_lines()], loc="upper right")
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=150, format=path.suffix[1:])
 
 
 def _draw_losses(axes: Any, entries: Sequence[LogEntry]) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # as `gguf.atomic` names what is not whole yet
+# As `gguf.atomic` names what is not whole yet, of files that runs make: others may be writing in this folder too.
+PART = re.compile(r"\.(adapter|model|init|step-\d+)\.gguf\.[0-9a-f]{8}\.part")
 _HELD: dict[tuple[int, int], int] = {}  # (device, inode) of folders, and the thread that has them
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from llamakit.chat.fit import fit_messages
@@ -22,11 +23,15 @@ from llamakit.train.samples import Sample, sample
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from llamakit.tokenizer import Tokenizer
     from llamakit.train.data.records import Record
 
 Message = dict[str, Any]
 
+MOST_WRITTEN = 1 << 27  # characters before all answers of one conversation
+PER_MESSAGE = 64  # characters that a message counts as beside its own: writing it takes so much longer
 DAY = date(2024, 7, 26)  # "today" for templates that tell it: the same tokens on every day
 
 
@@ -35,9 +40,9 @@ class Turn(NamedTuple):
     whether the template ends it; `weight`: in the loss.
     """
 
-    prompt: list[int]
+    prompt: NDArray[np.int32]
     text: str
-    tokens: list[int]
+    tokens: NDArray[np.int32]
     ended: bool
     weight: float
 
@@ -110,11 +115,13 @@ class Encoder:
             tokens = self._render(messages, tools, generation_prompt=False).tokens
             tokens = tokens if self._end(tokens, 0) else self._ended(tokens)
             return [_masked(tokens, [(0, len(tokens), 1.0)])]
-        turns = [
-            self._turn(messages[:number], message, tools, weights[number])
+        answers = [
+            number
             for number, message in enumerate(messages)
             if message["role"] == "assistant" and weights[number] and (message["content"] or "tool_calls" in message)
         ]
+        _check_length(messages, tools, answers)
+        turns = [self._turn(messages[:number], messages[number], tools, weights[number]) for number in answers]
         return [self._sample(group) for group in _grouped(turns)]
 
     def _turn(self, before: list[Message], answer: Message, tools: Any, weight: float) -> Turn:
@@ -123,10 +130,10 @@ class Encoder:
         whole = self._render([*before, answer], tools, generation_prompt=False)
         if not whole.text.startswith(prompt.text):
             self._check_prompt(before, tools, prompt, whole)
-        ended = self._end(whole.tokens, common(prompt.tokens, whole.tokens)) is not None
+        ended = self._end(whole.tokens, _common_tokens(prompt.tokens, whole.tokens)) is not None
         if not ended and "tool_calls" not in answer:
             whole = self._render([*before, answer], tools, continue_last=True)  # without what is written behind it
-        return Turn(prompt.tokens, whole.text, whole.tokens, ended, weight)
+        return Turn(np.array(prompt.tokens, np.int32), whole.text, np.array(whole.tokens, np.int32), ended, weight)
 
     def _check_prompt(self, before: list[Message], tools: Any, prompt: ChatPrompt, whole: ChatPrompt) -> None:
         """Only the beginning of the answer, which a template may write in two ways, can differ."""
@@ -140,11 +147,11 @@ class Encoder:
     def _sample(self, turns: Sequence[Turn]) -> Sample:
         """Answers of which the last conversation begins with all others."""
         last = turns[-1]
-        tokens = last.tokens if last.ended else self._ended(last.tokens)
+        tokens = last.tokens.tolist() if last.ended else self._ended(last.tokens.tolist())
         spans = []
         for turn in turns:
-            start = common(turn.prompt, tokens)
-            end = len(tokens) if turn is last else common(turn.tokens, tokens)
+            start = _common_tokens(turn.prompt, last.tokens)
+            end = len(tokens) if turn is last else _common_tokens(turn.tokens, last.tokens)
             spans.append((start, self._end(tokens[:end], start) or end, turn.weight))
         return _masked(tokens, spans)
 
@@ -155,6 +162,20 @@ class Encoder:
 
     def _render(self, messages: list[Message], tools: Any, **how: Any) -> ChatPrompt:
         return chat_prompt(self.template, self.tokenizer, messages, tools=tools, today=DAY, **how)
+
+
+def _check_length(messages: Sequence[Message], tools: Any, answers: Sequence[int]) -> None:
+    """UsageError if what stands before the answers is too much: for each of them all of it is written and read."""
+    total, before, wanted = 0, len(msgspec.json.encode(tools)), set(answers)
+    for number, message in enumerate(messages):
+        before += len(msgspec.json.encode(message)) + PER_MESSAGE
+        total += before * (number in wanted)
+    if total > MOST_WRITTEN:
+        raise UsageError(
+            f"the conversation is too long: {len(answers):,} answers, for each of which all before it is written out",
+            found=f"{total:,} characters; {MOST_WRITTEN:,} are possible",
+            hint="several records in place of one, or --train-on all",
+        )
 
 
 def _grouped(turns: Sequence[Turn]) -> Iterator[list[Turn]]:
@@ -175,6 +196,13 @@ def _masked(tokens: Sequence[int], spans: Sequence[tuple[int, int, float]]) -> S
     for start, end, weight in spans:
         weights[start:end] = weight
     return sample(tokens, weights)
+
+
+def _common_tokens(one: Sequence[int] | NDArray[np.int32], other: Sequence[int] | NDArray[np.int32]) -> int:
+    """The same of tokens, of which there may be very many."""
+    n = min(len(one), len(other))
+    differ = np.flatnonzero(np.asarray(one[:n], np.int32) != np.asarray(other[:n], np.int32))
+    return int(differ[0]) if len(differ) else n
 
 
 def common(one: Sequence[Any], other: Sequence[Any]) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from llamakit.plugins.frontends.cli.talk import commands
-from llamakit.plugins.frontends.cli.talk.complete import Completions
+from llamakit.plugins.frontends.cli.talk.complete import Completions, files
 from llamakit.plugins.frontends.cli.talk.settings import Knob, Settings, knobs_of
 from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Source, Waiting
 from llamakit.plugins.frontends.cli.talk.talk import Talk
@@ -322,3 +325,52 @@ def test_tab_completes(talk, tmp_path, monkeypatch):
     assert words("/set top_k ") == []
     assert words("hello /re") == []
     assert words("/file nowhere/x") == []
+
+
+LONG = "a" * 300
+NO_FILES = [
+    f"/save {LONG}", f"/load {LONG}", f"/file {LONG}", "/save a\0b", "/load a\0b", "/file a\0b", "/lora a\0b",
+    f"/lora {LONG}", "/save ~nobody-at-all/x", "/load ~nobody-at-all/x", "/lora ~nobody-at-all/x", "/save /",
+    "/save /dev/null/x", "/load /dev/null/x", "/file /",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", NO_FILES, ids=lambda line: ascii(line[:16]))
+def test_no_name_of_a_file_ends_the_chat(talk, capsys, line):
+    """What was said went with it."""
+    talk.say("a")
+    talk._entry(line)
+    assert "error: " in capsys.readouterr().err
+    assert texts(talk) == ["a", "1th"]
+    assert list(files("~nobody-at-all/")) == list(files("a\0b/")) == []
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no devices that never end here")
+@pytest.mark.parametrize("command", ["/load", "/file"])
+def test_a_file_that_never_ends(talk, command):
+    """All memory was filled with it."""
+    with pytest.raises(UsageError, match="larger than 64 MiB"):
+        commands.run(talk, f"{command} /dev/zero")
+
+
+def test_a_conversation_that_cannot_be_saved_leaves_nothing_and_replaces_no_device(talk, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    talk.say("a")
+    (tmp_path / "link.json").symlink_to("kept.json")
+    (tmp_path / "kept.json").write_text("old")
+    talk.file = (tmp_path / "kept.json").resolve()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(LlamaKitError, match="No space left"):
+            commands.run(talk, f"/save {tmp_path / 'link.json'}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.json", "link.json"]
+    assert (tmp_path / "kept.json").read_text() == "old"
+    commands.run(talk, f"/save {tmp_path / 'link.json'}")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "kept.json").stat().st_mode & 0o777 == 0o600
+    talk.terminal.reads = True
+    monkeypatch.setattr(talk.terminal, "ask", lambda question: True)
+    with pytest.raises(LlamaKitError, match="is not a regular file"):
+        commands.run(talk, f"/save {os.devnull}")

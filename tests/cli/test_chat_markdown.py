@@ -161,3 +161,14 @@ def test_rows_are_counted_as_terminals_do():
     assert view.rows_down("abcd\n", 4, 0) == 1
     assert view.rows_down("日本語", 4, 0) == 1
     assert view.rows_down("a日本", 4, 0) == 1  # a wide character is not cut in two
+
+
+@pytest.mark.parametrize(
+    "block", ["```perl\n" + "s{" * 8000 + "\n```", "|a" * 40_000 + "\n" + "|-" * 40_000, "```perl\n" + "s{" * 50_000],
+    ids=["code", "table", "long code"],
+)  # fmt: skip
+def test_blocks_that_take_long_are_shown_as_they_are(block):
+    """A server can send them in one piece: minutes of the processor for 64 KiB."""
+    began = time.process_time()
+    assert re.sub(r"\x1b\[[\d;]*m", "", render(block, 80)) == block
+    assert time.process_time() - began < 5

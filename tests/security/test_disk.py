@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from llamakit.plugins.frontends.rest import errors
 
+from llamakit.cli import run
 from llamakit.errors import FileWriteError, LlamaKitError, ModelFileError
 from llamakit.gguf import GGUFWriter, ggla
 from llamakit.gguf.atomic import whole_file, write_error
@@ -104,3 +105,17 @@ def test_bytes_of_a_file(tmp_path):
         assert data[:10] == bytes(range(10))
         with pytest.raises(LlamaKitError, match="cut off"):
             data[5:11]
+
+
+def test_memory_that_is_not_there_is_no_defect(monkeypatch, small_model, capsys):
+    """It was told as an internal error that is worth reporting."""
+
+    def short(path):
+        raise MemoryError("Unable to allocate 4.00 GiB")
+
+    monkeypatch.setattr("llamakit.gguf.open_gguf", short)
+    assert run(["inspect", str(small_model)]) == 4
+    told = capsys.readouterr().err
+    assert "not enough free memory" in told
+    assert "4.00 GiB" in told
+    assert "internal" not in told

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from llamakit.errors import ModelFileError
-from llamakit.gguf import open_gguf
+from llamakit.gguf import GGUFWriter, open_gguf
 from llamakit.gguf.quantize import quantize_file
 from llamakit.lora.merge import merge_adapters
 from llamakit.registry import Registry
 from llamakit.session import Session
 from llamakit.testing.lora import write_gguf_adapter
 from llamakit.train.export import write_model
+from llamakit.training import Trainer
 from llamakit.weights import tensor_sources
 
 
@@ -346,3 +347,27 @@ def test_tensors_of_a_file_that_is_cut_off_while_they_are_read(copy):
 
         with pytest.raises(ModelFileError, match="was changed while it was in use"):
             read()
+
+
+def test_a_part_of_a_base_that_was_replaced_between_two_runs(small_model, tmp_path):
+    """Only the part that is named was looked at: the run went on with other weights."""
+    parts = [tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+
+    def write(number, change=0):
+        with open_gguf(small_model) as file, GGUFWriter(parts[number]) as writer:
+            for key in file.metadata if number == 0 else ():
+                writer.add(key, file.metadata[key], *file.value_type(key))
+            writer.add("split.count", 2)
+            for name in list(file.tensors)[number::2]:
+                writer.add_tensor(name, file.tensor(name) + np.float32(change))
+
+    write(0)
+    write(1)
+    data = tmp_path / "data.txt"
+    data.write_text("Once upon a time there was a cat.\n" * 40)
+    with Session(parts[0], backend="cpu") as session:
+        session.trainer(data=[str(data)], out=str(tmp_path / "run"), steps=1, ctx=16, batch=1, val_split=0.0).run()
+    assert Trainer.resume(tmp_path / "run", steps=2).run().step == 2
+    write(1, change=1)
+    with pytest.raises(ModelFileError, match="is not the base that the run began with"):
+        Trainer.resume(tmp_path / "run", steps=3).run()

@@ -7,9 +7,15 @@ import time
 
 import pytest
 
+from llamakit import Session
 from llamakit.bounded_json import NestedJson
 from llamakit.chat import fit
 from llamakit.chat.profile import Profile
+from llamakit.chat.template import FALLBACK, ChatTemplate
+from llamakit.errors import DataError
+from llamakit.train import mask
+from llamakit.train.data.files import Place
+from llamakit.train.data.records import Record
 
 N = 8_000
 
@@ -73,3 +79,37 @@ def test_messages_and_results_in_a_row_are_joined():
     talk = [{"role": "tool", "content": text}] * N
     made = seconds(lambda: fit._as_text(talk, Profile(results=False), NestedJson()))
     assert [each["content"].count(text) for each in made] == [N]
+
+
+# -- to train on ------------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_to_train_on_is_not_written_out_without_end(monkeypatch):
+    """For each answer all before it is written: 640 KB took an hour and more memory than there was."""
+    rendered = []
+    monkeypatch.setattr(mask, "chat_prompt", lambda template, tokenizer, messages, **how: rendered.append(messages))
+    encoder = mask.Encoder(None, ChatTemplate(FALLBACK))
+    messages = [{"role": role, "content": "a"} for _ in range(5000) for role in ("user", "assistant")]
+    with pytest.raises(DataError, match="the conversation is too long: 5,000 answers") as caught:
+        encoder.encode(Record(kind="messages", place=Place("d.jsonl", 1), messages=messages))
+    assert "d.jsonl, line 1" in str(caught.value)
+    assert rendered == []
+    tools = [{"type": "function", "function": {"name": "f", "description": "x" * (1 << 20)}}]
+    with pytest.raises(DataError, match="too long: 200 answers"):
+        encoder.encode(Record(kind="messages", place=Place("d.jsonl", 1), messages=messages[:400], tools=tools))
+
+
+def test_a_long_conversation_to_train_on_keeps_little(small_model):
+    """Tokens of each answer's prompt were kept as numbers of Python's: 136 KB took 900 MB."""
+    with Session(small_model) as session:
+        encoder = mask.Encoder(session.tokenizer, session.chat_template)
+        text = "Once upon a time there was a cat."
+        messages = [{"role": role, "content": text} for _ in range(20) for role in ("user", "assistant")]
+        turns, grouped = [], mask._grouped
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mask, "_grouped", lambda found: turns.extend(found) or grouped(found))
+            made = encoder.encode(Record(kind="messages", place=Place("d.jsonl", 1), messages=messages))
+    assert all(each.itemsize == 4 for turn in turns for each in (turn.prompt, turn.tokens))
+    answer = len(session.tokenizer.encode(text)) + 1
+    assert len(turns) == len(made) == 20  # the model's template ends no answer, so that each is by itself
+    assert {each.loss_tokens for each in made} == {answer}

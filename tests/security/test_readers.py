@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from llamakit.cli import run
 from llamakit.config import load_config
 from llamakit.errors import DataError, ModelFileError, UsageError
 from llamakit.gguf import GGUFWriter, open_gguf
+from llamakit.lora.convert import to_gguf
+from llamakit.lora.files import read_adapter_file
 from llamakit.lora.safetensors import read_safetensors
 from llamakit.models.lora import check_head
 from llamakit.registry import Registry
@@ -170,3 +174,104 @@ def test_records_of_the_wrong_types(tmp_path, record):
 def test_a_log_with_a_line_that_nests_deeply(tmp_path):
     (tmp_path / "log").write_text('{"step": ' + "[" * 100_000 + "\n")
     assert read_log(tmp_path / "log") == []
+
+
+# -- PEFT folders -----------------------------------------------------------------------------------------------------
+
+Q_PROJ = "model.layers.{}.self_attn.q_proj"
+
+
+def peft(folder, config=None, *, layer="0", kept=None, **tensors):
+    """A PEFT folder with an adapter of one module of the small model."""
+    ones = np.ones((2, 64), np.float32)
+    head, data = {}, ones.tobytes() * 2
+    for part, shape, begin in (("A", [2, 64], 0), ("B", [64, 2], ones.nbytes)):
+        record = {"dtype": "F32", "shape": shape, "data_offsets": [begin, begin + ones.nbytes]}
+        head[f"base_model.model.{Q_PROJ.format(layer)}.lora_{part}.weight"] = record
+    if kept is not None:
+        first = [["general.architecture", 8, None, "llama"], ["adapter.lora.alpha", 6, None, 2.0]]
+        names = [[f"blk.0.attn_q.weight.lora_{part}", 0] for part in "ab"]
+        head["__metadata__"] = {"llamakit.gguf": json.dumps({"metadata": first + kept, "tensors": names})}
+    safetensors(folder, head | tensors, data).rename(folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2} | (config or {})
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+PATTERN = """
+import sys
+from llamakit.errors import ModelFileError
+from llamakit.gguf import open_gguf
+from llamakit.lora.files import read_adapter_file
+with open_gguf(sys.argv[1]) as base:
+    try:
+        read_adapter_file(sys.argv[2], base)
+    except ModelFileError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("patterns", "layer", "message"),
+    [
+        ([".*.*.*.*~"], "0" * 3000, "which no tensor of architecture 'llama' is"),
+        (["(?x:(.+) +~)"], "0", "is more than a name of modules"),
+        ([f"(.*.*.*.*~|{i})" for i in range(20_000)], "0", "take too long to match"),
+        (["a{99999999999}"], "0", "is not a regular expression"),
+    ],
+    ids=["a long name", "spaces", "many", "many times"],
+)
+def test_patterns_end(tmp_path, small_model, patterns, layer, message):
+    """Each of them kept the matcher busy for hours, or raised what nobody caught."""
+    folder = peft(tmp_path, {"alpha_pattern": dict.fromkeys(patterns, 1)}, layer=layer)
+    command = [sys.executable, "-c", PATTERN, str(small_model), str(folder)]
+    told = subprocess.run(command, check=True, timeout=100, capture_output=True, text=True).stdout
+    assert message in told
+    assert len(told) < 1000
+
+
+@pytest.mark.parametrize("alpha", [None, "x", [], 10**400])
+def test_an_alpha_that_is_no_number_though_no_module_has_it(tmp_path, small_model, alpha):
+    folder = peft(tmp_path, {"lora_alpha": alpha, "alpha_pattern": {".*": 2}})
+    with open_gguf(small_model) as base, pytest.raises(ModelFileError, match="a number is needed"):
+        read_adapter_file(folder, base)
+
+
+@pytest.mark.parametrize("shape", [[10**4000] * 400, [0, 10**400], [1] * 1000])
+def test_shapes_that_are_larger_than_the_file(tmp_path, shape):
+    """The product of such numbers took seconds, and the message was as long as the file."""
+    head = {"t": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}
+    with pytest.raises(ModelFileError, match="makes no sense") as caught:
+        read_safetensors(safetensors(tmp_path, head))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_name_of_a_tensor_that_is_as_long_as_its_file(tmp_path):
+    head = {"x" * 100_000: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    with pytest.raises(ModelFileError) as caught:
+        read_safetensors(safetensors(tmp_path, head, bytes(4)))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "record",
+    [["\ud800", 8, None, "x"], ["x", 8, None, "\ud800"], ["x", 9, None, json.loads("[" * 400 + "]" * 400)],
+     ["x", 9, 4, [{}]], ["x", 4, None, {}]],
+    ids=["key", "text", "deep", "tables", "table"],
+)  # fmt: skip
+def test_kept_metadata_that_no_gguf_can_hold(tmp_path, small_model, record):
+    """It was an internal error of the conversion; now the adapter is converted without it."""
+    with open_gguf(small_model) as base:
+        to_gguf(read_adapter_file(peft(tmp_path, kept=[record]), base), tmp_path / "out.gguf", base)
+    with open_gguf(tmp_path / "out.gguf") as file:
+        assert "blk.0.attn_q.weight.lora_a" in file.tensors
+        assert "x" not in file.metadata
+
+
+def test_a_name_with_a_null_character(tmp_path, capsys):
+    """Settings and checkpoints can have one; it was an internal error."""
+    (tmp_path / "llamakit.toml").write_text('model = "a\\u0000b"\n')
+    assert run(["--config", str(tmp_path / "llamakit.toml"), "generate", "-p", "x"]) == 3
+    told = capsys.readouterr().err
+    assert "cannot be read: embedded null" in told
+    assert "\0" not in told

@@ -147,6 +147,29 @@ def test_imports_are_checked(node: Any) -> None:
     assert all(docs == [] for docs, *_ in rest)
 
 
+def test_imports_take_the_place_of_nothing(node: Any) -> None:
+    """Messages of two conversations with the same ids wrote over one another, presets over those of their name, and
+    without the system prompts that they had."""
+    code = """
+    import { beside, readImport } from "./imports.js";
+    const m = (id, parent, role = "user") => ({ id, parent, role, text: `${id} of ${parent}` });
+    const conversation = (id, parent) => ({ id, title: id, leaf: "2", messages: [m("1", null), m("2", parent, "assistant")] });
+    const preset = (name, k, system) => ({ name, params: { top_k: k }, system });
+    const file = { format: "llamakit.conversations", version: 1, conversations: [conversation("a", "1"), conversation("b", "1"), conversation("a", "1")],
+      presets: [preset("p", 2, "be brief"), preset("q", 1, ""), preset("p", 3, "")] };
+    const old = [{ id: "b" }];
+    const made = beside(readImport(file), old, [{ id: "2" }], [preset("p", 1, "mine"), preset("q", 1, "")]);
+    const ids = made.messages.map(({ id }) => id);
+    const trees = made.convs.map(({ id, leaf }) => made.messages.filter((x) => x.conv === id).map((x) => [x.parent !== null, x.id === leaf]));
+    console.log(JSON.stringify([made.convs.map(({ id }) => id.length > 1), new Set(ids).size, ids.includes("2"), trees, made.presets.map(({ name, system }) => [name, system])]));
+    """
+    renamed, n_ids, taken, trees, presets = node(code)
+    assert renamed == [False, True, True]
+    assert (n_ids, taken) == (6, False)
+    assert trees == [[[False, False], [True, True]]] * 3
+    assert presets == [["p (2)", "be brief"], ["p (3)", ""]]
+
+
 def test_highlighter_keeps_every_character(node: Any) -> None:
     code = r"""
     import { tokens } from "./highlight.js";

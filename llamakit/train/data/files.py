@@ -42,9 +42,13 @@ def find_files(patterns: Iterable[str]) -> list[Path]:
     """The files that names, folders and patterns such as `data/**/*.jsonl` stand for, each once, in their order."""
     found: dict[Path, None] = {}
     for pattern in patterns:
-        paths = _matching(pattern)
-        if not paths:
-            raise _nothing_matches(pattern)
+        try:
+            paths = _matching(pattern)
+            if not paths:
+                raise _nothing_matches(pattern)
+        except (OSError, ValueError, RuntimeError) as error:  # too long a name, no such home, a folder that is closed
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"the data {pattern} cannot be read: {reason}", param="data") from None
         found |= dict.fromkeys(paths)
     return list(found)
 
@@ -82,6 +86,9 @@ def _matching(pattern: str) -> list[Path]:
     if path.is_dir():
         return sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
     if path.exists():
+        if not path.is_file():  # a second look at a pipe finds the rest of it, or nothing
+            hint = "write it to a file first"
+            raise DataError(f"{pattern} is a pipe or a device; data are read more than once", hint=hint, param="data")
         return [path]
     names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     return sorted(Path(name) for name in names if Path(name).is_file())

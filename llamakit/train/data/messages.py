@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from llamakit.errors import DataError
+from llamakit.bounded_json import short
+from llamakit.errors import LONGEST_NAME, DataError
 
 ROLES = {  # other names of the same
     "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
@@ -88,7 +89,8 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: a call has no function with a name", found=shown(call), param="data")
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
-        arguments = _json(arguments, f"{where}, arguments of {function['name']}") if arguments.strip() else {}
+        name = short(function["name"], LONGEST_NAME)
+        arguments = _json(arguments, f"{where}, arguments of {name}") if arguments.strip() else {}
     found: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     id = call.get("id")
     return {"id": id, **found} if isinstance(id, str) else found

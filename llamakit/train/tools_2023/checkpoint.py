@@ -42,6 +42,7 @@ RANKS = (
     "ffn_gate", "ffn_down", "ffn_up",
 )  # fmt: skip
 F32, I32, U32 = ValueType.FLOAT32, ValueType.INT32, ValueType.UINT32
+MOST_COUNTED = 1 << 48
 OPTIMIZER_KEYS = {  # what an optimizer counts besides its iterations: key -> type
     "adam": {"best_loss": F32, "previous_loss": F32, "no_improvement_count": U32},
     "lbfgs": {
@@ -200,6 +201,10 @@ def with_optimizer(
     made: Checkpoint2023, optimizer: OptimizerState, state: dict[str, Any], order: Order | None, **counts: Any
 ) -> Checkpoint2023:
     """A checkpoint with its optimizer's tensors `state`: Adam's moments by name, in the order that is found."""
+    counted = {name: value for name, value in counts.items() if isinstance(value, int)}
+    for name, value in (counted | {"iterations of the optimizer": optimizer.iterations}).items():
+        if not 0 <= value < MOST_COUNTED:
+            raise ModelFileError(f"the checkpoint is damaged: it counts {value} {name}")
     shapes = {name: values.shape for name, values in made.tensors.items()}
     first, second = state.pop(FIRST, None), state.pop(SECOND, None)
     moments: dict[str, Any] = {}

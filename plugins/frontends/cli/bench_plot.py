@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from llamakit.gguf.atomic import whole_file
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
@@ -36,12 +38,13 @@ def draw(found: Iterable[Measurement], title: str, path: Path) -> None:
     """Write a .png or .svg file; matplotlib is needed."""
     found = list(found)
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name with $ in it is no formula
     for axes, (label, place, series), lines in zip(
         figure.subplots(1, 2), PANELS, (found, [m for m in found if m.n_gen]), strict=True
     ):
         _panel(axes, label, lines, place, series)
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=150, format=path.suffix[1:])
 
 
 def _panel(axes: Any, label: str, lines: list[Measurement], place: Any, series: Any) -> None:

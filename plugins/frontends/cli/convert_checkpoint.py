@@ -29,14 +29,17 @@ def convert_checkpoint(
     \b
     llamakit convert-checkpoint -i checkpoint.bin -o checkpoint.gguf
     """
-    from llamakit.errors import UsageError
+    from llamakit.errors import UsageError, shown
+    from llamakit.gguf.atomic import refuse_to_replace
     from llamakit.train.tools_2023.checkpoint import read_checkpoint, with_vocabulary, write_checkpoint
     from llamakit.train.tools_2023.moments import named_order
 
+    refuse_to_replace(output, [source], "the checkpoint")
+    refuse_to_replace(output, [vocab_model] if vocab_model else (), "the vocabulary's model")
     checkpoint = read_checkpoint(source, named_order(order))
-    found = checkpoint.model["llama.feed_forward_length"][2]
+    found = checkpoint.model.get("llama.feed_forward_length", (None, None, None))[2]
     if ff is not None and ff != found:
-        raise UsageError(f"--ff {ff}: the tensors of {source} say {found}", param="ff")
+        raise UsageError(f"--ff {ff}: the tensors of {source} say {shown(found)}", param="ff")
     if vocab_model is not None:
         checkpoint = with_vocabulary(checkpoint, vocab_model)
     write_checkpoint(output, checkpoint)

@@ -48,14 +48,18 @@ def train(ctx: click.Context, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
+    from llamakit.gguf.atomic import refuse_to_replace
+    from llamakit.train.data.files import find_files
     from llamakit.train.folder import held
-    from llamakit.training import FIRST
+    from llamakit.training import FIRST, MODEL, check_new
 
     context = Context(ctx, options["quiet"], options["verbose"])
     model = train_options(options, NewModelOptions)
     chosen = pretraining(options)
     folder = Path(chosen.out)
-    check_folder(folder)
+    sources = [*find_files([*chosen.data, *chosen.val_data]), *([model.vocab] if model.vocab else [])]
+    check_new(folder, MODEL, sources, "train")
+    refuse_to_replace(folder / FIRST, sources, "what the run learns from")
     with held(folder):
         shape = first_model(context, folder / FIRST, model, chosen)
         context.console.note(described(shape))
@@ -84,15 +88,6 @@ def pretraining(options: dict[str, Any]) -> TrainOptions:
     if not options["train_packing"] and is_text(chosen.data, chosen.kind):
         defaults["packing"] = "wrapped"
     return train_options(options, **defaults | {"ctx": chosen.ctx or USUAL_CTX})
-
-
-def check_folder(folder: Path) -> None:
-    """UsageError if the folder holds another run."""
-    from llamakit.train import checkpoint
-
-    if checkpoint.numbered(folder / "checkpoints"):
-        hint = f"llamakit train resume {folder}, or another --out"
-        raise UsageError(f"{folder} holds a run already", hint=hint, param="out")
 
 
 def first_model(context: Context, path: Path, model: NewModelOptions, chosen: TrainOptions) -> Shape:

@@ -11,7 +11,7 @@ import click
 from llamakit.plugins.frontends.cli.params import Context, json_option, output_options
 from llamakit.plugins.frontends.cli.train_flags import train_flags, train_options
 
-from llamakit.errors import UsageError
+from llamakit.errors import LlamaKitError
 from llamakit.terminal import json_text
 
 if TYPE_CHECKING:
@@ -195,14 +195,15 @@ def finish(context: Context, trainer: Trainer, result: RunResult, as_json: bool)
 
 
 def curves(context: Context, trainer: Trainer) -> None:
-    """A picture of the run, where matplotlib is installed."""
+    """A picture of the run, where matplotlib is installed. The run is done, so it fails for no picture."""
     from llamakit.train.report import LOG_NAME, read_log
+    from llamakit.training import CURVES
 
     try:
         from llamakit.train.curves import draw_curves
 
-        path = trainer.folder / "curves.png"
+        path = trainer.folder / CURVES
         draw_curves(read_log(trainer.folder / LOG_NAME), path, trainer.session.path.stem)
         context.console.detail(f"curves     {path}")
-    except (ImportError, UsageError) as error:
+    except (ImportError, LlamaKitError, OSError, ValueError) as error:
         context.console.detail(f"curves     {error}")

@@ -88,7 +88,9 @@ def test_done_counts_epochs():
     assert cursor.done == 1.0
 
 
-@pytest.mark.parametrize("state", [CursorState(0, 0, 5), CursorState(0, -1, 0), CursorState(0, 0, -1)])
+@pytest.mark.parametrize(
+    "state", [CursorState(0, 0, 5), CursorState(0, -1, 0), CursorState(0, 0, -1), CursorState(0, 1 << 70, 0)]
+)
 def test_a_place_that_is_not_there(state):
     with pytest.raises(ValueError, match="there are 5 windows"):
         Cursor(5).restore(state)

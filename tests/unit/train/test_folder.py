@@ -94,7 +94,12 @@ def test_what_a_killed_process_left_half_written_goes(base, data, tmp_path):
     out = tmp_path / "run"
     trainer(base, data, out, steps=2).run()
     parts = [out / ".adapter.gguf.0123abcd.part", out / "checkpoints" / ".step-00000003.gguf.89abcdef.part"]
-    others = [out / ".mine.part", out / "notes.txt", out / "checkpoints" / "x.0123abcd.part"]
+    others = [
+        out / ".mine.part",
+        out / ".mine.gguf.0123abcd.part",
+        out / "notes.txt",
+        out / "checkpoints" / "x.0123abcd.part",
+    ]
     for path in (*parts, *others):
         path.write_bytes(b"half")
     Trainer.resume(out, steps=3).run()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
+import sys
+import types
+from pathlib import Path
 
 import pytest
+from llamakit.plugins.frontends.cli import train_run
 
-from llamakit.errors import LlamaKitError, UsageError
+from llamakit.errors import FileWriteError, LlamaKitError, UsageError
 from llamakit.train.report import History, LogEntry, LogWriter, StepInfo, duration, memory_used, read_log
 
 
@@ -172,3 +177,39 @@ def test_event_files_without_the_library(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="tensorboardX") as caught:
         TensorBoardWriter(tmp_path)
     assert caught.value.hint == "pip install 'llamakit[tensorboard]'"
+
+
+class Figure:
+    """What draws as matplotlib does, to a disk that is full."""
+
+    def __init__(self, **how):
+        self.called = []
+
+    def __getattr__(self, name):
+        return lambda *args, **how: self if name != "subplots" else (self, self)
+
+    def savefig(self, file, **how):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_picture_that_cannot_be_drawn_is_not_there_and_fails_no_run(monkeypatch, tmp_path, capsys):
+    """The run was done, and ended as an internal error or with half a picture."""
+    module = types.ModuleType("matplotlib.figure")
+    module.Figure = Figure
+    monkeypatch.setitem(sys.modules, "matplotlib", types.ModuleType("matplotlib"))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", module)
+    (tmp_path / "curves.png").write_bytes(b"old")
+    from llamakit.train import curves
+
+    monkeypatch.setattr(curves, "_draw_losses", lambda axes, entries: None)
+    monkeypatch.setattr(curves, "_line", lambda *args, **how: None)
+    monkeypatch.setattr(Figure, "get_lines", lambda self: [], raising=False)
+    with pytest.raises(FileWriteError, match="No space left"):
+        curves.draw_curves([], tmp_path / "curves.png", "a $run")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"curves.png": b"old"}
+    told = []
+    trainer = types.SimpleNamespace(folder=tmp_path, session=types.SimpleNamespace(path=Path("a.gguf")))
+    context = types.SimpleNamespace(console=types.SimpleNamespace(detail=told.append))
+    train_run.curves(context, trainer)
+    assert "No space left" in told[0]

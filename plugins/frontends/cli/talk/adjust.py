@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from llamakit.plugins.frontends.cli.talk.command import Command, needed
+from llamakit.plugins.frontends.cli.talk.command import Command, content_of, needed, path_of
 from llamakit.plugins.frontends.cli.talk.settings import shown
 
 from llamakit.errors import UsageError
@@ -69,7 +69,7 @@ def model(talk: Talk, text: str) -> None:
             talk.terminal.say(f"{'*' if name == source.model else ' '} {name}")
         return
     if not source.models():
-        talk.terminal.say(talk.terminal.dim(cost(Path(text).expanduser())))
+        talk.terminal.say(talk.terminal.dim(cost(path_of(text))))
     talk.terminal.say(source.switch(text))
     talk.chosen, talk.adapters = [], None
 
@@ -105,9 +105,9 @@ def lora(talk: Talk, text: str) -> None:
     if not math.isfinite(scale):
         raise UsageError(f"{scale_text!r} is not a scale", hint="/lora NAME=0.5")
     if name not in source.adapters():
-        if not Path(name).expanduser().is_file():
+        if not path_of(name).is_file():
             raise UsageError(f"no adapter {name!r}", found=near(name, source.adapters()), hint="/lora FILE loads one")
-        name = source.add_adapter(str(Path(name).expanduser()))
+        name = source.add_adapter(str(path_of(name)))
     now = source.adapters() if talk.adapters is None else talk.adapters
     others = {other: old for other, old in now.items() if other != name and old}
     talk.adapters = {**others, name: scale} if scale else others
@@ -149,11 +149,7 @@ def _constrain(talk: Talk, name: str, text: str, value: Callable[[], str]) -> No
 
 def read(name: str) -> str:
     """The text of a file."""
-    path = Path(name).expanduser()
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    return content_of(path_of(name)).decode("utf-8", "replace")
 
 
 def _options(talk: Talk) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,6 +12,9 @@ from llamakit.errors import UsageError
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.talk import Talk
+
+
+MAX_BYTES = 64 << 20  # of a file that is read: no message and no conversation has that size
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +41,28 @@ def number(text: str, what: str, default: int, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= most):
         raise UsageError(f"{text!r} is no {what}", found=f"1 to {most}" if most else "there is none yet")
     return int(text)
+
+
+def path_of(text: str) -> Path:
+    """The path that was typed; UsageError for what cannot be one."""
+    try:
+        if "\0" in text:
+            raise ValueError("it has a null character")
+        return Path(text).expanduser()
+    except (ValueError, RuntimeError) as error:  # or there is no such home
+        raise UsageError(f"{text} is no path: {error}") from None
+
+
+def content_of(path: Path) -> bytes:
+    """What is in a file, which may be a device that never ends."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 def needed(text: str, usage: str) -> str:

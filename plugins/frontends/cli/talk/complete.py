@@ -34,7 +34,7 @@ def files(typed: str) -> Iterator[tuple[str, str]]:
     folder, name = os.path.split(typed)
     try:
         found = sorted(Path(folder).expanduser().iterdir() if folder else Path().iterdir())
-    except OSError:
+    except (OSError, ValueError, RuntimeError):  # no folder, or no path at all
         return
     for path in found:
         if path.name.startswith(name) and (name.startswith(".") or not path.name.startswith(".")):

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from llamakit.plugins.frontends.cli.talk.command import content_of
 from llamakit.plugins.frontends.cli.talk.conversation import Conversation, Message, now
 
 from llamakit.errors import UsageError
+from llamakit.gguf.atomic import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 FORMAT, VERSION = "llamakit.conversations", 1
-MAX_BYTES, MAX_MESSAGES = 64 << 20, 100_000
+MAX_MESSAGES = 100_000
 TITLE_LENGTH = 60
 
 
@@ -52,18 +52,15 @@ class File(msgspec.Struct, kw_only=True):
 
 
 def save(path: Path, conversation: Conversation, model: str, params: Mapping[str, Any]) -> None:
-    """Write a conversation: as Markdown if `path` ends in .md, else as JSON. The file is never half-written."""
+    """Write a conversation, for its owner: as Markdown if `path` ends in .md, else as JSON; whole or not at all."""
     if path.suffix == ".md":
         data = to_markdown(conversation).encode("utf-8", "replace")
     else:
         data = msgspec.json.format(msgspec.json.encode(_file(conversation, model, params)), indent=1) + b"\n"
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(data)
-        Path(file.name).chmod(0o600)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    if not path.parent.is_dir():  # a slip of the pen makes no folders
+        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+    with whole_file(path, len(data), mode=0o600) as file:
+        file.write(data)
     conversation.saved = True
 
 
@@ -94,12 +91,7 @@ def to_markdown(conversation: Conversation) -> str:
 
 def load(path: Path) -> tuple[Conversation, dict[str, Any]]:
     """Read a conversation and its sampler options; of several conversations in a file, the one last changed."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB: no conversation has that size")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from None
+    data = content_of(path)
     try:
         value = msgspec.json.decode(data)
         if isinstance(value, list):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from llamakit.plugins.frontends.cli.talk import export
 from llamakit.plugins.frontends.cli.talk.adjust import read
-from llamakit.plugins.frontends.cli.talk.command import Command, needed
+from llamakit.plugins.frontends.cli.talk.command import Command, needed, path_of
 from llamakit.plugins.frontends.cli.talk.settings import shown
 
 from llamakit.errors import UsageError
@@ -38,7 +38,7 @@ def insert(talk: Talk, text: str) -> None:
 
 def save(talk: Talk, text: str) -> None:
     """Save the conversation."""
-    path = Path(needed(text, "/save FILE")).expanduser()
+    path = path_of(needed(text, "/save FILE"))
     if not talk.conversation.messages:
         raise UsageError("there is nothing to save yet")
     if path.exists() and path.resolve() != talk.file:
@@ -55,7 +55,7 @@ def load(talk: Talk, text: str) -> None:
     """Load a conversation."""
     from llamakit.plugins.frontends.cli.talk.turns import show_last
 
-    path = Path(needed(text, "/load FILE")).expanduser()
+    path = path_of(needed(text, "/load FILE"))
     conversation, params = export.load(path)
     if not talk.may_forget():
         return

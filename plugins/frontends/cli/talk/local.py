@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamakit.plugins.frontends.cli.talk.command import path_of
 from llamakit.plugins.frontends.cli.talk.settings import Knob, knobs_of
 from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Source, Waiting
 
@@ -124,7 +124,7 @@ class Local(Source):
         from llamakit.gguf import open_gguf
         from llamakit.models import load_model
 
-        path = Path(name).expanduser()
+        path = path_of(name)
         with open_gguf(path) as file:  # a file that is not a model is refused before anything is closed
             load_model(file)
         self._reopen(str(path), lora=())

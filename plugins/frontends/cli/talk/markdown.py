@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from functools import cache
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})([^`]*)$")
 HEADING = re.compile(r" {0,3}#{1,6}(\s|$)")
@@ -16,6 +17,8 @@ LIST_ITEM = re.compile(r"\s*([-*+]|\d{1,9}[.)])\s")
 RULE = re.compile(r" {0,3}([-*_])[ \t]*(\1[ \t]*){2,}$")
 TRAILING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 CODES = re.compile(r"\x1b\[[0-9;]*m")
+LONGEST = 1 << 14  # characters of a block that is rendered: more than a screen has, and nothing takes long
+COLOUR_SECONDS = 0.5  # of the processor, for a block of code: some languages' lexers take time by its square
 STYLES = {
     "markdown.code": "cyan", "markdown.block_quote": "dim", "markdown.item.bullet": "bold",
     "markdown.item.number": "bold",
@@ -71,6 +74,8 @@ def render(block: str, width: int, *, in_list: bool = False) -> str:
     """A block with codes for colour, without a newline at its end. `in_list`: it may be indented under an item."""
     if not block.strip():
         return ""
+    if len(block) > LONGEST:  # a server may send any number of characters in one piece
+        return block
     lines = block.split("\n")
     fence = FENCE.match(lines[0])
     if fence:
@@ -97,12 +102,31 @@ def _code(lines: list[str], fence: re.Match[str]) -> str:
     closed = len(lines) > 1 and lines[-1].strip().startswith(fence[1])
     code = "\n".join(lines[1:-1] if closed else lines[1:])
     language = fence[2].strip().split(" ")[0].lower() or "text"
-    text = Syntax("", language, theme="ansi_dark", background_color="default").highlight(code)
-    text.right_crop(len(text.plain) - len(code))
-    shown = _codes(text) if text.plain == code else code  # a highlighter must not change the code
+    lexer = Syntax("", language).lexer
+    if lexer is not None:
+        lexer.get_tokens = _in_time(lexer.get_tokens)
+    try:
+        text = Syntax("", lexer or language, theme="ansi_dark", background_color="default").highlight(code)
+        text.right_crop(len(text.plain) - len(code))
+        shown = _codes(text) if text.plain == code else code  # a highlighter must not change the code
+    except TimeoutError:
+        shown = code
     return "\n".join(
         [_dim(lines[0]), *([shown] if len(lines) > 1 + closed else []), *([_dim(lines[-1])] if closed else [])]
     )
+
+
+def _in_time(get_tokens: Callable[[str], Iterable[Any]]) -> Callable[[str], Iterator[Any]]:
+    """The tokens of a lexer; TimeoutError if they take too long."""
+
+    def bounded(code: str) -> Iterator[Any]:
+        began = time.process_time()
+        for token in get_tokens(code):
+            if time.process_time() - began > COLOUR_SECONDS:
+                raise TimeoutError
+            yield token
+
+    return bounded
 
 
 def _dim(text: str) -> str:

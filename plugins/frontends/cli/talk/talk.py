@@ -11,7 +11,7 @@ from llamakit.plugins.frontends.cli.talk.conversation import Conversation, Messa
 from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Waiting
 from llamakit.plugins.frontends.cli.talk.view import MarkdownView, View
 
-from llamakit.errors import LlamaKitError
+from llamakit.errors import LlamaKitError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +120,10 @@ class Talk:
             if not self.terminal.reads and not entry.startswith("/"):
                 raise
             self.error(error)
+        except OSError as error:  # of a file that a command names: the conversation goes on
+            if error.filename is None:
+                raise
+            self.error(UsageError(f"{error.filename} cannot be used: {error.strerror}"))
         except KeyboardInterrupt:  # a command that took long
             self.terminal.say("")
 

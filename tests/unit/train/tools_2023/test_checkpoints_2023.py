@@ -10,6 +10,8 @@ import pytest
 from llamakit.cli import run
 from llamakit.errors import LlamaKitError, ModelFileError, UsageError
 from llamakit.gguf import open_gguf
+from llamakit.gguf.quantize import copy_key
+from llamakit.gguf.writer import GGUFWriter
 from llamakit.train.tools_2023.checkpoint import (
     read_checkpoint,
     with_vocabulary,
@@ -255,3 +257,40 @@ def test_what_is_no_checkpoint_of_2023_says_so(tmp_path, folder, test_data):
         read_checkpoint(tmp_path / "text")
     with pytest.raises(UsageError, match="ltr-no-flash"):
         named_order("sideways")
+
+
+def changed(source, path, **values):
+    """A checkpoint with other metadata: key, with __ for ., and value; None leaves it out."""
+    new = {key.replace("__", "."): value for key, value in values.items()}
+    with open_gguf(source) as file, GGUFWriter(path) as writer:
+        for key in file.metadata:
+            copy_key(file, writer, key)
+        for key, value in new.items():
+            writer.add(key, value)
+        for name, info in file.tensors.items():
+            writer.add_tensor(name, file.raw(name), info.type, info.shape)
+    return path
+
+
+@pytest.mark.parametrize("key", ["training__iteration_count", "training__epoch_count", "optimizer__iteration_count"])
+@pytest.mark.parametrize("value", [-1, -(1 << 63), (1 << 64) - 1])
+def test_counts_that_nobody_counted_to(tmp_path, folder, key, value):
+    """They ended a run with an internal error, or when it was to be saved."""
+    path = changed(folder / CHECKPOINTS[0], tmp_path / "bad.gguf", **{key: value})
+    with pytest.raises(ModelFileError, match="the checkpoint is damaged: it counts"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [-1, 0, (1 << 64) - 1, float("nan"), "x", [1], ["a"], True])
+def test_a_context_that_is_none(tmp_path, folder, capsys, value):
+    path = changed(folder / CHECKPOINTS[0], tmp_path / "bad.gguf", llama__context_length=value)
+    args = ["--model-base", folder / "tiny-base-f32.gguf", "--train-data", folder / "data.txt", "--checkpoint-in", path]
+    outputs = ["--checkpoint-out", tmp_path / "c.gguf", "--lora-out", tmp_path / "l.bin", "--adam-iter", 1]
+    assert run(["finetune", *map(str, [*args, *outputs])]) == 3
+    assert "llama.context_length is" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_does_not_say_how_wide_it_is(tmp_path, folder):
+    path = changed(folder / CHECKPOINTS[0], tmp_path / "bad.gguf", llama__feed_forward_length=None)
+    assert run(["convert-checkpoint", "-i", str(path), "-o", str(tmp_path / "out.gguf")]) == 0
+    assert run(["convert-checkpoint", "-i", str(path), "-o", str(tmp_path / "out.gguf"), "--ff", "64"]) == 2

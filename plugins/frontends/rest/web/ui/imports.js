@@ -17,6 +17,39 @@ export function readImport(data) {
   return result;
 }
 
+/**
+ * What was read, as records that take the place of none that are there, nor of one another: whatever has an id that is
+ * taken gets a new one, and presets of a name that another has a number.
+ */
+export function beside({ docs, presets }, oldConvs, oldMessages, oldPresets) {
+  const [known, messageIds] = [oldConvs, oldMessages].map((records) => new Set(records.map(({ id }) => id)));
+  const convs = [];
+  const messages = [];
+  for (const { conv, list } of docs) {
+    const id = known.has(conv.id) ? newId() : conv.id;
+    const ids = new Map(list.map((message) => [message.id, messageIds.has(message.id) || id !== conv.id ? newId() : message.id]));
+    const own = list.map((message) => ({ ...message, id: ids.get(message.id), conv: id, parent: ids.get(message.parent) ?? null }));
+    messages.push(...own);
+    convs.push({ ...conv, id, leaf: ids.get(conv.leaf) ?? own.at(-1)?.id ?? null, firstSeen: ids.get(conv.firstSeen) });
+    known.add(id);
+    for (const message of own) messageIds.add(message.id);
+  }
+  return { convs, messages, presets: freshPresets(presets, oldPresets) };
+}
+
+function freshPresets(presets, oldPresets) {
+  const content = ({ params, chain, grammar, system }) => JSON.stringify([params ?? {}, chain ?? null, grammar ?? null, system ?? ""]);
+  const known = new Map(oldPresets.map((preset) => [preset.name, content(preset)]));
+  const fresh = [];
+  for (const preset of presets) {
+    let { name } = preset;
+    for (let n = 2; known.has(name) && known.get(name) !== content(preset); n += 1) name = `${preset.name} (${n})`;
+    if (!known.has(name)) fresh.push({ ...preset, name });
+    known.set(name, content(preset));
+  }
+  return fresh;
+}
+
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const string = (value, most = LONGEST_TEXT) => (typeof value === "string" ? value.slice(0, most) : "");
 const time = (value) => (Number.isFinite(value) && value > 0 ? value : Date.now());
@@ -31,7 +64,7 @@ function readOwn({ version, conversations, presets, settings }, result) {
     attempt(result, string(entry?.title, 60), () => ownDoc(entry));
   }
   for (const preset of Array.isArray(presets) ? presets : []) {
-    if (isObject(preset) && string(preset.name, 100)) result.presets.push({ name: string(preset.name, 100), ...kept(preset), created: time(preset.created) });
+    if (isObject(preset) && string(preset.name, 100)) result.presets.push({ name: string(preset.name, 100), ...kept(preset), system: string(preset.system), created: time(preset.created) });
   }
   if (isObject(settings)) result.settings = Object.fromEntries(Object.entries(settings).filter(([name]) => ["follow", "aloud", "ownMarkdown", "enter"].includes(name)));
 }

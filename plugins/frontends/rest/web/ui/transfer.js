@@ -2,7 +2,7 @@
 
 import { confirmTyped } from "./dialog.js";
 import { count, download, h } from "./dom.js";
-import { readImport } from "./imports.js";
+import { beside, readImport } from "./imports.js";
 import { loadList, newConversation, path, rail, saveSettings, settings } from "./state.js";
 import { alertReader, toast } from "./status.js";
 import { all, announceChange, newId, put, putAll, remove } from "./store.js";
@@ -66,22 +66,13 @@ function refuse(why) {
   toast(`Nothing was imported: ${why}`);
 }
 
-/** Writes what was read in one transaction; conversations whose id is taken get a new one. */
+/** Writes what was read in one transaction, beside what is there. */
 export async function takeIn(data) {
-  const { docs, presets, skipped, settings: taken } = readImport(data);
-  if (!docs.length && !presets.length) return refuse(skipped[0] ?? "it holds no conversations that this page knows");
-  const known = new Set((await all("conversations")).map(({ id }) => id));
-  const messageIds = new Set((await all("messages")).map(({ id }) => id));
-  const conversations = [];
-  const messages = [];
-  for (const { conv, list } of docs) {
-    const id = known.has(conv.id) ? newId() : conv.id;
-    const ids = new Map(list.map((message) => [message.id, messageIds.has(message.id) || id !== conv.id ? newId() : message.id]));
-    const own = list.map((message) => ({ ...message, id: ids.get(message.id), conv: id, parent: ids.get(message.parent) ?? null }));
-    messages.push(...own);
-    conversations.push({ ...newConversation(conv.kind), ...conv, id, leaf: ids.get(conv.leaf) ?? own.at(-1)?.id ?? null, firstSeen: ids.get(conv.firstSeen), unsaved: undefined });
-    known.add(id);
-  }
+  const read = readImport(data);
+  const { skipped, settings: taken } = read;
+  if (!read.docs.length && !read.presets.length) return refuse(skipped[0] ?? "it holds no conversations that this page knows");
+  const { convs, messages, presets } = beside(read, await all("conversations"), await all("messages"), await all("presets"));
+  const conversations = convs.map((conv) => ({ ...newConversation(conv.kind), ...conv, unsaved: undefined }));
   await putAll({ conversations, messages, presets });
   if (taken) saveSettings(taken);
   await loadList();

@@ -1,0 +1,217 @@
+"""What is written takes the place of nothing that it was made from, nor of what is not the command's own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from llamakit.cli import run
+from llamakit.gguf import open_gguf
+from llamakit.testing.lora import write_gguf_adapter
+
+TRAINED = ("--steps", "1", "--ctx", "16", "--batch", "1", "--quiet")
+
+
+@pytest.fixture
+def files(small_model, tmp_path):
+    """A model, an adapter for it as GGUF and as a PEFT folder, and a text, in a folder of the test's own."""
+    model, lora, text = tmp_path / "model.gguf", tmp_path / "lora.gguf", tmp_path / "text.txt"
+    shutil.copyfile(small_model, model)
+    with open_gguf(model) as file:
+        n_out, n_in = file.tensors["blk.0.attn_q.weight"].shape
+    pair = {"lora_a": np.ones((2, n_in), np.float32), "lora_b": np.ones((n_out, 2), np.float32)}
+    write_gguf_adapter(lora, {f"blk.0.attn_q.weight.{part}": values for part, values in pair.items()})
+    assert run(["lora", "export", str(lora), "-m", str(model), "-o", str(tmp_path / "peft")]) == 0
+    text.write_text("Once upon a time there was a cat.\n" * 40)
+    return tmp_path
+
+
+def refused(folder, capsys, *args):
+    """The message of a command that must change no file."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run([str(each) for each in args]) == 2
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        ("lora merge -m model.gguf -l lora.gguf -o lora.gguf", "an adapter itself"),
+        ("lora merge -m model.gguf -l peft -o peft/adapter_model.safetensors", "an adapter itself"),
+        ("lora merge -m model.gguf -l lora.gguf -o model.gguf", "the base itself"),
+        ("lora import lora.gguf -m model.gguf -o model.gguf", "the base itself"),
+        ("lora import peft -m model.gguf -o peft/adapter_config.json", "the adapter itself"),
+        ("lora export lora.gguf -m model.gguf -o model.gguf", "the base itself"),
+        ("lora export lora.gguf -m model.gguf -o lora.gguf --to ggla", "the adapter itself"),
+        ("lora export peft -m model.gguf -o peft", "the adapter itself"),
+        ("convert-checkpoint -i model.gguf -o model.gguf", "the checkpoint itself"),
+        ("convert-checkpoint -i lora.gguf --vocab-model model.gguf -o model.gguf", "the vocabulary's model itself"),
+        ("finetune --model-base model.gguf --train-data text.txt --lora-out model.gguf", "what is learned from itself"),
+        ("finetune --model-base model.gguf --train-data text.txt --checkpoint-out text.txt", "learned from itself"),
+        ("train-text-from-scratch --vocab-model model.gguf --train-data text.txt --model-out model.gguf", "m itself"),
+        ("train-text-from-scratch --vocab-model model.gguf --train-data text.txt --checkpoint-in lora.gguf "
+         "--model-out lora.gguf", "the checkpoint itself"),
+        ("finetune -m model.gguf --data text.txt --full --out .", "what the run learns from itself"),
+        ("train --vocab model.gguf --data text.txt --out .", "what the run learns from itself"),
+    ],
+)  # fmt: skip
+def test_no_command_writes_over_what_it_reads(files, capsys, monkeypatch, command, what):
+    """The base, the adapter or the data was gone."""
+    monkeypatch.chdir(files)
+    assert f"{what}: name another file" in refused(files, capsys, *command.split())
+
+
+def test_a_link_to_what_is_read_is_what_is_read(files, capsys):
+    (files / "link.gguf").symlink_to("model.gguf")
+    (files / "hard.gguf").hardlink_to(files / "model.gguf")
+    for name in ("link.gguf", "hard.gguf"):
+        told = refused(files, capsys, "quantize", files / "model.gguf", files / name, "Q8_0")
+        assert "is the source itself" in told
+
+
+def test_no_part_of_a_split_model_is_written_over(files, capsys):
+    """Only the one that was named was looked at."""
+    from llamakit.gguf import GGUFWriter
+
+    parts = [files / f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+    for i, path in enumerate(parts):
+        with open_gguf(files / "model.gguf") as file, GGUFWriter(path) as writer:
+            writer.add("general.architecture", "llama")
+            writer.add("split.count", 2)
+            for name in list(file.tensors)[i::2]:
+                writer.add_tensor(name, file.raw(name), file.tensors[name].type, file.tensors[name].shape)
+    assert "is the source itself" in refused(files, capsys, "quantize", parts[0], parts[1], "Q8_0")
+
+
+@pytest.mark.parametrize(("name", "full"), [("model.gguf", True), ("adapter.gguf", False), ("log.jsonl", False)])
+def test_a_run_in_a_folder_with_files_of_others(files, capsys, name, full):
+    """A model that was there was gone after the first checkpoint, and data of this name at once."""
+    folder = files / "out"
+    folder.mkdir()
+    (folder / name).write_bytes(b'{"messages": []}\n')
+    args = ["finetune", "-m", files / "model.gguf", "--data", files / "text.txt", "--out", folder, *TRAINED]
+    assert "is there already; the run would replace it" in refused(files, capsys, *args, *["--full"] * full)
+    (folder / name).unlink()
+    assert run([str(each) for each in args]) == 0
+
+
+def test_data_that_is_called_as_the_log(files, capsys):
+    folder = files / "out"
+    folder.mkdir()
+    data = folder / "log.jsonl"
+    data.write_text('{"step": 1, "text": "Once upon a time there was a cat."}\n')
+    args = ["finetune", "-m", files / "model.gguf", "--data", data, "--out", folder, *TRAINED]
+    assert "what the run learns from itself" in refused(files, capsys, *args)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_may_be_started_again(files):
+    folder = files / "out"
+    folder.mkdir()
+    (folder / "log.jsonl").write_text('{"step":1,"loss":3.5}\n')
+    args = ["finetune", "-m", files / "model.gguf", "--data", files / "text.txt", "--out", folder, *TRAINED]
+    assert run([str(each) for each in args]) == 0
+
+
+# -- names that cannot be, pipes, and ends ----------------------------------------------------------------------------
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(files):
+    """What is not whole yet has a longer name, which was too long for names of other scripts."""
+    out = files / ("漢" * 83 + ".gg")
+    assert run(["quantize", str(files / "model.gguf"), str(out), "Q8_0"]) == 0
+    assert out.exists()
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "command",
+    [f"quantize model.gguf {LONG} Q8_0", f"lora merge -m model.gguf -l {LONG} -o out.gguf",
+     f"finetune -m model.gguf --data {LONG} --out run", "finetune -m model.gguf --data ~nobody/x --out run",
+     f"finetune -m model.gguf --data text.txt --val-data {LONG} --out run", f"data check {LONG} -m model.gguf",
+     f"lora info {LONG}", f"lora export lora.gguf -m model.gguf -o {LONG}", f"lora info {LONG}.safetensors",
+     f"convert-checkpoint -i model.gguf -o {LONG}", f"generate -m model.gguf -p x -n 1 --logdir {LONG}",
+     f"train --data {LONG} --out run", f"--config {LONG} config"],
+)  # fmt: skip
+def test_names_that_are_too_long_are_told(files, capsys, monkeypatch, command):
+    """Of some commands that was an internal error with a report."""
+    monkeypatch.chdir(files)
+    assert run(command.split()) in (2, 3, 6)
+    told = capsys.readouterr().err
+    assert "error: " in told
+    assert "internal" not in told
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
+def test_data_is_no_pipe(files, capsys):
+    """It is read more than once: only what the first look had left over was learned from, without a word."""
+    os.mkfifo(files / "pipe.txt")
+    told = refused_data(files, capsys, files / "pipe.txt")
+    assert "is a pipe or a device; data are read more than once" in told
+    assert "is a pipe or a device" in refused_data(files, capsys, "/dev/null")
+
+
+def refused_data(files, capsys, data):
+    assert run(["data", "check", str(data), "-m", str(files / "model.gguf")]) == 6
+    return capsys.readouterr().err
+
+
+ENDED = """
+import sys, time
+from llamakit.cli import main
+from llamakit.gguf import quantize
+def slow(*args):
+    print("at work", flush=True)
+    time.sleep(0.3)
+    return as_ever(*args)
+as_ever, quantize.dequantize = quantize.dequantize, slow
+main(["quantize", *sys.argv[1:], "Q8_0"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody is asked to end there")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_command_that_is_ended_leaves_nothing_half_written(files, number):
+    """kill, or closing the terminal, left a hidden file as large as the model, each time."""
+    args = [sys.executable, "-c", ENDED, files / "model.gguf", files / "out.gguf"]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == b"at work\n"
+        process.send_signal(getattr(signal, number))
+        process.stdout.read()
+        assert process.wait(60) == (130 if number == "SIGINT" else -getattr(signal, number))
+    assert not [path.name for path in files.iterdir() if path.name.endswith(".part")]
+    assert not (files / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_peft_folder_is_replaced_as_a_whole(files, monkeypatch, fails):
+    """On a disk that got full in between, new weights had the old scale."""
+    before = {path.name: path.read_bytes() for path in (files / "peft").iterdir()}
+    with open_gguf(files / "model.gguf") as file:
+        n_out, n_in = file.tensors["blk.0.attn_q.weight"].shape
+    pair = {"lora_a": np.ones((4, n_in), np.float32), "lora_b": np.ones((n_out, 4), np.float32)}
+    other = write_gguf_adapter(
+        files / "other.gguf", {f"blk.0.attn_q.weight.{part}": values for part, values in pair.items()}, alpha=1.0
+    )
+    called = []
+
+    def fsync(descriptor):
+        called.append(descriptor)
+        if len(called) == fails:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        args = ["lora", "export", other, "-m", files / "model.gguf", "-o", files / "peft"]
+        assert run([str(each) for each in args]) == 6
+    assert {path.name: path.read_bytes() for path in (files / "peft").iterdir()} == before
