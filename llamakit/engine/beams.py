@@ -99,12 +99,12 @@ class BeamGroup(Group):
         if not self.forked:
             self.forked = True
             self.sequences[0].begin(self.now())
-        width, chosen = self.request.beams, []
+        width, chosen, n_before = self.request.beams, list[Step](), len(self.complete)
         for step in sorted(self._offers(rows, logits), key=lambda step: (-step.score, step.token_id)):
             if not self._completes(step):
                 chosen.append(step)
-                if len(chosen) == width:
-                    break
+            if len(chosen) == width or len(self.complete) - n_before == width:
+                break  # what comes is as long and less likely, so it is none of the best
         self._become(chosen)
         if len(self.complete) >= width or not self.beams:
             self._answer()

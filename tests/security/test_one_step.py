@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 
+from llamakit.engine import beams
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import Request
 from llamakit.tokenizer.stops import StopMatcher
@@ -81,3 +82,16 @@ def test_beams_look_for_stop_strings_in_what_is_new(hash_model, monkeypatch):
     request = Request(prompt=[1, 5, 6], beams=3, max_tokens=40, ignore_eos=True, stop=("[[[[", "]]]]"))
     assert len(finished(engine.run(Job(request)))[0].tokens) == 40
     assert max(looked) <= 4
+
+
+# -- beams ------------------------------------------------------------------------------------------------------------
+
+
+def test_beams_that_all_meet_the_limit_are_not_all_kept(hash_model, monkeypatch):
+    """All continuations of all beams end there: 8,192 answers of 64 beams were kept to tell the best."""
+    kept, answer = [], beams.BeamGroup._answer
+    monkeypatch.setattr(beams.BeamGroup, "_answer", lambda self: (kept.append(len(self.complete)), answer(self)))
+    request = Request(prompt=[1, 5, 6], beams=6, n=6, max_tokens=5, ignore_eos=True)
+    found = finished(hash_model.make_engine().run(Job(request)))
+    assert kept == [6]
+    assert [result.score for result in found] == sorted((result.score for result in found), reverse=True)
