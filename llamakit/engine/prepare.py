@@ -53,6 +53,7 @@ def prepare(engine: Engine, request: Request) -> Prepared:
         )  # fmt: skip
     return Prepared(
         tokens=tokens,
+        last_shown=engine.tokenizer.last_shown(tokens),
         n_truncated=len(request.prompt) - len(tokens),
         chains=_chains(engine, request, tokens, n_answer),
         max_tokens=_max_tokens(engine, request),

@@ -8,10 +8,14 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 
+import pytest
+
 from llamakit.engine import beams
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import Request
+from llamakit.session import Session
 from llamakit.tokenizer.stops import StopMatcher
+from llamakit.tokenizer.tokenizer import Tokenizer
 
 
 @contextmanager
@@ -95,3 +99,40 @@ def test_beams_that_all_meet_the_limit_are_not_all_kept(hash_model, monkeypatch)
     found = finished(hash_model.make_engine().run(Job(request)))
     assert kept == [6]
     assert [result.score for result in found] == sorted((result.score for result in found), reverse=True)
+
+
+# -- prompts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def session(small_model):
+    with Session(small_model, n_seq=6) as made:
+        yield made
+
+
+def test_a_prompt_without_text_is_looked_through_once(session, monkeypatch):
+    """For the space before an answer: 63 answers to 32,000 control tokens took 1.3 s in one step."""
+    asked, piece = [], Tokenizer.piece
+
+    def note(self, token, **how):
+        asked.append(token)
+        return piece(self, token, **how)
+
+    monkeypatch.setattr(Tokenizer, "piece", note)
+    request = Request(prompt=[1] * 200, n=6, max_tokens=2, ignore_eos=True)
+    prepared = session.engine.prepare(request)
+    assert len(asked) == 1
+    assert prepared.last_shown == []
+    finished(session.engine.run(Job(request)))
+    assert len(asked) < 50
+
+
+@pytest.mark.parametrize("prompt", [[1], [1, 400], [1, 400, 1, 1], [400, 401, 2]])
+def test_the_last_token_with_a_text_says_what_follows(session, prompt):
+    tokenizer = session.tokenizer
+    for special in (False, True):
+        last = tokenizer.last_shown(prompt, special=special)
+        whole = tokenizer.decode([*prompt, 403, 404], special=special)
+        begin = tokenizer.decode(prompt, special=special)
+        stream = tokenizer.detokenizer(last, special=special)
+        assert begin + "".join(map(stream.push, [403, 404])) == whole
