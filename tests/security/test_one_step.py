@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from llamakit.engine import beams
+from llamakit.engine import admission, beams
 from llamakit.engine.job import Finished, Job
+from llamakit.engine.prefix_tree import PrefixTree
 from llamakit.engine.request import Request
 from llamakit.session import Session
 from llamakit.tokenizer.stops import StopMatcher
@@ -136,3 +137,69 @@ def test_the_last_token_with_a_text_says_what_follows(session, prompt):
         begin = tokenizer.decode(prompt, special=special)
         stream = tokenizer.detokenizer(last, special=special)
         assert begin + "".join(map(stream.push, [403, 404])) == whole
+
+
+# -- many long prompts that begin alike -------------------------------------------------------------------------------
+
+
+class Tokens(list):
+    """Notes how many tokens were taken out of it at once, but for all before the last one."""
+
+    longest = 0
+
+    def __getitem__(self, place):
+        found = list.__getitem__(self, place)
+        if isinstance(place, slice) and place.stop != -1:
+            Tokens.longest = max(Tokens.longest, len(found))
+        return found
+
+
+def test_prompts_are_not_compared_with_those_of_all_others(hash_model, monkeypatch):
+    """60 of 32,000 tokens that part at their ends took 1.4 s of one step."""
+    begin = [1, *range(5, 35)]
+    made, jobs = hash_model.make_engine(), []
+    list(made.run(Job(Request(prompt=begin, max_tokens=1))))
+    for i in range(6):
+        jobs.append(Job(Request(prompt=[*begin, 30 + i, 5, 6, 7, 8, 9, 10], max_tokens=1)))
+        first = made.submit(jobs[-1]).sequences[0]
+        first.tokens = Tokens(first.tokens)
+    monkeypatch.setattr(Tokens, "longest", 0)
+    made.queue.admit(0.0)
+    assert len(made.running) == 6
+    assert Tokens.longest <= made.space.size
+
+
+def test_prompts_that_are_alike_wait_for_the_first(hash_model):
+    made = hash_model.make_engine(n_row=8)
+    prompt = [1, *range(5, 35)]
+    list(made.run(Job(Request(prompt=prompt[:12], max_tokens=1))))
+    jobs = [Job(Request(prompt=prompt, max_tokens=1)) for _ in range(5)]
+    for job in jobs:
+        made.submit(job)
+    before = made.counters.n_row
+    while made.step():
+        pass
+    assert made.counters.n_row - before < 2 * len(prompt)
+    assert [len(finished(job.drain())) for job in jobs] == [1] * 5
+
+
+def test_not_too_much_is_looked_up_in_one_step(hash_model, monkeypatch):
+    n, match = [0], PrefixTree.match
+
+    def count(self, *args):
+        path, length = match(self, *args)
+        n[0] += length
+        return path, length
+
+    monkeypatch.setattr(PrefixTree, "match", count)
+    monkeypatch.setattr(admission, "MOST_MATCHED", 40, raising=False)
+    made, begin = hash_model.make_engine(), [1, *range(5, 35)]
+    list(made.run(Job(Request(prompt=begin, max_tokens=1))))
+    jobs = [Job(Request(prompt=[*begin, 30 + i, 5, 6], max_tokens=1)) for i in range(6)]
+    for job in jobs:
+        made.submit(job)
+    n[0] = most = 0
+    while made.step():
+        most, n[0] = max(most, n[0]), 0
+    assert most <= 40 + 2 * len(begin)
+    assert [len(finished(job.drain())) for job in jobs] == [1] * 6
