@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from llamakit.engine import admission, beams
+from llamakit.engine import admission, beams, engine
 from llamakit.engine.job import Finished, Job
+from llamakit.engine.kv_space import KVSpace
 from llamakit.engine.prefix_tree import PrefixTree
 from llamakit.engine.request import Request
 from llamakit.session import Session
@@ -203,3 +204,31 @@ def test_not_too_much_is_looked_up_in_one_step(hash_model, monkeypatch):
         most, n[0] = max(most, n[0]), 0
     assert most <= 40 + 2 * len(begin)
     assert [len(finished(job.drain())) for job in jobs] == [1] * 6
+
+
+# -- contexts that are full -------------------------------------------------------------------------------------------
+
+
+def test_full_contexts_are_shifted_one_after_the_other(hash_model, monkeypatch):
+    """63 answers that met the end of 32,000 tokens together took 1.4 s of one step to be moved."""
+    asked = [
+        Request(prompt=[1, *range(5, 25)], n=5, max_tokens=90, ignore_eos=True, shift=True),
+        Request(prompt=[1, 7], max_tokens=90, ignore_eos=True, shift=True),
+    ]
+    alone = [[r.tokens for r in finished(hash_model.make_engine().run(Job(each)))] for each in asked]
+    n, shift = [0], KVSpace.shift
+
+    def count(self, *args):
+        n[0] += 1
+        return shift(self, *args)
+
+    monkeypatch.setattr(KVSpace, "shift", count)
+    monkeypatch.setattr(engine, "SHIFT_SECONDS", 0.0, raising=False)
+    made, jobs = hash_model.make_engine(), [Job(each) for each in asked]
+    for job in jobs:
+        made.submit(job)
+    total = most = 0
+    while made.step():
+        most, total, n[0] = max(most, n[0]), total + n[0], 0
+    assert (most, total > 6) == (1, True)
+    assert [[r.tokens for r in sorted(finished(job.drain()), key=lambda r: r.choice)] for job in jobs] == alone
