@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from llamakit.engine import admission, beams, engine
+from llamakit.engine import admission, beams, engine, speculation
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.kv_space import KVSpace
 from llamakit.engine.prefix_tree import PrefixTree
@@ -232,3 +232,29 @@ def test_full_contexts_are_shifted_one_after_the_other(hash_model, monkeypatch):
         most, total, n[0] = max(most, n[0]), total + n[0], 0
     assert (most, total > 6) == (1, True)
     assert [[r.tokens for r in sorted(finished(job.drain()), key=lambda r: r.choice)] for job in jobs] == alone
+
+
+# -- guesses ----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_tokens_are_noted_a_part_at_a_time_and_once_for_all_answers(hash_model, monkeypatch):
+    """For 63 answers to 32,000 tokens it took 0.6 s of one step."""
+    request = Request(prompt=[1, *range(5, 35)], n=5, max_tokens=20, ignore_eos=True)
+    alone = [r.tokens for r in finished(hash_model.make_engine(memory=1).run(Job(request)))]
+    monkeypatch.setattr(speculation, "MOST_INDEXED", 10, raising=False)
+    runs, run = [0], speculation._run
+
+    def count(tokens, end):
+        runs[0] += 1
+        return run(tokens, end)
+
+    monkeypatch.setattr(speculation, "_run", count)
+    made = hash_model.make_engine(memory=1, drafter=speculation.NGramDrafter(4))
+    job = Job(request)
+    made.submit(job)
+    most = total = 0
+    while made.step():
+        most, total, runs[0] = max(most, runs[0]), total + runs[0], 0
+    assert most <= 10 + 5  # and those that are looked up
+    assert total < 30 + 5 * 40
+    assert [r.tokens for r in sorted(finished(job.drain()), key=lambda r: r.choice)] == alone
