@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from llamakit.plugins.frontends.rest.apis.llamacpp import answer as native
+from llamakit.plugins.frontends.rest.body import few, tell_ignored
 
 BIASES = [[token, 0.5] for token in range(3, 500)]
 
@@ -28,3 +30,23 @@ def test_settings_become_json_once(server, monkeypatch, more):
     assert status == 200
     assert len(data) > 8 * 5 * len(BIASES)
     assert sum(sizes) < len(data) / 2
+
+
+def test_few_of_many_ignored_names_are_told(server):
+    """180,000 of them were all made ready for a header of a thousand characters, and told again by each answer."""
+    asked = []
+
+    class Names(tuple):
+        __slots__ = ()
+
+        def __iter__(self):
+            return (asked.append(1) or name for name in tuple.__iter__(self))
+
+    headers = {}
+    tell_ignored(SimpleNamespace(set_header=headers.__setitem__), Names(f"k{i}" for i in range(10_000)))
+    assert len(asked) < 1000
+    assert headers["X-Ignored-Fields"].startswith("k0, k1, k2")
+    assert few(["x" * 1000]) == ["x" * 100]
+    many = {f"k{i}": 1 for i in range(5000)} | {"x" * 5000: 1}
+    found = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1, **many})[1]
+    assert len(found["llamakit"]["ignored"]) < 1000
