@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0
 QUANTUM = 1.0
-MOST_MATCHED = 1 << 20  # tokens of prompts that are found in the prefix tree in one step: about 30 ms
+MOST_MATCHED = 1 << 19  # tokens of prompts that are found in the prefix tree in one step: about 30 ms
 UNREAD_SECONDS = 0.5  # one step of a wide answer may be more than may be unread: its reader has time for that
 
 
