@@ -82,6 +82,7 @@ def read(
         skipped = rewrite(values) if rewrite is not None else None
         filled = fill(values, cls, state)
         body = check(values, cls, sampler_options(state) if sampling else {})
+        del values  # what nobody needs is let go of in this turn too
     return msgspec.structs.replace(
         body, ignored=(*body.ignored, *(skipped or ())), given=body.given - filled, filled=filled
     )
@@ -127,7 +128,7 @@ def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOpt
         elif name in options:
             option = options[name]
             sampling[option.key] = _checked(name, _whole(value, option.field), option)
-        else:
+        elif len(ignored) < MOST_IGNORED:
             ignored.append(name)
     if ignored and strict:
         names = [*known, *options]
