@@ -7,14 +7,26 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from llamakit.plugins.frontends.rest import generation
 from llamakit.plugins.frontends.rest.apis.llamacpp import answer as native
 from llamakit.plugins.frontends.rest.body import few, tell_ignored
+
+from llamakit.engine.request import Request
 
 BIASES = [[token, 0.5] for token in range(3, 500)]
 
 
-@pytest.mark.parametrize("more", [{}, {"response_fields": ["generation_settings"]}, {"temp": 0.5},
-                                  {"response_fields": ["generation_settings/logit_bias"]}, {"stream": True}])  # fmt: skip
+SETTINGS = "generation_settings"
+ASKED = [
+    {},
+    {"temp": 0.5},
+    {"stream": True},
+    {"response_fields": [SETTINGS]},
+    {"response_fields": [f"{SETTINGS}/logit_bias"]},
+]
+
+
+@pytest.mark.parametrize("more", ASKED)
 def test_settings_become_json_once(server, monkeypatch, more):
     """60 answers that repeated 65,000 biases each held Python's lock for 0.4 s."""
     sizes, encode = [], msgspec.json.encode
@@ -30,6 +42,12 @@ def test_settings_become_json_once(server, monkeypatch, more):
     assert status == 200
     assert len(data) > 8 * 5 * len(BIASES)
     assert sum(sizes) < len(data) / 2
+
+
+def test_the_prompt_that_each_answer_tells_with_probabilities_is_counted_as_often():
+    """60 answers that told 4,000 tokens and 20 likely ones in the place of each took 200 MiB, counted as 50."""
+    one, many = (Request(prompt=[5] * 4000, n=n, max_tokens=1, prompt_logprobs=20) for n in (1, 60))
+    assert generation.bytes_of(many, 1) - generation.bytes_of(one, 1) > 59 * 4000 * 20 * 30
 
 
 def test_few_of_many_ignored_names_are_told(server):

@@ -30,6 +30,7 @@ LOOK_SECONDS = 2.0  # how often a thread that waits looks whether its client is 
 
 
 PER_PART = 640  # bytes of a token, or of another that was likely in its place, until it is JSON
+PER_TOLD = 40  # of one that was likely in a token's place, as JSON
 PER_PAIR, PER_BIAS = 200, 16  # of a bias: the pair, and its place in each chain
 
 
@@ -107,12 +108,13 @@ class Exchange:
 
 def bytes_of(request: Request, max_predict: int) -> int:
     """What a request takes beside its body, as far as that is known before: the bias of each answer's chain,
-    log-probabilities of the prompt, and answers that are kept to be ranked."""
+    log-probabilities of the prompt, which each answer tells again, and answers that are kept to be ranked."""
     n_bias = len(request.options.get("logit_bias") or ())  # type: ignore[arg-type]
     n_answer = max(request.n, request.best_of)
     n_bytes = n_bias * (PER_PAIR + PER_BIAS * n_answer)
     if request.prompt_logprobs is not None:
         n_bytes += PER_PART * len(request.prompt) * (1 + request.prompt_logprobs)
+        n_bytes += request.n * len(request.prompt) * (PER_TOKEN + PER_TOLD * request.prompt_logprobs)
     if request.best_of > request.n:
         n_token = max_predict if request.max_tokens < 0 else min(request.max_tokens, max_predict)
         n_bytes += n_answer * n_token * (PER_TOKEN + PER_LIKELY * ((request.logprobs or 0) + request.probs_after))
