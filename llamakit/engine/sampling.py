@@ -138,14 +138,22 @@ def make_chain(
 
 
 class ChainPlan(msgspec.Struct, frozen=True):
-    """Samplers in order with their options, which all chains that are made of it share."""
+    """Samplers in order with their options, which all chains that are made of it share, as they do `stateless` ones."""
 
     samplers: list[tuple[type[Sampler], Any]]
+    shared: dict[str, Sampler | None] = {}
 
     def chain(self, context: SequenceContext) -> SamplerChain:
         """A chain for a sequence."""
-        made = [_made(cls, options, context) for cls, options in self.samplers]
+        made = [self._sampler(cls, options, context) for cls, options in self.samplers]
         return SamplerChain([sampler for sampler in made if sampler is not None])
+
+    def _sampler(self, cls: type[Sampler], options: Any, context: SequenceContext) -> Sampler | None:
+        if not cls.stateless:
+            return _made(cls, options, context)
+        if cls.name not in self.shared:
+            self.shared[cls.name] = _made(cls, options, context)
+        return self.shared[cls.name]
 
 
 def plan_chain(

@@ -10,7 +10,11 @@ import pytest
 from llamakit.plugins.frontends.rest import generation
 from llamakit.plugins.frontends.rest.apis.llamacpp import answer as native
 from llamakit.plugins.frontends.rest.body import few, tell_ignored
+from llamakit.plugins.samplers.logit_bias import LogitBias
+from llamakit.plugins.samplers.penalties import Penalties
 
+from llamakit import serialized
+from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import Request
 
 BIASES = [[token, 0.5] for token in range(3, 500)]
@@ -48,6 +52,40 @@ def test_the_prompt_that_each_answer_tells_with_probabilities_is_counted_as_ofte
     """60 answers that told 4,000 tokens and 20 likely ones in the place of each took 200 MiB, counted as 50."""
     one, many = (Request(prompt=[5] * 4000, n=n, max_tokens=1, prompt_logprobs=20) for n in (1, 60))
     assert generation.bytes_of(many, 1) - generation.bytes_of(one, 1) > 59 * 4000 * 20 * 30
+
+
+def test_the_prompts_that_penalties_remember_are_counted():
+    """8 requests for 63 answers to 32,000 tokens took 500 MiB, counted as 41; 256 may wait."""
+
+    def counted(**options):
+        return generation.bytes_of(Request(prompt=[5] * 4000, n=60, max_tokens=1, options=options), 1)
+
+    assert counted(repeat_penalty=1.1, repeat_last_n=-1) > 60 * 4000 * 40
+    assert counted(repeat_penalty=1.1, repeat_last_n=100) < 60 * 200 * 100
+    assert counted(repeat_penalty=1.0, repeat_last_n=-1) == 0
+
+
+def test_biases_are_made_ready_once_for_all_answers(hash_model, monkeypatch):
+    """65,000 of them for each of 63 answers took more than a second of a request."""
+    made, make = [], LogitBias.make_native
+    monkeypatch.setattr(LogitBias, "make_native", lambda self: (made.append(1), make(self))[1])
+    engine, options = hash_model.make_engine(), {"logit_bias": [(7, 100.0)]}
+    job = Job(Request(prompt=[1, 5], n=5, max_tokens=3, options=options))
+    assert [event.result.tokens for event in engine.run(job) if isinstance(event, Finished)] == [[7] * 3] * 5
+    assert len(made) == 1
+
+
+def test_prompts_are_told_to_samplers_one_at_a_time(hash_model, monkeypatch):
+    """Each of 63 chains is told all of a prompt: of many at once the engine's thread was the last to go on."""
+    turns, accept_many = [], Penalties.accept_many
+
+    def note(self, tokens):
+        turns.append(serialized._mine.lock is not None)
+        accept_many(self, tokens)
+
+    monkeypatch.setattr(Penalties, "accept_many", note)
+    hash_model.make_engine().prepare(Request(prompt=[1, 5], n=3, options={"repeat_penalty": 1.2}))
+    assert turns == [True] * 3
 
 
 def test_few_of_many_ignored_names_are_told(server):
