@@ -16,6 +16,7 @@ from llamakit.plugins.samplers.penalties import Penalties
 from llamakit import serialized
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import Request
+from llamakit.tokenizer.tokenizer import Tokenizer
 
 BIASES = [[token, 0.5] for token in range(3, 500)]
 
@@ -73,6 +74,21 @@ def test_biases_are_made_ready_once_for_all_answers(hash_model, monkeypatch):
     job = Job(Request(prompt=[1, 5], n=5, max_tokens=3, options=options))
     assert [event.result.tokens for event in engine.run(job) if isinstance(event, Finished)] == [[7] * 3] * 5
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+def test_biases_by_text_become_tokens_once_for_all_prompts(server, monkeypatch, path):
+    """7,000 of them in a body of 200 prompts held the turn of bodies of that size for two seconds."""
+    texts, encode = [], Tokenizer.encode
+
+    def note(self, text, **how):
+        texts.append(text)
+        return encode(self, text, **how)
+
+    monkeypatch.setattr(Tokenizer, "encode", note)
+    body = {"prompt": [[5], [6], [7]], "logit_bias": {"zebra": 1.0}, "n_predict": 1, "max_tokens": 1}
+    assert server.post(path, body)[0] == 200
+    assert texts == ["zebra"]
 
 
 def test_prompts_are_told_to_samplers_one_at_a_time(hash_model, monkeypatch):

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, gather
-from llamakit.plugins.frontends.rest.apis.openai.fields import Generate, Limit, make_request
+from llamakit.plugins.frontends.rest.apis.openai.fields import Generate, Limit, make_request, options_of
 from llamakit.plugins.frontends.rest.apis.openai.format import TextLogprobs, fingerprint, usage_of
 from llamakit.plugins.frontends.rest.body import read, wrong
 from llamakit.plugins.frontends.rest.constrain import check_constraints, format_options
@@ -72,9 +72,10 @@ class Completions(Dialect):
         """A request for each prompt."""
         fields: CompletionsBody = asked.fields
         sampling = settings_of(self.state, asked.body.sampling) | format_options(self.state, fields.response_format)
+        options = options_of(session.tokenizer, fields, sampling)
         requests = [
             make_request(
-                session, tokens, fields, sampling, max_tokens=fields.max_tokens, logprobs=fields.top,
+                session, tokens, fields, options, max_tokens=fields.max_tokens, logprobs=fields.top,
                 prompt_logprobs=fields.top if fields.echo else None,
             )
             for tokens in token_lists(session, fields)
