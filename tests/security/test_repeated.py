@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import msgspec
@@ -16,6 +17,7 @@ from llamakit.plugins.samplers.penalties import Penalties
 from llamakit import serialized
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import Request
+from llamakit.gguf import StringArray
 from llamakit.tokenizer.tokenizer import Tokenizer
 
 BIASES = [[token, 0.5] for token in range(3, 500)]
@@ -102,6 +104,18 @@ def test_prompts_are_told_to_samplers_one_at_a_time(hash_model, monkeypatch):
     monkeypatch.setattr(Penalties, "accept_many", note)
     hash_model.make_engine().prepare(Request(prompt=[1, 5], n=3, options={"repeat_penalty": 1.2}))
     assert turns == [True] * 3
+
+
+def test_the_vocabulary_becomes_json_once(server, monkeypatch):
+    """40 who asked for all of a model's metadata, in 17 bytes each, kept streams waiting for 1.4 s and took a GiB."""
+    read, get = [], StringArray.__getitem__
+    monkeypatch.setattr(StringArray, "__getitem__", lambda self, place: (read.append(place), get(self, place))[1])
+    with ThreadPoolExecutor(4) as pool:
+        shown = list(pool.map(lambda _: server.post("/api/show", {"verbose": True})[1]["model_info"], range(4)))
+    assert all(each == shown[0] for each in shown)
+    assert len(shown[0]["tokenizer.ggml.tokens"]) == 512
+    assert len([place for place in read if isinstance(place, slice)]) == 1
+    assert len(read) < 2 * 512
 
 
 def test_few_of_many_ignored_names_are_told(server):
