@@ -14,10 +14,10 @@ from llamakit.plugins.frontends.rest.body import few, tell_ignored
 from llamakit.plugins.samplers.logit_bias import LogitBias
 from llamakit.plugins.samplers.penalties import Penalties
 
-from llamakit import serialized
+from llamakit import gguf, serialized
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import Request
-from llamakit.gguf import StringArray
+from llamakit.gguf import StringArray, open_gguf
 from llamakit.tokenizer.tokenizer import Tokenizer
 
 BIASES = [[token, 0.5] for token in range(3, 500)]
@@ -116,6 +116,18 @@ def test_the_vocabulary_becomes_json_once(server, monkeypatch):
     assert len(shown[0]["tokenizer.ggml.tokens"]) == 512
     assert len([place for place in read if isinstance(place, slice)]) == 1
     assert len(read) < 2 * 512
+
+
+def test_files_that_are_not_loaded_are_read_once_for_the_list(serve, small_model, tmp_path, monkeypatch):
+    """Each who asked for the list of models had all files parsed: 40 at once, of 8 files, 0.2 s between two tokens."""
+    copy, opened = tmp_path / "copy.gguf", []
+    copy.write_bytes(small_model.read_bytes())
+    served = serve({"stories": small_model, "other": copy})
+    monkeypatch.setattr(gguf, "open_gguf", lambda path: (opened.append(path), open_gguf(path))[1])
+    first, second = (served.get("/api/tags")[1]["models"] for _ in range(2))
+    assert first == second
+    assert first[1]["details"]["family"] == "llama"
+    assert opened == [copy]
 
 
 def test_few_of_many_ignored_names_are_told(server):

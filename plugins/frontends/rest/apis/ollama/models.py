@@ -6,6 +6,7 @@ import hashlib
 import math
 import threading
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -169,19 +170,23 @@ def _running(state: ServerState, info: ModelInfo) -> dict[str, Any]:
 
 def _details_of(state: ServerState, info: ModelInfo) -> dict[str, Any]:
     """Details of a model, loaded or not; empty where its file cannot be read."""
-    from llamakit.gguf import open_gguf
-
     session = state.pool.loaded(info.name)
     try:
-        if session is not None:
-            return details(session.file)
-        with open_gguf(Path(info.path)) as file:
-            return details(file)
+        return _read_details(info.path, _modified(info)) if session is None else details(session.file)
     except (LlamaKitError, OSError):
         return {
             "parent_model": "", "format": "gguf", "family": "", "families": [], "parameter_size": "",
             "quantization_level": "",
         }  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _read_details(path: str, modified: str) -> dict[str, Any]:
+    """Details of a file that is not open, read once for each state of it: anybody may ask, for all files together."""
+    from llamakit.gguf import open_gguf
+
+    with open_gguf(Path(path)) as file:
+        return details(file)
 
 
 def _digest(info: ModelInfo) -> str:
