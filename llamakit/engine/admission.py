@@ -65,14 +65,18 @@ class Admission:
     def admit(self, now: float) -> None:
         """Let waiting requests in while there are places, adapter slots and blocks for them."""
         admitted: list[Group] = []
+        slots_are_full = False
         most = self.space.n_matched + MOST_MATCHED
         for group in in_turn(list(self.waiting), self.running):  # whoever makes room joins those that wait
             if self.space.n_matched > most:
                 break  # the others are looked at in the next step
-            if self._follows(group) or group.job.behind:
+            if self._follows(group) or group.job.behind or (slots_are_full and group.adapters):
                 continue
             if not self._finds_place(group, now):
-                break  # no one overtakes, so nobody waits for ever
+                if self.adapters is None or self.adapters.has_room(group.selection):
+                    break  # no one overtakes, so nobody waits for ever
+                slots_are_full = True  # who needs none goes on, and takes none from it
+                continue
             admitted.append(group)
             if group.done:
                 self._count_finished(group)

@@ -258,3 +258,24 @@ def test_runs_of_tokens_are_noted_a_part_at_a_time_and_once_for_all_answers(hash
     assert most <= 10 + 5  # and those that are looked up
     assert total < 30 + 5 * 40
     assert [r.tokens for r in sorted(finished(job.drain()), key=lambda r: r.choice)] == alone
+
+
+# -- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def test_who_needs_no_adapter_does_not_wait_for_a_place_of_one(hash_model, module_of):
+    """As many long answers with scales of their own as there are places, and one more: nobody else was let in."""
+    adapters = module_of("unit/engine/test_adapters.py").store(1, "a", "b")
+    made = hash_model.make_engine(adapters=adapters)
+    asked = [(("a", 1.0),), (("b", 0.5),), (), (("b", 0.5),), ()]
+    jobs = [Job(Request(prompt=[1, 5], max_tokens=10, ignore_eos=True, adapters=each)) for each in asked]
+    for job in jobs:
+        made.submit(job)
+    order, left = [], set(range(5))
+    while made.step():
+        now = [i for i in left if jobs[i].finished]
+        order.append(now)
+        left -= set(now)
+    assert [now for now in order if now] == [[0, 2, 4], [1, 3]]
+    made.space.tree.clear()
+    assert made.space.pool.n_free == 200
