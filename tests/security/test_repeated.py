@@ -93,6 +93,21 @@ def test_biases_by_text_become_tokens_once_for_all_prompts(server, monkeypatch, 
     assert texts == ["zebra"]
 
 
+def test_the_suffix_of_all_prompts_becomes_tokens_once(server, monkeypatch):
+    texts, encode = [], Tokenizer.encode
+
+    def note(self, text, **how):
+        texts.append(text)
+        return encode(self, text, **how)
+
+    monkeypatch.setattr(Tokenizer, "encode", note)
+    with server.server.state.pool.lease(None) as session:
+        monkeypatch.setattr(session.tokenizer, "fim_ids", {"pre": 3, "suf": 4, "mid": 5})
+        body = {"prompt": ["a", "b", "c"], "suffix": "zebra", "max_tokens": 1}
+        assert server.post("/v1/completions", body)[0] == 200
+    assert len([text for text in texts if text.endswith("zebra")]) <= 2
+
+
 def test_prompts_are_told_to_samplers_one_at_a_time(hash_model, monkeypatch):
     """Each of 63 chains is told all of a prompt: of many at once the engine's thread was the last to go on."""
     turns, accept_many = [], Penalties.accept_many
