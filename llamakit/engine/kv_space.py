@@ -78,9 +78,7 @@ class KVSpace:
         return path, length
 
     def _last_whole(self, key: Hashable, path: list[Node], length: int) -> tuple[Node, int]:
-        n = length // self.size
-        if n and path[n - 1].n_token < self.size:  # a part of a block that an ended text left
-            n -= 1
+        n = length // self.size  # the last of a path may be known in part
         return (path[n - 1] if n else self.tree.root(key)), n
 
     def remember(self, track: Track, *, whole: bool = True) -> None:
