@@ -18,6 +18,7 @@ from llamakit import gguf, serialized
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import Request
 from llamakit.gguf import StringArray, open_gguf
+from llamakit.sampler import NativeSampler
 from llamakit.tokenizer.tokenizer import Tokenizer
 
 BIASES = [[token, 0.5] for token in range(3, 500)]
@@ -143,6 +144,17 @@ def test_files_that_are_not_loaded_are_read_once_for_the_list(serve, small_model
     assert first == second
     assert first[1]["details"]["family"] == "llama"
     assert opened == [copy]
+
+
+def test_penalties_are_told_no_more_of_a_prompt_than_counts(hash_model, monkeypatch):
+    told, accept_many = [], NativeSampler.accept_many
+    monkeypatch.setattr(
+        NativeSampler, "accept_many", lambda self, ids: (told.append((self.name, len(ids))), accept_many(self, ids))
+    )
+    engine, prompt = hash_model.make_engine(), [1, *range(5, 35)]
+    for n, counted in ((4, 4), (-1, 31)):
+        engine.prepare(Request(prompt=prompt, options={"repeat_penalty": 1.2, "repeat_last_n": n}))
+        assert ("penalties", counted) in told
 
 
 def test_few_of_many_ignored_names_are_told(server):
