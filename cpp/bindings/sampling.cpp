@@ -248,8 +248,11 @@ PYBIND11_MODULE(_sampling, m) {
         .def("permits", &Stage::permits)
         .def("accept", &Stage::accept)
         .def("accept_many",
-             [](Stage& s, const std::vector<int32_t>& ids) {
-                 for (int32_t id : ids) s.accept(id);
+             [](Stage& s, const py::array_t<int32_t, py::array::c_style | py::array::forcecast>& ids) {
+                 const int32_t* first = ids.data();
+                 const py::ssize_t n = ids.size();
+                 const py::gil_scoped_release release;
+                 for (py::ssize_t i = 0; i < n; ++i) s.accept(first[i]);
              })
         .def("reset", &Stage::reset)
         .def("clone", &Stage::clone);

@@ -184,6 +184,11 @@ class AdapterStore:
         slot.used = self._clock
         return number
 
+    def has_room(self, selection: Selection) -> bool:
+        """Whether `acquire` would give a slot."""
+        slots = self._slots.values()
+        return not selection.key or any(not slot.count or slot.selection.key == selection.key for slot in slots)
+
     def release(self, slot: int) -> None:
         """Give a slot back that `acquire` returned. Its content stays until another selection needs the place."""
         if slot == 0:

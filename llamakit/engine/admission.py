@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from llamakit.engine.adapters import AdapterStore
     from llamakit.engine.group import Group
     from llamakit.engine.kv_space import KVSpace
+    from llamakit.engine.prefix_tree import Node
     from llamakit.engine.sequence import Sequence as Answer
     from llamakit.engine.stats import Counters
 
 PATIENCE = 1.0
 QUANTUM = 1.0
+MOST_MATCHED = 1 << 19  # tokens of prompts that are found in the prefix tree in one step: about 30 ms
 UNREAD_SECONDS = 0.1  # one step of a wide answer may be more than may be unread: its reader has time for that
 
 
@@ -63,11 +65,18 @@ class Admission:
     def admit(self, now: float) -> None:
         """Let waiting requests in while there are places, adapter slots and blocks for them."""
         admitted: list[Group] = []
+        slots_are_full = False
+        most = self.space.n_matched + MOST_MATCHED
         for group in in_turn(list(self.waiting), self.running):  # whoever makes room joins those that wait
-            if self._follows(group) or group.job.behind:
+            if self.space.n_matched > most:
+                break  # the others are looked at in the next step
+            if self._follows(group) or group.job.behind or (slots_are_full and group.adapters):
                 continue
             if not self._finds_place(group, now):
-                break  # no one overtakes, so nobody waits for ever
+                if self.adapters is None or self.adapters.has_room(group.selection):
+                    break  # no one overtakes, so nobody waits for ever
+                slots_are_full = True  # who needs none goes on, and takes none from it
+                continue
             admitted.append(group)
             if group.done:
                 self._count_finished(group)
@@ -140,11 +149,11 @@ class Admission:
         tokens, size = group.sequences[0].tokens, self.space.size
         leaders = [g for g in self.running if g.in_prefill and g.key == group.key and g.request.cache]
         if leaders and len(tokens) > size:
-            known = self.space.n_known(group.key, tokens[:-1])
-            begin = tokens[: known + size]
-            group.leader = next((g for g in leaders if g.sequences[0].tokens[: known + size] == begin), None)
-            if len(begin) == len(tokens):  # its last token must be evaluated anyway
-                group.leader = None
+            node, n_known = self.space.known(group.key, tokens[:-1])
+            start, end = n_known * size, (n_known + 1) * size
+            if end < len(tokens):  # its last token must be evaluated anyway
+                block = tokens[start:end]
+                group.leader = next((g for g in leaders if _goes_on(g, node, start, block)), None)
         return group.leader is not None
 
     def _finds_place(self, group: Group, now: float) -> bool:
@@ -264,6 +273,14 @@ def who_yields(group: Group, running: Sequence[Group], now: float) -> Group | No
         and now - each.entered >= QUANTUM
     ]
     return max(more, key=lambda each: (counts[each.owner] / each.weight, each.order)) if more else None
+
+
+def _goes_on(group: Group, node: Node, start: int, block: list[int]) -> bool:
+    """Whether the prompt of a group stands at a node of the tree, and goes on with a block.
+
+    By the node its beginning is known: to compare tens of thousands of tokens with those of all others takes seconds.
+    """
+    return any(track.node is node and track.tokens[start : start + len(block)] == block for track in group.tracks[:1])
 
 
 def _unwanted(group: Group) -> bool:

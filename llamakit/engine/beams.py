@@ -57,6 +57,7 @@ class BeamGroup(Group):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.streams, self.scored = False, True
+        self._longest_stop = max((len(stop.encode()) for stop in self.request.stop), default=0)
         self._why_short = FinishReason.GRAMMAR  # why answers end that no token and no limit ends
         self.complete: list[tuple[float, list[int], float]] = []  # mean log-probability, tokens, sum
         self._untold: Iterator[None] = iter(())  # a token of the best answers each, once these are known
@@ -97,12 +98,12 @@ class BeamGroup(Group):
         if not self.forked:
             self.forked = True
             self.sequences[0].begin(self.now())
-        width, chosen = self.request.beams, []
+        width, chosen, n_before = self.request.beams, list[Step](), len(self.complete)
         for step in sorted(self._offers(rows, logits), key=lambda step: (-step.score, step.token_id)):
             if not self._completes(step):
                 chosen.append(step)
-                if len(chosen) == width:
-                    break
+            if len(chosen) == width or len(self.complete) - n_before == width:
+                break  # what comes is as long and less likely, so it is none of the best
         self._become(chosen)
         if len(self.complete) >= width or not self.beams:
             self._answer()
@@ -143,10 +144,11 @@ class BeamGroup(Group):
     def _stops(self, generated: list[int]) -> bool:
         if not self.request.stop:
             return False
-        # One that was there before ended the answer then: only what the last token adds is new.
-        longest = max(len(stop.encode()) for stop in self.request.stop)
-        text = self.tokenizer.decode(generated[-(2 * longest + SPARE_TOKENS) :])
-        return any(stop in text for stop in self.request.stop)
+        # One that was there before ended the answer then: only what the last token adds is new, its bytes and at most
+        # three of a character that they complete.
+        text = self.tokenizer.decode(generated[-(2 * self._longest_stop + SPARE_TOKENS) :])
+        start = len(text) - len(self.tokenizer.piece(generated[-1], special=False)) - 3
+        return any(text.find(stop, max(0, start - len(stop))) >= 0 for stop in self.request.stop)
 
     def _become(self, steps: list[Step]) -> None:
         """The chosen steps as the new beams; a parent's blocks go to its first child, the others share them."""

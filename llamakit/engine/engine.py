@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llamakit.engine")
 STEP_SECONDS = 0.25  # a step with running answers takes prompts only up to about this time
+SHIFT_SECONDS = 0.05  # after which further contexts that are full are shifted in the next step
 LEAST_PROMPT_ROWS = 16  # but never fewer rows, so that prompts get on
 MOST_DRAFTS_FAILED = 8  # errors of a drafter in a row, after which it is not asked again
 PROGRESS_SECONDS = 0.2  # between two reports of progress to one request
@@ -130,8 +131,8 @@ class Engine:
         self.queue.end_unwanted(now)
         self._retire()
         self.queue.admit(now)
-        self._make_room()
-        read = [group for group in self.running if not group.job.behind]
+        full = self._make_room()
+        read = [group for group in self.running if not group.job.behind and group not in full]
         self._tell(read)
         self._draft(read)
         chunks, batch = self._fill(schedule(read, self._limits()))
@@ -139,7 +140,7 @@ class Engine:
             self._run(chunks, batch)
         self._retire()
         embedded = self.embedder is not None and self.embedder.turn(self)
-        return bool(chunks) or embedded or bool(read)
+        return bool(chunks) or embedded or bool(read) or bool(full)
 
     def run(self, job: Job) -> Iterator[Any]:
         """Step until a job is finished, yielding its events: for those who have no engine thread."""
@@ -185,16 +186,26 @@ class Engine:
     def _limits(self) -> Limits:
         return Limits(self.runner.n_row, self.runner.n_out, self.runner.n_seq, self.prompt_rows)
 
-    def _make_room(self) -> None:
-        """Finish or shift the sequences whose next token does not fit into the context."""
-        n_preempted = self.counters.n_preempted
+    def _make_room(self) -> set[Group]:
+        """Finish or shift the sequences whose next token does not fit into the context.
+
+        Returns the groups of which one waits for the next step, since shifting took long enough in this one.
+        """
+        n_preempted, began = self.counters.n_preempted, time.perf_counter()
+        full: set[Group] = set()
+        n_moved = 0
         for group in tuple(self.running):
             if self.counters.n_preempted > n_preempted and group not in self.running:
                 continue  # it went back into the queue to make room for another's shift
             for track in group.tracks:
                 if len(track.tokens) > self.n_ctx:
+                    if n_moved and time.perf_counter() - began > SHIFT_SECONDS:
+                        full.add(group)
+                        break
                     self._end_or_shift(group, track)
+                    n_moved += 1
             self._recall_siblings(group)
+        return full
 
     def _end_or_shift(self, group: Group, track: Track) -> None:
         shifts = group.request.shift and group.request.max_tokens != UNTIL_CONTEXT_FULL and not group.lockstep

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What can be worked out of a request before the engine's thread sees it.
 
-    `tokens`: the prompt as it will be evaluated; `chains`: one for each answer that is made, the prompt accepted;
-    `max_tokens`: with every limit applied; `width`: tracks that it may need at once.
+    `tokens`: the prompt as it will be evaluated; `last_shown`: its last token that has a text, if one has;
+    `chains`: one for each answer that is made, the prompt accepted; `max_tokens`: with every limit applied; `width`:
+    tracks that it may need at once.
     """
 
     tokens: list[int]
+    last_shown: list[int]
     n_truncated: int
     chains: list[Any]  # SamplerChain
     max_tokens: int

@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from llamakit.backend import KVCache
+    from llamakit.engine.prefix_tree import Node
     from llamakit.engine.sequence import Track
 
 
 class KVSpace:
-    """The blocks of one KV cache. `pool`: who holds them; `tree`: the beginnings that are known, by key."""
+    """The blocks of one KV cache. `pool`: who holds them; `tree`: the beginnings that are known, by key.
+
+    `n_matched`: tokens that were found in the tree so far, which is work.
+    """
 
     def __init__(self, kv: KVCache) -> None:
         self.kv = kv
         self.size = kv.spec.block_size
+        self.n_matched = 0
         self.reset()
 
     def reset(self) -> None:
@@ -52,9 +57,10 @@ class KVSpace:
 
     # -- beginnings that are known ------------------------------------------------------------------------------
 
-    def n_known(self, key: Hashable, tokens: Sequence[int]) -> int:
-        """How many tokens at the start are known, in whole blocks."""
-        return self.tree.match(key, tokens)[1] // self.size * self.size
+    def known(self, key: Hashable, tokens: Sequence[int]) -> tuple[Node, int]:
+        """Where in the tree the whole blocks end that are known of a beginning, and how many these are."""
+        path, length = self._match(key, tokens)
+        return self._last_whole(key, path, length)
 
     def recall(self, key: Hashable, track: Track, *, known: bool = True) -> None:
         """Give a track the blocks of the longest beginning that is known; at least one token stays to be evaluated.
@@ -62,15 +68,18 @@ class KVSpace:
         `known=False`: none, since logits are wanted for all of it.
         """
         track.table.release()
-        track.node, track.n_known = self.tree.root(key), 0
-        if not known:
-            return
-        path, length = self.tree.match(key, track.tokens[:-1])
+        path, length = self._match(key, track.tokens[:-1]) if known else ([], 0)
         track.table.share([node.block for node in path], length)
-        whole = [node for node in path if node.n_token == self.size]
-        n_whole = min(len(whole), length // self.size)
-        if n_whole:
-            track.node, track.n_known = path[n_whole - 1], n_whole
+        track.node, track.n_known = self._last_whole(key, path, length)
+
+    def _match(self, key: Hashable, tokens: Sequence[int]) -> tuple[list[Node], int]:
+        path, length = self.tree.match(key, tokens)
+        self.n_matched += length
+        return path, length
+
+    def _last_whole(self, key: Hashable, path: list[Node], length: int) -> tuple[Node, int]:
+        n = length // self.size  # the last of a path may be known in part
+        return (path[n - 1] if n else self.tree.root(key)), n
 
     def remember(self, track: Track, *, whole: bool = True) -> None:
         """Put the blocks that are complete into the prefix tree; with `whole=False` also the part of the last one."""

@@ -13,6 +13,7 @@ from llamakit.engine.request import UNTIL_CONTEXT_FULL, Request
 from llamakit.engine.sampling import plan_chain
 from llamakit.errors import ContextLengthError, UsageError
 from llamakit.sampler import SequenceContext
+from llamakit.serialized import serialized
 
 if TYPE_CHECKING:
     from typing import Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from llamakit.engine.engine import Engine
     from llamakit.engine.job import Job
     from llamakit.tokenizer import Tokenizer
+
+
+TOKEN_BYTES = 4  # that a token of a prompt counts as, where it is asked whether much is to be done
 
 
 class _NoSelection(msgspec.Struct, frozen=True):
@@ -53,6 +57,7 @@ def prepare(engine: Engine, request: Request) -> Prepared:
         )  # fmt: skip
     return Prepared(
         tokens=tokens,
+        last_shown=engine.tokenizer.last_shown(tokens),
         n_truncated=len(request.prompt) - len(tokens),
         chains=_chains(engine, request, tokens, n_answer),
         max_tokens=_max_tokens(engine, request),
@@ -73,7 +78,8 @@ def _chains(engine: Engine, request: Request, tokens: list[int], n: int) -> list
             newline_id=tokenizer.nl_id, eog_ids=tokenizer.eog_ids, tokenizer=tokenizer,
         )  # fmt: skip
         chain = plan.chain(context)
-        chain.accept_many(tokens)
+        with serialized(TOKEN_BYTES * len(tokens)):  # tens of thousands for each of 64 answers
+            chain.accept_many(tokens)
         chain.start()
         chains.append(chain)
     return chains

@@ -66,7 +66,7 @@ class Sequence(Track):
         self.chain: SamplerChain = chain
         self.tokenizer: Tokenizer = tokenizer
         self.generated: list[int] = []
-        self.detokenizer = tokenizer.detokenizer(tokens, shown=request.shown)
+        self.detokenizer = tokenizer.detokenizer(group.prepared.last_shown, shown=request.shown)
         self.stops = StopMatcher(request.stop) if request.stop else None
         self.text = StringIO()  # a string for each token takes ten times as much
         self.pieces: list[Piece] = []  # kept where the answer cannot be told as it comes

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_DRAFTED = 16
 NGRAM = 3  # tokens that must have occurred before
+MOST_INDEXED = 1 << 16  # runs of tokens that are noted in one step, about 20 ms
 ID_BITS = 24  # of a token's id
 PROBE_EVERY = 32  # tokens after which one guess is tried although guesses did not pay
 
@@ -105,14 +106,23 @@ class NGramDrafter:
     def __init__(self, most: int = MOST_DRAFTED) -> None:
         self.most = most
         self._indexes: WeakKeyDictionary[Sequence, _Index] = WeakKeyDictionary()
+        self._prompts: WeakKeyDictionary[Group, _Index] = WeakKeyDictionary()  # which answers share
 
     def propose(self, wanted: Sequence_[tuple[Sequence, int]]) -> None:
-        """Look each one up."""
+        """Look each one up; nothing is guessed for those of which too much is new for one step."""
+        left = MOST_INDEXED
         for sequence, n in wanted:
             index = self._indexes.get(sequence)
             if index is None:
-                index = self._indexes[sequence] = _Index()
-            sequence.draft = index.look_up(sequence.tokens, n)
+                # After a shift the prompt is not what it begins with any more.
+                begin = [] if sequence.shifted else sequence.group.prepared.tokens
+                prompt = self._prompts.setdefault(sequence.group, _Index())
+                left -= prompt.take_in(begin, left)
+                if not prompt.is_whole(begin):
+                    continue
+                index = self._indexes[sequence] = _Index(prompt if begin else None)
+            left -= index.take_in(sequence.tokens, left)
+            sequence.draft = index.look_up(sequence.tokens, n) if index.is_whole(sequence.tokens) else []
 
     def forget(self, sequence: Sequence) -> None:
         """Drop its index."""
@@ -121,22 +131,35 @@ class NGramDrafter:
     def reset(self) -> None:
         """Drop all."""
         self._indexes.clear()
+        self._prompts.clear()
 
 
 class _Index:
-    """Where each run of `NGRAM` tokens last ended in one sequence."""
+    """Where each run of `NGRAM` tokens last ended in one sequence, which may go on from where `before` ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: _Index | None = None) -> None:
         self._end: dict[int, int] = {}
-        self._done = NGRAM - 1  # runs that end before this position are in
+        self._before = {} if before is None else before._end
+        self._done: int = NGRAM - 1 if before is None else before._done  # runs that end before this position are in
+
+    def take_in(self, tokens: list[int], most: int) -> int:
+        """Note at most so many runs more, but for the one at the very end, which is looked up; how many it were."""
+        end, start = self._end, self._done
+        self._done = max(start, min(len(tokens) - 1, start + most))
+        for i in range(start, self._done):
+            end[_run(tokens, i)] = i + 1
+        return self._done - start
+
+    def is_whole(self, tokens: list[int]) -> bool:
+        """Whether all runs are noted."""
+        return self._done >= len(tokens) - 1
 
     def look_up(self, tokens: list[int], n: int) -> list[int]:
         """What followed the last tokens, at most `n`; nothing if they are new."""
-        end = self._end
-        for i in range(self._done, len(tokens) - 1):  # the run at the very end is what is looked up
-            end[_run(tokens, i)] = i + 1
-        self._done = max(self._done, len(tokens) - 1)
-        found = end.get(_run(tokens, len(tokens) - 1)) if len(tokens) > NGRAM else None
+        if len(tokens) <= NGRAM:
+            return []
+        run = _run(tokens, len(tokens) - 1)
+        found = self._end.get(run) or self._before.get(run)
         return [] if found is None else tokens[found : found + n]
 
 

@@ -6,7 +6,7 @@ import codecs
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Sequence
 
     from llamakit.tokenizer.tokenizer import Tokenizer
 
@@ -43,15 +43,13 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Iterable[int] = (), *, special: bool = False,
+        self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), *, special: bool = False,
         shown: Collection[int] = (),
     ) -> None:  # fmt: skip
         self._joiner = PieceJoiner(tokenizer, special=special, shown=shown)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        for token in reversed(list(prompt_ids)):  # the last one that shows something decides about a space
-            if tokenizer.piece(token, special=special):
-                self._joiner.push(token)
-                break
+        for token in tokenizer.last_shown(prompt_ids, special=special):  # it decides about a space
+            self._joiner.push(token)
 
     @property
     def pending(self) -> bool:

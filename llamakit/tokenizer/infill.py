@@ -38,20 +38,20 @@ class Infill(msgspec.Struct, frozen=True):
 def infill_tokens(
     tokenizer: Tokenizer,
     prefix: str,
-    suffix: str,
+    suffix: str | Sequence[int],
     *,
     limit: int,
     begun: Sequence[int] = (),
     extra: Sequence[ExtraFile] = (),
 ) -> Infill:
-    """The prompt whose continuation fills the gap between `prefix` and `suffix`.
+    """The prompt whose continuation fills the gap between `prefix` and `suffix`, which is a text or its `inner_tokens`.
 
     At most `limit` tokens: of a prefix that is too long the end stays, of a suffix the start, of the other files the
     last ones. `begun` are tokens that the middle starts with. UsageError where the vocabulary has no such marks.
     """
     pre, suf, mid = _marks(tokenizer)
     bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
-    before, after = tokenizer.encode(prefix), inner_tokens(tokenizer, suffix)
+    before, after = tokenizer.encode(prefix), inner_tokens(tokenizer, suffix) if isinstance(suffix, str) else suffix
     room = max(0, limit - len(bos) - 3 - len(begun))
     n_after = min(len(after), max(room // 4, room - len(before)))
     n_before = min(len(before), room - n_after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,10 +10,14 @@ if TYPE_CHECKING:
 
 
 class StopMatcher:
-    """Holds back text that may become a stop string; the earliest hit ends the text, the hit itself is not given."""
+    """Holds back text that may become a stop string; the earliest hit ends the text, the hit itself is not given.
+
+    It runs for every token of every answer, so what was looked at is not looked at again: a hit ends in the new text,
+    and whether an end of the text starts a stop string is asked of all of them, sorted, at once.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [stop for stop in stops if stop]
+        self._stops = sorted(stop for stop in stops if stop)
         self._longest = max((len(stop) for stop in self._stops), default=1)
         self._held = ""
 
@@ -20,8 +25,13 @@ class StopMatcher:
         """(what may be shown now, the stop string that ended the text or None)."""
         if not self._stops:
             return text, None
+        n_old = len(self._held)
         self._held += text
-        hits = [(at, -len(stop), stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        hits = [
+            (at, -len(stop), stop)
+            for stop in self._stops
+            if (at := self._held.find(stop, max(0, n_old - len(stop) + 1))) >= 0
+        ]
         if hits:
             at, _, stop = min(hits)
             shown, self._held = self._held[:at], ""
@@ -38,6 +48,8 @@ class StopMatcher:
     def _tail(self) -> int:
         """Length of the longest end of the held text that starts a stop string."""
         for n in range(min(self._longest - 1, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-n:]) for stop in self._stops):
+            end = self._held[-n:]
+            place = bisect_left(self._stops, end)  # before all that start with it
+            if place < len(self._stops) and self._stops[place].startswith(end):
                 return n
         return 0

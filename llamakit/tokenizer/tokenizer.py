@@ -147,10 +147,24 @@ class Tokenizer:
         return b"".join(joiner.push(token) for token in ids)
 
     def detokenizer(
-        self, prompt_ids: Iterable[int] = (), *, special: bool = False, shown: Collection[int] = ()
+        self, prompt_ids: Sequence[int] = (), *, special: bool = False, shown: Collection[int] = ()
     ) -> Detokenizer:
         """An incremental decoder for the tokens that follow `prompt_ids`; of control tokens it shows only `shown`."""
         return Detokenizer(self, prompt_ids, special=special, shown=shown)
+
+    def last_shown(self, ids: Sequence[int], *, special: bool = False) -> list[int]:
+        """The last of some tokens that stands for a text, in a list: what follows is decoded as after all of them.
+
+        A prompt may be a hundred thousand control tokens, so none is looked up twice.
+        """
+        silent: set[int] = set()
+        for token in reversed(ids):
+            if token in silent:
+                continue
+            if self.piece(token, special=special):
+                return [token]
+            silent.add(token)
+        return []
 
     def piece(self, token: int, *, special: bool = True) -> bytes:
         """Bytes that one token stands for; nothing for control tokens where `special` is off."""

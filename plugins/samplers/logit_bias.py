@@ -30,6 +30,7 @@ class LogitBias(NativeSampler):
     summary = "adds to the logits of chosen tokens"
     Options = LogitBiasOptions
     stage = Stage.LOGITS
+    stateless = True  # there may be 65,000 biases, and 64 answers
 
     def active(self) -> bool:
         """Whether there is any bias."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
 from llamakit.hookspecs import hookimpl
 from llamakit.options import Options, ui
 from llamakit.sampler import NativeSampler, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class PenaltiesOptions(Options):
@@ -68,12 +71,21 @@ class Penalties(NativeSampler):
         o = self.options
         return o.repeat_last_n != 0 and bool(o.repeat_penalty != 1 or o.frequency_penalty or o.presence_penalty)
 
+    @property
+    def _window(self) -> int:
+        """How many of the last tokens count."""
+        n: int = self.options.repeat_last_n
+        return self.context.n_ctx if n < 0 else n
+
+    def accept_many(self, token_ids: Sequence[int]) -> None:
+        """Tell the stage those that count: of a long prompt it would note all, for each answer."""
+        super().accept_many(token_ids[-self._window :] if self._window else [])
+
     def make_native(self) -> Any:
         """The native stage."""
         from llamakit import _sampling
 
-        o = self.options
-        window = self.context.n_ctx if o.repeat_last_n < 0 else o.repeat_last_n
+        o, window = self.options, self._window
         spared = -1 if o.penalize_nl or self.context.newline_id is None else self.context.newline_id
         return _sampling.Penalties(window, o.repeat_penalty, o.frequency_penalty, o.presence_penalty, spared)
 

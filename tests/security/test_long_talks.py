@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import sys
 import time
 
 import pytest
@@ -12,6 +14,8 @@ from llamakit.bounded_json import NestedJson
 from llamakit.chat import fit
 from llamakit.chat.profile import Profile
 from llamakit.chat.template import FALLBACK, ChatTemplate
+from llamakit.chat.tools import ToolFormat
+from llamakit.chat.tools.python import PythonCallReader
 from llamakit.errors import DataError
 from llamakit.train import mask
 from llamakit.train.data.files import Place
@@ -79,6 +83,26 @@ def test_messages_and_results_in_a_row_are_joined():
     talk = [{"role": "tool", "content": text}] * N
     made = seconds(lambda: fit._as_text(talk, Profile(results=False), NestedJson()))
     assert [each["content"].count(text) for each in made] == [N]
+
+
+def test_a_call_as_in_python_is_followed_once():
+    """It was looked through from its beginning with each token: a long one took seconds, and kept others waiting."""
+    reader = PythonCallReader(ToolFormat(name="p", arguments="python", bare=True), ["f"])
+    text, n = '[f(x="' + '(\\"' * 100 + '", y=[1, "]"])] and text', [0]
+
+    def note(frame, event, what):
+        n[0] += 1
+        return note
+
+    sys.settrace(note)
+    try:
+        told = [reader.push(letter) for letter in text]
+    finally:
+        sys.settrace(None)
+    assert n[0] < 200 * len(text)
+    calls = [call for _, deltas in told for call in deltas]
+    assert [(call.name, call.arguments) for call in calls] == [("f", json.dumps({"x": '("' * 100, "y": [1, "]"]}))]
+    assert "".join(shown for shown, _ in told) == "and text"
 
 
 # -- to train on ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llamakit.chat.tools.format import ToolFormat
 
 Part = dict[str, Any]
-LONGEST = 1 << 20  # characters of calls
+LONGEST = 1 << 16  # characters of calls: nothing else runs while Python's parser reads them
 BEGINS = re.compile(r"\[\s*[A-Za-z_][\w.]*\s*\(")
 MAY_BEGIN = re.compile(r"\[\s*(?:[A-Za-z_][\w.]*\s*)?$")
 WORDS = {"true": True, "false": False, "null": None}
@@ -32,6 +32,7 @@ class PythonCallReader:
         self._text = self._rest if format.bare else self._in_text  # what follows calls, or is none
         self._step = self._at_start if format.bare else self._in_text
         self._held, self._opened, self._n, self._last = "", "", 0, False
+        self._brackets = _Brackets()
         self._shown: list[str] = []
         self._deltas: list[CallDelta] = []
         self.cut = False
@@ -102,12 +103,12 @@ class PythonCallReader:
             return False
         if not _may_be_list(bare) or len(bare) > LONGEST:
             return self._no_call(len(self._held))
-        calls, rest = _parse(bare, self._names)
+        end = self._brackets.end(bare)
+        calls = None if end < 0 else _parse(bare[:end], self._names)
         if calls is not None:
             self._deltas += [self._delta(*call) for call in calls]
-            self._held, self._step = rest, self._at_end
+            self._held, self._step, self._brackets = bare[end:], self._at_end, _Brackets()
             return True
-        end = _list_end(bare)
         if end >= 0:
             return self._no_call(len(self._held) - len(bare) + end)
         if not self._last:
@@ -128,7 +129,7 @@ class PythonCallReader:
     def _no_call(self, n: int) -> bool:
         """So much of what is held is text after all."""
         self._shown.append(self._opened + self._held[:n])
-        self._opened, self._held, self._step = "", self._held[n:], self._text
+        self._opened, self._held, self._step, self._brackets = "", self._held[n:], self._text, _Brackets()
         return bool(self._held)
 
     def _at_end(self) -> bool:
@@ -153,19 +154,16 @@ def _may_be_list(text: str) -> bool:
     return bool(BEGINS.match(text) or MAY_BEGIN.match(text))
 
 
-def _parse(text: str, names: Collection[str]) -> tuple[list[tuple[str, dict[str, Any]]] | None, str]:
-    """The calls of a list that is complete, and what is behind it; None while it is not, or where it is none."""
-    end = _list_end(text)
-    if end < 0:
-        return None, text
+def _parse(text: str, names: Collection[str]) -> list[tuple[str, dict[str, Any]]] | None:
+    """The calls of a list that is complete; None where it is none."""
     try:
-        tree = ast.parse(text[:end], mode="eval").body
+        tree = ast.parse(text, mode="eval").body
         if not isinstance(tree, ast.List):
-            return None, text
+            return None
         calls = [_call(node) for node in tree.elts]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None, text
-    return (calls, text[end:]) if calls and all(name in names for name, _ in calls) else (None, text)
+        return None
+    return calls if calls and all(name in names for name, _ in calls) else None
 
 
 def _call(node: ast.expr) -> tuple[str, dict[str, Any]]:
@@ -185,26 +183,32 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
-def _list_end(text: str) -> int:
-    """Where the brackets of a list are closed; -1 if they are not."""
-    depth, quote, at = 0, "", 0
-    while at < len(text):
-        char = text[at]
-        if quote:
-            if char == "\\":
-                at += 1
-            elif char == quote:
-                quote = ""
-        elif char in "\"'":
-            quote = char
-        elif char in "([{":
-            depth += 1
-        elif char in ")]}":
-            depth -= 1
-            if depth == 0:
-                return at + 1
-        at += 1
-    return -1
+class _Brackets:
+    """Looks for where the brackets of a list are closed; it goes on where it was when more of the text has come."""
+
+    def __init__(self) -> None:
+        self._depth, self._quote, self._at = 0, "", 0
+
+    def end(self, text: str) -> int:
+        """The place behind the last one; -1 if it is not there yet."""
+        while self._at < len(text):
+            char = text[self._at]
+            if self._quote and char == "\\":
+                if self._at + 1 == len(text):
+                    return -1  # what it stands before is to come
+                self._at += 1
+            elif self._quote:
+                self._quote = "" if char == self._quote else self._quote
+            elif char in "\"'":
+                self._quote = char
+            elif char in "([{":
+                self._depth += 1
+            elif char in ")]}":
+                self._depth -= 1
+            self._at += 1
+            if char in ")]}" and not self._quote and self._depth == 0:
+                return self._at
+        return -1
 
 
 def python_part(schema: Any, *, lenient: bool, about: str) -> list[Part]:

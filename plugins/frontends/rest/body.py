@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from llamakit.registry import Registry
 
 T = TypeVar("T", bound=msgspec.Struct)
+MOST_IGNORED = 500  # names of fields that headers and answers tell of
 LONGEST_HEADER = 1000  # characters of X-Ignored-Fields
 PLACE = re.compile(r" - at `\$\.?([^`]*)`")
 MISSING = re.compile(r"missing required field `([^`]+)`$")
@@ -80,6 +82,7 @@ def read(
         skipped = rewrite(values) if rewrite is not None else None
         filled = fill(values, cls, state)
         body = check(values, cls, sampler_options(state) if sampling else {})
+        del values  # what nobody needs is let go of in this turn too
     return msgspec.structs.replace(
         body, ignored=(*body.ignored, *(skipped or ())), given=body.given - filled, filled=filled
     )
@@ -125,7 +128,7 @@ def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOpt
         elif name in options:
             option = options[name]
             sampling[option.key] = _checked(name, _whole(value, option.field), option)
-        else:
+        elif len(ignored) < MOST_IGNORED:
             ignored.append(name)
     if ignored and strict:
         names = [*known, *options]
@@ -142,9 +145,14 @@ def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOpt
 
 def tell_ignored(resp: falcon.Response, names: Iterable[str]) -> None:
     """Name the fields that were ignored in the header `X-Ignored-Fields`, ASCII and of bounded length."""
-    text = ", ".join(re.sub(r"[^!-+\--~]", "?", name[:64]) for name in names)
+    text = ", ".join(re.sub(r"[^!-+\--~]", "?", name[:64]) for name in few(names))
     if text:
         resp.set_header("X-Ignored-Fields", text[:LONGEST_HEADER])
+
+
+def few(names: Iterable[str]) -> list[str]:
+    """So many of the names that were ignored as are told, and of each its beginning: a body may have 180,000."""
+    return [name[:LONGEST_NAME] for name in islice(names, MOST_IGNORED)]
 
 
 def read_array(req: falcon.Request, cls: type[T], state: ServerState, *, most: int = 1000) -> list[T]:

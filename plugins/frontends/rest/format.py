@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from llamakit.plugins.frontends.rest.body import few
 from llamakit.plugins.frontends.rest.likely import chosen_json
 
 from llamakit.engine.job import Queued
@@ -65,7 +66,7 @@ def extensions_of(request: Request, result: Result, ignored: Sequence[str]) -> d
             "stop_reason": STOP_REASONS[result.reason],
             "samplers": list(result.samplers),
             "adapters": [{"name": name, "scale": scale} for name, scale in result.adapters],
-            "ignored": list(ignored),
+            "ignored": few(ignored),
         },
     }
 

@@ -30,7 +30,9 @@ LOOK_SECONDS = 2.0  # how often a thread that waits looks whether its client is 
 
 
 PER_PART = 640  # bytes of a token, or of another that was likely in its place, until it is JSON
-PER_PAIR, PER_BIAS = 200, 16  # of a bias: the pair, and its place in each chain
+PER_TOLD = 40  # of one that was likely in a token's place, as JSON
+PER_PAIR, PER_BIAS = 200, 16  # of a bias: the pair, and its place in the sampler, which all answers share
+PER_PENALISED = 64  # of a token that an answer's penalties remember, in a list and in a table
 
 
 class Exchange:
@@ -106,17 +108,29 @@ class Exchange:
 
 
 def bytes_of(request: Request, max_predict: int) -> int:
-    """What a request takes beside its body, as far as that is known before: the bias of each answer's chain,
-    log-probabilities of the prompt, and answers that are kept to be ranked."""
+    """What a request takes beside its body, as far as that is known before: biases, what penalties remember,
+    log-probabilities of the prompt, which each answer tells again, and answers that are kept to be ranked."""
     n_bias = len(request.options.get("logit_bias") or ())  # type: ignore[arg-type]
     n_answer = max(request.n, request.best_of)
-    n_bytes = n_bias * (PER_PAIR + PER_BIAS * n_answer)
+    n_bytes = n_bias * (PER_PAIR + PER_BIAS) + n_answer * PER_PENALISED * _n_penalised(request)
     if request.prompt_logprobs is not None:
         n_bytes += PER_PART * len(request.prompt) * (1 + request.prompt_logprobs)
+        n_bytes += request.n * len(request.prompt) * (PER_TOKEN + PER_TOLD * request.prompt_logprobs)
     if request.best_of > request.n:
         n_token = max_predict if request.max_tokens < 0 else min(request.max_tokens, max_predict)
         n_bytes += n_answer * n_token * (PER_TOKEN + PER_LIKELY * ((request.logprobs or 0) + request.probs_after))
     return n_bytes
+
+
+def _n_penalised(request: Request) -> int:
+    """Tokens of the prompt that penalties remember for each answer."""
+    options, n_token = request.options, len(request.prompt)
+    if options.get("repeat_penalty", 1) == 1 and not (
+        options.get("frequency_penalty") or options.get("presence_penalty")
+    ):
+        return 0
+    window = options.get("repeat_last_n", 0)
+    return n_token if not isinstance(window, int) or window < 0 else min(window, n_token)
 
 
 def batches(job: Job) -> Iterator[list[Event]]:

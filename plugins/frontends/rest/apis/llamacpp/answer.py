@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +20,7 @@ from llamakit.engine.request import FinishReason
 from llamakit.options import fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from llamakit.plugins.frontends.rest.answer import Part
     from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody
@@ -36,6 +37,7 @@ SETTINGS = {
     "repeat_last_n": "repeat_last_n", "repeat_penalty": "repeat_penalty", "temp": "temperature", "tfs_z": "tfs_z",
     "top_k": "top_k", "top_p": "top_p", "typical_p": "typical_p",
 }  # fmt: skip
+SETTINGS_IN_FORCE = "generation_settings"
 MORE_TIMINGS = ("cache_n", "queue_ms", "draft_n", "draft_n_accepted")  # for those who ask for progress
 STOP_TYPES = {FinishReason.END: "eos", FinishReason.STOP: "word", FinishReason.LENGTH: "limit"}  # of today
 # Reasons that 2023 did not know; the answer names them.
@@ -113,6 +115,8 @@ class Answers(Writer):
     ) -> None:
         self.tokenizer: Tokenizer = session.tokenizer
         self.model, self.fields, self.requests, self.settings = model, fields, requests, settings
+        # JSON of what all answers repeat, by what it is: settings may have 65,000 biases, prompts as many tokens.
+        self._repeated: dict[str, LongJson] = {}
         self.readers = [AnswerReader(None, request.n) for request in requests]
         self.several, self.n_dropped = len(requests) > 1 or requests[0].n > 1, n_dropped
         self.ignored, self.newer, self.probs_today = ignored, newer, probs_today
@@ -187,9 +191,9 @@ class Answers(Writer):
         reason, timings, request = result.reason, result.timings, self.requests[number]
         value: dict[str, Any] = {
             "content": text,
-            "generation_settings": self.settings,
+            SETTINGS_IN_FORCE: self._once(SETTINGS_IN_FORCE, lambda: self.settings),
             "model": self.model,
-            "prompt": self._prompt(number),
+            "prompt": self._once(f"prompt {number}", lambda: self._prompt(number)),
             "stop": True,
             "stopped_eos": reason is FinishReason.END,
             "stopped_limit": reason in (FinishReason.LENGTH, FinishReason.CONTEXT, FinishReason.DEADLINE),
@@ -216,8 +220,20 @@ class Answers(Writer):
             value["timings"] |= {name: details["timings"][name] for name in MORE_TIMINGS}
         if self.fields.return_tokens:
             value["tokens"] = result.tokens
-        wanted = self.fields.response_fields
-        return chosen_fields(value, wanted) if wanted else value
+        if not self.fields.response_fields:
+            return value
+        chosen = chosen_fields(value | {SETTINGS_IN_FORCE: self.settings}, self.fields.response_fields)
+        return {
+            path: self._once(path, partial(chosen.get, path)) if path.startswith(SETTINGS_IN_FORCE) else part
+            for path, part in chosen.items()
+        }
+
+    def _once(self, what: str, make: Callable[[], Any]) -> LongJson:
+        """The JSON of a value, which is made once."""
+        found = self._repeated.get(what)
+        if found is None:
+            found = self._repeated[what] = LongJson([encode(make())])
+        return found
 
     def _prompt(self, number: int) -> Any:
         """The prompt as it was given, as in 2023; today, the text of its tokens."""

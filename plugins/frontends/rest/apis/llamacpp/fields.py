@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 from llamakit.plugins.frontends.rest.body import fill, sampler_options
@@ -155,21 +155,25 @@ def shifts(body: Body[CompletionBody]) -> bool:
 
 def make_requests(session: Session, body: Body[CompletionBody], sampling: dict[str, object]) -> list[Request]:
     """The engine's requests, one for each of the body's prompts."""
-    fields = body.fields
+    fields, tokenizer = body.fields, session.tokenizer
+    alike = alike_in(tokenizer, body, sampling)
     return [
-        request_for(
-            session, body, prompt_tokens(session.tokenizer, prompt, parse_special=fields.parse_special), sampling
-        )
+        request_for(session, body, prompt_tokens(tokenizer, prompt, parse_special=fields.parse_special), alike)
         for prompt in prompts_in(fields.prompt, several=is_newer(body))
     ]
 
 
-def request_for(
-    session: Session, body: Body[CompletionBody], tokens: list[int], sampling: dict[str, object]
-) -> Request:
-    """The engine's request for a prompt. UsageError for what only the model can tell: token ids, adapters."""
-    fields, tokenizer = body.fields, session.tokenizer
-    shift = shifts(body)
+class Alike(NamedTuple):
+    """What the requests for all prompts of a body have in common, and takes long to make: 65,000 texts, say."""
+
+    options: dict[str, Any]
+    ignore_eos: bool
+    guidance: Guidance | None
+
+
+def alike_in(tokenizer: Tokenizer, body: Body[CompletionBody], sampling: dict[str, object]) -> Alike:
+    """Sampler options with the biases, and what answers are moved away from."""
+    fields = body.fields
     options = {name: value for name, value in sampling.items() if name != "ignore_eos"}
     ignore_eos = fields.ignore_eos or bool(sampling.get("ignore_eos"))
     if fields.logit_bias:
@@ -177,13 +181,19 @@ def request_for(
         if ignore_eos and not tokenizer.eog_ids.isdisjoint(bias):  # a bias that is given wins over `ignore_eos`
             ignore_eos, bias = False, dict.fromkeys(sorted(tokenizer.eog_ids), False) | bias
         options["logit_bias"] = list(bias.items())
+    return Alike(options, ignore_eos, guidance(tokenizer, fields))
+
+
+def request_for(session: Session, body: Body[CompletionBody], tokens: list[int], alike: Alike) -> Request:
+    """The engine's request for a prompt. UsageError for what only the model can tell: token ids, adapters."""
+    fields, shift = body.fields, shifts(body)
     return session.request(
         tokens,
         max_tokens=fields.n_predict,
         seed=-1 if fields.seed == RANDOM_SEED else fields.seed,
         samplers=sampler_names(fields.samplers),
         stop=stop_texts(fields.stop),
-        ignore_eos=ignore_eos,
+        ignore_eos=alike.ignore_eos,
         keep=kept(fields.n_keep, len(tokens), session.n_ctx),
         shift=shift,
         truncate=shift,
@@ -192,7 +202,7 @@ def request_for(
         n=fields.n,
         best_of=max(fields.best_of, 1),
         beams=fields.n_beams,
-        guidance=guidance(tokenizer, fields),
+        guidance=alike.guidance,
         adapters=adapters(session, fields.lora),
         priority=fields.priority,
         deadline=_deadline(fields),
@@ -200,7 +210,7 @@ def request_for(
         cache_salt=fields.cache_salt,
         draft=fields.draft,
         progress=fields.return_progress and fields.stream,
-        **options,
+        **alike.options,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from llamakit.plugins.frontends.rest.apis.llamacpp.completion import Completion
-from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody, request_for
+from llamakit.plugins.frontends.rest.apis.llamacpp.fields import CompletionBody, alike_in, request_for
 from llamakit.plugins.frontends.rest.prompts import mixed_tokens, prompts_in, room_for_prompt
 from msgspec import Meta
 
@@ -47,4 +47,5 @@ class InfillCompletion(Completion):
             tokenizer, fields.input_prefix, fields.input_suffix,
             limit=room_for_prompt(session.n_ctx, fields.n_predict), begun=begun, extra=fields.input_extra,
         )  # fmt: skip
-        return [request_for(session, body, made.tokens, sampling)], made.n_dropped
+        alike = alike_in(tokenizer, body, sampling)
+        return [request_for(session, body, made.tokens, alike)], made.n_dropped

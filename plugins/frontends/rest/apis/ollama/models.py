@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 from llamakit.plugins.frontends.rest.apis.ollama.generate import Resource
 from llamakit.plugins.frontends.rest.body import read
 from llamakit.plugins.frontends.rest.chat import template_of
 from llamakit.plugins.frontends.rest.fields import Name
+from llamakit.plugins.frontends.rest.long_json import LongJson, send
 
 from llamakit.chat.reasoning import find_markers
 from llamakit.errors import LlamaKitError, ModelFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import falcon
     from llamakit.plugins.frontends.rest.state import ServerState
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from llamakit.pool import ModelInfo
     from llamakit.session import Session
 
+AT_ONCE = 4096  # items of an array that become JSON at a time
 LONGEST_LIST = 16  # items of an array in the metadata that are shown without `verbose`
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 NEVER = "0001-01-01T00:00:00Z"
@@ -66,7 +69,7 @@ class Show(Resource):
         info = self.state.pool.info(fields.model or fields.name)
         with self.state.pool.lease(info.name) as session:
             metadata, source = session.file.metadata, _source(self.state, session)
-            self.answer(
+            send(
                 resp,
                 {
                     "license": str(metadata.get("general.license", "")),
@@ -74,7 +77,7 @@ class Show(Resource):
                     "parameters": f"num_ctx {session.n_ctx}",
                     "template": source,
                     "details": details(session.file),
-                    "model_info": _shown(metadata, verbose=fields.verbose),
+                    "model_info": _shown(session.file, verbose=fields.verbose),
                     "capabilities": _capabilities(session, source),
                     "modified_at": _modified(info),
                 },
@@ -115,23 +118,34 @@ def _capabilities(session: Session, template: str) -> list[str]:
     return found
 
 
-def _shown(metadata: Mapping[str, Any], *, verbose: bool) -> dict[str, Any]:
+def _shown(file: GGUFFile, *, verbose: bool) -> dict[str, Any]:
     """Metadata as JSON; long lists are null unless all is wanted."""
     found: dict[str, Any] = {}
-    for key, value in metadata.items():
+    for key, value in file.metadata.items():
         if isinstance(value, (str, int, float, bool)):
             found[key] = value
-        elif not verbose and len(value) > LONGEST_LIST:
+        elif not verbose and len(value) > LONGEST_LIST:  # type: ignore[arg-type]
             found[key] = None
         else:
-            found[key] = [_item(item) for item in value]
+            found[key] = _list_of(file, key)
     return found
 
 
-def _item(item: Any) -> Any:
-    if isinstance(item, bytes):
-        return item.decode("utf-8", "replace")
-    return item.item() if hasattr(item, "item") else item
+_lists: WeakKeyDictionary[GGUFFile, dict[str, LongJson]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _list_of(file: GGUFFile, key: str) -> LongJson:
+    """An array of the metadata. It is made once, by one thread: a vocabulary takes a second, and those who ask have
+    only to ask again and again."""
+    with _lock:
+        known = _lists.setdefault(file, {})
+        if key not in known:
+            value: Any = file.metadata[key]
+            parts = (value[start : start + AT_ONCE] for start in range(0, len(value), AT_ONCE))
+            texts = (msgspec.json.encode(part if isinstance(part, list) else part.tolist()) for part in parts)
+            known[key] = LongJson.array(text[1:-1] for text in texts)
+        return known[key]
 
 
 def _listed(state: ServerState, info: ModelInfo) -> dict[str, Any]:
@@ -156,19 +170,23 @@ def _running(state: ServerState, info: ModelInfo) -> dict[str, Any]:
 
 def _details_of(state: ServerState, info: ModelInfo) -> dict[str, Any]:
     """Details of a model, loaded or not; empty where its file cannot be read."""
-    from llamakit.gguf import open_gguf
-
     session = state.pool.loaded(info.name)
     try:
-        if session is not None:
-            return details(session.file)
-        with open_gguf(Path(info.path)) as file:
-            return details(file)
+        return _read_details(info.path, _modified(info)) if session is None else details(session.file)
     except (LlamaKitError, OSError):
         return {
             "parent_model": "", "format": "gguf", "family": "", "families": [], "parameter_size": "",
             "quantization_level": "",
         }  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _read_details(path: str, modified: str) -> dict[str, Any]:
+    """Details of a file that is not open, read once for each state of it: anybody may ask, for all files together."""
+    from llamakit.gguf import open_gguf
+
+    with open_gguf(Path(path)) as file:
+        return details(file)
 
 
 def _digest(info: ModelInfo) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, Whole, gather
-from llamakit.plugins.frontends.rest.apis.openai.fields import Generate, Limit, make_request
+from llamakit.plugins.frontends.rest.apis.openai.fields import Generate, Limit, make_request, options_of
 from llamakit.plugins.frontends.rest.apis.openai.format import fingerprint, usage_of
 from llamakit.plugins.frontends.rest.body import read, wrong
 from llamakit.plugins.frontends.rest.chat import make_prompt, skipped_tools, variables
@@ -117,8 +117,9 @@ class ChatCompletions(Dialect):
         limit = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
         sampling = settings_of(self.state, asked.body.sampling) | format_options(self.state, fields.response_format)
         sampling = constrained(self.state, session, prompt, sampling)
+        options = options_of(session.tokenizer, fields, sampling)
         request = make_request(
-            session, prompt.tokens, fields, sampling, max_tokens=-1 if limit is None else limit, stop=prompt.stop,
+            session, prompt.tokens, fields, options, max_tokens=-1 if limit is None else limit, stop=prompt.stop,
             shown=prompt.shown, logprobs=fields.top_logprobs if fields.logprobs else None,
         )  # fmt: skip
         return ChatAnswer(session, name, fields, request, AnswerReader(prompt, fields.n), asked.ignored)

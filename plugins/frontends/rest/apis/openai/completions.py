@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, gather
-from llamakit.plugins.frontends.rest.apis.openai.fields import Generate, Limit, make_request
+from llamakit.plugins.frontends.rest.apis.openai.fields import Generate, Limit, make_request, options_of
 from llamakit.plugins.frontends.rest.apis.openai.format import TextLogprobs, fingerprint, usage_of
 from llamakit.plugins.frontends.rest.body import read, wrong
 from llamakit.plugins.frontends.rest.constrain import check_constraints, format_options
@@ -21,7 +21,7 @@ from msgspec import Meta
 import llamakit
 from llamakit.engine.job import PromptProgress, Queued
 from llamakit.errors import UsageError
-from llamakit.tokenizer.infill import infill_tokens
+from llamakit.tokenizer.infill import infill_tokens, inner_tokens
 
 if TYPE_CHECKING:
     import falcon
@@ -72,9 +72,10 @@ class Completions(Dialect):
         """A request for each prompt."""
         fields: CompletionsBody = asked.fields
         sampling = settings_of(self.state, asked.body.sampling) | format_options(self.state, fields.response_format)
+        options = options_of(session.tokenizer, fields, sampling)
         requests = [
             make_request(
-                session, tokens, fields, sampling, max_tokens=fields.max_tokens, logprobs=fields.top,
+                session, tokens, fields, options, max_tokens=fields.max_tokens, logprobs=fields.top,
                 prompt_logprobs=fields.top if fields.echo else None,
             )
             for tokens in token_lists(session, fields)
@@ -89,6 +90,7 @@ def token_lists(session: Session, fields: CompletionsBody) -> list[list[int]]:
     prompts: list[Any] = [given] if single else list(given)
     if not 1 <= len(prompts) <= MOST_PROMPTS:
         raise UsageError(f"prompt holds {len(prompts)} prompts", hint=f"possible: 1..{MOST_PROMPTS}", param="prompt")
+    suffix = None if fields.suffix is None else inner_tokens(tokenizer, fields.suffix)  # once for all prompts
     found = []
     for number, prompt in enumerate(prompts):
         place = "prompt" if single else f"prompt[{number}]"
@@ -96,8 +98,8 @@ def token_lists(session: Session, fields: CompletionsBody) -> list[list[int]]:
             raise UsageError(
                 "prompt mixes token ids with other prompts", hint="arrays of ids, or texts", param="prompt"
             )
-        if fields.suffix is not None:
-            found.append(_filled(session, prompt, fields.suffix, fields.max_tokens))
+        if suffix is not None:
+            found.append(_filled(session, prompt, suffix, fields.max_tokens))
         elif isinstance(prompt, str):
             found.append(prompt_tokens(tokenizer, prompt, param=place))
         elif prompt:
@@ -107,8 +109,8 @@ def token_lists(session: Session, fields: CompletionsBody) -> list[list[int]]:
     return found
 
 
-def _filled(session: Session, prompt: Any, suffix: str, max_tokens: int) -> list[int]:
-    """The prompt whose continuation stands between a text and the suffix."""
+def _filled(session: Session, prompt: Any, suffix: list[int], max_tokens: int) -> list[int]:
+    """The prompt whose continuation stands between a text and the tokens of the suffix."""
     if not isinstance(prompt, str):
         raise UsageError("suffix needs a prompt that is a text", param="suffix")
     try:
