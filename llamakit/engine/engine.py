@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from llamakit.engine.admission import Admission
@@ -70,7 +71,7 @@ class Engine:
         self.cost, self.counters, self.pace = StepCost(), Counters(mean_seconds=1.0), Pace()
         self.space = KVSpace(kv)
         self.queue = Admission(self.space, adapters, self.counters, runner.n_seq)
-        self._number = 0
+        self._numbers = count(1)  # of requests, in the order in which they came
         self._drafts_failed = 0  # in a row
 
     # -- for any thread -----------------------------------------------------------------------------------------
@@ -109,8 +110,7 @@ class Engine:
 
     def submit(self, job: Job, prepared: Prepared | None = None) -> Group:
         """Queue a request."""
-        self._number += 1
-        group = make_group(job, prepared or self.prepare(job.request), self.tokenizer, self._number)
+        group = make_group(job, prepared or self.prepare(job.request), self.tokenizer, next(self._numbers))
         group.start(self.space.new_table)
         self.queue.add(group)
         return group

@@ -6,6 +6,7 @@ room is needed. Not thread-safe: the engine's thread owns it.
 
 from __future__ import annotations
 
+from ctypes import c_int64
 from typing import TYPE_CHECKING
 
 from llamakit.engine.kv_cache import BlockPool, BlockTable
@@ -21,16 +22,18 @@ if TYPE_CHECKING:
 
 
 class KVSpace:
-    """The blocks of one KV cache. `pool`: who holds them; `tree`: the beginnings that are known, by key.
-
-    `n_matched`: tokens that were found in the tree so far, which is work.
-    """
+    """The blocks of one KV cache. `pool`: who holds them; `tree`: the beginnings that are known, by key."""
 
     def __init__(self, kv: KVCache) -> None:
         self.kv = kv
         self.size = kv.spec.block_size
-        self.n_matched = 0
+        self._n_matched = c_int64()  # changed in place, as the numbers of `stats.Counters` are
         self.reset()
+
+    @property
+    def n_matched(self) -> int:
+        """Tokens that were found in the tree so far, which is work."""
+        return self._n_matched.value
 
     def reset(self) -> None:
         """Nothing is held, nothing known."""
@@ -74,7 +77,7 @@ class KVSpace:
 
     def _match(self, key: Hashable, tokens: Sequence[int]) -> tuple[list[Node], int]:
         path, length = self.tree.match(key, tokens)
-        self.n_matched += length
+        self._n_matched.value += length
         return path, length
 
     def _last_whole(self, key: Hashable, path: list[Node], length: int) -> tuple[Node, int]:

@@ -57,7 +57,7 @@ class PrefixTree:
     def __init__(self, pool: BlockPool, block_size: int) -> None:
         self.pool, self.size = pool, block_size
         self._roots: dict[Hashable, Node] = {}
-        self._n = 0
+        self._n_made = 0
         self._spare: list[Node] = []
         # All nodes, by parent and tokens: each bucket is a chain. And all by use, children before parents: `newer` of
         # `_ring` is the node that was used longest ago, `older` the one that was used last.
@@ -66,7 +66,7 @@ class PrefixTree:
         ring.older = ring.newer = ring
 
     def __len__(self) -> int:
-        return self._n
+        return self._n_made - len(self._spare)
 
     def root(self, key: Hashable) -> Node:
         """Where the prefixes of a key begin."""
@@ -205,13 +205,13 @@ class PrefixTree:
     def _add(self, parent: Node, filled: bytes, n_token: int, block: int) -> Node:
         """A new node, the youngest of its parent's children, and just older by use than its parent."""
         if not self._spare:
-            n = min(MADE_AT_ONCE, max(1, self.pool.n_block - self._n))
+            n = min(MADE_AT_ONCE, max(1, self.pool.n_block - self._n_made))
             self._spare += [Node(self.size) for _ in range(n)]
+            self._n_made += n
         node = self._spare.pop()
         node.block, node.parent, node.n_token = block, parent, n_token
         node.spelled[:] = filled  # of the same length, so it stays where it is
         self.pool.retain(block)
-        self._n += 1
         bucket = self._bucket(parent, filled)
         node.next, self._buckets[bucket] = self._buckets[bucket], node
         node.sibling_before, parent.child = parent.child, node
@@ -243,7 +243,6 @@ class PrefixTree:
             before.sibling_after = after
         node.older.newer, node.newer.older = node.newer, node.older
         self.pool.release(node.block)
-        self._n -= 1
         node.block = -1
         node.parent = node.sibling_before = node.sibling_after = node.next = None
         self._spare.append(node)

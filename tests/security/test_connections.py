@@ -215,7 +215,6 @@ def test_the_oldest_that_waits_for_nothing_makes_room():
     assert old.closed
     assert not new.closed
     assert not rules.admit(("127.0.0.1", 2), {1: busy, 2: busy, 3: busy})
-    assert rules.n_refused == 1
 
 
 def test_an_address_has_a_share_of_the_connections():
@@ -373,7 +372,7 @@ def test_threads_come_and_go_with_the_work(monkeypatch):
         time.sleep(0.01)
     assert len(done) == 60
     time.sleep(0.1)
-    pool._busy -= 100
+    pool._busy.value -= 100
     assert not pool.look()
     while len(pool.threads) > AT_REST and time.monotonic() < end:
         time.sleep(0.01)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from contextlib import suppress
+from ctypes import c_int64
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -49,20 +50,23 @@ class Connections:
     def __init__(self, options: ServeOptions, most: int) -> None:
         self.most, self.timeout = most, options.timeout
         self.per_address = options.connections_per_address
-        self.n_refused = self.n_slow = 0
+        self._n_slow = c_int64()  # changed in place, as the numbers of `stats.Counters` are
+
+    @property
+    def n_slow(self) -> int:
+        """Connections that were ended as too slow, or to make room while they waited for nothing."""
+        return self._n_slow.value
 
     def admit(self, peer: Any, channels: dict[int, Any]) -> bool:
         """Whether a new connection may stay; makes room for it at the cost of one that waits for nothing."""
         if self.is_crowded(peer, channels):
-            self.n_refused += 1
             return False
         if len(channels) < self.most:
             return True
         idle = [each for each in channels.values() if not each.requests and not each.total_outbufs_len]
         if not idle:
-            self.n_refused += 1
             return False
-        self.n_slow += 1
+        self._n_slow.value += 1
         close(min(idle, key=lambda each: each.since))
         return True
 
@@ -71,7 +75,7 @@ class Connections:
         now = time.monotonic()
         for channel in list(channels.values()):
             if self._is_slow(channel, now):
-                self.n_slow += 1
+                self._n_slow.value += 1
                 close(channel)
 
     def is_crowded(self, peer: Any, channels: Mapping[int, Any]) -> bool:

@@ -48,6 +48,11 @@ class Number:
         with self._lock:
             self._number[0] += amount
 
+    def raise_to(self, value: float) -> None:
+        """Make it the largest of what was given."""
+        with self._lock:
+            self._number[0] = max(self._number[0], value)
+
     def get(self) -> float:
         """Its value."""
         return self._number[0]
@@ -110,7 +115,7 @@ class Metrics:
                 self._ended.labels(api, outcome)
         for reason in FinishReason:
             self._reasons.labels(_name(reason))
-        self.n_context_max = 0
+        self._context_max = Number()
         self.first_token = self._first.observe  # (seconds), bound: these two are called for every token
         self.token_gap = self._between.observe
 
@@ -149,6 +154,11 @@ class Metrics:
         with self._asked:
             return generate_latest(self.registry) + generate_latest(self._process)
 
+    @property
+    def n_context_max(self) -> int:
+        """Tokens of the longest context so far."""
+        return int(self._context_max.get())
+
     def total(self, kind: str) -> float:
         """Tokens of a kind since the start."""
         return _value(self._kinds[kind])
@@ -158,7 +168,7 @@ class Metrics:
         return _value(self._prompt_seconds), _value(self._generated_seconds)
 
     def _answer(self, result: Result) -> Timings:
-        self.n_context_max = max(self.n_context_max, result.n_context)
+        self._context_max.raise_to(result.n_context)
         self._reasons.labels(_name(result.reason)).inc()
         return result.timings
 
