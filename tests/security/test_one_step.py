@@ -15,6 +15,7 @@ from llamakit.engine.job import Finished, Job
 from llamakit.engine.kv_space import KVSpace
 from llamakit.engine.prefix_tree import PrefixTree
 from llamakit.engine.request import Request
+from llamakit.sampler import EndOfAnswer, Sampler, Stage
 from llamakit.session import Session
 from llamakit.tokenizer.stops import StopMatcher
 from llamakit.tokenizer.tokenizer import Tokenizer
@@ -101,6 +102,32 @@ def test_beams_that_all_meet_the_limit_are_not_all_kept(hash_model, monkeypatch)
     found = finished(hash_model.make_engine().run(Job(request)))
     assert kept == [6]
     assert [result.score for result in found] == sorted((result.score for result in found), reverse=True)
+
+
+def test_beams_that_a_grammar_ended_take_the_place_of_none_that_are_likelier(hash_model):
+    """They counted as answers that the step had completed, after which it looked no further."""
+
+    class Ender(Sampler):
+        """Leaves no token after some."""
+
+        name, stage, last = "ender", Stage.LOGITS, 1
+
+        def apply(self, candidates):
+            if self.last % 3 == 0:
+                raise EndOfAnswer
+
+        def accept(self, token_id):
+            self.last = token_id
+
+        def clone(self):
+            other = Ender(self.options, self.context)
+            other.last = self.last
+            return other
+
+    made = hash_model.make_engine()
+    made.samplers = {**made.samplers, "ender": Ender}
+    request = Request(prompt=[1, 5], beams=3, n=3, max_tokens=2, ignore_eos=True, samplers=("ender", "greedy"))
+    assert [result.tokens for result in finished(made.run(Job(request)))] == [[1, 5], [38, 26], [38, 33]]
 
 
 # -- prompts ----------------------------------------------------------------------------------------------------------
