@@ -70,7 +70,7 @@ class Admission:
         for group in in_turn(list(self.waiting), self.running):  # whoever makes room joins those that wait
             if self.space.n_matched > most:
                 break  # the others are looked at in the next step
-            if self._follows(group) or group.job.behind or (slots_are_full and group.adapters):
+            if group.job.behind or (slots_are_full and group.adapters) or self._follows(group):
                 continue
             if not self._finds_place(group, now):
                 if self.adapters is None or self.adapters.has_room(group.selection):

@@ -233,6 +233,23 @@ def test_not_too_much_is_looked_up_in_one_step(hash_model, monkeypatch):
     assert [len(finished(job.drain())) for job in jobs] == [1] * 6
 
 
+def test_prompts_of_those_who_do_not_read_are_not_looked_up(hash_model, monkeypatch):
+    """They took what is looked up in a step from those behind them, in each one."""
+    monkeypatch.setattr(admission, "MOST_MATCHED", 40)
+    made, begin = hash_model.make_engine(n_row=8), [1, *range(5, 35)]
+    list(made.run(Job(Request(prompt=begin, max_tokens=1))))
+    made.submit(Job(Request(prompt=[7] * 40, max_tokens=1)))
+    made.step()
+    assert made.running[0].in_prefill
+    unread = [Job(Request(prompt=[*begin, 30 + i, 5, 6], max_tokens=1)) for i in range(4)]
+    for job in unread:
+        job.most_ahead, job._n_told = 1, 100
+        made.submit(job)
+    last = made.submit(Job(Request(prompt=[1, 9], max_tokens=1)))
+    made.queue.admit(0.0)
+    assert last in made.running
+
+
 # -- contexts that are full -------------------------------------------------------------------------------------------
 
 
