@@ -323,3 +323,19 @@ def test_who_needs_no_adapter_does_not_wait_for_a_place_of_one(hash_model, modul
     assert [now for now in order if now] == [[0, 2, 4], [1, 3]]
     made.space.tree.clear()
     assert made.space.pool.n_free == 200
+
+
+def test_who_waits_for_a_place_of_an_adapter_sends_nobody_away_in_vain(hash_model, module_of):
+    """Whoever has none of these places was sent back into the queue in every other step, and let in in the next."""
+    adapters = module_of("unit/engine/test_adapters.py").store(1, "a", "b")
+    made = hash_model.make_engine(adapters=adapters)
+    for name, priority in (("a", 1), ("", 0), ("b", 1)):
+        chosen = ((name, 1.0),) if name else ()
+        made.submit(Job(Request(prompt=[1, 5], max_tokens=20, ignore_eos=True, adapters=chosen, priority=priority)))
+    while made.step():
+        pass
+    assert made.counters.n_preempted == 0
+    for name, priority in (("a", 0), ("b", 1)):
+        made.submit(Job(Request(prompt=[1, 5], max_tokens=20, adapters=((name, 1.0),), priority=priority)))
+        made.step()
+    assert [group.adapters for group in made.running] == [(("b", 1.0),)]
