@@ -125,7 +125,7 @@ class Sampler(ABC):
     summary: ClassVar[str] = ""
     Options: ClassVar[type[Options]] = Options
     stage: ClassVar[Stage] = Stage.TRUNCATE
-    stateless: ClassVar[bool] = False  # all answers of a request share one: its seed, choice and tokens mean nothing
+    stateless: ClassVar[bool] = False  # one for all answers of a request: their seeds, choices and tokens mean nothing
 
     def __init__(self, options: Any, context: SequenceContext) -> None:
         self.options: Any = options

@@ -70,10 +70,10 @@ class Admission:
         for group in in_turn(list(self.waiting), self.running):  # whoever makes room joins those that wait
             if self.space.n_matched > most:
                 break  # the others are looked at in the next step
-            if self._follows(group) or group.job.behind or (slots_are_full and group.adapters):
+            if group.job.behind or (slots_are_full and group.adapters) or self._follows(group):
                 continue
             if not self._finds_place(group, now):
-                if self.adapters is None or self.adapters.has_room(group.selection):
+                if self._has_slot(group):
                     break  # no one overtakes, so nobody waits for ever
                 slots_are_full = True  # who needs none goes on, and takes none from it
                 continue
@@ -162,10 +162,14 @@ class Admission:
             places = self.places - sum(each.width for each in self.running)
             if group.width <= places and self._tries_to_enter(group, now):
                 return True
-            victim = who_yields(group, self.running, now)
+            victim = who_yields(group, self.running, now, needs_slot=not self._has_slot(group))
             if victim is None:
                 return False
             self.preempt(victim)
+
+    def _has_slot(self, group: Group) -> bool:
+        """Whether there is an adapter slot for a group, if it needs one."""
+        return self.adapters is None or self.adapters.has_room(group.selection)
 
     def _tries_to_enter(self, group: Group, now: float) -> bool:
         """Let a group in if there is room; one whose adapters cannot be put to work ends, and makes no one wait."""
@@ -249,16 +253,18 @@ def in_turn(waiting: Sequence[Group], running: Sequence[Group]) -> Iterator[Grou
             yield group
 
 
-def who_yields(group: Group, running: Sequence[Group], now: float) -> Group | None:
+def who_yields(group: Group, running: Sequence[Group], now: float, *, needs_slot: bool = False) -> Group | None:
     """The running group that makes room for one that waits, None if nobody has to.
 
-    One whose reader stays behind comes first: nothing is made for it meanwhile, whatever its priority.
+    One whose reader stays behind comes first: nothing is made for it meanwhile, whatever its priority. `needs_slot`:
+    an adapter slot is missing, which only those that have one can give.
     """
-    paused = [each for each in running if each.job.behind and now - each.job.behind_since >= UNREAD_SECONDS]
+    able = [each for each in running if each.slot > 0] if needs_slot else running
+    paused = [each for each in able if each.job.behind and now - each.job.behind_since >= UNREAD_SECONDS]
     if paused:
         return max(paused, key=lambda each: each.order)
     priority = group.request.priority
-    lower = [each for each in running if each.request.priority < priority]
+    lower = [each for each in able if each.request.priority < priority]
     if lower:
         return max(lower, key=lambda each: each.order)
     if now - group.submitted < PATIENCE:
@@ -267,7 +273,7 @@ def who_yields(group: Group, running: Sequence[Group], now: float) -> Group | No
     fair = (counts[group.owner] + group.width) / group.weight
     more = [
         each
-        for each in running
+        for each in able
         if each.request.priority == priority
         and (counts[each.owner] - each.width) / each.weight >= fair
         and now - each.entered >= QUANTUM

@@ -98,8 +98,10 @@ class BeamGroup(Group):
         if not self.forked:
             self.forked = True
             self.sequences[0].begin(self.now())
-        width, chosen, n_before = self.request.beams, list[Step](), len(self.complete)
-        for step in sorted(self._offers(rows, logits), key=lambda step: (-step.score, step.token_id)):
+        width, chosen = self.request.beams, list[Step]()
+        offers = sorted(self._offers(rows, logits), key=lambda step: (-step.score, step.token_id))
+        n_before = len(self.complete)  # with beams that a grammar ended, which are shorter
+        for step in offers:
             if not self._completes(step):
                 chosen.append(step)
             if len(chosen) == width or len(self.complete) - n_before == width:

@@ -68,14 +68,12 @@ def whole_file(path: str | Path, n_bytes: int = 0, mode: int = 0o666) -> Iterato
 def refuse_to_replace(path: str | Path, sources: Iterable[str | Path], what: str) -> None:
     """UsageError if `path`, which is to be written, is one of the files that it is made from: it would be lost.
 
-    `what`: such a file for people. Of a folder among the sources, its files count.
+    `what`: such a file for people.
     """
-    for source in map(Path, sources):
+    for source in sources:
         with suppress(OSError):  # one of them is not there: there is nothing to lose, or who reads it says so
-            made = Path(path).stat()
-            for each in (source, *source.iterdir()) if source.is_dir() else (source,):
-                if os.path.samestat(made, each.stat()):
-                    raise UsageError(f"{path} is {what} itself: name another file")
+            if Path(path).samefile(source):
+                raise UsageError(f"{path} is {what} itself: name another file")
 
 
 def write_error(path: Path, error: OSError, n_bytes: int = 0) -> FileWriteError:

@@ -20,6 +20,7 @@ from llamakit.gguf.constants import GGMLType
 from llamakit.gguf.ggla import write_ggla
 from llamakit.gguf.native import quantize
 from llamakit.gguf.writer import GGUFWriter
+from llamakit.lora.files import adapter_paths
 from llamakit.lora.heads import keep_head
 from llamakit.lora.names import TOP
 from llamakit.lora.peft import CONFIG, PREFIX, WEIGHTS
@@ -141,7 +142,7 @@ def to_peft(
 
 def _check_output(path: str | Path, file: AdapterFile, base: GGUFFile | None) -> None:
     """Refuse to write over the adapter that is converted, and over the base."""
-    refuse_to_replace(path, [file.path], "the adapter")
+    refuse_to_replace(path, adapter_paths(file.path), "the adapter")
     refuse_to_replace(path, base.paths if base is not None else (), "the base")
 
 

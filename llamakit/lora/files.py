@@ -75,10 +75,10 @@ def read_adapter_file(path: str | Path, base: GGUFFile | None = None) -> Adapter
     Raises ModelFileError for what is damaged, of another kind, or holds what the formats cannot carry over.
     """
     path = Path(path)
-    if path.is_dir() or path.suffix == ".safetensors":
+    if (folder := _peft_folder(path)) is not None:
         from llamakit.lora.peft import read_peft
 
-        return read_peft(path if path.is_dir() else path.parent, base)
+        return read_peft(folder, base)
     magic = magic_of(path)
     if magic == GGLA_MAGIC:
         return _read_ggla(path, base)
@@ -91,6 +91,23 @@ def read_adapter_file(path: str | Path, base: GGUFFile | None = None) -> Adapter
         f"{path} is not an adapter: it starts neither with GGUF nor with algg",
         hint="a PEFT adapter is named by its folder",
     )
+
+
+def adapter_paths(path: str | Path) -> list[Path]:
+    """The files that an adapter is read from: of a PEFT folder, where others may be, two."""
+    path = Path(path)
+    if (folder := _peft_folder(path)) is not None:
+        from llamakit.lora.peft import CONFIG, WEIGHTS
+
+        return [folder / CONFIG, folder / WEIGHTS]
+    return [path]
+
+
+def _peft_folder(path: Path) -> Path | None:
+    """The folder of a PEFT adapter, which may be named by its weights; None for other kinds."""
+    if path.is_dir():
+        return path
+    return path.parent if path.suffix == ".safetensors" else None
 
 
 def _read_gguf(file: GGUFFile, base: GGUFFile | None) -> AdapterFile:

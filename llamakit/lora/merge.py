@@ -27,7 +27,7 @@ from llamakit.gguf.quantize import choose_type, copy_metadata, find_recipe, fit
 from llamakit.gguf.quants import check_writable
 from llamakit.gguf.reader import GGUFFile, TensorInfo, open_gguf, text_of
 from llamakit.gguf.writer import GGUFWriter
-from llamakit.lora.files import AdapterFile, read_adapter_file
+from llamakit.lora.files import AdapterFile, adapter_paths, read_adapter_file
 from llamakit.models.lora import Pairs
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def merge_adapters(
             raise UsageError(f"the scale of {path} is {scale}; a number is needed")
         if not Path(path).exists():
             raise ModelFileError(f"no adapter {path}")
-    refuse_to_replace(destination, [path for path, _ in adapters], "an adapter")
+    for path, _ in adapters:
+        refuse_to_replace(destination, adapter_paths(path), "an adapter")
     with open_gguf(base) as file:
         refuse_to_replace(destination, file.paths, "the base")
         changes: dict[str, list[Change]] = {}

@@ -49,7 +49,7 @@ REFUSED = {  # settings that change what the adapter computes, and that nothing 
 MOST_PATTERN, MOST_REPEATED = 500, 4  # characters of a pattern, repetitions in it
 # A repetition of a group takes time without end, and flags could hide one by spaces between the two.
 ENDLESS = re.compile(r"\)[*+?{]|\(\?(?![:=!<])")
-PATTERN_SECONDS = 2.0  # of the processor, for all patterns of a configuration on all modules
+PATTERN_SECONDS = 2.0  # of this thread, for one table of patterns on all modules
 BASE_LAYER = ".base_layer.weight"  # PEFT saves embeddings that have adapters with them, as they are in the base
 CHANGED_BASES = ("pissa", "olora", "corda", "loftq")  # initialisations after which the base is another model
 
@@ -171,11 +171,11 @@ class _Patterns:
     def find(self, module: str, default: Any) -> Any:
         """The value for a module."""
         for key, value in self._table.items():
-            began = time.process_time()
+            began = time.thread_time()
             if key not in self._compiled:
                 self._compiled[key] = _expression(key)
             fits = self._compiled[key].match(module)
-            self._seconds -= time.process_time() - began
+            self._seconds -= time.thread_time() - began
             if self._seconds < 0:
                 raise ModelFileError("the patterns of the configuration take too long to match")
             if fits:

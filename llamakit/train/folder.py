@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # As `gguf.atomic` names what is not whole yet, of files that runs make: others may be writing in this folder too.
-PART = re.compile(r"\.(adapter|model|init|step-\d+)\.gguf\.[0-9a-f]{8}\.part")
+PART = re.compile(r"\.((adapter|model|init|step-\d+)\.gguf|curves\.png)\.[0-9a-f]{8}\.part")
 _HELD: dict[tuple[int, int], int] = {}  # (device, inode) of folders, and the thread that has them
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from itertools import count
 
 import pytest
 from llamakit.plugins.frontends.cli.talk import view
@@ -161,6 +162,14 @@ def test_rows_are_counted_as_terminals_do():
     assert view.rows_down("abcd\n", 4, 0) == 1
     assert view.rows_down("日本語", 4, 0) == 1
     assert view.rows_down("a日本", 4, 0) == 1  # a wide character is not cut in two
+
+
+def test_what_the_model_computes_meanwhile_takes_no_colours(monkeypatch):
+    block = "```python\nreturn 1\n```"
+    as_ever = render(block, 80)
+    monkeypatch.setattr(time, "process_time", count(0.0, 10.0).__next__)
+    assert render(block, 80) == as_ever
+    assert "\x1b[" in as_ever.split("\n")[1]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from llamakit.engine.job import Finished, Job
 from llamakit.engine.kv_space import KVSpace
 from llamakit.engine.prefix_tree import PrefixTree
 from llamakit.engine.request import Request
+from llamakit.sampler import EndOfAnswer, Sampler, Stage
 from llamakit.session import Session
 from llamakit.tokenizer.stops import StopMatcher
 from llamakit.tokenizer.tokenizer import Tokenizer
@@ -101,6 +102,32 @@ def test_beams_that_all_meet_the_limit_are_not_all_kept(hash_model, monkeypatch)
     found = finished(hash_model.make_engine().run(Job(request)))
     assert kept == [6]
     assert [result.score for result in found] == sorted((result.score for result in found), reverse=True)
+
+
+def test_beams_that_a_grammar_ended_take_the_place_of_none_that_are_likelier(hash_model):
+    """They counted as answers that the step had completed, after which it looked no further."""
+
+    class Ender(Sampler):
+        """Leaves no token after some."""
+
+        name, stage, last = "ender", Stage.LOGITS, 1
+
+        def apply(self, candidates):
+            if self.last % 3 == 0:
+                raise EndOfAnswer
+
+        def accept(self, token_id):
+            self.last = token_id
+
+        def clone(self):
+            other = Ender(self.options, self.context)
+            other.last = self.last
+            return other
+
+    made = hash_model.make_engine()
+    made.samplers = {**made.samplers, "ender": Ender}
+    request = Request(prompt=[1, 5], beams=3, n=3, max_tokens=2, ignore_eos=True, samplers=("ender", "greedy"))
+    assert [result.tokens for result in finished(made.run(Job(request)))] == [[1, 5], [38, 26], [38, 33]]
 
 
 # -- prompts ----------------------------------------------------------------------------------------------------------
@@ -206,6 +233,23 @@ def test_not_too_much_is_looked_up_in_one_step(hash_model, monkeypatch):
     assert [len(finished(job.drain())) for job in jobs] == [1] * 6
 
 
+def test_prompts_of_those_who_do_not_read_are_not_looked_up(hash_model, monkeypatch):
+    """They took what is looked up in a step from those behind them, in each one."""
+    monkeypatch.setattr(admission, "MOST_MATCHED", 40)
+    made, begin = hash_model.make_engine(n_row=8), [1, *range(5, 35)]
+    list(made.run(Job(Request(prompt=begin, max_tokens=1))))
+    made.submit(Job(Request(prompt=[7] * 40, max_tokens=1)))
+    made.step()
+    assert made.running[0].in_prefill
+    unread = [Job(Request(prompt=[*begin, 30 + i, 5, 6], max_tokens=1)) for i in range(4)]
+    for job in unread:
+        job.most_ahead, job._n_told = 1, 100
+        made.submit(job)
+    last = made.submit(Job(Request(prompt=[1, 9], max_tokens=1)))
+    made.queue.admit(0.0)
+    assert last in made.running
+
+
 # -- contexts that are full -------------------------------------------------------------------------------------------
 
 
@@ -279,3 +323,19 @@ def test_who_needs_no_adapter_does_not_wait_for_a_place_of_one(hash_model, modul
     assert [now for now in order if now] == [[0, 2, 4], [1, 3]]
     made.space.tree.clear()
     assert made.space.pool.n_free == 200
+
+
+def test_who_waits_for_a_place_of_an_adapter_sends_nobody_away_in_vain(hash_model, module_of):
+    """Whoever has none of these places was sent back into the queue in every other step, and let in in the next."""
+    adapters = module_of("unit/engine/test_adapters.py").store(1, "a", "b")
+    made = hash_model.make_engine(adapters=adapters)
+    for name, priority in (("a", 1), ("", 0), ("b", 1)):
+        chosen = ((name, 1.0),) if name else ()
+        made.submit(Job(Request(prompt=[1, 5], max_tokens=20, ignore_eos=True, adapters=chosen, priority=priority)))
+    while made.step():
+        pass
+    assert made.counters.n_preempted == 0
+    for name, priority in (("a", 0), ("b", 1)):
+        made.submit(Job(Request(prompt=[1, 5], max_tokens=20, adapters=((name, 1.0),), priority=priority)))
+        made.step()
+    assert [group.adapters for group in made.running] == [(("b", 1.0),)]

@@ -47,6 +47,7 @@ def refused(folder, capsys, *args):
     [
         ("lora merge -m model.gguf -l lora.gguf -o lora.gguf", "an adapter itself"),
         ("lora merge -m model.gguf -l peft -o peft/adapter_model.safetensors", "an adapter itself"),
+        ("lora merge -m model.gguf -l peft/adapter_model.safetensors -o peft/adapter_config.json", "an adapter itself"),
         ("lora merge -m model.gguf -l lora.gguf -o model.gguf", "the base itself"),
         ("lora import lora.gguf -m model.gguf -o model.gguf", "the base itself"),
         ("lora import peft -m model.gguf -o peft/adapter_config.json", "the adapter itself"),
@@ -68,6 +69,23 @@ def test_no_command_writes_over_what_it_reads(files, capsys, monkeypatch, comman
     """The base, the adapter or the data was gone."""
     monkeypatch.chdir(files)
     assert f"{what}: name another file" in refused(files, capsys, *command.split())
+
+
+def test_what_lies_in_the_folder_of_an_adapter_may_be_made_again(files):
+    """The second time it was refused, as if it were the adapter."""
+    for command in ("lora merge -m model.gguf -l peft", "lora import peft -m model.gguf"):
+        args = [str(files / part) if (files / part).exists() else part for part in command.split()]
+        for _ in range(2):
+            assert run([*args, "-o", str(files / "peft" / "made.gguf")]) == 0
+
+
+def test_a_link_that_leads_nowhere_hides_no_adapter(files, capsys, monkeypatch):
+    """Where one lay beside the adapter, the rest of the folder was not looked at."""
+    monkeypatch.chdir(files)
+    for name in range(20):
+        (files / "peft" / str(name)).symlink_to("nowhere")
+    args = ["lora", "merge", "-m", "model.gguf", "-l", "peft", "-o", "peft/adapter_model.safetensors"]
+    assert "an adapter itself" in refused(files, capsys, *args)
 
 
 def test_a_link_to_what_is_read_is_what_is_read(files, capsys):

@@ -6,6 +6,8 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
+from itertools import count
 
 import numpy as np
 import pytest
@@ -228,6 +230,14 @@ def test_patterns_end(tmp_path, small_model, patterns, layer, message):
     told = subprocess.run(command, check=True, timeout=100, capture_output=True, text=True).stdout
     assert message in told
     assert len(told) < 1000
+
+
+def test_what_others_compute_meanwhile_is_not_time_of_patterns(tmp_path, small_model, monkeypatch):
+    """Beside streams on many cores an honest adapter was refused."""
+    monkeypatch.setattr(time, "process_time", count(0.0, 10.0).__next__)
+    folder = peft(tmp_path, {"alpha_pattern": {"k_proj": 1, "v_proj": 2, "q_proj": 4}})
+    with open_gguf(small_model) as base:
+        assert [each.scale for each in read_adapter_file(folder, base).tensors.values()] == [2.0]
 
 
 @pytest.mark.parametrize("alpha", [None, "x", [], 10**400])

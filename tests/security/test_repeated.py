@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from llamakit.plugins.samplers.penalties import Penalties
 from llamakit import gguf, serialized
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import Request
-from llamakit.gguf import StringArray, open_gguf
+from llamakit.gguf import GGUFWriter, StringArray, open_gguf
 from llamakit.sampler import NativeSampler
 from llamakit.tokenizer.tokenizer import Tokenizer
 
@@ -144,6 +145,11 @@ def test_files_that_are_not_loaded_are_read_once_for_the_list(serve, small_model
     assert first == second
     assert first[1]["details"]["family"] == "llama"
     assert opened == [copy]
+    time = copy.stat().st_mtime_ns
+    with GGUFWriter(copy) as writer:
+        writer.add("general.architecture", "other")
+    os.utime(copy, ns=(time, time))  # as a tool that keeps times does
+    assert served.get("/api/tags")[1]["models"][1]["details"]["family"] == "other"
 
 
 def test_penalties_are_told_no_more_of_a_prompt_than_counts(hash_model, monkeypatch):

@@ -94,6 +94,7 @@ def test_what_a_killed_process_left_half_written_goes(base, data, tmp_path):
     out = tmp_path / "run"
     trainer(base, data, out, steps=2).run()
     parts = [out / ".adapter.gguf.0123abcd.part", out / "checkpoints" / ".step-00000003.gguf.89abcdef.part"]
+    parts.append(out / ".curves.png.89abcdef.part")
     others = [
         out / ".mine.part",
         out / ".mine.gguf.0123abcd.part",

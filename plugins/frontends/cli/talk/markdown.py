@@ -18,7 +18,7 @@ RULE = re.compile(r" {0,3}([-*_])[ \t]*(\1[ \t]*){2,}$")
 TRAILING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 CODES = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST = 1 << 14  # characters of a block that is rendered: more than a screen has, and nothing takes long
-COLOUR_SECONDS = 0.5  # of the processor, for a block of code: some languages' lexers take time by its square
+COLOUR_SECONDS = 0.5  # of this thread, for a block of code: some languages' lexers take time by its square
 STYLES = {
     "markdown.code": "cyan", "markdown.block_quote": "dim", "markdown.item.bullet": "bold",
     "markdown.item.number": "bold",
@@ -120,9 +120,9 @@ def _in_time(get_tokens: Callable[[str], Iterable[Any]]) -> Callable[[str], Iter
     """The tokens of a lexer; TimeoutError if they take too long."""
 
     def bounded(code: str) -> Iterator[Any]:
-        began = time.process_time()
+        began = time.thread_time()
         for token in get_tokens(code):
-            if time.process_time() - began > COLOUR_SECONDS:
+            if time.thread_time() - began > COLOUR_SECONDS:
                 raise TimeoutError
             yield token
 

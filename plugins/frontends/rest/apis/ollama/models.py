@@ -172,7 +172,7 @@ def _details_of(state: ServerState, info: ModelInfo) -> dict[str, Any]:
     """Details of a model, loaded or not; empty where its file cannot be read."""
     session = state.pool.loaded(info.name)
     try:
-        return _read_details(info.path, _modified(info)) if session is None else details(session.file)
+        return _read_details(info.path, info.size, _modified(info)) if session is None else details(session.file)
     except (LlamaKitError, OSError):
         return {
             "parent_model": "", "format": "gguf", "family": "", "families": [], "parameter_size": "",
@@ -181,7 +181,7 @@ def _details_of(state: ServerState, info: ModelInfo) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _read_details(path: str, modified: str) -> dict[str, Any]:
+def _read_details(path: str, size: int, modified: str) -> dict[str, Any]:
     """Details of a file that is not open, read once for each state of it: anybody may ask, for all files together."""
     from llamakit.gguf import open_gguf
 
