@@ -14,6 +14,7 @@ from llamakit import Session
 from llamakit.backend import DeviceInfo, Memory
 from llamakit.cli import llamakit
 from llamakit.devices.split import Member, SplitDevice
+from llamakit.engine import engine, speculation
 from llamakit.engine.job import Finished, Job
 from llamakit.errors import BackendError, LlamaKitError, UsageError
 from llamakit.graph.errors import GraphError
@@ -74,7 +75,10 @@ def test_answers_are_those_of_one_device(stories260k, adapter, expected, backend
             assert np.array_equal(embedded, vector)
 
 
-def test_drafts_sessions_and_reopening(stories260k, expected, backend_name, tmp_path):
+def test_drafts_sessions_and_reopening(stories260k, expected, backend_name, tmp_path, monkeypatch):
+    free = SimpleNamespace(per_row=0.0, seconds=lambda n: 1e9)  # a step, so that guesses pay however fast the machine is
+    lengths = speculation.draft_lengths
+    monkeypatch.setattr(engine, "draft_lengths", lambda groups, cost, *rest: lengths(groups, free, *rest))
     whole = expected[0][0]
     with opened(stories260k, device=f"{backend_name},reference", draft_model=str(stories260k)) as session:
         tokens = session.tokenize(PROMPT)
