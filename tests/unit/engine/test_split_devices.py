@@ -76,7 +76,7 @@ def test_answers_are_those_of_one_device(stories260k, adapter, expected, backend
 
 
 def test_drafts_sessions_and_reopening(stories260k, expected, backend_name, tmp_path, monkeypatch):
-    free = SimpleNamespace(per_row=0.0, seconds=lambda n: 1e9)  # a step, so that guesses pay however fast the machine is
+    free = SimpleNamespace(per_row=0.0, seconds=lambda n: 1e9)  # guesses pay, however fast the machine is
     lengths = speculation.draft_lengths
     monkeypatch.setattr(engine, "draft_lengths", lambda groups, cost, *rest: lengths(groups, free, *rest))
     whole = expected[0][0]
