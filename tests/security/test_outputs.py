@@ -185,7 +185,9 @@ def refused_data(files, capsys, data):
 
 
 ENDED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that are run in the background have both ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from llamakit.cli import main
 from llamakit.gguf import quantize
 def slow(*args):
