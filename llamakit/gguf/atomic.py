@@ -73,7 +73,7 @@ def refuse_to_replace(path: str | Path, sources: Iterable[str | Path], what: str
     for source in sources:
         with suppress(OSError):  # one of them is not there: there is nothing to lose, or who reads it says so
             if Path(path).samefile(source):
-                raise UsageError(f"{path} is {what} itself: name another file")
+                raise UsageError(f"{path} would replace {what}: name another file or folder")
 
 
 def write_error(path: Path, error: OSError, n_bytes: int = 0) -> FileWriteError:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 UNKNOWN, BOS, EOS = 0, 1, 2  # ids, as in every SPM vocabulary
 N_FIXED = 3 + 256  # these, and a token for every byte
-LONGEST_LINE = 1 << 16  # bytes; sentencepiece leaves out longer ones
+LONGEST_LINE = 1 << 16  # bytes; sentencepiece leaves out longer ones, so they are cut
 END_OF_TURN = "<|end|>"
 
 
@@ -100,10 +100,23 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         try:
             for text in self.texts:
-                yield from (line for line in text.split("\n") if line)
+                for line in text.split("\n"):
+                    yield from _cut(line)
         except BaseException as error:
             self.error = error
             raise
+
+
+def _cut(line: str) -> Iterator[str]:
+    """A line in parts that are short enough, between words where there are any."""
+    most = LONGEST_LINE // 4  # a character has four bytes at most
+    while len(line) > most:
+        at = line.rfind(" ", 1, most)
+        at = at if at > 0 else most
+        yield line[:at]
+        line = line[at:]
+    if line:
+        yield line
 
 
 def _read(model: Any, user_defined: Sequence[str], space_prefix: bool) -> Vocabulary:

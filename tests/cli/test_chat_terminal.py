@@ -33,12 +33,19 @@ class Pty:
         import termios
 
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.before = self.modes()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "llamakit", "chat", *args], stdin=slave, stdout=slave, stderr=slave,
             start_new_session=True, env=environ, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
         )  # fmt: skip
         os.close(slave)
         self.output, self.position = "", 0
+
+    def modes(self) -> list[object]:
+        """What the terminal does with keys."""
+        import termios
+
+        return termios.tcgetattr(self.master)
 
     def send(self, text: str) -> None:
         os.write(self.master, text.encode())
@@ -209,6 +216,17 @@ def test_leaving(chat):
     pty.until(PROMPT)
     pty.send("text" + CTRL_BACKSLASH)
     assert pty.end() == 131
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_terminal_as_it_was(chat, number):
+    """It told keys one by one, and showed none, in the shell that came after."""
+    pty = chat()
+    pty.until(PROMPT)
+    assert pty.modes() != pty.before
+    pty.process.send_signal(number)
+    assert pty.end() == -number
+    assert pty.modes() == pty.before
 
 
 def test_tab_completes_and_markdown_is_shown(chat, chat_server):

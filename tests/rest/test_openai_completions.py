@@ -161,6 +161,12 @@ def test_stop_and_best_of(server):
     ]
 
 
+@pytest.mark.usefixtures("stories260k")
+def test_an_empty_suffix_is_none(server):
+    """Clients that send every field with its default are answered by models that fill no gaps, too."""
+    assert ask(server, suffix="")["choices"] == ask(server)["choices"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [

@@ -105,6 +105,21 @@ def test_a_call_as_in_python_is_followed_once():
     assert "".join(shown for shown, _ in told) == "and text"
 
 
+def test_calls_as_in_python_that_are_whole_are_told_where_the_list_is_cut():
+    """Of ten calls only the name of the first one was told."""
+    text = '[f(x=1), g(y="a, [b"), f(x=2)] and text'
+    told = {'f {"x": 1}': 8, 'g {"y": "a, [b"}': 21, 'f {"x": 2}': 29}
+    for n in range(9, text.index("]") + 9):
+        reader = PythonCallReader(ToolFormat(name="p", arguments="python", bare=True), ["f", "g"])
+        found = [reader.push(letter) for letter in text[: min(n, 29)]] + [reader.flush(cut=True)]
+        assert "".join(shown for shown, _ in found) == ""
+        calls = [call for _, deltas in found for call in deltas]
+        whole = [f"{call.name} {call.arguments}" for call in calls if call.arguments]
+        assert whole == [call for call, end in told.items() if end <= min(n, 29)]
+        assert [call.index for call in calls] == list(range(len(calls)))
+        assert reader.cut
+
+
 # -- to train on ------------------------------------------------------------------------------------------------------
 
 

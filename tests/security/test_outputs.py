@@ -45,30 +45,30 @@ def refused(folder, capsys, *args):
 @pytest.mark.parametrize(
     ("command", "what"),
     [
-        ("lora merge -m model.gguf -l lora.gguf -o lora.gguf", "an adapter itself"),
-        ("lora merge -m model.gguf -l peft -o peft/adapter_model.safetensors", "an adapter itself"),
-        ("lora merge -m model.gguf -l peft/adapter_model.safetensors -o peft/adapter_config.json", "an adapter itself"),
-        ("lora merge -m model.gguf -l lora.gguf -o model.gguf", "the base itself"),
-        ("lora import lora.gguf -m model.gguf -o model.gguf", "the base itself"),
-        ("lora import peft -m model.gguf -o peft/adapter_config.json", "the adapter itself"),
-        ("lora export lora.gguf -m model.gguf -o model.gguf", "the base itself"),
-        ("lora export lora.gguf -m model.gguf -o lora.gguf --to ggla", "the adapter itself"),
-        ("lora export peft -m model.gguf -o peft", "the adapter itself"),
-        ("convert-checkpoint -i model.gguf -o model.gguf", "the checkpoint itself"),
-        ("convert-checkpoint -i lora.gguf --vocab-model model.gguf -o model.gguf", "the vocabulary's model itself"),
-        ("finetune --model-base model.gguf --train-data text.txt --lora-out model.gguf", "what is learned from itself"),
-        ("finetune --model-base model.gguf --train-data text.txt --checkpoint-out text.txt", "learned from itself"),
-        ("train-text-from-scratch --vocab-model model.gguf --train-data text.txt --model-out model.gguf", "m itself"),
+        ("lora merge -m model.gguf -l lora.gguf -o lora.gguf", "an adapter"),
+        ("lora merge -m model.gguf -l peft -o peft/adapter_model.safetensors", "an adapter"),
+        ("lora merge -m model.gguf -l peft/adapter_model.safetensors -o peft/adapter_config.json", "an adapter"),
+        ("lora merge -m model.gguf -l lora.gguf -o model.gguf", "the base"),
+        ("lora import lora.gguf -m model.gguf -o model.gguf", "the base"),
+        ("lora import peft -m model.gguf -o peft/adapter_config.json", "the adapter"),
+        ("lora export lora.gguf -m model.gguf -o model.gguf", "the base"),
+        ("lora export lora.gguf -m model.gguf -o lora.gguf --to ggla", "the adapter"),
+        ("lora export peft -m model.gguf -o peft", "the adapter"),
+        ("convert-checkpoint -i model.gguf -o model.gguf", "the checkpoint"),
+        ("convert-checkpoint -i lora.gguf --vocab-model model.gguf -o model.gguf", "the vocabulary's model"),
+        ("finetune --model-base model.gguf --train-data text.txt --lora-out model.gguf", "what is learned from"),
+        ("finetune --model-base model.gguf --train-data text.txt --checkpoint-out text.txt", "learned from"),
+        ("train-text-from-scratch --vocab-model model.gguf --train-data text.txt --model-out model.gguf", "from"),
         ("train-text-from-scratch --vocab-model model.gguf --train-data text.txt --checkpoint-in lora.gguf "
-         "--model-out lora.gguf", "the checkpoint itself"),
-        ("finetune -m model.gguf --data text.txt --full --out .", "what the run learns from itself"),
-        ("train --vocab model.gguf --data text.txt --out .", "what the run learns from itself"),
+         "--model-out lora.gguf", "the checkpoint"),
+        ("finetune -m model.gguf --data text.txt --full --out .", "what the run learns from"),
+        ("train --vocab model.gguf --data text.txt --out .", "what the run learns from"),
     ],
 )  # fmt: skip
 def test_no_command_writes_over_what_it_reads(files, capsys, monkeypatch, command, what):
     """The base, the adapter or the data was gone."""
     monkeypatch.chdir(files)
-    assert f"{what}: name another file" in refused(files, capsys, *command.split())
+    assert f"{what}: name another file or folder" in refused(files, capsys, *command.split())
 
 
 def test_what_lies_in_the_folder_of_an_adapter_may_be_made_again(files):
@@ -85,7 +85,7 @@ def test_a_link_that_leads_nowhere_hides_no_adapter(files, capsys, monkeypatch):
     for name in range(20):
         (files / "peft" / str(name)).symlink_to("nowhere")
     args = ["lora", "merge", "-m", "model.gguf", "-l", "peft", "-o", "peft/adapter_model.safetensors"]
-    assert "an adapter itself" in refused(files, capsys, *args)
+    assert "an adapter:" in refused(files, capsys, *args)
 
 
 def test_a_link_to_what_is_read_is_what_is_read(files, capsys):
@@ -93,7 +93,7 @@ def test_a_link_to_what_is_read_is_what_is_read(files, capsys):
     (files / "hard.gguf").hardlink_to(files / "model.gguf")
     for name in ("link.gguf", "hard.gguf"):
         told = refused(files, capsys, "quantize", files / "model.gguf", files / name, "Q8_0")
-        assert "is the source itself" in told
+        assert "would replace the source" in told
 
 
 def test_no_part_of_a_split_model_is_written_over(files, capsys):
@@ -107,7 +107,7 @@ def test_no_part_of_a_split_model_is_written_over(files, capsys):
             writer.add("split.count", 2)
             for name in list(file.tensors)[i::2]:
                 writer.add_tensor(name, file.raw(name), file.tensors[name].type, file.tensors[name].shape)
-    assert "is the source itself" in refused(files, capsys, "quantize", parts[0], parts[1], "Q8_0")
+    assert "the source:" in refused(files, capsys, "quantize", parts[0], parts[1], "Q8_0")
 
 
 @pytest.mark.parametrize(("name", "full"), [("model.gguf", True), ("adapter.gguf", False), ("log.jsonl", False)])
@@ -128,7 +128,7 @@ def test_data_that_is_called_as_the_log(files, capsys):
     data = folder / "log.jsonl"
     data.write_text('{"step": 1, "text": "Once upon a time there was a cat."}\n')
     args = ["finetune", "-m", files / "model.gguf", "--data", data, "--out", folder, *TRAINED]
-    assert "what the run learns from itself" in refused(files, capsys, *args)
+    assert "what the run learns from:" in refused(files, capsys, *args)
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_may_be_started_again(files):

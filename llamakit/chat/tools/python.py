@@ -111,14 +111,22 @@ class PythonCallReader:
             return True
         if end >= 0:
             return self._no_call(len(self._held) - len(bare) + end)
-        if not self._last:
-            return False
+        return self._last and self._cut(bare)
+
+    def _cut(self, bare: str) -> bool:
+        """The text ends within the list: of the calls that are whole all is known, of the last one its name at most."""
+        whole = self._brackets.whole
+        calls = _parse(bare[:whole] + "]", self._names) if whole else None
+        if calls is not None:
+            self._deltas += [self._delta(*call) for call in calls]
+            bare = "[" + bare[whole:].lstrip(", \n")
         begun = BEGINS.match(bare)
         name = begun[0].strip("[( \n") if begun else ""
-        if name not in self._names:
+        if name in self._names:
+            self._deltas.append(CallDelta(self._n, name=name, id=self._format.new_id()))
+        elif calls is None:
             return self._no_call(len(self._held))
-        self.cut, self._held = True, ""  # within a call: its name is known, its arguments are not
-        self._deltas.append(CallDelta(self._n, name=name, id=self._format.new_id()))
+        self.cut, self._held = True, ""
         return False
 
     def _may_name(self, text: str) -> bool:
@@ -184,10 +192,13 @@ def _literal(node: ast.expr) -> Any:
 
 
 class _Brackets:
-    """Looks for where the brackets of a list are closed; it goes on where it was when more of the text has come."""
+    """Looks for where the brackets of a list are closed; it goes on where it was when more of the text has come.
+
+    `whole`: the place behind the last item so far whose brackets are closed, 0 before there is one.
+    """
 
     def __init__(self) -> None:
-        self._depth, self._quote, self._at = 0, "", 0
+        self._depth, self._quote, self._at, self.whole = 0, "", 0, 0
 
     def end(self, text: str) -> int:
         """The place behind the last one; -1 if it is not there yet."""
@@ -206,8 +217,11 @@ class _Brackets:
             elif char in ")]}":
                 self._depth -= 1
             self._at += 1
-            if char in ")]}" and not self._quote and self._depth == 0:
-                return self._at
+            if char in ")]}" and not self._quote:
+                if self._depth == 0:
+                    return self._at
+                if self._depth == 1:
+                    self.whole = self._at
         return -1
 
 

@@ -146,8 +146,10 @@ def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOpt
 def tell_ignored(resp: falcon.Response, names: Iterable[str]) -> None:
     """Name the fields that were ignored in the header `X-Ignored-Fields`, ASCII and of bounded length."""
     text = ", ".join(re.sub(r"[^!-+\--~]", "?", name[:64]) for name in few(names))
+    if len(text) > LONGEST_HEADER:  # no name is told in part: it may be another's
+        text = text[: text.rindex(", ", 0, LONGEST_HEADER - 3)] + ", ..."
     if text:
-        resp.set_header("X-Ignored-Fields", text[:LONGEST_HEADER])
+        resp.set_header("X-Ignored-Fields", text)
 
 
 def few(names: Iterable[str]) -> list[str]:

@@ -362,7 +362,7 @@ def test_quantize_keeps_metadata_and_lists_what_does_not_fit(stories260k, tmp_pa
 def test_quantize_refuses_its_source_and_unknown_types(small_model, tmp_path):
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(small_model.read_bytes())
-    with pytest.raises(UsageError, match="is the source itself"):
+    with pytest.raises(UsageError, match="would replace the source"):
         quantize_file(copy, copy, "Q8_0")
     with pytest.raises(UsageError, match="found   Q4_K_M, Q4_K"):
         quantize_file(copy, tmp_path / "x.gguf", "Q4_KM")

@@ -147,7 +147,7 @@ def test_what_cannot_be_merged_leaves_no_file(tmp_path, base, adapters):
     ):
         with pytest.raises(ModelFileError, match=fault):
             merge_adapters(base, tmp_path / "m.gguf", [*adapters, (bad, 1.0)])
-    with pytest.raises(UsageError, match="is the base itself"):
+    with pytest.raises(UsageError, match="would replace the base"):
         merge_adapters(base, base, adapters)
     with pytest.raises(UsageError, match="a number is needed"):
         merge_adapters(base, tmp_path / "m.gguf", [(adapters[0][0], float("nan"))])

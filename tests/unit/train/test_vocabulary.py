@@ -17,7 +17,7 @@ from llamakit.gguf.writer import GGUFWriter
 from llamakit.tokenizer import load_tokenizer
 from llamakit.tokenizer.tokenizer import TokenType
 from llamakit.train import vocabulary
-from llamakit.train.vocabulary import add_vocabulary, train_vocabulary
+from llamakit.train.vocabulary import LONGEST_LINE, _Lines, add_vocabulary, train_vocabulary
 
 TEXT = [
     f"The {a} {b} saw {n} ships\non the far sea, été {n}."
@@ -134,6 +134,16 @@ def test_what_is_wrong_with_a_text_is_told_as_it_is():
 
     with pytest.raises(DataError, match="^d.jsonl, line 7: this is not JSON$"):
         train_vocabulary(texts(), 300)
+
+
+def test_lines_that_are_too_long_are_cut_between_words():
+    """They were left out, and if all were long the texts were said to be empty."""
+    lines = list(_Lines(["once upon a time " * 9000 + "\n" + "x" * 20_000]))
+    assert all(len(line.encode()) <= LONGEST_LINE for line in lines)
+    assert "".join(lines) == "once upon a time " * 9000 + "x" * 20_000
+    assert all(line.startswith((" ", "once", "x")) for line in lines)
+    long = " ".join(TEXT).replace("\n", " ") * (1 + LONGEST_LINE // len(" ".join(TEXT)))
+    assert len(train_vocabulary([long], 300).pieces) == 300
 
 
 def test_no_texts_are_refused():

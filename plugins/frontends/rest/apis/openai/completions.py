@@ -90,7 +90,7 @@ def token_lists(session: Session, fields: CompletionsBody) -> list[list[int]]:
     prompts: list[Any] = [given] if single else list(given)
     if not 1 <= len(prompts) <= MOST_PROMPTS:
         raise UsageError(f"prompt holds {len(prompts)} prompts", hint=f"possible: 1..{MOST_PROMPTS}", param="prompt")
-    suffix = None if fields.suffix is None else inner_tokens(tokenizer, fields.suffix)  # once for all prompts
+    suffix = inner_tokens(tokenizer, fields.suffix) if fields.suffix else None  # once for all prompts
     found = []
     for number, prompt in enumerate(prompts):
         place = "prompt" if single else f"prompt[{number}]"
@@ -233,7 +233,7 @@ def _check_together(fields: CompletionsBody) -> None:
     """What no field shows alone."""
     if fields.best_of is not None and fields.best_of < fields.n:
         raise wrong("best_of", fields.best_of, f"{fields.n} (n) or more")
-    if fields.echo and fields.suffix is not None:
+    if fields.echo and fields.suffix:
         raise UsageError("echo and suffix are both given", hint="one of them", param="echo")
     if fields.echo and fields.stream and fields.top is not None:
         raise UsageError(
