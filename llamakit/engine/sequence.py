@@ -49,9 +49,9 @@ class Track:
         self.table.truncate(min(self.table.length, len(self.tokens) - 1))
 
     def release(self) -> None:
-        """Give the blocks back; the tokens stay, so that it can be evaluated again."""
+        """Give the blocks back; the tokens stay, so that it can be evaluated again. Guesses were for this step only."""
         self.table.release()
-        self.node, self.n_known = None, 0
+        self.node, self.n_known, self.draft = None, 0, []
 
 
 class Sequence(Track):
