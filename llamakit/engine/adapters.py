@@ -145,13 +145,19 @@ class AdapterStore:
     def default(self) -> tuple[tuple[str, float], ...]:
         """(name, scale) of the adapters that requests get by default."""
         with self._lock:
-            return tuple((name, loaded.scale) for name, loaded in self._loaded.items() if loaded.scale != 0)
+            return self._default()
 
-    def resolve(self, selection: Iterable[tuple[str, float]]) -> Selection:
-        """What a request asks for, checked. Raises UsageError for unknown names, names given twice, and bad scales."""
+    def _default(self) -> tuple[tuple[str, float], ...]:
+        return tuple((name, loaded.scale) for name, loaded in self._loaded.items() if loaded.scale != 0)
+
+    def resolve(self, selection: Iterable[tuple[str, float]] | None) -> Selection:
+        """What a request asks for, checked; None: what it gets by default, whatever is removed meanwhile.
+
+        Raises UsageError for unknown names, names given twice, and bad scales.
+        """
         chosen: dict[str, tuple[LoadedAdapter, float]] = {}
         with self._lock:
-            for name, scale in selection:
+            for name, scale in self._default() if selection is None else selection:
                 if name in chosen:
                     raise UsageError(f"adapter {name!r} is named twice", param="lora")
                 if len(chosen) >= MAX_SELECTED:

@@ -91,7 +91,7 @@ def select(engine: Engine, adapters: tuple[tuple[str, float], ...] | None) -> An
         if adapters:
             raise UsageError(f"no adapter named {adapters[0][0]!r}: none is loaded", param="lora")
         return _NoSelection()
-    return engine.adapters.resolve(engine.adapters.default() if adapters is None else adapters)
+    return engine.adapters.resolve(adapters)
 
 
 def _max_tokens(engine: Engine, request: Request) -> int:

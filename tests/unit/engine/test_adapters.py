@@ -177,7 +177,7 @@ def test_changes_from_other_threads():
     for thread in threads:
         thread.start()
     for i in range(300):
-        selection = s.resolve(s.default() if i % 2 else [("a", 1 + i % 3)])
+        selection = s.resolve(None if i % 2 else [("a", 1 + i % 3)])
         slot = s.acquire(selection)
         assert slot is not None
         s.release(slot)
