@@ -18,8 +18,6 @@ import click
 from llamakit import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from click.shell_completion import CompletionItem
 
 # Each command and its line in the help. They are commands of the frontend `cli`, but for those in FRONTEND_OF.
@@ -225,46 +223,42 @@ _asked: dict[str, bool | None] = {}  # what the command line says, for errors th
 
 def main(args: list[str] | None = None) -> None:
     """Run, and turn whatever happens into a message and an exit code."""
-    _note_terminal()
+    end = partial(_end, _terminal())
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
-            signal.signal(number, _end)
+            signal.signal(number, end)
     sys.exit(run(args))
 
 
 PASTE_OFF = b"\x1b[?2004l"  # what is pasted is not marked as such any more
-_at_end: list[Callable[[], None]] = []  # what else is put right when a signal ends the process
 
 
-def _note_terminal() -> None:
-    """Have the terminal be as it is now when a signal ends the process: a chat has it tell keys, and not show them."""
+def _terminal() -> list[Any] | None:
+    """What the terminal does with keys; None where there is none, or no such thing."""
     try:
         import termios
 
-        before = termios.tcgetattr(0)
-    except Exception:  # there is none, or no such thing here
-        return
-
-    def restore() -> None:
-        with suppress(Exception):
-            if termios.tcgetattr(0) != before:
-                termios.tcsetattr(0, termios.TCSANOW, before)
-                os.write(0, PASTE_OFF)
-
-    _at_end.append(restore)
+        return termios.tcgetattr(0)
+    except Exception:
+        return None
 
 
-def _end(signum: int, frame: object) -> None:
-    """Asked to end, or the terminal was closed: end at once as ever, but leave nothing half-written.
+def _end(terminal: list[Any] | None, signum: int, frame: object) -> None:
+    """Asked to end, or the terminal was closed: end at once as ever, but leave nothing half-written, and the terminal
+    as it was: a chat has it tell keys, and not show them.
 
     An exception might be caught by whoever holds off what plugins raise, or wait for threads.
     """
     atomic = sys.modules.get("llamakit.gguf.atomic")
     if atomic is not None:
         atomic.forget_unfinished()
-    for restore in _at_end:
-        restore()
+    if terminal is not None and terminal != _terminal():
+        import termios
+
+        with suppress(Exception):  # it is gone
+            termios.tcsetattr(0, termios.TCSANOW, terminal)
+            os.write(0, PASTE_OFF)
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
 

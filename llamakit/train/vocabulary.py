@@ -109,14 +109,14 @@ class _Lines:
 
 def _cut(line: str) -> Iterator[str]:
     """A line in parts that are short enough, between words where there are any."""
-    most = LONGEST_LINE // 4  # a character has four bytes at most
-    while len(line) > most:
-        at = line.rfind(" ", 1, most)
-        at = at if at > 0 else most
-        yield line[:at]
-        line = line[at:]
-    if line:
-        yield line
+    most, start = LONGEST_LINE // 4, 0  # a character has four bytes at most
+    while len(line) - start > most:
+        space = line.rfind(" ", start + 1, start + most)
+        end = space if space > 0 else start + most
+        yield line[start:end]
+        start = end
+    if start < len(line):
+        yield line[start:]
 
 
 def _read(model: Any, user_defined: Sequence[str], space_prefix: bool) -> Vocabulary:

@@ -80,29 +80,28 @@ def test_biases_are_made_ready_once_for_all_answers(hash_model, monkeypatch):
     assert len(made) == 1
 
 
-@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
-def test_biases_by_text_become_tokens_once_for_all_prompts(server, monkeypatch, path):
-    """7,000 of them in a body of 200 prompts held the turn of bodies of that size for two seconds."""
-    texts, encode = [], Tokenizer.encode
+@pytest.fixture
+def texts(monkeypatch):
+    """The texts that become tokens."""
+    found, encode = [], Tokenizer.encode
 
     def note(self, text, **how):
-        texts.append(text)
+        found.append(text)
         return encode(self, text, **how)
 
     monkeypatch.setattr(Tokenizer, "encode", note)
+    return found
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+def test_biases_by_text_become_tokens_once_for_all_prompts(server, texts, path):
+    """7,000 of them in a body of 200 prompts held the turn of bodies of that size for two seconds."""
     body = {"prompt": [[5], [6], [7]], "logit_bias": {"zebra": 1.0}, "n_predict": 1, "max_tokens": 1}
     assert server.post(path, body)[0] == 200
     assert texts == ["zebra"]
 
 
-def test_the_suffix_of_all_prompts_becomes_tokens_once(server, monkeypatch):
-    texts, encode = [], Tokenizer.encode
-
-    def note(self, text, **how):
-        texts.append(text)
-        return encode(self, text, **how)
-
-    monkeypatch.setattr(Tokenizer, "encode", note)
+def test_the_suffix_of_all_prompts_becomes_tokens_once(server, texts, monkeypatch):
     with server.server.state.pool.lease(None) as session:
         monkeypatch.setattr(session.tokenizer, "fim_ids", {"pre": 3, "suf": 4, "mid": 5})
         body = {"prompt": ["a", "b", "c"], "suffix": "zebra", "max_tokens": 1}
