@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kChunk = 1 << 20, kChunks = 256;  // 256 MiB: more than caches hold
 constexpr int kReadings = 9;
-constexpr double kSeconds = 0.02;  // that a rate is measured for
+constexpr double kSeconds = 0.02;  // that a rate is measured for, in as many readings at least
 
 double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -39,7 +39,8 @@ double multiply_rate(const KernelTable& kernels, Pool& pool, ActForm form) {
     std::vector<double> rates(size_t(pool.size()));
     pool.run(pool.size(), [&](int64_t i, int) {
         const double begin = now();
-        for (double start = begin; start - begin < kSeconds;) {
+        double start = begin;
+        for (int reading = 0; start - begin < kSeconds || reading < kReadings; ++reading) {
             const double count = double(kernels.multiply(form, 20000)), end = now();
             rates[size_t(i)] = std::max(rates[size_t(i)], count / (end - start));
             start = end;

@@ -23,7 +23,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the table. `deviation` is the standard deviation of tokens_per_second over the repetitions.
 
     `share`: of the rate that the device's ceilings allow (0: they are not known), `limit`: by which of them, "read" or
-    a type of operands.
+    a type of operands. Above 1 where weights stay in caches, which give more than the memory behind them, and where the
+    device was busy while its ceilings were measured.
     """
 
     test: str

@@ -89,7 +89,12 @@ def test_json_outputs(stories260k, tmp_path):
     assert [(m["test"], m["batch"]) for m in bench] == [("pp8", 1), ("tg4", 1), ("tg4x2", 2)]
     assert {"test", "n_prompt", "n_gen", "depth", "batch", "tokens_per_second"} <= set(bench[0])
     assert found["ceilings"]["read_bandwidth"] > 1e8
-    assert all(0 < m["share"] < 1 and m["limit"] for m in bench)
+    for m in bench:  # not how large it is: this model stays in caches, and the ceilings of a busy machine are low
+        rows = m["n_prompt"] + m["n_gen"] * m["batch"]
+        ceilings = {"read": found["ceilings"]["read_bandwidth"]} | found["ceilings"]["multiply_adds"]
+        per_row = m["share"] * ceilings[m["limit"]] / m["tokens_per_second"]
+        expected = {"read": 1.1e6 * (m["n_prompt"] // 8 + m["n_gen"]) / rows, "f32": 260_000}[m["limit"]]
+        assert per_row == pytest.approx(expected, rel=0.15), m
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time, there was a little girl named Lily. " * 80)
     found = [

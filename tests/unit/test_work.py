@@ -46,7 +46,11 @@ def test_ceilings_of_the_machine(isa):
     if isa not in _cpu.supported_isas():
         pytest.skip(f"this processor has no {isa}")
     pool = _cpu.Pool(1)
-    rates = {type_: _cpu.multiply_rate(isa, pool, type_) for type_ in ("int8", "bf16", "f32")}
+
+    def measure(type_):  # the best of several, since others may have the processor meanwhile
+        return max(_cpu.multiply_rate(isa, pool, type_) for _ in range(5))
+
+    rates = {type_: measure(type_) for type_ in ("int8", "bf16", "f32")}
     # Products of bf16 run at half the rate of float32's on some processors that have them (Sapphire Rapids).
     assert 1e8 < rates["f32"] <= rates["bf16"] * 3 <= rates["int8"] * 6
     assert _cpu.read_bandwidth(isa, pool) > 1e8

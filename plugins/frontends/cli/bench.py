@@ -48,8 +48,8 @@ def _numbers(text: str, least: int) -> list[int]:
 def bench(ctx: click.Context, as_json: bool, plot: Path | None, **options: Any) -> None:
     """Measure tokens per second of prompts (pp) and of generation (tg).
 
-    Beside them: how much that is of what this machine could do at best, if it did nothing but read the weights and
-    multiply.
+    Beside them: how much that is of what this machine could do at best, if it did nothing but read the weights from
+    memory and multiply. Weights that stay in caches may come to more than 100%.
 
     \b
     llamakit bench -m model.gguf -p 512 -n 128 -d 0,4096 -b 1,8
