@@ -18,6 +18,7 @@ import sys
 from dataclasses import replace
 from llamakit.gguf import GGMLType
 from llamakit.gpu.device import GPUDevice
+from llamakit.gpu.driver import Feature
 from llamakit.registry import Registry
 from llamakit.testing.conformance import cases, check, check_top
 from llamakit.testing.training import check_training, training_cases
@@ -26,6 +27,8 @@ lanes, every, form = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 backend, reference = Registry.discover().backend("opencl"), Registry.discover().backend("reference")().open()
 driver = backend(backend.Options(lanes=lanes)).open().driver
 driver.traits = replace(driver.traits, packed=form == "packed")
+if every > 1:
+    driver.tried.add(Feature.GROUPS)  # what a device is tried with before its first use takes a minute here
 device = GPUDevice(driver)
 assert device.info.name == "Oclgrind Simulator", device.info.name
 slow = lambda case: case.op == "experts" and case.n_in > 64
