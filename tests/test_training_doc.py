@@ -25,7 +25,7 @@ SMALL = {  # what is made small, so that it takes seconds
     "--params 5M --max-minutes 30": "--embd 32 --layers 1 --steps 3 -c 64",
     "--full --data chats.jsonl": "--full --data chats.jsonl --steps 2",
 }
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 def section(title: str) -> str:

@@ -63,7 +63,6 @@ def states(path: Path, whole: bytes):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 @pytest.mark.skipif(os.name == "nt", reason="pipes and devices of POSIX")
 def test_clients_are_answered_whatever_becomes_of_the_adapter(tmp_path):
     base, out = tmp_path / "base.gguf", tmp_path / "run"

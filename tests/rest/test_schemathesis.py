@@ -42,7 +42,6 @@ def server(small_model: Path, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("stories260k")
 def test_answers_are_as_described(server: Any, tmp_path: Path) -> None:
     options = ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--seed", "1", "--no-shrink"]

@@ -353,7 +353,6 @@ def test_adamw_keeps_two_numbers_beside_the_gradient(base, data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bytes(base, data, tmp_path):
     runs = Runs(base, data, tmp_path, {**QUICK, "steps": 60, "save_every": 1, "keep": 3})
     seconds = runs.finish(0)
