@@ -30,7 +30,7 @@ serve: install  ## Answer clients: MODEL=path for a bigger model, ARGS="--port 8
 	$(BIN)/llamakit serve $(if $(MODEL),-m "$(MODEL)") $(ARGS)
 
 test: install  ## Build and run the tests
-	$(BIN)/python -m pytest -n auto -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not soak" $(ARGS)
 
 check: install  ## Lint, types, C++ format, docs current
 	$(BIN)/ruff check .
