@@ -28,6 +28,8 @@ from llamakit.lora.safetensors import NAMES, write_safetensors
 from llamakit.lora.write import EMBEDDING, common_alpha, write_adapter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamakit.adapter import Adapter
     from llamakit.gguf.reader import GGUFFile
     from llamakit.lora.files import AdapterFile, Head
@@ -52,7 +54,11 @@ def to_gguf(file: AdapterFile, path: str | Path, base: GGUFFile | None = None, t
                 hint="name the base model: -m BASE.gguf",
             )
         norms[name] = (base.tensor(name) + each.scale * (each.B.astype(np.float64) @ each.A)[0]).astype(np.float32)
-    metadata = base.metadata if base is not None else {"general.architecture": file.layout.architecture}
+    metadata: Mapping[str, object] = {"general.architecture": file.layout.architecture}
+    if base is not None:
+        metadata = base.metadata
+    elif file.head is not None:
+        metadata = file.head.keys | {"general.name": file.base_name}
     write_adapter(path, metadata, matrices, norms=norms, type=type or GGMLType.F32)
 
 
@@ -137,7 +143,7 @@ def to_peft(
         out.write(json.dumps(config, indent=2).encode() + b"\n")
         out.flush()  # both are on the disk before one takes its place: new weights with an old scale would be wrong
         os.fsync(out.fileno())
-        write_safetensors(folder / WEIGHTS, weights, types, {"format": "pt"} if norms else keep_head(file))
+        write_safetensors(folder / WEIGHTS, weights, types, keep_head(file))
 
 
 def _check_output(path: str | Path, file: AdapterFile, base: GGUFFile | None) -> None:

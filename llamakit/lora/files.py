@@ -45,6 +45,11 @@ class Head:
     metadata: list[tuple[str, ValueType, ValueType | None, object]]
     tensors: list[tuple[str, GGMLType]]
 
+    @property
+    def keys(self) -> dict[str, object]:
+        """The metadata without its types."""
+        return {key: value for key, _, _, value in self.metadata}
+
 
 @dataclass(frozen=True)
 class AdapterFile:
@@ -70,7 +75,7 @@ class AdapterFile:
 
 
 def read_adapter_file(path: str | Path, base: GGUFFile | None = None) -> AdapterFile:
-    """Read an adapter of any format. A PEFT folder needs the `base` that it is for.
+    """Read an adapter of any format. A PEFT folder that LlamaKit did not make needs the `base` that it is for.
 
     Raises ModelFileError for what is damaged, of another kind, or holds what the formats cannot carry over.
     """

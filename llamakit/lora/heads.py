@@ -6,7 +6,6 @@ only while it still says the truth about the scales.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +19,18 @@ KEY = "llamakit.gguf"
 
 
 def keep_head(file: AdapterFile) -> dict[str, str]:
-    """The metadata of a safetensors file for an adapter."""
+    """The metadata of a safetensors file for an adapter, whose norms are left out."""
     found = {"format": "pt"}
     if file.head is not None:
         records = [[key, int(type_), None if element is None else int(element), value]
                    for key, type_, element, value in file.head.metadata]  # fmt: skip
-        tensors = [[name, int(type_)] for name, type_ in file.head.tensors]
+        tensors = [[name, int(type_)] for name, type_ in file.head.tensors if name not in file.norms]
         found[KEY] = json.dumps({"metadata": records, "tensors": tensors}, separators=(",", ":"))
     return found
 
 
-def restore_head(file: AdapterFile, metadata: Mapping[str, str]) -> AdapterFile:
-    """The same adapter with the head that was kept, if there is one that fits."""
+def kept_head(metadata: Mapping[str, str]) -> Head | None:
+    """The head that the metadata of a safetensors file keeps; None if it has none that can be read."""
     try:
         kept = json.loads(metadata.get(KEY, ""))
         head = Head(
@@ -42,8 +41,8 @@ def restore_head(file: AdapterFile, metadata: Mapping[str, str]) -> AdapterFile:
         plain = all(_is_plain(value) for _, _, _, value in head.metadata)
         json.dumps(head.metadata, ensure_ascii=False).encode("utf-8", "surrogateescape")  # what GGUF can hold as text
     except (ValueError, KeyError, TypeError, RecursionError):
-        return file
-    return dataclasses.replace(file, head=head) if plain and _fits(file, head) else file
+        return None
+    return head if plain else None
 
 
 def _is_plain(value: object) -> bool:
@@ -53,11 +52,11 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _fits(file: AdapterFile, head: Head) -> bool:
+def fits(file: AdapterFile, head: Head) -> bool:
     """Whether the head names just these tensors and gives them these scales."""
     names = {f"{name}.{part}" for name in file.tensors for part in ("lora_a", "lora_b")}
-    keys: dict[str, Any] = {key: value for key, _, _, value in head.metadata}
-    alpha = keys.get("adapter.lora.alpha", 0.0)
+    keys = head.keys
+    alpha: Any = keys.get("adapter.lora.alpha", 0.0)
     if {name for name, _ in head.tensors} != names or not isinstance(alpha, (int, float)) or file.magnitudes:
         return False
     if not abs(alpha) <= MOST_ALPHA:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamakit.errors import ModelFileError, UsageError
+from llamakit.bounded_json import short
+from llamakit.errors import LONGEST_NAME, ModelFileError, UsageError
 from llamakit.models import LlamaFamily, find_architecture
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Layout:
         found, known = find_architecture(self.architecture)
         if found is None or not issubclass(found, LlamaFamily):
             raise UsageError(
-                f"adapters of architecture {self.architecture!r} cannot be converted; of these: {', '.join(known)}"
+                f"adapters of architecture {short(self.architecture, LONGEST_NAME)!r} cannot be converted;"
+                f" of these: {', '.join(known)}"
             )
         return found.variant.rope_pairs == "adjacent"
 
@@ -112,5 +114,5 @@ def layout_of(metadata: Mapping[str, object], architecture: str | None = None) -
         raise UsageError("the base's general.architecture is missing")
     keys = ("attention.head_count", "attention.head_count_kv", "block_count")
     found = (metadata.get(f"{name}.{key}") for key in keys)
-    n_head, n_head_kv, n_layer = (value if isinstance(value, int) and value > 0 else None for value in found)
+    n_head, n_head_kv, n_layer = (value if isinstance(value, int) and 0 < value < 1 << 32 else None for value in found)
     return Layout(name, n_head, n_head_kv or n_head, n_layer)

@@ -8,6 +8,7 @@ for the end of the module's name. Source: PEFT, `tuners/lora` and `utils/other.g
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import time
@@ -20,12 +21,14 @@ from llamakit.adapter import Adapter
 from llamakit.bounded_json import short
 from llamakit.errors import LONGEST_NAME, ModelFileError, UsageError, shown
 from llamakit.lora.files import MOST_ALPHA, AdapterFile, checked
-from llamakit.lora.heads import restore_head
+from llamakit.lora.heads import fits, kept_head
 from llamakit.lora.names import TOP, Layout, layout_of
 from llamakit.lora.safetensors import read_safetensors
 from llamakit.lora.write import lora_scale
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from llamakit.gguf.reader import GGUFFile
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -55,28 +58,35 @@ CHANGED_BASES = ("pissa", "olora", "corda", "loftq")  # initialisations after wh
 
 
 def read_peft(folder: Path, base: GGUFFile | None) -> AdapterFile:
-    """Read a PEFT folder in the layout of `base`'s tensors. Refuses by name what the formats here cannot hold."""
-    if base is None:
-        raise UsageError(
-            f"{folder} is a PEFT adapter: its rows are in another order than a GGUF model's",
-            hint="name the base model: -m BASE.gguf",
-        )
+    """Read a PEFT folder in the layout of `base`'s tensors. Refuses by name what the formats here cannot hold.
+
+    Without a base, the metadata that LlamaKit wrote into the folder says what is needed of it.
+    """
     config = read_config(folder)
-    layout = layout_of(base.metadata)
     weights, metadata, _ = read_safetensors(_weights_of(folder))
-    _check_kept(folder, weights, layout, base)
+    head = kept_head(metadata)
+    known: Collection[str]
+    if base is not None:
+        layout, known = layout_of(base.metadata), base.tensors.keys()
+        _check_kept(folder, weights, layout, base)
+    elif head is not None:
+        layout, known = layout_of(head.keys), {name.rpartition(".")[0] for name, _ in head.tensors}
+    else:
+        raise _base_needed(folder, "it does not say how many heads that has")
     tensors: dict[str, Adapter] = {}
     magnitudes: dict[str, Any] = {}
     scales = Scales(config)
     for module, parts in _by_module(folder, weights).items():
         names = layout.tensors(module)
-        if not names or not base.tensors.keys() & names:
+        if base is None and len(names) > 1:
+            raise _base_needed(folder, f"its module {module!r} is several tensors, of sizes that it does not say")
+        if not names or not set(names) & set(known):
             raise ModelFileError(
                 f"{folder} adapts module {short(module, LONGEST_NAME)!r}, which no tensor of architecture"
                 f" {layout.architecture!r} is",
-                found=f"the base is {base.path}",
+                found=f"the base is {base.path}" if base is not None else "",
             )
-        if module in TOP.values() and "output.weight" not in base.tensors:
+        if base is not None and module in TOP.values() and "output.weight" not in base.tensors:
             raise ModelFileError(
                 f"{folder} adapts {module}, but {base.path} uses one matrix as embedding and as output",
                 found="PEFT changes one of the two uses, an adapter of the GGUF's tensor both",
@@ -91,7 +101,19 @@ def read_peft(folder: Path, base: GGUFFile | None) -> AdapterFile:
         folder, "peft", layout, tensors, magnitudes=magnitudes, alpha=scales.alpha,
         base_name=str(config.get("base_model_name_or_path") or ""),
     )  # fmt: skip
-    return restore_head(found, metadata)
+    if head is not None and fits(found, head):
+        return dataclasses.replace(found, head=head)
+    if base is None:
+        raise _base_needed(folder, "it was changed since LlamaKit wrote it")
+    return found
+
+
+def _base_needed(folder: Path, reason: str) -> UsageError:
+    """The error for a folder that cannot be read by itself."""
+    return UsageError(
+        f"{folder} is a PEFT adapter that cannot be read without its base: {reason}",
+        hint="name the base model: -m BASE.gguf",
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -239,13 +261,13 @@ def _by_module(folder: Path, weights: dict[str, Any]) -> dict[str, dict[str, Any
 
 
 def _split(
-    folder: Path, module: str, parts: dict[str, Any], base: GGUFFile, names: tuple[str, ...]
+    folder: Path, module: str, parts: dict[str, Any], base: GGUFFile | None, names: tuple[str, ...]
 ) -> list[tuple[str, tuple[Any, Any, Any]]]:
     """(A, B, magnitude) of each of the tensors that a module is."""
     A, B, magnitude = parts["A"], parts["B"], parts.get("magnitude_vector")
     if magnitude is not None and magnitude.size != B.shape[0]:
         raise ModelFileError(f"{folder}: module {module!r} has {magnitude.size} magnitudes for {B.shape[0]} rows")
-    if len(names) == 1:
+    if len(names) == 1 or base is None:
         return [(names[0], (A, B, None if magnitude is None else magnitude.reshape(-1)))]
     rows = [base.tensors[name].shape[0] if name in base.tensors else 0 for name in names]
     if sum(rows) != B.shape[0]:

@@ -173,7 +173,7 @@ def export(
 
 @lora.command()
 @json_option
-@click.option("-m", "--model", "base", metavar="FILE", help="The model that the adapter is for (PEFT needs it).")
+@click.option("-m", "--model", "base", metavar="FILE", help="The model that the adapter is for.")
 @click.argument("source", metavar="ADAPTER")
 def info(as_json: bool, base: str | None, source: str) -> None:
     """Say what an adapter holds: format, ranks, scales, tensors, norms."""

@@ -32,6 +32,7 @@ HEADS = {
     "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2, "llama.block_count": 2,
     "general.tags": ["a", "ö"], "general.languages": ["en"], "x.numbers": [1, 2, 3], "x.flag": True, "x.f": 0.1,
 }  # fmt: skip
+NAMED = {"general.base_model.count": 1, "general.base_model.0.name": "its base"}
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +57,67 @@ def test_gguf_to_peft_and_back_is_the_same_file(tmp_path, base, type_, alpha):
     assert (tmp_path / "b.gguf").read_bytes() == first.read_bytes()
 
 
+def test_a_folder_of_ours_needs_no_base(tmp_path, base):
+    """What it keeps of the GGUF adapter has the heads: all values are as with the base, F16 has the same head."""
+    first = write_gguf_adapter(tmp_path / "a.gguf", all_pairs((3, 1, 4)), 8.0, metadata=HEADS)
+    to_peft(read_adapter_file(first), tmp_path / "peft")
+    to_gguf(read_adapter_file(tmp_path / "peft"), tmp_path / "b.gguf")
+    assert (tmp_path / "b.gguf").read_bytes() == first.read_bytes()
+    to_gguf(read_adapter_file(tmp_path / "peft"), tmp_path / "c.gguf", type=GGMLType.F16)
+    with open_gguf(tmp_path / "c.gguf") as file:
+        assert file.metadata["llama.attention.head_count_kv"] == 2
+        assert file.tensors[f"{MATRICES[1]}.lora_a"].type == GGMLType.F16
+    named = read_adapter_file(write_gguf_adapter(tmp_path / "n.gguf", all_pairs(), 8.0, metadata=HEADS | NAMED))
+    to_peft(named, tmp_path / "named")
+    to_gguf(read_adapter_file(tmp_path / "named"), tmp_path / "d.gguf", type=GGMLType.F16)
+    assert read_adapter_file(tmp_path / "d.gguf").base_name == "its base"
+
+
+def test_a_folder_of_ours_without_its_norms_needs_no_base(tmp_path):
+    norms = {"output_norm.weight": np.ones(N_EMBD, np.float32)}
+    whole = write_gguf_adapter(tmp_path / "n.gguf", all_pairs() | norms, 6.0, metadata=HEADS)
+    to_peft(read_adapter_file(whole), tmp_path / "p", without_norms=True)
+    to_gguf(read_adapter_file(tmp_path / "p"), tmp_path / "m.gguf")
+    expected = write_gguf_adapter(tmp_path / "e.gguf", all_pairs(), 6.0, metadata=HEADS)
+    assert (tmp_path / "m.gguf").read_bytes() == expected.read_bytes()
+
+
+def change_config(folder):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 3}))
+
+
+@pytest.mark.parametrize("heads", [{}, {"llama.attention.head_count": 10**4000}], ids=["none", "huge"])
+def test_a_folder_that_does_not_say_enough_asks_for_its_base(tmp_path, base, heads):
+    to_peft(
+        read_adapter_file(write_gguf_adapter(tmp_path / "a.gguf", all_pairs(), 6.0, metadata=HEADS)), tmp_path / "p"
+    )
+    change_config(tmp_path / "p")
+    with pytest.raises(UsageError, match="changed since.*\n.*-m BASE.gguf"):
+        read_adapter_file(tmp_path / "p")
+    path = tmp_path / "p" / "adapter_model.safetensors"
+    tensors, metadata, types = read_safetensors(path)
+    ((key, text),) = [(key, text) for key, text in metadata.items() if key != "format"]
+    kept = json.loads(text)
+    kept["metadata"] = [each for each in kept["metadata"] if "head_count" not in each[0]]
+    kept["metadata"] += [[name, 4, None, value] for name, value in heads.items()]
+    write_safetensors(path, tensors, types, {key: json.dumps(kept)})
+    with pytest.raises(UsageError, match="number of heads.*\n.*-m BASE.gguf"):
+        read_adapter_file(tmp_path / "p")
+    write_safetensors(path, tensors, types, {"format": "pt"})
+    with pytest.raises(UsageError, match="how many heads.*\n.*-m BASE.gguf"):
+        read_adapter_file(tmp_path / "p")
+    with open_gguf(base) as file:
+        assert read_adapter_file(tmp_path / "p", file).tensors
+
+
 def test_a_head_that_no_longer_fits_is_not_used(tmp_path, base):
     """The configuration of the folder was changed since: its scale counts, not the one that was kept."""
     first = write_gguf_adapter(tmp_path / "a.gguf", all_pairs(), 6.0, metadata=HEADS)
     to_peft(read_adapter_file(first), tmp_path / "peft")
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (3, 6)
-    (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 3}))
+    change_config(tmp_path / "peft")
     with open_gguf(base) as model:
         read = read_adapter_file(tmp_path / "peft", model)
         to_gguf(read, tmp_path / "b.gguf", model)
@@ -248,8 +303,6 @@ def test_what_cannot_be_converted_says_what_would_work(tmp_path, base):
     to_peft(read_adapter_file(whole), tmp_path / "p", without_norms=True)
     with pytest.raises(UsageError, match="-m BASE.gguf"):
         to_ggla(read_adapter_file(whole), tmp_path / "n.bin")
-    with pytest.raises(UsageError, match="-m BASE.gguf"):
-        read_adapter_file(tmp_path / "p")
     tied = write_tiny_model(tmp_path / "tied.gguf", tied=True)
     shared = write_gguf_adapter(tmp_path / "e.gguf", gguf_pair("token_embd.weight", 2, 0))
     with open_gguf(tied) as file, pytest.raises(UsageError, match="as embedding and as output"):
