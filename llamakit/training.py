@@ -24,6 +24,7 @@ from llamakit.errors import DataError, ModelFileError, UsageError
 from llamakit.gguf.atomic import refuse_to_replace
 from llamakit.options import build_options
 from llamakit.passes.memory import plan
+from llamakit.run_folder import ADAPTER, MODEL
 from llamakit.session import Session
 from llamakit.train import checkpoint
 from llamakit.train.checkpoint import CHECKPOINTS, Checkpoint, Progress
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from llamakit.train.run import Run, RunResult
     from llamakit.train.stepper import Stepper
 
-ADAPTER, MODEL = "adapter.gguf", "model.gguf"
 FIRST = "init.gguf"  # what training from scratch begins with, in the folder of the run
 CURVES = "curves.png"  # the picture of the run
 SHARE_KEPT = 0.5  # of the free memory that values of a micro-step may take before they are computed again

@@ -23,6 +23,7 @@ import numpy as np
 
 from llamakit.errors import ModelChangedError, ModelFileError
 from llamakit.gguf.constants import GGMLType, ValueType
+from llamakit.run_folder import ADAPTER
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -163,9 +164,10 @@ def _named_wrongly(message: str, path: Path, folder: Path) -> ModelFileError:
         found = ", ".join(f"{other} ({other.stat().st_size / 2**20:,.1f} MiB)" for other in others[:4])
     except OSError:
         others, found = [], ""
-    names = [str(other) for other in others]
+    names = [str(other) for other in others if other.name != ADAPTER]
     meant = difflib.get_close_matches(str(path), names, 1, 0.6) or names[:1]
-    return ModelFileError(message, found=found, hint=f"-m {meant[0]}" if meant else "name a GGUF file")
+    hint = f"-m {meant[0]}" if meant else f"-m BASE.gguf --lora {others[0]}" if others else "name a GGUF file"
+    return ModelFileError(message, found=found, hint=hint)
 
 
 def _unreadable(path: Path, fault: str) -> ModelFileError:

@@ -27,6 +27,7 @@ from llamakit.gguf.reader import GGUFFile, StringArray, open_gguf, text_of
 from llamakit.lora.names import Layout, layout_of
 from llamakit.lora.write import EMBEDDING
 from llamakit.models.lora import check_head, magic_of, pair_up
+from llamakit.run_folder import adapter_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,11 +76,11 @@ class AdapterFile:
 
 
 def read_adapter_file(path: str | Path, base: GGUFFile | None = None) -> AdapterFile:
-    """Read an adapter of any format. A PEFT folder that LlamaKit did not make needs the `base` that it is for.
+    """Read an adapter of any format; of the folder of a training run the adapter in it. A PEFT folder that LlamaKit did not make needs the `base` that it is for.
 
     Raises ModelFileError for what is damaged, of another kind, or holds what the formats cannot carry over.
     """
-    path = Path(path)
+    path = adapter_of_run(Path(path))
     if (folder := _peft_folder(path)) is not None:
         from llamakit.lora.peft import read_peft
 
@@ -100,7 +101,7 @@ def read_adapter_file(path: str | Path, base: GGUFFile | None = None) -> Adapter
 
 def adapter_paths(path: str | Path) -> list[Path]:
     """The files that an adapter is read from: of a PEFT folder, where others may be, two."""
-    path = Path(path)
+    path = adapter_of_run(Path(path))
     if (folder := _peft_folder(path)) is not None:
         from llamakit.lora.peft import CONFIG, WEIGHTS
 

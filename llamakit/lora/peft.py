@@ -25,13 +25,14 @@ from llamakit.lora.heads import fits, kept_head
 from llamakit.lora.names import TOP, Layout, layout_of
 from llamakit.lora.safetensors import read_safetensors
 from llamakit.lora.write import lora_scale
+from llamakit.run_folder import PEFT_CONFIG, not_an_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from llamakit.gguf.reader import GGUFFile
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = PEFT_CONFIG, "adapter_model.safetensors"
 PREFIX = "base_model.model."
 KEY = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)(\.\w+)??(\.weight)?")
 REFUSED = {  # settings that change what the adapter computes, and that nothing here can express
@@ -122,7 +123,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ModelFileError(f"{folder} is not a PEFT adapter: it has no {CONFIG}") from None
+        raise not_an_adapter(folder) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":

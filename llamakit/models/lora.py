@@ -25,6 +25,7 @@ from llamakit.gguf.ggla import MAGIC as GGLA_MAGIC
 from llamakit.gguf.ggla import read_ggla
 from llamakit.gguf.reader import GGUFFile, open_gguf, text_of
 from llamakit.options import nearest
+from llamakit.run_folder import adapter_of_run, not_an_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -129,13 +130,15 @@ def changed_tensors(adapters: Iterable[LoadedAdapter]) -> frozenset[str]:
 
 
 def load_adapter(path: str | Path, model: LoadedModel, *, name: str | None = None) -> LoadedAdapter:
-    """Read an adapter for `model`; its name is the file's without the ending unless given.
+    """Read an adapter for `model`: a file, or the folder of a training run, for the adapter in it.
 
+    Its name is the file's without the ending, or the folder's, unless given.
     Raises ModelFileError for a file that is damaged, of another kind, or made for another model.
     """
-    path = Path(path)
+    given, path = Path(path), adapter_of_run(Path(path))
     if name is None:
-        name = "".join(c if c.isprintable() else "_" for c in path.stem)[:MAX_NAME]
+        stem = given.stem if path == given else given.resolve().name
+        name = "".join(c if c.isprintable() else "_" for c in stem)[:MAX_NAME]
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise UsageError(f"an adapter's name has 1 to {MAX_NAME} printable characters", param="name")
     pairs = Pairs(path, adapter_targets(model))
@@ -178,10 +181,7 @@ def magic_of(path: Path) -> bytes:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise ModelFileError(
-                f"{path} is a folder; an adapter is one file",
-                hint=f"convert a PEFT folder first: llamakit lora import {path} -m BASE.gguf -o adapter.gguf",
-            )
+            raise not_an_adapter(path)
         if not stat.S_ISREG(mode):
             raise ModelFileError(f"{path} is a pipe or a device; name a file")
         with path.open("rb") as file:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from llamakit.plugins.frontends.cli.console import safe
 
-from llamakit.training import ADAPTER, MODEL
+from llamakit.run_folder import ADAPTER, MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path

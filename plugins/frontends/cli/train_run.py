@@ -171,7 +171,7 @@ def finish(context: Context, trainer: Trainer, result: RunResult, as_json: bool)
     """The end, the curves, and what to do with the result."""
     import msgspec
 
-    from llamakit.training import ADAPTER, MODEL
+    from llamakit.run_folder import ADAPTER, MODEL
 
     made = trainer.folder / (MODEL if trainer.options.full else ADAPTER)
     curves(context, trainer)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from llamakit.errors import LlamaKitError
+from llamakit.run_folder import ADAPTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     Stamp = tuple[int, int, int]
 
 log = logging.getLogger("llamakit.rest")
-FILE = "adapter.gguf"
 POLL_SECONDS = 1.0
 
 
@@ -31,8 +31,8 @@ class AdapterWatch:
     """The adapter in `folder`, for sessions of the default model. Its name is the folder's."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / FILE
-        self.name = Path(folder).resolve().name or FILE
+        self.path = Path(folder) / ADAPTER
+        self.name = Path(folder).resolve().name or ADAPTER
         self._lock = threading.Lock()
         self._seen: WeakKeyDictionary[Session, Stamp] = WeakKeyDictionary()
         self._ids: WeakKeyDictionary[Session, int] = WeakKeyDictionary()

@@ -105,7 +105,7 @@ def lora(talk: Talk, text: str) -> None:
     if not math.isfinite(scale):
         raise UsageError(f"{scale_text!r} is not a scale", hint="/lora NAME=0.5")
     if name not in source.adapters():
-        if not path_of(name).is_file():
+        if not path_of(name).exists():
             raise UsageError(f"no adapter {name!r}", found=near(name, source.adapters()), hint="/lora FILE loads one")
         name = source.add_adapter(str(path_of(name)))
     now = source.adapters() if talk.adapters is None else talk.adapters
