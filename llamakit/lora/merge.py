@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from llamakit.errors import ModelFileError, UsageError
+from llamakit.bounded_json import short
+from llamakit.errors import LONGEST_NAME, ModelFileError, UsageError
 from llamakit.gguf.atomic import refuse_to_replace
 from llamakit.gguf.constants import GGMLType, ValueType
 from llamakit.gguf.native import dequantize, quantize
@@ -124,11 +125,13 @@ def merge_adapters(
     type_name: str | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    chosen: bool = True,
 ) -> MergeReport:
     """Write `base` with `adapters`, (file or PEFT folder, scale), merged into it, in the order given.
 
     Every tensor keeps its type unless `type_name` (such as F16 or Q4_K_M) is given for all of them. `progress(bytes
-    done, in all)`. The file appears whole or not at all. Raises UsageError and ModelFileError.
+    done, in all)`. Unless the base was `chosen` by whoever merges, adapters that name another one are refused.
+    The file appears whole or not at all. Raises UsageError and ModelFileError.
     """
     base, destination = Path(base), Path(destination)
     if not adapters:
@@ -144,10 +147,25 @@ def merge_adapters(
         refuse_to_replace(destination, file.paths, "the base")
         changes: dict[str, list[Change]] = {}
         for path, scale in adapters:
-            for name, change in _changes(read_adapter_file(path, file), file, scale).items():
+            adapter = read_adapter_file(path, file)
+            if not chosen:
+                _check_name(adapter, file)
+            for name, change in _changes(adapter, file, scale).items():
                 changes.setdefault(name, []).append(change)
         shown = [(str(path), float(scale)) for path, scale in adapters]
         return _Merger(file, destination, changes, type_name, threads, progress).run(shown)
+
+
+def _check_name(adapter: AdapterFile, base: GGUFFile) -> None:
+    """That the adapter is not for a model of another name, which may well have tensors of the same sizes."""
+    found = text_of(base.metadata, "general.name")
+    if adapter.base_name and adapter.base_name != found:
+        raise UsageError(
+            f"{adapter.path} is for another model than the one that is used where none is named",
+            found=f"it is for {short(adapter.base_name, LONGEST_NAME)!r}; {base.path} is {short(found, LONGEST_NAME)!r}",
+            hint="name the base model: -m BASE.gguf",
+            param="model",
+        )
 
 
 def _changes(adapter: AdapterFile, base: GGUFFile, scale: float) -> dict[str, Change]:

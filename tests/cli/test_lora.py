@@ -7,6 +7,7 @@ import json
 import pytest
 
 from llamakit.cli import run
+from llamakit.embedded import FILE
 from llamakit.gguf import open_gguf
 from llamakit.lora.merge import merge_adapters
 from llamakit.testing.lora import ggla_bytes, ggla_pair, gguf_pair, write_gguf_adapter, write_tiny_model
@@ -104,6 +105,37 @@ def test_from_ggla_to_peft_and_into_a_model(tmp_path, capsys, files):
         assert file.tensors[Q].type.name == "F16"
     code, _, _ = llamakit(capsys, "lora", "export", tmp_path / "a.gguf", "-m", files["base"], "-o", tmp_path / "b.bin")
     assert (code, (tmp_path / "b.bin").read_bytes()[:4]) == (0, b"algg")
+
+
+def for_embedded(path, **keys):
+    """An adapter that fits the embedded model, if by its sizes alone."""
+    name, shapes = "blk.1.attn_v.weight", {"blk.1.attn_v.weight": (256, 256)}
+    return write_gguf_adapter(path, gguf_pair(name, 2, 0, shapes), 4.0, metadata=keys)
+
+
+def test_merging_without_a_model_takes_the_embedded_one(tmp_path, capsys):
+    """As chat and serve do; but what is written is a model, so an adapter that names another base is refused."""
+    plain, out = for_embedded(tmp_path / "plain.gguf"), tmp_path / "merged.gguf"
+    own = for_embedded(tmp_path / "own.gguf", **{"general.base_model.0.name": "LlamaKit small"})
+    code, _, err = llamakit(capsys, "lora", "merge", "-l", plain, "-l", own, "-o", out)
+    assert (code, "no model named" in err) == (0, True)
+    merge_adapters(FILE, tmp_path / "expected.gguf", [(plain, 1.0), (own, 1.0)])
+    assert out.read_bytes() == (tmp_path / "expected.gguf").read_bytes()
+    out.unlink()
+    other = for_embedded(tmp_path / "other.gguf", **{"general.base_model.0.name": "another"})
+    code, _, err = llamakit(capsys, "lora", "merge", "-l", other, "-o", out)
+    assert (code, "'another'" in err, "-m BASE.gguf" in err, out.exists()) == (2, True, True, False)
+    code, _, err = llamakit(capsys, "lora", "merge", "-m", FILE, "-l", other, "-o", out)
+    assert code == 0, err
+
+
+def test_merging_takes_the_model_of_the_settings(tmp_path, capsys, files, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llamakit.toml").write_text(f"model = {json.dumps(files['base'])}\n")
+    code, _, err = llamakit(capsys, "lora", "merge", "-l", files["one"], "-o", "m.gguf")
+    assert (code, "no model named" in err) == (0, False)
+    merge_adapters(files["base"], "expected.gguf", [(files["one"], 1.0)])
+    assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "expected.gguf").read_bytes()
 
 
 def test_info_for_people(capsys, files):

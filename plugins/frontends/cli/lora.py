@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from llamakit.plugins.frontends.cli.console import Console
-from llamakit.plugins.frontends.cli.params import json_option, output_options
+from llamakit.plugins.frontends.cli.params import Context, json_option, output_options
 
 from llamakit.terminal import json_text, safe
 
@@ -80,10 +80,11 @@ def lora() -> None:
 @click.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads. [as many as cores]")
 @click.option("--type", "type_name", metavar="TYPE", help="Type of the merged model's matrices. [as in the base]")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The merged model.")
-@click.option("-m", "--model", "base", required=True, metavar="FILE", help="The model that the adapters are for.")
+@click.option("-m", "--model", "base", metavar="FILE", help="The model that the adapters are for.")
+@click.pass_context
 def merge(
-    as_json: bool, quiet: bool, verbose: bool, threads: int | None, type_name: str | None, output: str, base: str,
-    adapters: list[tuple[str, float]],
+    ctx: click.Context, as_json: bool, quiet: bool, verbose: bool, threads: int | None, type_name: str | None,
+    output: str, base: str | None, adapters: list[tuple[str, float]],
 ) -> None:  # fmt: skip
     """Write a model with adapters merged into it.
 
@@ -93,18 +94,21 @@ def merge(
     llamakit lora merge -m base.gguf -l adapter.gguf -o merged.gguf
     llamakit lora merge -m base-f16.gguf -s one.gguf 0.5 -s two 0.5 -o merged.gguf --type Q4_K_M
     """
-    run_merge(Console(quiet, verbose), as_json, base, output, adapters, type_name, threads)
+    path = base or Context(ctx, quiet, verbose).model_path()
+    run_merge(Console(quiet, verbose), as_json, path, output, adapters, type_name, threads, chosen=base is not None)
 
 
 def run_merge(
-    console: Console, as_json: bool, base: str, output: str, adapters: list[tuple[str, float]],
-    type_name: str | None, threads: int | None,
+    console: Console, as_json: bool, base: str | Path, output: str, adapters: list[tuple[str, float]],
+    type_name: str | None, threads: int | None, chosen: bool = True,
 ) -> None:  # fmt: skip
     """Merge, and say what came of it."""
     from llamakit.lora.merge import merge_adapters
 
     with console.progress("merge") as progress:
-        report = merge_adapters(base, output, adapters, type_name=type_name, threads=threads, progress=progress.update)
+        report = merge_adapters(
+            base, output, adapters, type_name=type_name, threads=threads, progress=progress.update, chosen=chosen
+        )
     if as_json:
         click.echo(json_text(report))
         return
