@@ -76,8 +76,9 @@ class AdapterFile:
 
 
 def read_adapter_file(path: str | Path, base: GGUFFile | None = None) -> AdapterFile:
-    """Read an adapter of any format; of the folder of a training run the adapter in it. A PEFT folder that LlamaKit did not make needs the `base` that it is for.
+    """Read an adapter of any format; of the folder of a training run, the adapter in it.
 
+    A PEFT folder that LlamaKit did not make needs the `base` that it is for.
     Raises ModelFileError for what is damaged, of another kind, or holds what the formats cannot carry over.
     """
     path = adapter_of_run(Path(path))

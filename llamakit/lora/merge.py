@@ -160,9 +160,10 @@ def _check_name(adapter: AdapterFile, base: GGUFFile) -> None:
     """That the adapter is not for a model of another name, which may well have tensors of the same sizes."""
     found = text_of(base.metadata, "general.name")
     if adapter.base_name and adapter.base_name != found:
+        wanted, found = (short(name, LONGEST_NAME) for name in (adapter.base_name, found))
         raise UsageError(
             f"{adapter.path} is for another model than the one that is used where none is named",
-            found=f"it is for {short(adapter.base_name, LONGEST_NAME)!r}; {base.path} is {short(found, LONGEST_NAME)!r}",
+            found=f"it is for {wanted!r}; {base.path} is {found!r}",
             hint="name the base model: -m BASE.gguf",
             param="model",
         )

@@ -300,6 +300,28 @@ def test_unknown_fields_are_named_and_strict_refuses_them(server):
     assert refused(server, top_q=1, strict=True)["param"] == "top_q"
 
 
+def test_unknown_names_within_fields_are_named_too(server):
+    """Each once, however many messages have it; null is absent; what goes to a template is not looked at."""
+    function = {"name": "f", "parameters": {"type": "object", "x-any": 1}, "x-any": 1}
+    body = {
+        "messages": [{**TALK[0], "cache": 1, "audio": None}] * 3,
+        "tools": [{"type": "function", "function": function, "cache": 1}],
+        "stream_options": {"every": 1}, "lora": [], "chat_template_kwargs": {"any": 1},
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {}, "stric": True}, "more": 1},
+        "max_tokens": 1,
+    }  # fmt: skip
+    _, headers, data = server.request("POST", CHAT, body)
+    found = headers["X-Ignored-Fields"].split(", ")
+    assert sorted(found) == [
+        "messages[].cache", "response_format.json_schema.stric", "response_format.more", "stream_options.every",
+        "tools[].cache",
+    ]  # fmt: skip
+    assert json.loads(data)["llamakit"]["ignored"] == found
+    error = refused(server, messages=[{**TALK[0], "contents": ""}], strict=True)
+    assert error["param"] == "messages[].contents"
+    assert "content" in error["message"]
+
+
 def test_the_route_of_the_shim(server):
     status, answer = server.post("/chat/completions", {"messages": TALK, "max_tokens": 2})
     assert status == 200

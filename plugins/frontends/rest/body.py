@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 from llamakit.plugins.frontends.rest.errors import TooLargeError
+from llamakit.plugins.frontends.rest.nested import unknown_names
 
 from llamakit import bounded_json
 from llamakit.bounded_json import begin_of, too_deep
@@ -130,10 +131,13 @@ def check(values: dict[str, Any], cls: type[T], options: Mapping[str, SamplerOpt
             sampling[option.key] = _checked(name, _whole(value, option.field), option)
         elif len(ignored) < MOST_IGNORED:
             ignored.append(name)
+    within = unknown_names(own, cls, MOST_IGNORED - len(ignored))
+    ignored += within
     if ignored and strict:
-        names = [*known, *options]
-        name = ignored[0][:LONGEST_NAME]
-        raise UsageError(f"unknown field {_short(ignored[0])}", found=near(name, names), param=name)
+        name = ignored[0]
+        there = within[name].within if name in within else [*known, *options]
+        last = name.rpartition(".")[2] if name in within else name
+        raise UsageError(f"unknown field {_short(name)}", found=near(last, there), param=name[:LONGEST_NAME])
     try:
         fields = convert(own, cls)
     except msgspec.ValidationError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
+from llamakit.plugins.frontends.rest.nested import known
 
 from llamakit.bounded_json import has_more_values, short
 from llamakit.chat.fit import fitted
@@ -215,6 +216,11 @@ def text_of(content: Any, where: str, kinds: Mapping[str, str]) -> str:
             )  # fmt: skip
         texts.append(text)
     return "\n".join(texts) if len(texts) > 1 else "".join(texts)
+
+
+FUNCTION_TYPES = ("function", None)
+# What of a tool is looked at; a function goes to the template as it is, and other kinds are skipped by their names.
+TOOL = known("type", "function", types=FUNCTION_TYPES)
 
 
 def checked_tools(tools: Any) -> list[dict[str, Any]]:

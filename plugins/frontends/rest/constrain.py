@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from llamakit.plugins.frontends.rest.body import sampler_options, wrong
 from llamakit.plugins.frontends.rest.fields import skip_samplers
+from llamakit.plugins.frontends.rest.nested import Names, known
 
 from llamakit.bounded_json import NestedJson
 from llamakit.chat.tools.structure import Function, Structure
@@ -192,6 +193,11 @@ def schema_options(state: ServerState, schema: Any, param: str, *, strict: bool 
     """Sampler options for a schema; what cannot be enforced is left out, and named, unless it is strict."""
     options = {constraint_key(state, "json_schema", param): schema}
     return options if strict else options | {constraint_key(state, "lenient", param): True}
+
+
+SCHEMA = ("name", "description", "schema", "strict")
+# What belongs to a schema may stand in the response_format itself too; what belongs to a structural_tag does.
+RESPONSE_FORMAT = known("type", "format", "structures", "triggers", *SCHEMA, json_schema=Names(dict.fromkeys(SCHEMA)))
 
 
 def format_options(state: ServerState, asked: Any, param: str = "response_format") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llamakit.plugins.frontends.rest.chat import ANY_TOOL, Conversation, checked_tools, text_of
+from llamakit.plugins.frontends.rest.nested import known
 
 from llamakit.bounded_json import NestedJson, short
 from llamakit.chat.fit import arguments_of
@@ -14,6 +15,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 KEPT = ("name", "tool_call_id", "reasoning_content")
 REASONING = "reasoning"  # what OpenRouter and vLLM call reasoning_content
+MESSAGE = known("role", "content", *KEPT, REASONING, "tool_calls", "function_call")
 
 
 def from_openai(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.chat import ANY_TOOL, Conversation, text_of
-from llamakit.plugins.frontends.rest.constrain import format_options
+from llamakit.plugins.frontends.rest.constrain import RESPONSE_FORMAT, format_options
 from llamakit.plugins.frontends.rest.fields import Extensions, StopText
+from llamakit.plugins.frontends.rest.nested import known
 from msgspec import Meta
 
 from llamakit.errors import UsageError
@@ -60,7 +61,7 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
 class OutputConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The form of the answer: {"type": "json_schema", "schema": {...}}."""
 
-    format: dict[str, Any] | None = None
+    format: Annotated[dict[str, Any], Meta(extra=RESPONSE_FORMAT)] | None = None
 
 
 class CountBody(Extensions, frozen=True, kw_only=True):
@@ -68,7 +69,9 @@ class CountBody(Extensions, frozen=True, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=10_000, description="The conversation.")]
     system: Annotated[Content, Meta(description="The system's words.")] = ""
-    tools: Annotated[list[Tool], Meta(max_length=1000)] = []
+    tools: Annotated[
+        list[Tool], Meta(max_length=1000, extra=known(*Tool.__struct_fields__, types=("custom", None)))
+    ] = []
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
 

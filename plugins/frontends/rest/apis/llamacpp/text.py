@@ -8,10 +8,10 @@ import msgspec
 from llamakit.plugins.frontends.rest.apis.llamacpp.answer import encode, generation_settings
 from llamakit.plugins.frontends.rest.apis.llamacpp.fields import default_fields, sampling_of
 from llamakit.plugins.frontends.rest.body import Body, in_turn, read, tell_ignored
-from llamakit.plugins.frontends.rest.chat import make_prompt, variables
+from llamakit.plugins.frontends.rest.chat import TOOL, make_prompt, variables
 from llamakit.plugins.frontends.rest.fields import LARGEST, Name
 from llamakit.plugins.frontends.rest.long_json import LongJson, send
-from llamakit.plugins.frontends.rest.messages import conversation
+from llamakit.plugins.frontends.rest.messages import MESSAGE, conversation
 from llamakit.plugins.frontends.rest.prompts import Prompt, checked_id, mixed_tokens
 from msgspec import Meta
 
@@ -52,8 +52,8 @@ class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
 class TemplateBody(msgspec.Struct, frozen=True, kw_only=True):
     """What `POST /apply-template` takes: as `/v1/chat/completions`."""
 
-    messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=10_000)]
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=10_000, extra=MESSAGE)]
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000, extra=TOOL)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from llamakit.plugins.frontends.rest.body import check, fill, sampler_options
-from llamakit.plugins.frontends.rest.chat import Conversation, Prompt, checked_tools
+from llamakit.plugins.frontends.rest.chat import TOOL, Conversation, Prompt, checked_tools
 from llamakit.plugins.frontends.rest.constrain import constrained, schema_options
 from llamakit.plugins.frontends.rest.fields import (
     LARGEST,
@@ -19,6 +19,7 @@ from llamakit.plugins.frontends.rest.fields import (
     skip_samplers,
     stop_texts,
 )
+from llamakit.plugins.frontends.rest.nested import known
 from msgspec import Meta
 
 from llamakit.bounded_json import NestedJson, short
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = {"top_p": 0.9}  # where Ollama's differ from the samplers' own
 ROLES = ("system", "user", "assistant", "tool")
+MESSAGE = known("role", "content", "images", "thinking", "tool_name", "tool_calls")
 Format = str | dict[str, Any]
 Think = bool | str
 
@@ -93,8 +95,10 @@ class GenerateBody(Common, frozen=True, kw_only=True):
 class ChatBody(Common, frozen=True, kw_only=True):
     """What `POST /api/chat` takes."""
 
-    messages: Annotated[list[dict[str, Any]], Meta(max_length=10_000, description="The conversation.")] = []
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000, description="Functions to call.")] = []
+    messages: Annotated[
+        list[dict[str, Any]], Meta(max_length=10_000, description="The conversation.", extra=MESSAGE)
+    ] = []
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000, description="Functions to call.", extra=TOOL)] = []
 
 
 def read_options(state: ServerState, fields: Common) -> tuple[Body[OllamaOptions], tuple[str, ...]]:

@@ -10,14 +10,14 @@ from llamakit.plugins.frontends.rest.answer import AnswerReader, Delta, Done, Wh
 from llamakit.plugins.frontends.rest.apis.openai.fields import Generate, Limit, make_request, options_of
 from llamakit.plugins.frontends.rest.apis.openai.format import fingerprint, usage_of
 from llamakit.plugins.frontends.rest.body import read, wrong
-from llamakit.plugins.frontends.rest.chat import make_prompt, skipped_tools, variables
-from llamakit.plugins.frontends.rest.constrain import check_constraints, constrained, format_options
+from llamakit.plugins.frontends.rest.chat import TOOL, make_prompt, skipped_tools, variables
+from llamakit.plugins.frontends.rest.constrain import RESPONSE_FORMAT, check_constraints, constrained, format_options
 from llamakit.plugins.frontends.rest.dialect import Asked, Dialect, Writer
 from llamakit.plugins.frontends.rest.errors import body_of
 from llamakit.plugins.frontends.rest.fields import settings_of
 from llamakit.plugins.frontends.rest.format import chat_logprobs, extensions_of, finish_reason, new_id, progress_value
 from llamakit.plugins.frontends.rest.long_json import LongJson
-from llamakit.plugins.frontends.rest.messages import conversation
+from llamakit.plugins.frontends.rest.messages import MESSAGE, conversation
 from llamakit.plugins.frontends.rest.sse import event
 from msgspec import Meta
 
@@ -41,15 +41,22 @@ encode_text = msgspec.json.Encoder().encode
 class ChatBody(Generate, frozen=True, kw_only=True):
     """What `POST /v1/chat/completions` takes, beside the options of every sampler."""
 
-    messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=10_000, description="The conversation.")]
+    messages: Annotated[
+        list[dict[str, Any]], Meta(min_length=1, max_length=10_000, description="The conversation.", extra=MESSAGE)
+    ]
     max_tokens: Limit | None = None
     max_completion_tokens: Limit | None = None
     logprobs: Annotated[bool, Meta(description="Give the logarithm of each token's probability.")] = False
     top_logprobs: Annotated[int, Meta(ge=0, le=TOP, description="So many of the likeliest with each token.")] = 0
     response_format: (
-        Annotated[dict[str, Any], Meta(description="text, json_object, json_schema or structural_tag.")] | None
+        Annotated[
+            dict[str, Any], Meta(description="text, json_object, json_schema or structural_tag.", extra=RESPONSE_FORMAT)
+        ]
+        | None
     ) = None
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000, description="Functions to call.")] | None = None
+    tools: (
+        Annotated[list[dict[str, Any]], Meta(max_length=1000, description="Functions to call.", extra=TOOL)] | None
+    ) = None
     tool_choice: (
         Annotated[str | dict[str, Any], Meta(description="auto, none, required, or which function.")] | None
     ) = None

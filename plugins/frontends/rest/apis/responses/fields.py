@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from llamakit.plugins.frontends.rest.chat import skipped_tools, variables
+from llamakit.plugins.frontends.rest.chat import FUNCTION_TYPES, skipped_tools, variables
+from llamakit.plugins.frontends.rest.constrain import RESPONSE_FORMAT
 from llamakit.plugins.frontends.rest.fields import Extensions
 from llamakit.plugins.frontends.rest.messages import conversation as from_chat
+from llamakit.plugins.frontends.rest.nested import known
 from msgspec import Meta
 
 from llamakit.errors import UsageError
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.rest.chat import Conversation
 
 LARGEST = (1 << 31) - 1
+FUNCTION = ("name", "description", "parameters", "strict")
+TOOL = known("type", *FUNCTION, types=FUNCTION_TYPES)
 
 
 class Reasoning(msgspec.Struct, frozen=True):
@@ -27,7 +31,7 @@ class Reasoning(msgspec.Struct, frozen=True):
 class TextFormat(msgspec.Struct, frozen=True):
     """The form of the answer."""
 
-    format: dict[str, Any] | None = None
+    format: Annotated[dict[str, Any], Meta(extra=RESPONSE_FORMAT)] | None = None
 
 
 class ResponsesBody(Extensions, frozen=True, kw_only=True):
@@ -37,7 +41,7 @@ class ResponsesBody(Extensions, frozen=True, kw_only=True):
     instructions: Annotated[str, Meta(description="The system's words.")] | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=LARGEST, description="Most tokens of the answer.")] | None = None
     stream: Annotated[bool, Meta(description="Answer with server-sent events.")] = False
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000, description="Functions to call.")] = []
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000, description="Functions to call.", extra=TOOL)] = []
     tool_choice: Annotated[str | dict[str, Any], Meta(description="auto, none, required, or which function.")] = "auto"
     parallel_tool_calls: Annotated[bool, Meta(description="Whether an answer may call several tools.")] = True
     reasoning: Reasoning | None = None
@@ -123,5 +127,5 @@ def _add(messages: list[dict[str, Any]], item: dict[str, Any]) -> None:
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     """A tool as chats have it: there its function is one level deeper."""
-    function = {name: tool[name] for name in ("name", "description", "parameters", "strict") if name in tool}
+    function = {name: tool[name] for name in FUNCTION if name in tool}
     return {"type": "function", "function": function}
