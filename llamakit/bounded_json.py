@@ -13,6 +13,9 @@ MOST_COST = 1 << 21  # of one text: as many small numbers, or fewer of what take
 DEEPEST = 64  # arrays and objects inside one another; no API needs a tenth of it but JSON schemas
 PER_LARGE = 10  # small numbers that a text, a name, an array or an object counts as: making one takes so much longer
 MOST_SHOWN = 100  # values of which messages show less
+KINDS = {
+    dict: "an object", list: "an array", tuple: "an array", str: "a string", bool: "a boolean", type(None): "null"
+}  # fmt: skip
 
 
 def decode(data: bytes, what: str = "the body", param: str = "", most: int = MOST_COST) -> tuple[Any, int]:
@@ -104,9 +107,30 @@ def begin_of(value: Any) -> Any:
 
 
 def short(value: Any, most: int) -> str:
-    """The text of a value for a message, of at most so many characters; it ends in "…" where there is more."""
-    text = str(begin_of(value))
+    """The text of a value for a message, of at most so many characters; it ends in "…" where there is more.
+
+    A text is as it is, any other value as JSON has it.
+    """
+    text = value if isinstance(value, str) else json_of(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def quoted(value: Any, most: int) -> str:
+    """The same with quotation marks around a text."""
+    return repr(short(value, most)) if isinstance(value, str) else short(value, most)
+
+
+def json_of(value: Any) -> str:
+    """So much of a value as messages show, as JSON."""
+    try:
+        return msgspec.json.encode(begin_of(value)).decode()
+    except (RecursionError, OverflowError, ValueError, TypeError):
+        return "a value that cannot be shown"
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, by JSON's name for it, such as "an array"."""
+    return KINDS.get(type(value), "a number")
 
 
 def _begin_of(value: Any, left: list[int]) -> Any:

@@ -6,20 +6,38 @@ two first requests at the same time ended the process. Here the first one is alo
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+FOUND = {
+    "str": "string", "int": "number", "float": "number", "bool": "boolean", "NoneType": "null", "list": "array",
+    "dict": "object",
+}  # fmt: skip
+WANTED = FOUND | {"int": "integer"}
+TYPE = re.compile(rf"\b({'|'.join(FOUND)})\b(?=[^`$]*`)")  # in backquotes, and no name of a field
 _known: set[Any] = set()
 _alone = threading.Lock()
 
 
 def convert(value: Any, cls: type[T]) -> T:
-    """An object of `cls` from decoded JSON, strictly; msgspec.ValidationError for what does not fit."""
+    """An object of `cls` from decoded JSON, strictly; msgspec.ValidationError, in JSON's words, if it does not fit."""
     _work_out(cls)
-    return msgspec.convert(value, cls, strict=True)
+    try:
+        return msgspec.convert(value, cls, strict=True)
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(_in_jsons_words(str(error))) from None
+
+
+def _in_jsons_words(text: str) -> str:
+    """msgspec's message, "Expected `int`, got `str` - at `$.a`", with JSON's types for Python's."""
+    wanted, got, found = text.partition(", got `")
+    if not wanted.startswith("Expected `"):
+        return text
+    return TYPE.sub(lambda word: WANTED[word[0]], wanted) + got + TYPE.sub(lambda word: FOUND[word[0]], found, count=1)
 
 
 def _work_out(cls: Any) -> None:

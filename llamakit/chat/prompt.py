@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from llamakit.bounded_json import short
+from llamakit.bounded_json import quoted
 from llamakit.errors import ModelFileError, UsageError
 from llamakit.tokenizer.tokenizer import TokenType
 
@@ -103,7 +103,7 @@ def _check_roles(messages: Sequence[Message]) -> None:
         role = message.get("role")
         if not isinstance(role, str) or not ROLE.fullmatch(role):
             raise UsageError(
-                f"the role of message {number + 1} is {short(role, 40)!r}",
+                f"the role of message {number + 1} is {quoted(role, 40)}",
                 hint="a word such as system, user or assistant", param="messages",
             )  # fmt: skip
 

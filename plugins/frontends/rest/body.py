@@ -12,7 +12,7 @@ from llamakit.plugins.frontends.rest.errors import TooLargeError
 from llamakit.plugins.frontends.rest.nested import unknown_names
 
 from llamakit import bounded_json
-from llamakit.bounded_json import begin_of, too_deep
+from llamakit.bounded_json import json_of, kind_of, too_deep
 from llamakit.errors import LONGEST_NAME, UsageError
 from llamakit.options import OptionField, fields_of, near
 from llamakit.serialized import serialized
@@ -167,12 +167,12 @@ def read_array(req: falcon.Request, cls: type[T], state: ServerState, *, most: i
     with serialized(len(data)):
         value = decode(data)
     if not isinstance(value, list):
-        raise UsageError("the body is not a JSON array", found=f"it is {_kind(value)}")
+        raise UsageError("the body is not a JSON array", found=f"it is {kind_of(value)}")
     if len(value) > most:
         raise UsageError(f"the body is an array of {len(value):,}", hint=f"possible: at most {most:,}")
     for place, item in enumerate(value):
         if not isinstance(item, dict):
-            raise UsageError(f"[{place}] is not a JSON object", found=f"it is {_kind(item)}")
+            raise UsageError(f"[{place}] is not a JSON object", found=f"it is {kind_of(item)}")
     return [check(item, cls, {}).fields for item in value]
 
 
@@ -180,7 +180,7 @@ def decode_object(data: bytes) -> dict[str, Any]:
     """A JSON object, with bounded nesting and nothing but finite numbers."""
     value = decode(data)
     if not isinstance(value, dict):
-        raise UsageError("the body is not a JSON object", found=f"it is {_kind(value)}")
+        raise UsageError("the body is not a JSON object", found=f"it is {kind_of(value)}")
     return value
 
 
@@ -292,21 +292,13 @@ def _is_strict(value: Any) -> bool:
     raise wrong("strict", value, "true or false")
 
 
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
 def _short(value: object) -> str:
     """A value for a message, at most a line long."""
     if isinstance(value, (list, dict)) and len(value) > 8:
         return f"{'an array' if isinstance(value, list) else 'an object'} of {len(value)}"
     if isinstance(value, int) and not isinstance(value, bool) and not -INT64 <= value < 2 * INT64:
         return "a number of more than 64 bits"
-    try:
-        text = msgspec.json.encode(begin_of(value)).decode()
-    except (RecursionError, OverflowError, ValueError, TypeError):
-        return "a value that cannot be shown"
+    text = json_of(value)
     return text if len(text) <= 80 else text[:79] + "…"
 
 

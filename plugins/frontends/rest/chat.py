@@ -9,7 +9,7 @@ import msgspec
 from llamakit.plugins.frontends.rest.body import wrong
 from llamakit.plugins.frontends.rest.nested import known
 
-from llamakit.bounded_json import has_more_values, short
+from llamakit.bounded_json import has_more_values, quoted
 from llamakit.chat.fit import fitted
 from llamakit.chat.profile import Profile, profile
 from llamakit.chat.prompt import chat_prompt
@@ -211,7 +211,7 @@ def text_of(content: Any, where: str, kinds: Mapping[str, str]) -> str:
         text = part.get(kinds[kind]) if isinstance(kind, str) and kind in kinds else None
         if not isinstance(text, str):
             raise UsageError(
-                f"a part of {where} cannot be read: its type is {short(kind, 40)!r}",
+                f"a part of {where} cannot be read: its type is {quoted(kind, 40)}",
                 hint=f"text only: {', '.join(kinds)}", param="messages",
             )  # fmt: skip
         texts.append(text)

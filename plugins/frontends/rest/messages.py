@@ -7,7 +7,7 @@ from typing import Any
 from llamakit.plugins.frontends.rest.chat import ANY_TOOL, Conversation, checked_tools, text_of
 from llamakit.plugins.frontends.rest.nested import known
 
-from llamakit.bounded_json import NestedJson, short
+from llamakit.bounded_json import NestedJson, quoted, short
 from llamakit.chat.fit import arguments_of
 from llamakit.errors import UsageError
 
@@ -27,7 +27,7 @@ def from_openai(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _message(message: dict[str, Any], where: str, nested: NestedJson) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
-        raise UsageError(f"the role of {where} is {short(role, 40)!r}", hint=", ".join(ROLES), param="messages")
+        raise UsageError(f"the role of {where} is {quoted(role, 40)}", hint=", ".join(ROLES), param="messages")
     found: dict[str, Any] = {"role": role, "content": text_of(message.get("content"), where, TEXTS)}
     found |= {name: message[name] for name in KEPT if isinstance(message.get(name), str)}
     if isinstance(message.get(REASONING), str) and role == "assistant":
@@ -82,7 +82,8 @@ def _allowed(asked: Any) -> tuple[frozenset[str] | None, Any]:
         return None, asked
     value = asked.get("allowed_tools", asked)
     tools = value.get("tools") if isinstance(value, dict) else None
-    functions = [tool.get("function", tool) if isinstance(tool, dict) else {} for tool in tools or []]
+    tools = tools if isinstance(tools, list) else []
+    functions = [tool.get("function", tool) if isinstance(tool, dict) else {} for tool in tools]
     names = [function.get("name") if isinstance(function, dict) else None for function in functions]
     if not names or not all(isinstance(name, str) for name in names):
         raise UsageError("the tools of allowed_tools have no names", param="tool_choice")

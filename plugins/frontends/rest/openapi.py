@@ -32,8 +32,8 @@ ABOUT = """\
 LlamaKit's server. One engine answers several APIs: its own (that of llama.cpp's server), and those of OpenAI,
 Anthropic and Ollama.
 
-- Fields that are `null` count as left out. Unknown ones are ignored and named in the header `X-Ignored-Fields`, those of
-  messages and tools too (`messages[].audio`); with `"strict": true` they are an error.
+- Fields that are `null` count as left out. Unknown ones are ignored and named in the header `X-Ignored-Fields`, also
+  those of messages and tools (`messages[].audio`); with `"strict": true` they are an error.
 - Every answer has the header `X-Request-Id`: the request's own, or a new one; and `X-Job-Id`, which ends the request
   with `POST /requests/{id}/cancel`.
 - Errors say what was asked and why not, what was found and what would work.

@@ -29,7 +29,7 @@ from llamakit.plugins.samplers.grammar.schema.scalars import number_node, string
 from llamakit.plugins.samplers.grammar.schema.shape import wrong_keyword
 from llamakit.plugins.samplers.grammar.schema.valid import Validator
 
-from llamakit.bounded_json import short
+from llamakit.bounded_json import kind_of, quoted, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ class Converter:
         if isinstance(schema, bool):
             return self.value() if schema else NOTHING
         if not isinstance(schema, dict):
-            raise self.error(pointer, "", f"a schema is an object, true or false; this is {type(schema).__name__}")
+            raise self.error(pointer, "", f"a schema is an object, true or false; this is {kind_of(schema)}")
         wrong = wrong_keyword(schema)
         if wrong is not None:
             raise self.error(pointer, *wrong)
@@ -273,7 +273,7 @@ class Converter:
         kinds = [kinds] if isinstance(kinds, str) else list(kinds)
         for kind in kinds:
             if kind not in TYPES:
-                raise self.error(pointer, "type", f"there is no type {short(kind, 40)!r}; there are {', '.join(TYPES)}")
+                raise self.error(pointer, "type", f"there is no type {quoted(kind, 40)}; there are {', '.join(TYPES)}")
         return [kind for kind in kinds if not (kind == "integer" and "number" in kinds)]
 
     def _typed(self, kind: str, schema: Schema, pointer: str) -> Node:

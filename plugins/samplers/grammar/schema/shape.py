@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llamakit.bounded_json import kind_of
+
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(
         ("properties", "patternProperties", "\0properties", "dependentRequired", "dependentSchemas", "dependencies"),
@@ -28,5 +30,5 @@ def wrong_keyword(schema: dict[str, Any]) -> tuple[str, str] | None:
     """The first keyword whose value is of another kind, and what it should be."""
     for key, value in schema.items():
         if key in KINDS and not isinstance(value, KINDS[key][0]):
-            return key, f"it is {KINDS[key][1]}, not {type(value).__name__}"
+            return key, f"it is {KINDS[key][1]}, not {kind_of(value)}"
     return None

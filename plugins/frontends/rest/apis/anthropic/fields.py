@@ -180,7 +180,8 @@ def _document(block: dict[str, Any]) -> str | None:
     text: Any = source.get("data") if source.get("type") == "text" else None
     if source.get("type") == "content":
         content = source.get("content")
-        text = content if isinstance(content, str) else "\n".join(str(p.get("text", "")) for p in content or [])
+        parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+        text = content if isinstance(content, str) else "\n".join(str(part.get("text", "")) for part in parts)
     title = block.get("title")
     return None if text is None else (f"{title}\n\n{text}" if title else str(text))
 

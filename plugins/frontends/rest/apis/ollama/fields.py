@@ -22,7 +22,7 @@ from llamakit.plugins.frontends.rest.fields import (
 from llamakit.plugins.frontends.rest.nested import known
 from msgspec import Meta
 
-from llamakit.bounded_json import NestedJson, short
+from llamakit.bounded_json import NestedJson, kind_of, quoted
 from llamakit.chat.fit import arguments_of
 from llamakit.errors import UsageError
 
@@ -163,7 +163,7 @@ def conversation(fields: ChatBody) -> Conversation:
 def _message(message: dict[str, Any], where: str, nested: NestedJson) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content", "")
     if role not in ROLES:
-        raise UsageError(f"the role of {where} is {short(role, 40)!r}", hint=", ".join(ROLES), param="messages")
+        raise UsageError(f"the role of {where} is {quoted(role, 40)}", hint=", ".join(ROLES), param="messages")
     if message.get("images"):
         raise UsageError(f"the images of {where} cannot be read", hint="text only", param="messages")
     if not isinstance(content, str | None):
@@ -173,8 +173,11 @@ def _message(message: dict[str, Any], where: str, nested: NestedJson) -> dict[st
         found["reasoning_content"] = message["thinking"]
     if isinstance(message.get("tool_name"), str):
         found["name"] = message["tool_name"]
-    if message.get("tool_calls"):
-        found["tool_calls"] = [_call(call, where, nested) for call in message["tool_calls"]]
+    calls = message.get("tool_calls")
+    if calls:
+        if not isinstance(calls, list):
+            raise UsageError(f"the tool_calls of {where} are {kind_of(calls)}", hint="an array", param="messages")
+        found["tool_calls"] = [_call(call, where, nested) for call in calls]
     return found
 
 
