@@ -206,7 +206,7 @@ def test_what_is_left_out_of_a_message_shows():
     assert begin("a" * 100) == "a" * 100
     assert bounded_json.short("a" * 40, 40) == "a" * 40
     assert bounded_json.short("a" * 41, 40) == "a" * 39 + "…"
-    assert bounded_json.short([1.5] * 100_000, 12) == "[1.5, 1.5, …"
+    assert bounded_json.short([1.5] * 100_000, 12) == "[1.5,1.5,1.…"
 
 
 @pytest.mark.parametrize("schema", [{"type": [[1.5] * 500_000]}, {"$ref": "#/" + "x" * 5_000_000}])
@@ -243,9 +243,9 @@ def test_messages_write_out_no_more_than_they_show(value):
 @pytest.mark.parametrize(
     ("path", "fields", "shown"),
     [
-        ("/v1/chat/completions", {"messages": [{"role": [1.5] * 100_000, "content": "a"}]}, "[1.5, 1.5"),
+        ("/v1/chat/completions", {"messages": [{"role": [1.5] * 100_000, "content": "a"}]}, "[1.5,1.5"),
         ("/v1/messages", {"messages": [{"role": "x" * 100_000, "content": "a"}], "max_tokens": 1}, "xxx"),
-        ("/api/chat", {"messages": [{"role": [1.5] * 100_000, "content": "a"}]}, "[1.5, 1.5"),
+        ("/api/chat", {"messages": [{"role": [1.5] * 100_000, "content": "a"}]}, "[1.5,1.5"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": [1.5] * 100_000}]}]}, "[1.5"),
         ("/completion", {"prompt": "a", "samplers": ["x" * 100_000]}, "xxx"),
         ("/completion", {"prompt": "a", "lora": [{"name": "x" * 100_000, "scale": 1}]}, "xxx"),
@@ -379,7 +379,7 @@ def test_a_choice_of_a_tool_is_not_written_out(server):
     tools = [{"type": "function", "function": {"name": "a"}}]
     choice = {"type": "function", "function": {"name": [1.5] * 200_000}}
     status, answer = server.post("/v1/chat/completions", {"messages": ASKED, "tools": tools, "tool_choice": choice})
-    assert (status, "names no tool of the request: {'type'" in str(answer)) == (400, True)
+    assert (status, 'names no tool of the request: {"type' in answer["error"]["message"]) == (400, True)
 
 
 def test_values_are_counted_without_a_walk_to_the_end():

@@ -143,7 +143,7 @@ def test_a_lenient_schema_that_cannot_be_read_is_any_object():
         ({"format": {"type": "token", "token": "<x>"}}, "needs the vocabulary"),
         ({"format": {"type": "token", "token": -1}}, "there is no token -1"),
         ({"format": {"type": "repeat", "min": 3, "max": 2, "content": TEXT}}, "max is 2, less than min, 3"),
-        ({"format": {"type": "repeat", "min": -1, "max": 2, "content": TEXT}}, "`int` >= 0"),
+        ({"format": {"type": "repeat", "min": -1, "max": 2, "content": TEXT}}, "`integer` >= 0"),
         ({"format": tag("<f>", TEXT, [])}, "names no end"),
         ({"format": {"type": "triggered_tags", "triggers": ["<g"], "tags": [tag("<f>", TEXT, "</f>")]}}, "no trigger"),
         ({"format": {"type": "triggered_tags", "triggers": ["<g"], "tags": []}}, "has no tags"),
