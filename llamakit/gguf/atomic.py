@@ -76,6 +76,13 @@ def refuse_to_replace(path: str | Path, sources: Iterable[str | Path], what: str
                 raise UsageError(f"{path} would replace {what}: name another file or folder")
 
 
+def refuse_stdout(name: str, option: str) -> None:
+    """UsageError if what `option` is to write is called `-`: files are made whole or not at all, so not as a stream."""
+    if name == "-":
+        hint = f"{option} FILE   (./- for a file called -)"
+        raise UsageError(f"{option} -: it is written to a file, not to standard output", hint=hint, param=option)
+
+
 def write_error(path: Path, error: OSError, n_bytes: int = 0) -> FileWriteError:
     """What to say when a file, of `n_bytes` or more, cannot be written."""
     reason = error.strerror or str(error)

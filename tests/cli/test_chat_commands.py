@@ -331,7 +331,7 @@ LONG = "a" * 300
 NO_FILES = [
     f"/save {LONG}", f"/load {LONG}", f"/file {LONG}", "/save a\0b", "/load a\0b", "/file a\0b", "/lora a\0b",
     f"/lora {LONG}", "/save ~nobody-at-all/x", "/load ~nobody-at-all/x", "/lora ~nobody-at-all/x", "/save /",
-    "/save /dev/null/x", "/load /dev/null/x", "/file /",
+    "/save /dev/null/x", "/load /dev/null/x", "/file /", "/save -",
 ]  # fmt: skip
 
 

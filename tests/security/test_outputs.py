@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 
-from llamakit.cli import run
+from llamakit.cli import llamakit, run
+from llamakit.errors import UsageError
 from llamakit.gguf import open_gguf
 from llamakit.testing.lora import write_gguf_adapter
 
@@ -235,3 +238,51 @@ def test_a_peft_folder_is_replaced_as_a_whole(files, monkeypatch, fails):
         args = ["lora", "export", other, "-m", files / "model.gguf", "-o", files / "peft"]
         assert run([str(each) for each in args]) == 6
     assert {path.name: path.read_bytes() for path in (files / "peft").iterdir()} == before
+
+
+STDOUT = {
+    "quantize model.gguf - Q8_0": "OUT",
+    "lora merge -m model.gguf -l lora.gguf -o -": "--output",
+    "lora import peft -o -": "--output",
+    "lora export lora.gguf -o - --to gguf": "--output",
+    "export-lora -m model.gguf -l lora.gguf -o -": "--model-out",
+    "convert-checkpoint -i model.gguf -o -": "--output",
+    "generate -m model.gguf -p a -n 1 --prompt-cache -": "--prompt-cache",
+    "generate -m model.gguf -p a -n 1 --logdir -": "--logdir",
+    "bench -m model.gguf --plot -": "--plot",
+    "finetune -m model.gguf --data text.txt -o -": "--out",
+    "train --data text.txt --out=- --params 100K": "--out",
+    "finetune --model-base model.gguf --train-data text.txt --lora-out -": "--lora-out",
+    "finetune --model-base model.gguf --train-data text.txt --checkpoint-out -": "--checkpoint-out",
+    "train-text-from-scratch --vocab-model model.gguf --train-data text.txt --model-out -": "--model-out",
+}
+
+
+@pytest.mark.parametrize("command", STDOUT)
+def test_a_dash_is_no_file_to_write(files, capsys, monkeypatch, command):
+    """It means standard output to people, who got a file called - and an empty pipe."""
+    monkeypatch.chdir(files)
+    error = refused(files, capsys, *command.split())
+    assert f"{STDOUT[command]} -: " in error
+    assert not (files / "-").exists()
+
+
+def test_every_option_to_write_by_refuses_a_dash():
+    """What the help calls an output, of any command, so that a new one is not forgotten."""
+    words = re.compile(r"\b(out|output|dest|destination|logdir|plot|prompt_cache|model_out|train_out)\b")
+    context = click.Context(llamakit)
+    found = {}
+    for name in llamakit.list_commands(context):
+        command = llamakit.get_command(context, name)
+        for each in [command, *getattr(command, "commands", {}).values()]:
+            found |= {f"{name} {each.name} {p.name}": p for p in each.params if words.search(p.name)}
+    assert len(found) >= 10
+    for param in found.values():
+        with pytest.raises(UsageError, match="not to standard output"):
+            param.type.convert("-", param, context)
+
+
+def test_a_file_called_a_dash_can_be_written(files, monkeypatch):
+    monkeypatch.chdir(files)
+    assert run(["quantize", "model.gguf", "./-", "Q8_0"]) == 0
+    assert (files / "-").exists()

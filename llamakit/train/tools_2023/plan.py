@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llamakit.errors import UsageError
+from llamakit.gguf.atomic import refuse_stdout
 from llamakit.options import build_options
 from llamakit.train.options import TrainOptions
 from llamakit.train.tools_2023.flags import KINDS, Tool, parse_2023
@@ -147,9 +148,12 @@ def plan_2023(tool: Tool, args: Sequence[str]) -> Plan2023:
 
 
 def _files(v: dict[str, Any], lora: bool) -> Files:
+    output = "lora_out" if lora else "model_out"
+    for name in ("checkpoint_out", output):
+        refuse_stdout(v[name], f"--{name.replace('_', '-')}")
     return Files(
         train_data=v["train_data"], checkpoint_in=v["checkpoint_in"], checkpoint_out=v["checkpoint_out"],
-        output=v["lora_out" if lora else "model_out"], pattern=v["pattern_fn_it"], latest=v["fn_latest"],
+        output=v[output], pattern=v["pattern_fn_it"], latest=v["fn_latest"],
     )  # fmt: skip
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from llamakit.plugins.frontends.cli.params import Context, device_options, json_option, model_option, output_options
+from llamakit.plugins.frontends.cli.params import (
+    Context,
+    OutputPath,
+    device_options,
+    json_option,
+    model_option,
+    output_options,
+)
 
 from llamakit.errors import UsageError
 from llamakit.terminal import json_text
@@ -41,7 +48,7 @@ def _numbers(text: str, least: int) -> list[int]:
 @click.option("--backend", metavar="NAMES", help="Backends in order of preference, or auto. [auto]")
 @device_options
 @click.option("--kv-type", metavar="TYPE", help="Type of keys and values: f32, f16, bf16, q8_0. [f16]")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it: a .png or .svg file.")
+@click.option("--plot", type=OutputPath(dir_okay=False, path_type=Path), help="Draw it: a .png or .svg file.")
 @json_option
 @output_options
 @click.pass_context

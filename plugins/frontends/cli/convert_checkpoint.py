@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 from llamakit.plugins.frontends.cli.console import Console
-from llamakit.plugins.frontends.cli.params import output_options
+from llamakit.plugins.frontends.cli.params import OutputPath, output_options
 
 ORDERS = ("auto", "ltr", "rtl", "ltr-no-flash", "rtl-no-flash")
 
@@ -14,7 +14,7 @@ ORDERS = ("auto", "ltr", "rtl", "ltr-no-flash", "rtl-no-flash")
 @click.option("--order", type=click.Choice(ORDERS), default="auto", help="How the moments lie; auto: seen from them.")
 @click.option("--vocab-model", metavar="FILE", help="A GGUF whose vocabulary the checkpoint gets.")
 @click.option("--ff", type=int, metavar="N", help="Size of the feed-forward layer; the tensors say it too.")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The checkpoint in GGUF.")
+@click.option("-o", "--output", type=OutputPath(), required=True, metavar="FILE", help="The checkpoint in GGUF.")
 @click.option(
     "-i", "--input", "source", required=True, metavar="FILE", help="A ggcl or ggcp checkpoint, or one in GGUF."
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from llamakit.plugins.frontends.cli.console import Console
 from llamakit.plugins.frontends.cli.lora import AdaptersCommand, adapter_options, run_merge
-from llamakit.plugins.frontends.cli.params import json_option, output_options
+from llamakit.plugins.frontends.cli.params import OutputPath, json_option, output_options
 
 
 @click.command(cls=AdaptersCommand)
@@ -13,7 +13,7 @@ from llamakit.plugins.frontends.cli.params import json_option, output_options
 @output_options
 @click.option("-t", "--threads", type=int, default=4, metavar="N", help="Threads; 0: as many as cores. [4]")
 @adapter_options
-@click.option("-o", "--model-out", required=True, metavar="FILE", help="The merged model.")
+@click.option("-o", "--model-out", type=OutputPath(), required=True, metavar="FILE", help="The merged model.")
 @click.option("-m", "--model-base", required=True, metavar="FILE", help="The model that the adapters are for.")
 def export_lora(
     as_json: bool, quiet: bool, verbose: bool, threads: int, model_out: str, model_base: str,

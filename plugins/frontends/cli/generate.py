@@ -8,6 +8,7 @@ import click
 from llamakit.plugins.frontends.cli.console import Console, dim, rate_of, tokens, write
 from llamakit.plugins.frontends.cli.params import (
     Context,
+    OutputPath,
     SamplingCommand,
     common_options,
     complete_samplers,
@@ -72,9 +73,9 @@ LONGEST_SHOWN = 400  # characters of a prompt that a terminal shows without --ec
 @click.option("--context-shift", is_flag=True, help="When the context is full, drop its older half and go on.")
 @click.option("--echo", is_flag=True, help="Write the prompt to stdout too.")
 @click.option("--raw", is_flag=True, help="On a terminal, do not replace control characters.")
-@click.option("--prompt-cache", type=click.Path(), metavar="FILE", help="Save and reuse the evaluated prompt.")
+@click.option("--prompt-cache", type=OutputPath(), metavar="FILE", help="Save and reuse the evaluated prompt.")
 @click.option("--lora", multiple=True, metavar="FILE", help="A LoRA adapter to use. Repeatable.")
-@click.option("--logdir", type=click.Path(), metavar="DIR", help="Write a YAML record of the run.")
+@click.option("--logdir", type=OutputPath(), metavar="DIR", help="Write a YAML record of the run.")
 @click.option("--timings/--no-timings", default=None, help="The timing line on stderr. [on]")
 @click.pass_context
 def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> None:

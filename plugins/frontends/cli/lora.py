@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from llamakit.plugins.frontends.cli.console import Console
-from llamakit.plugins.frontends.cli.params import Context, json_option, output_options
+from llamakit.plugins.frontends.cli.params import Context, OutputPath, json_option, output_options
 
 from llamakit.terminal import json_text, safe
 
@@ -79,7 +79,7 @@ def lora() -> None:
 @adapter_options
 @click.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads. [as many as cores]")
 @click.option("--type", "type_name", metavar="TYPE", help="Type of the merged model's matrices. [as in the base]")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The merged model.")
+@click.option("-o", "--output", type=OutputPath(), required=True, metavar="FILE", help="The merged model.")
 @click.option("-m", "--model", "base", metavar="FILE", help="The model that the adapters are for.")
 @click.pass_context
 def merge(
@@ -125,7 +125,7 @@ def run_merge(
     help="Type of its matrices. [as in the source]",
 )
 @click.option("-m", "--model", "base", metavar="FILE", help="The model that the adapter is for.")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The GGUF adapter.")
+@click.option("-o", "--output", type=OutputPath(), required=True, metavar="FILE", help="The GGUF adapter.")
 @click.argument("source", metavar="ADAPTER")
 def import_(quiet: bool, verbose: bool, type_name: str | None, base: str | None, output: str, source: str) -> None:
     """Make a GGUF adapter of a PEFT folder, or of a ggla file or a checkpoint of the 2023 finetune.
@@ -150,7 +150,9 @@ def import_(quiet: bool, verbose: bool, type_name: str | None, base: str | None,
 @click.option("--base-name", default="", metavar="NAME", help="What PEFT is to load the base by.")
 @click.option("--to", "kind", type=click.Choice(FORMATS), help="Format. [.gguf: gguf, .bin: ggla, a folder: peft]")
 @click.option("-m", "--model", "base", metavar="FILE", help="The model that the adapter is for.")
-@click.option("-o", "--output", required=True, metavar="PATH", help="A folder for PEFT, else a file.")
+@click.option(
+    "-o", "--output", type=OutputPath(), required=True, metavar="PATH", help="A folder for PEFT, else a file."
+)
 @click.argument("source", metavar="ADAPTER")
 def export(
     quiet: bool, verbose: bool, without_norms: bool, base_name: str, kind: str | None, base: str | None, output: str,

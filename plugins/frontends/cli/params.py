@@ -106,6 +106,19 @@ def settings_model(ctx: click.Context) -> str:
     return model
 
 
+class OutputPath(click.Path):
+    """A file or folder to write. `-` is none: there it would mean standard output."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path as it was given."""
+        from llamakit.gguf.atomic import refuse_stdout
+
+        if param is not None and isinstance(value, str):
+            option = max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+            refuse_stdout(value, option)
+        return super().convert(value, param, ctx)
+
+
 def json_option(command: Command) -> Command:
     """--json."""
     return click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")(command)

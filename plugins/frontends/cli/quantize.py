@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 from llamakit.plugins.frontends.cli.console import Console
-from llamakit.plugins.frontends.cli.params import json_option, output_options
+from llamakit.plugins.frontends.cli.params import OutputPath, json_option, output_options
 
 from llamakit.terminal import json_text, safe
 
@@ -13,7 +13,7 @@ from llamakit.terminal import json_text, safe
 @json_option
 @output_options
 @click.argument("source", metavar="IN", type=click.Path())
-@click.argument("destination", metavar="OUT", type=click.Path())
+@click.argument("destination", metavar="OUT", type=OutputPath())
 @click.argument("type_name", metavar="TYPE")
 def quantize(as_json: bool, quiet: bool, verbose: bool, source: str, destination: str, type_name: str) -> None:
     """Write IN as OUT with its matrices in TYPE, such as Q8_0, Q4_K_M or F16.

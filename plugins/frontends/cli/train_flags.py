@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
-from llamakit.plugins.frontends.cli.params import FieldType
+from llamakit.plugins.frontends.cli.params import FieldType, OutputPath
 from msgspec.structs import replace
 
 from llamakit.errors import UsageError
@@ -83,7 +83,8 @@ def _shape(field: OptionField, default: str) -> dict[str, Any]:
         return {"multiple": True, "metavar": metavar, "help": f"{field.description} Repeatable."}
     shown = "; ".join(part for part in (field.interval, default) if part)
     help_ = f"{field.description} [{shown}]" if shown else field.description
-    return {"default": None, "type": FieldType(field), "metavar": metavar, "help": help_}
+    kind = OutputPath() if field.name == "out" else FieldType(field)
+    return {"default": None, "type": kind, "metavar": metavar, "help": help_}
 
 
 def _value(field: OptionField, value: Any) -> Any:

@@ -15,6 +15,7 @@ from llamakit.plugins.frontends.cli.talk.command import Command, needed, path_of
 from llamakit.plugins.frontends.cli.talk.settings import shown
 
 from llamakit.errors import UsageError
+from llamakit.gguf.atomic import refuse_stdout
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.talk import Talk
@@ -38,6 +39,7 @@ def insert(talk: Talk, text: str) -> None:
 
 def save(talk: Talk, text: str) -> None:
     """Save the conversation."""
+    refuse_stdout(text, "/save")
     path = path_of(needed(text, "/save FILE"))
     if not talk.conversation.messages:
         raise UsageError("there is nothing to save yet")
