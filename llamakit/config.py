@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, Options, build_options, fields_of, near
+from llamakit.text_file import read_whole
 
 if TYPE_CHECKING:
     from llamakit.registry import Registry
@@ -215,8 +216,7 @@ def load_config(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(read_whole(path).decode())
     except FileNotFoundError:
         raise UsageError(f"no settings file {path}") from None
     except RecursionError:

@@ -22,6 +22,7 @@ from llamakit.gguf.atomic import refuse_to_replace
 from llamakit.models import RopeOverrides
 from llamakit.options import build_options
 from llamakit.session import Session
+from llamakit.text_file import read_whole
 from llamakit.train.tools_2023.checkpoint import Checkpoint2023, read_checkpoint, with_vocabulary, write_model
 from llamakit.train.tools_2023.flags import KINDS, NORMS, Tool
 from llamakit.train.tools_2023.plan import Plan2023, plan_2023
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 
 MOST_CTX = 1 << 24  # as `TrainOptions.ctx` has it
+MOST_DATA = 1 << 36  # bytes of a text to learn from, which is in memory as a whole
 
 
 def run_2023(
@@ -239,7 +241,7 @@ class Tool2023:
 
         path, session = Path(self.plan.files.train_data), self.session
         try:
-            data = path.read_bytes()
+            data = read_whole(path, MOST_DATA)
         except OSError as error:
             raise UsageError(f"the training data {path} cannot be read: {error.strerror}", param="train_data") from None
         tokens = _tokens(session.file)

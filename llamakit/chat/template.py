@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamakit.chat.own import own_template
 from llamakit.errors import ModelFileError, UsageError
+from llamakit.text_file import read_whole
 
 if TYPE_CHECKING:
     from datetime import date
@@ -121,7 +122,7 @@ def source_of(asked: str) -> str:
         return BUILTIN[asked]
     path = Path(asked)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_whole(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(
             f"there is no chat template {asked[:80]!r}",

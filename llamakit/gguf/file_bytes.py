@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Self
 
-from llamakit.errors import ModelChangedError
+from llamakit.errors import ModelChangedError, ModelFileError
+
+
+def check_regular(path: Path) -> None:
+    """ModelFileError for a pipe or a device: opening one may wait for ever, and no place in it can be read again."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ModelFileError(f"{path} is a pipe or a device; name a file")
 
 
 class FileBytes:
     """An open file as a sequence of bytes that is sliced. A context manager, or `close()` it."""
 
     def __init__(self, path: Path) -> None:
+        check_regular(path)
         self.path = path
         self._file = path.open("rb", buffering=0)
         self._size = os.fstat(self._file.fileno()).st_size

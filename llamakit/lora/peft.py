@@ -20,6 +20,7 @@ import numpy as np
 from llamakit.adapter import Adapter
 from llamakit.bounded_json import short
 from llamakit.errors import LONGEST_NAME, ModelFileError, UsageError, shown
+from llamakit.gguf.file_bytes import check_regular
 from llamakit.lora.files import MOST_ALPHA, AdapterFile, checked
 from llamakit.lora.heads import fits, kept_head
 from llamakit.lora.names import TOP, Layout, layout_of
@@ -121,6 +122,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The configuration, once everything in it is known to be a LoRA that can be carried over."""
     path = folder / CONFIG
     try:
+        check_regular(path)
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise not_an_adapter(folder) from None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ import numpy as np
 
 from llamakit.adapter import Adapter
 from llamakit.errors import ModelFileError, UsageError
+from llamakit.gguf.file_bytes import check_regular
 from llamakit.gguf.ggla import MAGIC as GGLA_MAGIC
 from llamakit.gguf.ggla import read_ggla
 from llamakit.gguf.reader import GGUFFile, open_gguf, text_of
@@ -179,11 +179,9 @@ def make_adapter(
 def magic_of(path: Path) -> bytes:
     """The first four bytes of a file."""
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
+        if path.is_dir():
             raise not_an_adapter(path)
-        if not stat.S_ISREG(mode):
-            raise ModelFileError(f"{path} is a pipe or a device; name a file")
+        check_regular(path)
         with path.open("rb") as file:
             magic = file.read(4)
     except FileNotFoundError:

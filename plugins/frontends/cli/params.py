@@ -19,6 +19,7 @@ from llamakit.embedded import named_or_embedded
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, Options, build_options, fields_of, near
 from llamakit.terminal import one_line
+from llamakit.text_file import read_whole
 from llamakit.units import size_text
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Command = Any
 BIAS = re.compile(r"(\d{1,11})([+-](?:\d+(?:\.\d*)?|\.\d+)|-inf)")
 LEAST = {"top_k": 0, "temperature": 0, "repeat_last_n": -1}  # what is below means the same
+MOST_TEXT = 1 << 30  # bytes of a text that is read whole
 ALIASES = {"temperature": "--temp", "tfs_z": "--tfs", "typical_p": "--typical"}
 
 
@@ -354,7 +356,7 @@ def read_text(file: str) -> str:
     import sys
 
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        data = sys.stdin.buffer.read() if file == "-" else read_whole(Path(file), MOST_TEXT)
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     return data.decode("utf-8", "replace").removeprefix("\ufeff")

@@ -20,6 +20,7 @@ import msgspec
 from llamakit.plugins.frontends.rest.connections import client_of
 
 from llamakit.errors import UsageError
+from llamakit.text_file import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -107,7 +108,7 @@ def read_keys(options: ServeOptions) -> Keys:
 def _lines(file: Path) -> list[tuple[str, frozenset[Role], float]]:
     """The keys in a file; one that is named but holds none would leave the server open."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_whole(file).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UsageError(f"the key file {file} cannot be read: {why}", param="api_key_file") from None

@@ -97,7 +97,7 @@ def settings_of(config: Config, options: ServeOptions, registry: Registry, n_mod
         "per_client_tokens": options.per_client_tokens,
         "lora": [*((path, 1.0) for path in options.lora), *options.lora_scaled], "lora_base": options.lora_base,
         "adapter_slots": ADAPTER_SLOTS if options.lora_dir or options.lora_watch else 0,
-        "draft_model": options.model_draft, "draft": options.draft, "chat_template": options.chat_template,
+        "draft_model": options.model_draft, "draft": options.draft, "chat_template": _template(options.chat_template),
     }  # fmt: skip
     if not memory and n_models > 1:  # else the first model would take what the others need
         settings["kv_most"] = device_memory(registry, settings).free // (2 * n_models)
@@ -108,6 +108,13 @@ def settings_of(config: Config, options: ServeOptions, registry: Registry, n_mod
             freq_base=options.rope_freq_base or None, freq_scale=options.rope_freq_scale or None
         )
     return settings
+
+
+def _template(asked: str) -> str:
+    """Its source, read once: models are opened more than once, and a pipe has its text for one."""
+    from llamakit.chat.template import source_of
+
+    return source_of(asked) if asked else ""
 
 
 def make_state(

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llamakit.errors import UsageError
+from llamakit.text_file import read_whole
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.talk import Talk
-
-
-MAX_BYTES = 64 << 20  # of a file that is read: no message and no conversation has that size
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,15 +52,11 @@ def path_of(text: str) -> Path:
 
 
 def content_of(path: Path) -> bytes:
-    """What is in a file, which may be a device that never ends."""
+    """What is in a file, a pipe or a device."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        return read_whole(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
-    return data
 
 
 def needed(text: str, usage: str) -> str:
