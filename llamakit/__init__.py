@@ -5,9 +5,10 @@ Importing this package imports nothing else; the public names are resolved on fi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than all that is here
 if TYPE_CHECKING:
+    from typing import Any
+
     from llamakit.errors import LlamaKitError
     from llamakit.grammar import json_schema_to_grammar
     from llamakit.session import Session

@@ -1,5 +1,5 @@
 """`python -m llamakit`."""
 
-from llamakit.cli import main
+from llamakit.start import main
 
 main()

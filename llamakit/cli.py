@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamakit import __version__
+from llamakit.start import INTERRUPTED, leave
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -59,7 +60,7 @@ HELP = """Run LLaMA-family models in GGUF files.
 Talk to a model:      llamakit chat -m model.gguf
 Write from a prompt:  llamakit generate -m model.gguf -p "Once upon a"
 """
-INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
+INTERNAL_ERROR, BROKEN_PIPE = 70, 141
 
 
 COMPLETING = "_LLAMAKIT_COMPLETE"  # set in the environment where a shell asks what could follow
@@ -269,6 +270,8 @@ def run(args: list[str] | None = None) -> int:
 
     _asked["color"] = colour("auto")
     try:
+        if signal.getsignal(signal.SIGINT) is leave:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         code = llamakit.main(args, prog_name="llamakit", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0

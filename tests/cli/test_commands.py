@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+from importlib.metadata import entry_points
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+from llamakit import start
 from llamakit.backend import Availability, Ceilings, DeviceInfo
 from llamakit.cli import llamakit
 from llamakit.cli import run as run_line
@@ -283,3 +287,42 @@ def test_doctor_fits_the_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     found = CliRunner().invoke(llamakit, ["doctor"])
     assert [line for line in found.output.splitlines() if len(line) > 80] == []
+
+
+SLOW = """
+import sys, time
+print("importing", flush=True)
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "tempfile", "numpy", "msgspec"])
+def test_ctrl_c_during_an_import_ends_silently(small_model, tmp_path, module):
+    """Whoever changed their mind at once got a traceback of the importing."""
+    (tmp_path / f"{module}.py").write_text(SLOW)
+    start = "from llamakit.start import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start, "inspect", small_model],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20)[1].strip() == b""
+    finally:
+        process.kill()
+    assert process.returncode == 130
+
+
+def test_the_command_and_the_module_begin_where_ctrl_c_is_silent():
+    (entry,) = entry_points(group="console_scripts", name="llamakit")
+    assert entry.value == "llamakit.start:main"
+    assert "from llamakit.start import main" in (Path(start.__file__).parent / "__main__.py").read_text()
+
+
+def test_a_background_job_keeps_ctrl_c_ignored(tmp_path):
+    """A shell starts it so that Ctrl-C at the terminal is not its own."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import llamakit.cli as cli; "
+    code += "cli.run = lambda args: print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN); "
+    code += "from llamakit.start import main; main()"
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"True\n"
