@@ -7,7 +7,6 @@ options of backends and frontends (`backend.cpu.threads`). In the environment `L
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from llamakit import bounded_toml
 from llamakit.errors import UsageError
 from llamakit.options import OptionField, Options, build_options, fields_of, near
 from llamakit.text_file import read_whole
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "llamakit.toml"
 PREFIX = "LLAMAKIT_"
+MOST_BYTES = 1 << 20  # of a settings file, which takes a second or two to parse
 # Variables of the environment that are not settings.
 NOT_SETTINGS = {"LLAMAKIT_TEST_DATA"}
 
@@ -216,7 +217,7 @@ def load_config(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_whole(path).decode())
+        return bounded_toml.decode(read_whole(path, MOST_BYTES).decode(), str(path))
     except FileNotFoundError:
         raise UsageError(f"no settings file {path}") from None
     except RecursionError:

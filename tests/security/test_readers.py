@@ -12,6 +12,7 @@ from itertools import count
 import numpy as np
 import pytest
 
+from llamakit import bounded_toml
 from llamakit.cli import run
 from llamakit.config import load_config
 from llamakit.errors import DataError, ModelFileError, UsageError
@@ -149,6 +150,50 @@ def test_settings_that_are_no_toml(tmp_path, data):
     (tmp_path / "llamakit.toml").write_bytes(data)
     with pytest.raises(UsageError, match="is not TOML"):
         load_config(None, file=tmp_path / "llamakit.toml")
+
+
+LONG_KEYS = {
+    "key": "a" + ".a" * 100_000 + " = 1", "spaces": "  a" + " .\ta" * 60_000 + "=1",
+    "table": "[a" + ".a" * 90_000 + "]",
+    "tables": "[[ a" + ".a" * 90_000 + "]]", "inline": "a = {b = 1, c" + ".a" * 90_000 + " = 1}",
+    "quoted": "a" + '."x y"' * 30_000 + " = 1", "literal": "a" + ".'x'" * 40_000 + " = 1",
+    "escaped": '"\\""' + '."\\""' * 30_000 + " = 1", "many": "".join(f"[a{'.a' * n}]\n" for n in range(600)),
+    "returns": "b = 1\r\na" + ".a" * 90_000 + " = 1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LONG_KEYS.values(), ids=LONG_KEYS)
+def test_a_key_of_many_names_takes_no_time(tmp_path, text):
+    """Half a minute for 200 KB: its parser takes time by the square of the names."""
+    (tmp_path / "llamakit.toml").write_bytes(text.encode())
+    began = time.thread_time()
+    with pytest.raises(UsageError, match=r"llamakit.toml, line \d+: a key has more than 16 names"):
+        load_config(None, file=tmp_path / "llamakit.toml")
+    assert time.thread_time() - began < 0.1
+
+
+@pytest.mark.parametrize("unit", ["[", ",", ", a", ',"', "{'", "a.", '"\\', ",a.b", '[""', "\n"])
+def test_looking_for_such_keys_takes_no_time_either(unit):
+    text = unit * (1_000_000 // len(unit))
+    began = time.thread_time()
+    bounded_toml.LONG_KEY.search(text)
+    assert time.thread_time() - began < 2
+
+
+def test_settings_are_of_a_bounded_size(tmp_path):
+    (tmp_path / "llamakit.toml").write_text("# comment\n" * 110_000)
+    with pytest.raises(UsageError, match="llamakit.toml is larger than 1 MiB"):
+        load_config(None, file=tmp_path / "llamakit.toml")
+
+
+def test_texts_with_many_dots_are_no_keys(tmp_path):
+    """Texts on several lines are not told apart from keys, but no text has so many words with dots between them."""
+    dots = ".".join("abcdefghijklmnopqrstuvwxyz")
+    text = f'model = "{dots}"\n# {dots}\n[frontend.rest]\ncors = ["{dots}", \'{dots}\', "https://a.b"]\n'
+    (tmp_path / "llamakit.toml").write_text(text)
+    config = load_config(Registry.discover(), file=tmp_path / "llamakit.toml")
+    assert config["model"] == dots
+    assert config["frontend.rest.cors"] == [dots, dots, "https://a.b"]
 
 
 def test_a_table_is_no_value_of_a_setting_but_holds_its_own(tmp_path):
