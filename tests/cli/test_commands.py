@@ -300,9 +300,11 @@ time.sleep(30)
 def test_ctrl_c_during_an_import_ends_silently(small_model, tmp_path, module):
     """Whoever changed their mind at once got a traceback of the importing."""
     (tmp_path / f"{module}.py").write_text(SLOW)
-    start = "from llamakit.start import main; main()"
+    # Tests that run in the background have Ctrl-C ignored.
+    begin = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    begin += "from llamakit.start import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", start, "inspect", small_model],
+        [sys.executable, "-c", begin, "inspect", small_model],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     try:

@@ -26,6 +26,10 @@ def pipe(tmp_path):
     return path
 
 
+# As a command in the foreground has it: tests that run in the background have Ctrl-C ignored.
+START = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from llamakit.start import main; main()"
+)
 TEXTS = [
     "--config PIPE config", "generate -p a -n 1 --grammar-file PIPE", "generate -p a -n 1 --json-schema-file PIPE",
     "generate -n 1 -f PIPE", "perplexity -f PIPE", "embed -f PIPE", "serve --port 0 --api-key-file PIPE",
@@ -40,7 +44,7 @@ def test_a_pipe_that_nobody_writes_to(pipe, small_model, tmp_path, command):
     words = {"PIPE": str(pipe), "MODEL": str(small_model)}
     args = [words.get(word, word) for word in command.split()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "llamakit", *args],
+        [sys.executable, "-c", START, *args],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip
     told = []

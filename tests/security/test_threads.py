@@ -107,7 +107,7 @@ def test_the_watch_of_an_adapter_goes_on_after_any_error(tmp_path, monkeypatch):
 
 
 def test_a_model_opens_without_an_adapter_whose_loading_has_a_defect(tmp_path, file):
-    (tmp_path / adapter_watch.FILE).write_bytes(b"x")
+    (tmp_path / adapter_watch.ADAPTER).write_bytes(b"x")
     watch = AdapterWatch(tmp_path)
     watch._load = lambda session: 1 / 0
     session = FakeSession()

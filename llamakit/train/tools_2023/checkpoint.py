@@ -136,6 +136,8 @@ def read_checkpoint(path: str | Path, order: Order | None = None) -> Checkpoint2
     from llamakit.train.tools_2023.before_gguf import MAGICS, read_before_gguf
 
     path = Path(path)
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; a checkpoint is one file")
     magic = magic_of(path)
     if magic in MAGICS:
         return read_before_gguf(path, order)

@@ -9,6 +9,7 @@ import click
 from llamakit.plugins.frontends.cli.params import Context, SamplingCommand, common_options, sampler_names
 
 from llamakit.errors import UsageError
+from llamakit.start import INTERRUPTED
 
 if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.source import Source
@@ -40,7 +41,7 @@ def chat(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> None:
     llamakit chat --url http://127.0.0.1:8080
     """
     from llamakit.plugins.frontends.cli.talk.settings import Settings
-    from llamakit.plugins.frontends.cli.talk.talk import INTERRUPTED, Talk
+    from llamakit.plugins.frontends.cli.talk.talk import Talk
     from llamakit.plugins.frontends.cli.talk.terminal import Terminal
 
     context = Context(ctx, options["quiet"], options["verbose"])

@@ -18,6 +18,7 @@ from llamakit.plugins.frontends.cli.params import (
 
 from llamakit.errors import UsageError
 from llamakit.options import fields_of
+from llamakit.start import INTERRUPTED
 
 if TYPE_CHECKING:
     from llamakit import Session
@@ -107,7 +108,7 @@ def generate(ctx: click.Context, sampling: dict[str, Any], **options: Any) -> No
         result, seed, interrupted = _run(session, asked, request, options, context.console)
         _finish(session, prompt, request, result, seed, options, context.console)
     if interrupted:
-        ctx.exit(130)
+        ctx.exit(INTERRUPTED)
 
 
 def _show_prompt(prompt: str, options: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 from llamakit.plugins.frontends.cli.params import Context, common_options, json_option, read_text
 
+from llamakit.start import INTERRUPTED
 from llamakit.terminal import json_text
 
 
@@ -39,7 +40,7 @@ def perplexity(ctx: click.Context, as_json: bool, file: str, lora: tuple[str, ..
             except KeyboardInterrupt:
                 interrupted = True
     if result is None:
-        ctx.exit(130)
+        ctx.exit(INTERRUPTED)
     if as_json:
         record = {
             "perplexity": result.perplexity,
@@ -52,4 +53,4 @@ def perplexity(ctx: click.Context, as_json: bool, file: str, lora: tuple[str, ..
         partial = ", partial" if interrupted else ""
         click.echo(f"perplexity {result.perplexity:.4f} ± {result.error:.4f} over {result.tokens} tokens{partial}")
     if interrupted:
-        ctx.exit(130)
+        ctx.exit(INTERRUPTED)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from llamakit.plugins.frontends.cli.console import Console
 
+from llamakit.start import INTERRUPTED
+
 if TYPE_CHECKING:
     from llamakit.train.tools_2023.flags import Tool
 
@@ -93,7 +95,7 @@ def run_tool(tool: Tool, args: list[str]) -> None:
                 signal.signal(number, handler)
         console.note(f"{reason}: {run.iteration} iterations")
     if reason == "interrupted":
-        click.get_current_context().exit(130)
+        click.get_current_context().exit(INTERRUPTED)
 
 
 def _backend(args: list[str]) -> tuple[str, list[str]]:

@@ -12,6 +12,7 @@ from llamakit.plugins.frontends.cli.params import Context, json_option, output_o
 from llamakit.plugins.frontends.cli.train_flags import train_flags, train_options
 
 from llamakit.errors import LlamaKitError
+from llamakit.start import INTERRUPTED
 from llamakit.terminal import json_text
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def finish(context: Context, trainer: Trainer, result: RunResult, as_json: bool)
         use = f'generate {serve} -p "..."' if only_texts else f"chat {serve}"
         context.console.note(f"use it:    llamakit {use}")
     if result.reason == "interrupted":
-        click.get_current_context().exit(130)
+        click.get_current_context().exit(INTERRUPTED)
 
 
 def curves(context: Context, trainer: Trainer) -> None:

@@ -12,6 +12,7 @@ from llamakit.plugins.frontends.cli.talk.source import Answer, Chosen, Piece, Wa
 from llamakit.plugins.frontends.cli.talk.view import MarkdownView, View
 
 from llamakit.errors import LlamaKitError, UsageError
+from llamakit.start import INTERRUPTED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from llamakit.plugins.frontends.cli.talk.source import Source
     from llamakit.plugins.frontends.cli.talk.terminal import Terminal
 
-INTERRUPTED = 130
 TWICE = 1.0  # seconds within which a second Ctrl-C at an empty prompt leaves
 END = "end of text"
 LOST = "connection lost"

@@ -91,6 +91,12 @@ def test_moments_by_name_are_those_of_the_gradients(folder):
         assert np.abs(checkpoint.second[name].ravel() - 0.001 * g.astype(np.float64) ** 2).max() <= 1e-6 * scale**2
 
 
+def test_a_folder_is_no_checkpoint(tmp_path):
+    """It was said to have no adapter."""
+    with pytest.raises(ModelFileError, match="is a folder; a checkpoint is one file"):
+        read_checkpoint(tmp_path)
+
+
 def test_two_updates_from_the_first_checkpoint_give_the_second(folder):
     """AdamW of 2023 on the named state: P-1 and the gradients at it give P-2."""
     one, two = (read_checkpoint(folder / "parity" / f"P-{k}.gguf") for k in (1, 2))
