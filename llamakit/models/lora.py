@@ -137,7 +137,7 @@ def load_adapter(path: str | Path, model: LoadedModel, *, name: str | None = Non
     """
     given, path = Path(path), adapter_of_run(Path(path))
     if name is None:
-        stem = given.stem if path == given else given.resolve().name
+        stem = given.absolute().stem if path == given else given.resolve().name
         name = "".join(c if c.isprintable() else "_" for c in stem)[:MAX_NAME]
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise UsageError(f"an adapter's name has 1 to {MAX_NAME} printable characters", param="name")
