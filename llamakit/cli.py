@@ -258,8 +258,9 @@ def _end(terminal: list[Any] | None, signum: int, frame: object) -> None:
         import termios
 
         with suppress(Exception):  # it is gone
-            termios.tcsetattr(0, termios.TCSANOW, terminal)
-            os.write(0, PASTE_OFF)
+            if os.tcgetpgrp(0) == os.getpgrp():  # in the background it is another's, and who touches it is stopped
+                termios.tcsetattr(0, termios.TCSANOW, terminal)
+                os.write(0, PASTE_OFF)
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
 

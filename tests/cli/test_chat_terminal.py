@@ -22,9 +22,9 @@ PROMPT = r"\n>"
 
 
 class Pty:
-    """The program in a pty of 24 x 80."""
+    """A program in a pty of 24 x 80."""
 
-    def __init__(self, args: list[str], environ: dict[str, str]) -> None:
+    def __init__(self, command: list[str], environ: dict[str, str]) -> None:
         import pty
 
         self.master, slave = pty.openpty()
@@ -35,7 +35,7 @@ class Pty:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.before = self.modes()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "llamakit", "chat", *args], stdin=slave, stdout=slave, stderr=slave,
+            command, stdin=slave, stdout=slave, stderr=slave,
             start_new_session=True, env=environ, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
         )  # fmt: skip
         os.close(slave)
@@ -103,7 +103,7 @@ def chat(chat_server, tmp_path: Path) -> Iterator[Callable[..., Pty]]:
         }
         base |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(tmp_path), "COLUMNS": "", "LINES": ""}
         where = [] if "-m" in args else ["--url", chat_server.url]
-        started.append(Pty([*where, *args], base | environ))
+        started.append(Pty([sys.executable, "-m", "llamakit", "chat", *where, *args], base | environ))
         return started[-1]
 
     yield start
@@ -227,6 +227,30 @@ def test_a_signal_leaves_the_terminal_as_it_was(chat, number):
     pty.process.send_signal(number)
     assert pty.end() == -number
     assert pty.modes() == pty.before
+
+
+SHELL = """
+import os, signal, subprocess, sys, tty
+command = "import sys, time, llamakit.cli as cli; cli.run = lambda args: print('runs') or time.sleep(600); cli.main()"
+job = subprocess.Popen(
+    [sys.executable, "-uc", command], stdout=subprocess.PIPE, preexec_fn=lambda: os.setpgid(0, 0)
+)
+assert job.stdout.readline() == b"runs\\n"
+tty.setraw(0)  # as the editor of a shell has it
+job.send_signal(signal.SIGTERM)
+status = os.waitpid(job.pid, os.WUNTRACED)[1]
+job.kill()
+sys.exit(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 1)
+"""
+
+
+def test_a_signal_ends_a_command_in_the_background_of_a_shell():
+    """It put the shell's terminal right, for which the system stopped it: it neither went on nor ended."""
+    pty = Pty([sys.executable, "-c", SHELL], dict(os.environ))
+    try:
+        assert pty.end() == signal.SIGTERM
+    finally:
+        pty.close()
 
 
 def test_tab_completes_and_markdown_is_shown(chat, chat_server):
