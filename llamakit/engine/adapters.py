@@ -142,14 +142,6 @@ class AdapterStore:
         with self._lock:
             return [_info(loaded) for loaded in self._loaded.values()]
 
-    def default(self) -> tuple[tuple[str, float], ...]:
-        """(name, scale) of the adapters that requests get by default."""
-        with self._lock:
-            return self._default()
-
-    def _default(self) -> tuple[tuple[str, float], ...]:
-        return tuple((name, loaded.scale) for name, loaded in self._loaded.items() if loaded.scale != 0)
-
     def resolve(self, selection: Iterable[tuple[str, float]] | None) -> Selection:
         """What a request asks for, checked; None: what it gets by default, whatever is removed meanwhile.
 
@@ -157,7 +149,9 @@ class AdapterStore:
         """
         chosen: dict[str, tuple[LoadedAdapter, float]] = {}
         with self._lock:
-            for name, scale in self._default() if selection is None else selection:
+            if selection is None:
+                selection = [(name, loaded.scale) for name, loaded in self._loaded.items() if loaded.scale != 0]
+            for name, scale in selection:
                 if name in chosen:
                     raise UsageError(f"adapter {name!r} is named twice", param="lora")
                 if len(chosen) >= MAX_SELECTED:

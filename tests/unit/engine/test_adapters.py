@@ -53,10 +53,10 @@ def store(n_slot: int, *names: str) -> AdapterStore:
 def test_names_and_default_scales():
     s = store(2, "a", "b")
     s.add(adapter("quiet"), 0)
-    assert s.default() == (("a", 1.0), ("b", 1.0))
+    assert sorted(s.resolve(None).names) == [("a", 1.0), ("b", 1.0)]
     s.set_scale("quiet", -0.5)
     s.set_scale("a", 0)
-    assert s.default() == (("b", 1.0), ("quiet", -0.5))
+    assert sorted(s.resolve(None).names) == [("b", 1.0), ("quiet", -0.5)]
     assert [(i.id, i.name, i.path, i.scale, i.rank, i.n_bytes) for i in s.infos()] == [
         (0, "a", "a.gguf", 0.0, 2, 80), (1, "b", "b.gguf", 1.0, 2, 80), (2, "quiet", "quiet.gguf", -0.5, 2, 80),
     ]  # fmt: skip
@@ -101,7 +101,7 @@ def test_selections():
         AdapterStore(Table(1), 1).resolve([("x", 1)])
     many = store(1, *(f"n{i}" for i in range(MAX_SELECTED + 1)))
     with pytest.raises(UsageError, match="at once"):
-        many.resolve(many.default())
+        many.resolve(None)
 
 
 def test_slots_are_shared_and_refilled_least_recently_used_first():
@@ -313,7 +313,7 @@ def test_replacing_changes_those_who_come_and_none_who_are_there():
     held = s._table.slots[slot]
     found = s.replace(adapter("a", seed=99))
     assert (found.id, found.scale) == (before.id, 0.5)
-    new = s.resolve(s.default())
+    new = s.resolve(None)
     assert new.key != old.key
     other = s.acquire(new)
     assert other != slot
