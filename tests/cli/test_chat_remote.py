@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,6 +13,7 @@ from llamakit.plugins.frontends.cli.talk.remote import Remote
 from llamakit.plugins.frontends.cli.talk.source import Piece, Waiting
 
 from llamakit.errors import ContextLengthError, LlamaKitError, QueueFullError, UsageError
+from tests.waiting import PATIENCE
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -56,25 +56,23 @@ def test_a_lost_connection_keeps_what_came(chat_server):
 
 
 def test_stopping_cuts_the_connection_at_once(chat_server):
-    chat_server.words, chat_server.pause = ["word "] * 1000, 0.01
+    chat_server.words, chat_server.pause = ["word "] * 10_000, 0.01
     stop = answering.Stop()
     threading.Timer(0.2, stop).start()
-    start = time.perf_counter()
     answer, text, _ = ask(remote_of(chat_server), stop=stop)
-    assert time.perf_counter() - start < 5  # of 10 and more
     assert answer.reason == "stopped"
-    assert answer.n_generated == text.count("word") > 0
-    assert chat_server.gone.wait(5)  # the server's work ends too
+    assert 0 < answer.n_generated < 500  # 20 on an idle machine
+    assert answer.n_generated == text.count("word")
+    assert chat_server.gone.wait(PATIENCE)  # the server's work ends too
 
 
 def test_stopping_works_before_the_first_word(chat_server):
-    chat_server.words, chat_server.pause = [""] * 1000, 0.05
+    chat_server.words, chat_server.pause = [""] * 10_000, 0.05
     stop = answering.Stop()
     threading.Timer(0.1, stop).start()
-    start = time.perf_counter()
     answer, text, _ = ask(remote_of(chat_server), stop=stop)
     assert (answer.reason, text) == ("stopped", "")
-    assert time.perf_counter() - start < 5  # of 10 and more
+    assert chat_server.gone.wait(PATIENCE)  # before the last word
 
 
 def test_a_full_server_is_asked_again(chat_server):

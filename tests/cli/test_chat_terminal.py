@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")
 PASTE = "\x1b[200~{}\x1b[201~"
 CTRL_C, CTRL_D, CTRL_BACKSLASH = "\x03", "\x04", "\x1c"
@@ -32,11 +34,16 @@ class Pty:
         import struct
         import termios
 
+        def take_terminal() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            for number in (signal.SIGHUP, signal.SIGINT):  # tests that are run in the background have both ignored
+                signal.signal(number, signal.SIG_DFL)
+
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.before = self.modes()
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave,
-            start_new_session=True, env=environ, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+            start_new_session=True, env=environ, preexec_fn=take_terminal,  # noqa: PLW1509
         )  # fmt: skip
         os.close(slave)
         self.output, self.position = "", 0
@@ -50,7 +57,7 @@ class Pty:
     def send(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def until(self, pattern: str, seconds: float = 20) -> str:
+    def until(self, pattern: str, seconds: float = PATIENCE) -> str:
         """Read until the pattern was shown after what it waited for before; returns what came up to its end."""
         end = time.monotonic() + seconds
         while (found := re.search(pattern, plain(self.output)[self.position :])) is None:
@@ -68,7 +75,7 @@ class Pty:
 
     def end(self) -> int:
         """Wait for the program's end; returns its exit code."""
-        while select.select([self.master], [], [], 10)[0]:
+        while select.select([self.master], [], [], PATIENCE)[0]:
             try:
                 data = os.read(self.master, 65536)
             except OSError:
@@ -76,7 +83,7 @@ class Pty:
             if not data:
                 break
             self.output += data.decode("utf-8", "replace")
-        return self.process.wait(10)
+        return self.process.wait(PATIENCE)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -152,17 +159,15 @@ def test_many_pasted_lines_are_one_message_and_history_lasts(chat, chat_server, 
 
 
 def test_ctrl_c_stops_at_once_and_continue_goes_on(chat, chat_server):
-    chat_server.words, chat_server.pause = ["word "] * 2000, 0.01
+    chat_server.words, chat_server.pause = ["word "] * 20_000, 0.01
     pty = chat("--no-history")
     pty.until(PROMPT)
     pty.send("go\r")
     pty.until("word word")
-    start = time.monotonic()
     pty.send(CTRL_C)
-    pty.until("stopped")
-    assert time.monotonic() - start < 5  # 0.2 on an idle machine, 20 and more to the end
+    assert pty.until("stopped").count("word") < 500  # 20 on an idle machine
     pty.until(PROMPT)
-    assert chat_server.gone.wait(5)
+    assert chat_server.gone.wait(PATIENCE)
     chat_server.words, chat_server.pause = ["and ", "so ", "on"], 0.0
     pty.send("/continue\r")
     shown = pty.until("tokens")
@@ -314,10 +319,8 @@ def test_stopping_while_a_local_model_writes(chat, small_model):
     pty.until(PROMPT)
     pty.send("Tell a story.\r")
     pty.until(r"[^>]{200}")
-    start = time.monotonic()
     pty.send(CTRL_C)
-    pty.until("stopped")
-    assert time.monotonic() - start < 5  # 0.2 on an idle machine, 20 and more to the end
+    assert len(pty.until("stopped")) < 2000  # characters, of 6,000 and more to the end
     pty.until(PROMPT)
     pty.send("/regenerate 5\r")
     pty.until(r"[^>]{200}")

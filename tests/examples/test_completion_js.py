@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 WEB = Path(__file__).parents[2] / "plugins/frontends/rest/web"
 TEXT = " Hello,\nwörld 🙂 end"
 
@@ -164,7 +166,7 @@ def test_abort_stops_the_server_too(fake: Any, run: Any) -> None:
     await gone.next().catch((e) => tell(e.name))
     """
     assert run(code) == [3, "AbortError", "AbortError"]
-    assert fake.gone.wait(5)
+    assert fake.gone.wait(PATIENCE)
 
 
 def test_leaving_the_loop_stops_the_server_and_not_the_callers_controller(fake: Any, run: Any) -> None:
@@ -175,4 +177,4 @@ def test_leaving_the_loop_stops_the_server_and_not_the_callers_controller(fake: 
     tell(controller.signal.aborted)
     """
     assert run(code) == ["on", False]
-    assert fake.gone.wait(5)
+    assert fake.gone.wait(PATIENCE)

@@ -13,8 +13,7 @@ from llamakit.testing.vocabulary import BYTES
 from llamakit.train.scratch import ShapeOptions, choose_shape, write_new_model
 from llamakit.train.vocabulary import add_vocabulary
 from llamakit.training import Trainer
-
-PATIENCE = 30.0  # seconds; the server looks once a second
+from tests.waiting import until
 
 
 def serving():
@@ -50,13 +49,6 @@ def adapters(server):
     status, found = server.request("GET", "/lora-adapters")
     assert status == 200
     return found
-
-
-def until(true):
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.1)
 
 
 def written(server) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from llamakit.options import build_options
 from tests.rest.test_metrics import samples
+from tests.waiting import PATIENCE
 
 
 def test_slots_are_listed_as_the_server_was_started(serve):
@@ -23,16 +24,16 @@ def held(server, model, **fields):
     body = {"model": model, "prompt": "Once", "n_predict": 100, "ignore_eos": True, "stream": True, **fields}
     service = server.state.pool.loaded(model).service
     gate, stopped = threading.Event(), threading.Event()
-    holder = threading.Thread(target=lambda: service.call(lambda: (stopped.set(), gate.wait(30))))
+    holder = threading.Thread(target=lambda: service.call(lambda: (stopped.set(), gate.wait(PATIENCE))))
     with server.open("/completion", body) as response:
         response.read1()
         holder.start()
-        assert stopped.wait(30)
+        assert stopped.wait(PATIENCE)
         try:
             yield
         finally:
             gate.set()
-            holder.join(30)
+            holder.join(PATIENCE)
 
 
 def test_free_slots_are_sequences_of_the_model_that_is_asked_for(serve, small_model):

@@ -6,11 +6,12 @@ import io
 import json
 import logging
 import sys
-import time
 
 import pytest
 from llamakit.plugins.frontends.rest import logs
 from llamakit.plugins.frontends.rest.options import ServeOptions
+
+from tests.waiting import until
 
 NAMES = ("llamakit", "waitress", "waitress.queue", logs.requests.name)
 
@@ -37,9 +38,7 @@ def test_a_json_line_for_each_request(written, serve):
     client = serve()
     client.post("/completion", {"prompt": "the secret prompt", "n_predict": 3}, {"X-Request-Id": "one"})
     client.get("/nope?secret=1")
-    end = time.monotonic() + 5  # a line is written when its answer has been sent
-    while stream.getvalue().count('"method"') < 2 and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: stream.getvalue().count('"method"') == 2)  # a line is written when its answer has been sent
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     first, second = (line for line in lines if line["logger"] == "llamakit.rest.requests")
     assert (first["id"], first["method"], first["path"], first["status"]) == ("one", "POST", "/completion", 200)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 N_REQUESTS = 2000
 N_CLIENTS = 8
-PATIENCE = 20.0  # seconds that an answer may take; ten times what the slowest took on two busy cores
 RUNNING = 1.0  # seconds that a request which may be right is waited for
 
 

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llamakit.engine.job import Finished, Token
 from llamakit.engine.request import FinishReason, Piece, Result, Timings
+from tests.waiting import PATIENCE
 
 
 def samples(text):
@@ -145,7 +146,7 @@ def test_a_prefix_that_is_found_shows_in_the_hit_ratio(server):
 
 def after(server, condition):
     """The measurements, as soon as something is in them: a request is counted when its last byte was handed over."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         found = scrape(server)
         try:

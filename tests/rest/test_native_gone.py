@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from llamakit.errors import LlamaKitError
+from tests.waiting import PATIENCE, until
 
-STEP = 0.01  # seconds that a step is made to last
-SOON = 3.0  # seconds: far below what the work would last, far above a step on a busy machine
+STEP = 0.01  # seconds that a step is made to last: 90,000 of them take a quarter of an hour, which no test waits for
 PROMPTS = {"prompt": [1] + [400] * 480, "answer": [1, 400]}
 
 
@@ -37,18 +37,9 @@ def send(client: Any, **fields: Any) -> socket.socket:
     """A request on a raw socket."""
     body = json.dumps({"n_predict": 90_000, "ignore_eos": True} | fields).encode()
     head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    connection = socket.create_connection((client.host, client.port), timeout=30)
+    connection = socket.create_connection((client.host, client.port), timeout=PATIENCE)
     connection.sendall(head + body)
     return connection
-
-
-def until(condition: Any, seconds: float = 20.0) -> float:
-    """Seconds until a condition holds; fails after `seconds`."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds
-        time.sleep(0.002)
-    return time.monotonic() - start
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -66,7 +57,7 @@ def test_work_ends_when_its_client_leaves(slow, where, stream):
             until(lambda: service.n_running)
             time.sleep(20 * STEP)
         assert service.busy
-    assert until(lambda: not service.busy) < SOON
+    until(lambda: not service.busy)
     assert service.engine.n_running == 0
     assert slow.post("/completion", {"prompt": "a", "n_predict": 1})[0] == 200
 
@@ -78,10 +69,10 @@ def test_a_waiting_request_ends_when_its_client_leaves(slow, stream):
         assert first.recv(100)
         with closing(send(slow, prompt="b", stream=stream)):
             until(lambda: service.n_waiting == 1)
-        assert until(lambda: service.n_waiting == 0) < SOON
+        until(lambda: service.n_waiting == 0)
         assert service.n_running == 1  # the first goes on
         assert first.recv(100)
-    assert until(lambda: not service.busy) < SOON
+    until(lambda: not service.busy)
 
 
 def test_many_clients_that_leave_at_random(slow):
@@ -90,7 +81,7 @@ def test_many_clients_that_leave_at_random(slow):
     for n in range(12):
         with closing(send(slow, prompt=[1, 400 + n], stream=n % 2 == 0)):
             time.sleep(STEP * (n % 5))
-    assert until(lambda: not service.busy) < SOON
+    until(lambda: not service.busy)
     assert service.call(lambda: service.engine.space.pool.n_free + len(service.engine.space.tree)) == free
     assert slow.post("/completion", {"prompt": "a", "n_predict": 1})[0] == 200
 
@@ -108,7 +99,7 @@ def test_a_request_that_is_cancelled_by_its_id_gives_what_it_has(slow):
     assert not service.cancel("mine")  # what a client calls it is for its own eyes
     (slot,) = slow.get("/slots")[1]
     assert service.cancel(slot["id"])
-    thread.join(SOON)
+    thread.join(PATIENCE)
     status, answer = found[0]
     assert status == 200
     assert answer["stop_type"] == "cancelled"

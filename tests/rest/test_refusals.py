@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 
 @pytest.mark.parametrize(
     ("raw", "status"),
@@ -19,7 +21,7 @@ import pytest
     ],
 )
 def test_refusals_are_json(server, raw, status):
-    with socket.create_connection((server.host, server.port), timeout=10) as connection:
+    with socket.create_connection((server.host, server.port), timeout=PATIENCE) as connection:
         connection.sendall(raw)
         answer = b""
         while part := connection.recv(65536):

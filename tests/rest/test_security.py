@@ -17,6 +17,7 @@ from llamakit.plugins.frontends.rest.security import hostname, is_loopback
 from llamakit.plugins.frontends.rest.startup import warnings_of
 
 from llamakit.errors import UsageError
+from tests.waiting import PATIENCE
 
 KEY = "sk-local-1234567890"
 OPEN = {"/health", "/v1/health", "/docs"}  # beside static files; /docs holds no data, /openapi.json wants a key
@@ -138,7 +139,7 @@ def test_hosts(local, host, status):
 
 
 def test_without_a_host_it_is_no_browser(local):
-    with socket.create_connection((local.host, local.port), timeout=10) as sock:
+    with socket.create_connection((local.host, local.port), timeout=PATIENCE) as sock:
         sock.sendall(b"GET /health HTTP/1.0\r\n\r\n")
         assert sock.makefile("rb").readline().split()[1] == b"200"
 
@@ -148,7 +149,7 @@ def raw(client, method, path, headers, body):
     lines = [f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items()), "Connection: close"]
     if method == "POST":
         lines.append(f"Content-Length: {len(body)}")
-    with socket.create_connection((client.host, client.port), timeout=10) as sock:
+    with socket.create_connection((client.host, client.port), timeout=PATIENCE) as sock:
         sock.sendall("\r\n".join([*lines, "", ""]).encode() + (body if method == "POST" else b""))
         with sock.makefile("rb") as file:
             status = int(file.readline().split()[1])
@@ -220,7 +221,7 @@ def test_bodies_and_headers_have_limits(local):
 
 def raw_head(client, method, path, headers, body=b""):
     lines = [f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]
-    with socket.create_connection((client.host, client.port), timeout=10) as sock:
+    with socket.create_connection((client.host, client.port), timeout=PATIENCE) as sock:
         with suppress(OSError):  # it may answer before all is sent
             sock.sendall("\r\n".join([*lines, "", ""]).encode() + body)
         return int(sock.makefile("rb").readline().split()[1])
@@ -248,7 +249,7 @@ def raw_head(client, method, path, headers, body=b""):
     ],
 )  # fmt: skip
 def test_hostile_heads_leave_it_answering(local, head):
-    with socket.create_connection((local.host, local.port), timeout=10) as sock:
+    with socket.create_connection((local.host, local.port), timeout=PATIENCE) as sock:
         sock.sendall(head)
         sock.shutdown(socket.SHUT_WR)
         answer = sock.makefile("rb").read()

@@ -8,6 +8,8 @@ import socket
 import pytest
 from llamakit.plugins.frontends.rest.static import StaticFiles
 
+from tests.waiting import PATIENCE
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
@@ -98,7 +100,7 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_nothing_outside_can_be_reached(client, path):
-    with socket.create_connection((client.host, client.port), timeout=10) as sock:  # the path as it is, not made nicer
+    with socket.create_connection((client.host, client.port), timeout=PATIENCE) as sock:  # as it is, not made nicer
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = sock.makefile("rb").read()
     assert b"classified" not in answer

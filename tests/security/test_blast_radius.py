@@ -13,6 +13,7 @@ from llamakit.engine.request import Embed, FinishReason, Guidance, Request
 from llamakit.engine.service import Service, ServiceOptions
 from llamakit.errors import BackendError, DeviceLostError, LlamaKitError, PluginError, UnavailableError, UsageError
 from llamakit.sampler import Sampler, Stage
+from tests.waiting import PATIENCE, until
 
 RAISED = [ValueError("no"), SystemExit(3), KeyboardInterrupt(), MemoryError(), RecursionError(), GeneratorExit()]
 RAISED_NAMES = [type(error).__name__ for error in RAISED]
@@ -331,7 +332,7 @@ def stop_thread(service):
     service._recover = lambda error: throw(SystemExit(1))
     service._inbox.append(SimpleNamespace())  # nothing that a thread can take
     service._wake.set()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     service._inbox.clear()
     service._recover = recover
@@ -340,12 +341,10 @@ def stop_thread(service):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_ended_is_started_again(hash_model, caplog):
     service = Service(hash_model.make_engine(), ServiceOptions(stall_seconds=0.4))
+    service.options = ServiceOptions()  # the thread is looked at every tenth of a second; no step takes too long
     expected = service.submit(request(2)).results()[0].tokens
     stop_thread(service)
-    end = time.monotonic() + 10
-    while service.trouble and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not service.trouble
+    until(lambda: not service.trouble)
     assert service.submit(request(2)).results()[0].tokens == expected
     assert "started again" in caplog.text
     service.close()
@@ -356,9 +355,7 @@ def test_a_thread_that_ends_again_and_again_is_given_up(hash_model):
     service = Service(hash_model.make_engine(), ServiceOptions(stall_seconds=0.2))
     for _ in range(4):
         stop_thread(service)
-        end = time.monotonic() + 10
-        while not service._thread.is_alive() and not service.dead and time.monotonic() < end:
-            time.sleep(0.01)
+        until(lambda: service._thread.is_alive() or service.dead)
     assert service.dead
     assert service.trouble == "the engine's thread has ended"
     with pytest.raises(UnavailableError, match="has ended"):
@@ -383,17 +380,17 @@ def test_trouble_tells_of_an_engine_that_does_not_get_on(hash_model):
     service = Service(hash_model.make_engine(), ServiceOptions(stall_seconds=0.3))
     time.sleep(0.5)
     assert not service.trouble  # without work there is nothing to get on with
+    strict, service.options = service.options, ServiceOptions()
     release = threading.Event()
-    service.engine.runner.program.hook = lambda: release.wait(20)
+    service.engine.runner.program.hook = lambda: release.wait(2 * PATIENCE)
     job = service.submit(request())
     assert not service.trouble
-    end = time.monotonic() + 5
-    while not service.trouble and time.monotonic() < end:
-        time.sleep(0.01)
+    service.options = strict
+    until(lambda: service.trouble)
     assert "no step for" in service.trouble
+    until(lambda: job.finished)
+    service.options = ServiceOptions()
     release.set()
-    while service.trouble:
-        time.sleep(0.01)
-    assert job.finished
+    until(lambda: not service.trouble)
     assert service.submit(request()).results()[0].reason is FinishReason.LENGTH
     service.close()

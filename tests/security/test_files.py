@@ -20,6 +20,7 @@ from llamakit.testing.lora import write_gguf_adapter
 from llamakit.train.export import write_model
 from llamakit.training import Trainer
 from llamakit.weights import tensor_sources
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -149,13 +150,6 @@ def adapter(model, folder):
         n_out, n_in = file.tensors[name].shape
     pair = {f"{name}.lora_a": np.ones((2, n_in), np.float32), f"{name}.lora_b": np.zeros((n_out, 2), np.float32)}
     return write_gguf_adapter(folder / "lora.gguf", pair)
-
-
-def until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_model_that_is_written_over_while_it_serves(copy, serve, in_file):

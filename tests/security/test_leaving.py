@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 
 import pytest
 
 from llamakit.engine.request import Embed
 from llamakit.errors import UnavailableError
 from llamakit.session import Session
+from tests.waiting import until
 
 MANY = 400
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import threading
 import time
 
 import pytest
 from llamakit.plugins.frontends.rest.refusals import Channel
+
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -19,13 +22,6 @@ def idle(server):
             stack.enter_context(socket.create_connection((server.host, server.port), timeout=30))
         until(lambda: len(server.server._server.active_channels) >= 60)
         yield
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_connections_that_do_nothing_are_not_asked_at_every_turn(server, idle, monkeypatch):
@@ -43,11 +39,12 @@ def test_connections_that_do_nothing_are_not_asked_at_every_turn(server, idle, m
 
 def test_connections_that_wait_are_taken_many_at_a_time(server, monkeypatch):
     until(lambda: not server.server._server.active_channels)
-    turns, turn = [], server.server._turns._turn
-    monkeypatch.setattr(server.server._turns, "_turn", lambda: time.sleep(0.1) or turns.append(1) or turn())
+    turns, turn, all_wait = [], server.server._turns._turn, threading.Event()
+    monkeypatch.setattr(server.server._turns, "_turn", lambda: (all_wait.wait(60), turns.append(1), turn()))
     with contextlib.ExitStack() as stack:
         for _ in range(40):
-            stack.enter_context(socket.create_connection((server.host, server.port), timeout=30))
+            stack.enter_context(socket.create_connection((server.host, server.port), timeout=60))
+        all_wait.set()
         until(lambda: len(server.server._server.active_channels) == 40)
     assert len(turns) < 40  # one each were forty at least
 

@@ -21,6 +21,7 @@ from llamakit.engine.service import Service, ServiceOptions
 from llamakit.errors import QueueFullError, UsageError
 from llamakit.gguf import open_gguf
 from llamakit.tokenizer import load_tokenizer
+from tests.waiting import until
 
 LONG = {"prompt": "Once upon a time", "n_predict": 100_000, "ignore_eos": True, "stream": True}
 
@@ -97,13 +98,6 @@ def test_ollamas_way_to_unload_a_model_is_for_who_runs_the_server(tenants, more)
         assert status == 200, data
         until(lambda wanted=goes: (pool.loaded() is None) is wanted)
         assert ("keep_alive" in headers.get("X-Ignored-Fields", "")) is not goes
-
-
-def until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_slots_and_cancelling_are_for_ones_own(tenants):

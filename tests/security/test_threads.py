@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from llamakit.plugins.frontends.rest.loading import load
 from llamakit.chat import worker_pool
 from llamakit.errors import LlamaKitError, UnavailableError
 from llamakit.pool import ModelPool
+from tests.waiting import until
 
 
 class FakeSession:
@@ -27,13 +27,6 @@ class FakeSession:
 
 def leave(*args):
     raise SystemExit(3)
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.fixture

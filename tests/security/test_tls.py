@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from llamakit.plugins.frontends.rest.tls import TLSFront, make_context
 
+from tests.waiting import until
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="one loopback address only, and no /proc")
 LONG = {"prompt": "Once", "n_predict": 100_000, "ignore_eos": True, "stream": True}
 SHORT = {"prompt": "Once", "n_predict": 1}
@@ -59,13 +61,6 @@ def ask(connection, path, body=None, headers=None):
 
 def descriptors():
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_clients_without_keys_are_told_apart_by_their_addresses(secure, visit):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import msgspec
 import pytest
@@ -11,13 +10,7 @@ import pytest
 from llamakit.engine.request import Embed, Request
 from llamakit.engine.service import Service, ServiceOptions
 from llamakit.errors import LlamaKitError, QueueFullError
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+from tests.waiting import until
 
 
 def request(**fields):

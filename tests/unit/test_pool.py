@@ -11,6 +11,7 @@ import pytest
 from llamakit import pool as pool_module
 from llamakit.errors import LlamaKitError, ModelFileError, NotFoundError, OutOfMemoryError, UnavailableError
 from llamakit.pool import ModelPool
+from tests.waiting import PATIENCE, until
 
 GIB = 1 << 30
 
@@ -38,7 +39,7 @@ class Opener:
     def __call__(self, path, progress):
         for done, total in self.steps:
             progress(done, total)
-        assert self.gate.wait(10)
+        assert self.gate.wait(PATIENCE)
         if path.name in self.errors:
             raise self.errors[path.name]
         session = FakeSession(path)
@@ -75,15 +76,8 @@ def in_threads(n, function):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     return found
-
-
-def until(condition):
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_names(tmp_path, opener):
@@ -127,7 +121,7 @@ def test_two_models_load_side_by_side(tmp_path, opener):
     until(lambda: all(info.loading for info in pool.infos()))
     opener.gate.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(PATIENCE)
     assert all(info.loaded for info in pool.infos())
 
 
@@ -260,19 +254,19 @@ def test_nobody_waits_for_the_device_to_tell_what_is_free(tmp_path, opener):
 
     def free():
         asked.set()
-        assert answer.wait(10)
+        assert answer.wait(2 * PATIENCE)
         return GIB
 
     pool = ModelPool(files(tmp_path, a=1, b=1), opener, free_memory=free)
     loading = threading.Thread(target=lambda: in_threads(1, lambda: pool.load("a")))
     loading.start()
-    assert asked.wait(10)
+    assert asked.wait(PATIENCE)
     listed = threading.Thread(target=pool.infos)
     listed.start()
-    listed.join(5)
+    listed.join(PATIENCE)
     waits = listed.is_alive()
     answer.set()
-    loading.join(10)
+    loading.join(PATIENCE)
     assert not waits
 
 
@@ -320,7 +314,7 @@ def test_close(tmp_path, opener):
         pool.close()  # also what is in use, and it waits for no loader
     assert opener.opened[0].closed == 1
     opener.gate.set()
-    threads[0].join(5)
+    threads[0].join(PATIENCE)
     until(lambda: not pool.info("b").loading)
     assert opener.opened[1].closed == 1  # loaded too late
     with pytest.raises(UnavailableError, match="shuts down"):

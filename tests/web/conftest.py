@@ -66,7 +66,7 @@ class Tabs:
     def context(self, **options: Any) -> Any:
         """A browser profile of its own."""
         context = self.browser.new_context(**options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         context.add_init_script(VIOLATIONS)
         context.on("request", lambda request: self.requests.append(request.url))
         self.contexts.append(context)

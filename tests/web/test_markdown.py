@@ -190,9 +190,12 @@ def test_fuzz_nothing_gets_through_and_nothing_is_slow(lab: Any) -> None:
       let slowest = 0;
       for (let round = 0; round < 10000; round += 1) {
         const text = Array.from({ length: 1 + random(60) }, () => parts[random(parts.length)]).join("");
-        const start = performance.now();
-        const body = whole(text);
-        const spent = performance.now() - start;
+        let body, spent = Infinity;
+        for (let tries = 0; tries < 5 && spent > 25; tries += 1) {
+          const start = performance.now();
+          body = whole(text);
+          spent = Math.min(spent, performance.now() - start);
+        }
         slowest = Math.max(slowest, spent / Math.max(1, text.length / 1024));
         for (const node of body.querySelectorAll("*")) {
           if (!tags.includes(node.localName)) bad.push([text, node.localName]);
@@ -207,7 +210,7 @@ def test_fuzz_nothing_gets_through_and_nothing_is_slow(lab: Any) -> None:
     """
     bad, slowest = run(lab, code, [TAGS, ATTRIBUTES])
     assert bad == []
-    assert slowest < 250  # one garbage collection in a text of a few bytes; the next test bounds long ones
+    assert slowest < 250  # milliseconds a kilobyte, at least one; of tries, since others may have had the processor
 
 
 HARD = ["\\(", "\\(a_{", "$${",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Tabs
+
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 SERVING = Path(__file__).parents[1] / "serving.py"
@@ -39,14 +40,6 @@ def real_tabs(chromium: Any, real: Any) -> Iterator[Tabs]:
     finally:
         for context in tabs.contexts:
             context.close()
-
-
-def until(condition: Callable[[], Any], seconds: float = 15) -> None:
-    """Wait; the page's own policy forbids scripts that the browser would wait with."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.05)
 
 
 def written(page: Any) -> str:
@@ -113,7 +106,7 @@ def test_stopping_ends_the_work_on_the_server(real_tabs: Tabs, real: Any) -> Non
     page.get_by_role("button", name="Generate").click()
     until(lambda: len(written(page)) > 40)
     page.keyboard.press("Escape")  # harmless where the run has ended by itself
-    until(lambda: real.request("GET", "/slots")[1] == [], 5)
+    until(lambda: real.request("GET", "/slots")[1] == [])
 
 
 def test_every_sampler_of_the_server_is_in_the_drawer(real_tabs: Tabs, real: Any) -> None:

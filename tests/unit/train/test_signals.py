@@ -15,6 +15,7 @@ import pytest
 from llamakit.train import checkpoint
 from llamakit.train.report import read_log
 from llamakit.training import Trainer
+from tests.waiting import until
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="signals of POSIX"), pytest.mark.slow]
 
@@ -51,18 +52,11 @@ def steps_of(out) -> list[int]:
     return [entry.step for entry in read_log(out / "log.jsonl")]
 
 
-def wait_for(done, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_with_a_checkpoint(base, data, tmp_path, number):
     out = tmp_path / "run"
     with running(base, data, out) as process:
-        wait_for(lambda: len(steps_of(out)) >= 2)
+        until(lambda: len(steps_of(out)) >= 2)
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -77,7 +71,7 @@ def test_a_run_that_ignores_a_closed_terminal_goes_on(base, data, tmp_path):
     """As nohup has it."""
     out = tmp_path / "run"
     with running(base, data, out, before="trap '' HUP", steps=300) as process:
-        wait_for(lambda: len(steps_of(out)) >= 2)
+        until(lambda: len(steps_of(out)) >= 2)
         process.send_signal(signal.SIGHUP)
         process.communicate(timeout=90)
     assert process.returncode == 0
@@ -87,7 +81,7 @@ def test_a_run_that_ignores_a_closed_terminal_goes_on(base, data, tmp_path):
 def test_a_second_signal_ends_at_once_and_leaves_nothing_half_written(base, data, tmp_path):
     out = tmp_path / "run"
     with running(base, data, out, "--save-every", 1) as process:
-        wait_for(lambda: len(steps_of(out)) >= 5)
+        until(lambda: len(steps_of(out)) >= 5)
         for _ in range(2):
             process.send_signal(signal.SIGINT)
             time.sleep(0.02)
@@ -116,7 +110,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(base, data, tm
     out, (master, slave) = tmp_path / "run", pty.openpty()
     with running(base, data, out, stderr=slave, start_new_session=True) as process:
         os.close(slave)
-        wait_for(lambda: len(steps_of(out)) >= 2)
+        until(lambda: len(steps_of(out)) >= 2)
         os.close(master)
         process.send_signal(signal.SIGHUP)  # what a terminal of one's own session sends
         process.wait(60)
