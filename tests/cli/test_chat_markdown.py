@@ -14,6 +14,8 @@ from llamakit.plugins.frontends.cli.talk.source import Piece
 from llamakit.plugins.frontends.cli.talk.terminal import Terminal
 from rich.cells import cell_len
 
+from tests.timing import is_quick
+
 TEXT = """# Title
 
 A *paragraph* with `code`, **bold** and a line
@@ -150,9 +152,7 @@ def test_control_characters_of_a_model_do_not_reach_the_terminal(monkeypatch):
 
 @pytest.mark.parametrize("mark", ["*", "_", "`", "[", "> ", "- ", "|", "#", "<", "1. ", "![", "\\"])
 def test_no_input_is_slow(mark):
-    start = time.process_time()
-    render(mark * 1000, 40)
-    assert time.process_time() - start < 2
+    assert is_quick(2, lambda: render(mark * 1000, 40))
 
 
 def test_rows_are_counted_as_terminals_do():
@@ -178,6 +178,6 @@ def test_what_the_model_computes_meanwhile_takes_no_colours(monkeypatch):
 )  # fmt: skip
 def test_blocks_that_take_long_are_shown_as_they_are(block):
     """A server can send them in one piece: minutes of the processor for 64 KiB."""
-    began = time.process_time()
-    assert re.sub(r"\x1b\[[\d;]*m", "", render(block, 80)) == block
-    assert time.process_time() - began < 5
+    shown = []
+    assert is_quick(5, lambda: shown.append(render(block, 80)))
+    assert re.sub(r"\x1b\[[\d;]*m", "", shown[0]) == block

@@ -20,6 +20,7 @@ from llamakit.errors import ModelFileError
 from llamakit.gguf import GGUFWriter, open_gguf
 from llamakit.session import Session
 from llamakit.terminal import keep_style, one_line, safe
+from tests.waiting import until
 
 EVIL = "\x1b]0;pwned\x07\x9b31m\u202eevil\x7f\r\x08 name\x1b[2J\nerror: forged"
 BAD = [chr(code) for code in (*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x202E, 0x2066)]
@@ -131,9 +132,7 @@ def test_errors_about_files_are_shown_without_control_characters(copy, tmp_path)
 
 def test_the_lines_of_a_server_that_starts(copy, process):
     server = process(model=copy({"general.name": EVIL}))
-    end = time.monotonic() + 10
-    while "ready in" not in server.output() and time.monotonic() < end:
-        time.sleep(0.05)
+    until(lambda: "ready in" in server.output())
     assert not any(c in server.output() for c in BAD), repr(server.output())
     assert "\nerror: forged" not in server.output()
 

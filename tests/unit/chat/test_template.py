@@ -50,7 +50,7 @@ def test_hostile_templates_end_soon_and_small(source):
     start = time.monotonic()
     with pytest.raises(ModelFileError, match="template"):
         ChatTemplate(source).render(TALK)
-    assert time.monotonic() - start < 20  # the limit is 2 seconds; tests run beside others
+    assert time.monotonic() - start < 60  # the limit is 2 seconds of the processor, 10 by the clock
 
 
 @pytest.mark.parametrize("source", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ 1 / 0 }}"])

@@ -16,6 +16,7 @@ from llamakit.models.llama import LlamaGraph, Variant
 from llamakit.models.rope import rope_attrs
 from llamakit.passes.intervals import Lifetime, first_fit, least, pack
 from llamakit.passes.memory import lifetimes, plan
+from tests.timing import is_quick
 
 LIVES = st.lists(
     st.builds(
@@ -111,10 +112,9 @@ def training(n_layer: int, n_node: int) -> list[Lifetime]:
 def test_tens_of_thousands_are_packed_quickly_and_well():
     lives = training(60, 170)
     assert len(lives) > 30_000
-    began = time.process_time()
-    packed = pack(lives, 16)
-    assert time.process_time() - began < 4  # alone on a machine of 2023: 1 s
-    assert packed.total <= 1.02 * least(lives)
+    packed = []
+    assert is_quick(4, lambda: packed.append(pack(lives, 16)), time.process_time)  # 1 on a machine of 2023
+    assert packed[0].total <= 1.02 * least(lives)
 
 
 def test_workspaces_lie_beside_the_values_of_their_step_only():
