@@ -20,6 +20,8 @@ from llamakit.plugins.frontends.rest.options import ServeOptions
 from llamakit.plugins.frontends.rest.security import Security
 from llamakit.plugins.frontends.rest.threads import AT_REST, Threads
 
+from tests.waiting import PATIENCE, until
+
 ENDLESS = {"prompt": "Once", "n_predict": 100_000, "stream": True, "ignore_eos": True, "n_probs": 50}
 
 
@@ -32,7 +34,7 @@ def sockets(server):
             sock = stack.enter_context(socket.socket())
             if receive:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
-            sock.settimeout(30)
+            sock.settimeout(PATIENCE)
             sock.connect((client.host, client.port))
             sock.sendall(data)
             return sock
@@ -46,7 +48,7 @@ def healthy(client, seconds=50.0):
     return time.monotonic() - began < seconds
 
 
-def ended(sock, seconds=20):
+def ended(sock, seconds=PATIENCE):
     """Whether the server closes a connection."""
     sock.settimeout(seconds)
     try:
@@ -59,7 +61,7 @@ def ended(sock, seconds=20):
     return True
 
 
-def trickle(sock, piece, seconds=15):
+def trickle(sock, piece, seconds=PATIENCE):
     """Send a piece every tenth of a second, until the server ends the connection."""
     end = time.monotonic() + seconds
     try:
@@ -74,7 +76,7 @@ def trickle(sock, piece, seconds=15):
 def test_half_a_header_is_not_waited_for(sockets, monkeypatch):
     monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
     for data in (b"", b"GET /health HTT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-"):
-        assert ended(sockets(data), 8), data
+        assert ended(sockets(data)), data
 
 
 def test_a_header_that_comes_letter_by_letter_is_not_waited_for(sockets, monkeypatch):
@@ -105,28 +107,34 @@ def test_who_offers_to_wait_before_a_body_is_answered(sockets, body):
         assert data.removeprefix(asked).startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
 
 
-def test_a_slow_but_steady_body_is_waited_for(server, monkeypatch):
-    monkeypatch.setattr(connections, "PACE_SECONDS", 0.5)
-    body = json.dumps({"prompt": "Once", "n_predict": 1, "user": "x" * 20_000}).encode()
-    with contextlib.closing(http.client.HTTPConnection(server.host, server.port, timeout=20)) as connection:
-        connection.putrequest("POST", "/completion")
-        connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders()
-        for start in range(0, len(body), 1000):
-            connection.send(body[start : start + 1000])
-            time.sleep(0.1)
-        with connection.getresponse() as response:
-            assert response.status == 200
+@pytest.mark.parametrize(("seconds", "waits"), [(0.9, True), (1.1, False)])
+def test_a_slow_but_steady_body_is_waited_for(server, sockets, monkeypatch, seconds, waits):
+    """A kilobyte comes in so many seconds of a clock that only the body moves."""
+    now, body = [time.monotonic()], json.dumps({"prompt": "Once", "n_predict": 1, "user": "x" * 20_000}).encode()
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    until(lambda: not server.server._channels())  # those of other tests
+    sock = sockets(f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+    until(server.server._channels)
+    (channel,) = server.server._channels()
+    head = channel.n_received
+    for start in range(0, len(body), 1000):
+        with contextlib.suppress(OSError):
+            sock.sendall(body[start : start + 1000])
+        until(lambda start=start: channel.n_received >= head + min(start + 1000, len(body)) or not channel.connected)
+        server.server.connections.look({0: channel})
+        now[0] += seconds
+    assert channel.connected is waits
+    if waits:
+        assert sock.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_bodies_that_come_slowly_count_before_they_are_whole(serve, sockets):
+def test_bodies_that_come_slowly_count_before_they_are_whole(serve, sockets, monkeypatch):
+    monkeypatch.setattr(connections, "PACE_SECONDS", 600.0)
     small = serve(request_memory="4M")
     head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
     held = [sockets(head + b"x" * 1_500_000, client=small) for _ in range(2)]
-    end = time.monotonic() + 60
-    while small.state.memory.taken < 3_000_000 and time.monotonic() < end:
-        time.sleep(0.01)
-    assert 3_000_000 <= small.state.memory.taken <= 4 << 20
+    until(lambda: small.state.memory.taken >= 3_000_000)
+    assert small.state.memory.taken <= 4 << 20
     with contextlib.suppress(OSError):  # it is refused while it is sent
         late = sockets(head + b"x" * 1_500_000, client=small)
     assert b" 429 " in late.recv(1000)
@@ -134,9 +142,7 @@ def test_bodies_that_come_slowly_count_before_they_are_whole(serve, sockets):
     assert small.post("/completion", {"prompt": "Once", "n_predict": 1})[0] == 200
     for sock in held:
         sock.close()
-    while small.state.memory.taken and time.monotonic() < end:
-        time.sleep(0.01)
-    assert small.state.memory.taken == 0
+    until(lambda: not small.state.memory.taken)
 
 
 @pytest.mark.parametrize(
@@ -152,10 +158,7 @@ def test_what_is_dropped_counts_no_more(server, sockets, data):
         sock = sockets(data)
         sock.shutdown(socket.SHUT_WR)
         ended(sock)
-    end = time.monotonic() + 20
-    while server.state.memory.taken and time.monotonic() < end:
-        time.sleep(0.01)
-    assert server.state.memory.taken == 0
+    until(lambda: not server.state.memory.taken)
 
 
 @pytest.fixture
@@ -175,19 +178,16 @@ def test_an_answer_that_nobody_reads_is_given_up(server, sockets, small_buffers,
     head = f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     before = server.server.connections.n_slow
     socks = [sockets(head + data, receive=4096) for _ in range(4)]
-    end = time.monotonic() + 100
-    while server.server.connections.n_slow < before + 4 and time.monotonic() < end:
+    while server.server.connections.n_slow < before + 4:
         assert healthy(server)
         time.sleep(0.2)
-    assert server.server.connections.n_slow >= before + 4
-    while server.server.gate.answering and time.monotonic() < end:
-        time.sleep(0.05)
-    assert server.server.gate.answering == 0
+    until(lambda: not server.server.gate.answering)
     del socks
 
 
-def test_more_half_open_connections_than_there_is_room_for(server, sockets):
+def test_more_half_open_connections_than_there_is_room_for(server, sockets, monkeypatch):
     """1,540 half-sent headers stopped the server."""
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 600.0)  # none is ended since it is slow
     most = server.server.connections.most
     limit = connections.most_connections(4096) - 200
     if most + 40 > limit:
@@ -196,7 +196,7 @@ def test_more_half_open_connections_than_there_is_room_for(server, sockets):
         many = [sockets(b"GET /health HTTP/1.1\r\nHost: local") for _ in range(server.server.connections.most + 40)]
         assert healthy(server)
         assert server.post("/completion", {"prompt": "Once", "n_predict": 2})[0] == 200
-        assert ended(many[0], 5)  # the oldest made room
+        assert ended(many[0])  # the oldest made room
     finally:
         server.server.connections.most = most
 
@@ -283,9 +283,7 @@ def test_few_descriptors_and_little_memory(small_model, tmp_path, serving):
         )  # fmt: skip
     client = SimpleNamespace(host="127.0.0.1", port=port)
     try:
-        end = time.monotonic() + 60
-        while time.monotonic() < end and not ask(client, "/health"):
-            time.sleep(0.1)
+        until(lambda: ask(client, "/health"))
         assert len(list(Path(f"/proc/{process.pid}/task").iterdir())) < 32  # there were 336
         socks = []
         for _ in range(300):
@@ -305,7 +303,7 @@ def test_few_descriptors_and_little_memory(small_model, tmp_path, serving):
 
 def ask(client, path):
     """Whether a GET is answered with 200."""
-    connection = http.client.HTTPConnection(client.host, client.port, timeout=20)
+    connection = http.client.HTTPConnection(client.host, client.port, timeout=PATIENCE)
     try:
         connection.request("GET", path)
         with connection.getresponse() as response:
@@ -360,22 +358,18 @@ def test_threads_come_and_go_with_the_work(monkeypatch):
 
     class Task:
         def service(self):
-            release.wait(10)
+            release.wait(PATIENCE)
             done.append(1)
 
     for _ in range(60):
         pool.add_task(Task())
     assert len(pool.threads) == 40
     release.set()
-    end = time.monotonic() + 10
-    while len(done) < 60 and time.monotonic() < end:
-        time.sleep(0.01)
-    assert len(done) == 60
-    time.sleep(0.1)
+    until(lambda: len(done) == 60)
+    until(lambda: not pool.active_count)
     pool._busy.value -= 100
     assert not pool.look()
-    while len(pool.threads) > AT_REST and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: len(pool.threads) == AT_REST)
     assert pool.threads == set(range(AT_REST)), "those that were there from the start stay"
     assert pool.look()
     assert not pool.look()
@@ -396,11 +390,8 @@ def test_a_thread_at_rest_holds_nothing_of_its_last_task():
     gone = weakref.ref(task)
     pool.add_task(task)
     del task
-    assert done.wait(10)
-    end = time.monotonic() + 10
-    while gone() is not None and time.monotonic() < end:
-        time.sleep(0.01)
-    assert gone() is None
+    assert done.wait(PATIENCE)
+    until(lambda: gone() is None)
     pool.shutdown()
 
 
@@ -416,16 +407,12 @@ def test_no_memory_for_more_threads(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     done = []
-    task = SimpleNamespace(service=lambda: (release.wait(10), done.append(1)))
+    task = SimpleNamespace(service=lambda: (release.wait(PATIENCE), done.append(1)))
     for _ in range(20):
         pool.add_task(task)
     release.set()
-    end = time.monotonic() + 10
-    while (len(done) < 20 or len(pool.threads) > AT_REST) and time.monotonic() < end:  # those to start are tried later
-        time.sleep(0.01)
-    assert len(done) == 20
+    until(lambda: len(done) == 20 and len(pool.threads) == AT_REST)  # those to start are tried later
     assert pool.most == AT_REST
-    assert len(pool.threads) == AT_REST
     pool.shutdown()
 
 
@@ -433,28 +420,26 @@ def test_starting_threads_does_not_hold_up_the_loop(monkeypatch):
     """330 requests that came together had `/health` wait for a second."""
     pool, release, done, start = Threads(400), threading.Event(), [], threading.Thread.start
     pool.set_thread_count(400)
+    may_start = threading.Semaphore(0)
 
     def take_long(thread):
         if thread.name.startswith("waitress-"):
-            time.sleep(0.02)
+            assert may_start.acquire(timeout=PATIENCE)
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", take_long)
-    task = SimpleNamespace(service=lambda: (release.wait(20), done.append("answer")))
+    task = SimpleNamespace(service=lambda: (release.wait(2 * PATIENCE), done.append("answer")))
     look = SimpleNamespace(service=lambda: done.append("look"), requests=[SimpleNamespace(path="/v1/health")])
-    began = time.monotonic()
     for _ in range(100):
         pool.add_task(task)
     pool.add_task(look)
-    assert time.monotonic() - began < 1.0
-    while not done and time.monotonic() - began < 10:
-        time.sleep(0.001)
+    until(lambda: len(pool.queue) == 101 - AT_REST)  # all wait for their threads
+    may_start.release()
+    until(lambda: done)
     assert done == ["look"]
-    assert len(pool.queue) > 20  # others wait for their threads
     release.set()
-    while len(done) < 101 and time.monotonic() - began < 20:
-        time.sleep(0.01)
-    assert len(done) == 101
+    may_start.release(100)
+    until(lambda: len(done) == 101)
     pool.shutdown()
 
 

@@ -225,7 +225,7 @@ def test_a_template_slows_no_other_request_of_a_server(serve, small_model, tmp_p
         )
         for name, info in model.tensors.items():
             writer.add_tensor(name, model.raw(name), info.type, info.shape)
-    monkeypatch.setattr(worker_pool, "CPU_SECONDS", 1.0)
+    monkeypatch.setattr(worker_pool, "CPU_SECONDS", 0.3)  # it is tried some twenty times
     monkeypatch.setattr(worker_pool, "pool", worker_pool.WorkerPool())
     server = serve({"stories": file})
     body = {"prompt": "Once", "n_predict": 100_000, "stream": True, "ignore_eos": True}
@@ -241,4 +241,4 @@ def test_a_template_slows_no_other_request_of_a_server(serve, small_model, tmp_p
                 break
         answers = [post.result() for post in posts]
     assert all(status >= 400 and "chat template" in answer["error"]["message"] for status, answer in answers)
-    assert max(gaps) < 0.7  # each takes a second of a processor: none of it is taken here
+    assert max(gaps) < 0.7  # without a limit each takes seconds of a processor: none of it is taken here
