@@ -104,13 +104,14 @@ def test_start_answer_and_stop(small_model):
 
 
 def test_streams_in_flight_are_finished_when_it_is_told_to_stop(small_model):
-    with Process("-m", small_model, "--port", "0", "--grace", "600") as server:
+    options = ("--grace", "600", "-np", "9", "--max-predict", "100000000")
+    with Process("-m", small_model, "--port", "0", *options) as server:
         server.wait_for("ready")
-        port, ends = server.port, []
+        port, ends, body = server.port, [], {"prompt": "Once", "stream": True, "ignore_eos": True}
+        endless = ask(port, "POST", "/completion", body | {"n_predict": -1})  # else all may end before what comes late
 
         def read():
-            body = {"prompt": "Once", "n_predict": 400, "stream": True, "ignore_eos": True}
-            connection, response = ask(port, "POST", "/completion", body)
+            connection, response = ask(port, "POST", "/completion", body | {"n_predict": 400})
             started.release()
             data = response.read()
             connection.close()
@@ -131,6 +132,8 @@ def test_streams_in_flight_are_finished_when_it_is_told_to_stop(small_model):
         assert int(response.headers["Retry-After"]) > 0
         for thread in threads:
             thread.join(SECONDS)
+        for each in reversed(endless):
+            each.close()
         code, text = server.end()
     assert code == 0
     assert [end["stopped_limit"] for end in ends] == [True] * 8

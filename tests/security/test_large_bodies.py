@@ -25,6 +25,7 @@ from llamakit.chat.profile import Profile
 from llamakit.errors import UsageError
 from llamakit.sampler import SequenceContext
 from tests.timing import is_quick
+from tests.waiting import PATIENCE
 
 ARRAYS = "[" + "[]," * 300_000 + "1]"  # more values than are decoded, in less than a megabyte
 
@@ -316,10 +317,10 @@ def test_others_have_the_turn_of_who_waits_for_something_else():
             time.sleep(0.05)
             assert not held.done()
             serialized.let_others()
-            assert held.result(10)
+            assert held.result(PATIENCE)
             serialized.let_others()
-            assert other.submit(work).result(10)
-        assert other.submit(work).result(10)
+            assert other.submit(work).result(PATIENCE)
+        assert other.submit(work).result(PATIENCE)
 
 
 def test_who_waits_too_long_for_a_turn_is_told_so(server, monkeypatch):

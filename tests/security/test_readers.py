@@ -65,6 +65,7 @@ def test_the_attack_notices_what_it_looks_for(fuzz, tmp_path):
     module, _ = fuzz
 
     def burn(folder):
+        end = module.time.process_time() + 0.1
         while module.time.process_time() < end:
             pass
 
@@ -73,7 +74,6 @@ def test_the_attack_notices_what_it_looks_for(fuzz, tmp_path):
         assert len(faults) == 1
         assert part in faults[0]
     module.SECONDS, before = 0.05, module.SECONDS
-    end = module.time.process_time() + 0.1
     try:
         assert "s" in module.attack(module.Reader(lambda rng, folder: None, burn), tmp_path, 1, 1)[1][0]
     finally:
