@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
+import prometheus_client
 import pytest
 from llamakit.plugins.frontends.rest import generation
-from llamakit.plugins.frontends.rest.metrics import Metrics
+from llamakit.plugins.frontends.rest.metrics import BETWEEN, Metrics
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamakit.engine.job import Finished, Token
 from llamakit.engine.request import FinishReason, Piece, Result, Timings
-from tests.waiting import PATIENCE
+from tests.waiting import until
 
 
 def samples(text):
@@ -101,16 +104,18 @@ def test_names_are_of_the_conventions():
             assert family.name.endswith(("_seconds", "_bytes")), family.name
 
 
-def test_a_token_costs_less_than_two_microseconds():
-    metrics, n = Metrics(), 20_000
-    best = min(_seconds(metrics, n) for _ in range(7))  # the least disturbed of seven
-    assert best / n < 2e-6 * 3  # three times what is aimed at, for machines that are slow or busy
+def test_a_token_costs_little():
+    """Less than two microseconds, which is about what the library's own histogram takes."""
+    plain = prometheus_client.Histogram("plain", "", buckets=BETWEEN, registry=CollectorRegistry())
+    tries = [(_seconds(Metrics().token_gap), _seconds(plain.observe)) for _ in range(7)]
+    ours, theirs = map(min, zip(*tries, strict=True))  # the least disturbed of those that were made in turn
+    assert ours < 3 * theirs
 
 
-def _seconds(metrics, n):
+def _seconds(observe):
     began = time.thread_time()
-    for _ in range(n):
-        metrics.token_gap(0.03)
+    for _ in range(5000):
+        observe(0.03)
     return time.thread_time() - began
 
 
@@ -146,15 +151,15 @@ def test_a_prefix_that_is_found_shows_in_the_hit_ratio(server):
 
 def after(server, condition):
     """The measurements, as soon as something is in them: a request is counted when its last byte was handed over."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        found = scrape(server)
-        try:
-            if condition(found):
-                return found
-        except KeyError:
-            pass
-        time.sleep(0.02)
+    found = {}
+
+    def holds():
+        found.clear()
+        found.update(scrape(server))
+        with suppress(KeyError):
+            return condition(found)
+
+    until(holds)
     return found
 
 
