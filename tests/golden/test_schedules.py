@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from llamakit import Session
 from llamakit.backend import Adapter
+from llamakit.engine import draft_model
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.request import Guidance
 from llamakit.gpu.steps.linear import FEW
@@ -97,7 +99,9 @@ def test_random_schedules(stories260k, backend_name, kv_type):
         assert [answers(job) for job in jobs] == alone
 
 
-def test_a_draft_model_changes_nothing_and_guesses_well(stories260k, backend_name):
+def test_a_draft_model_changes_nothing_and_guesses_well(stories260k, backend_name, monkeypatch):
+    monkeypatch.setattr(draft_model, "time", SimpleNamespace(perf_counter=lambda: 0.0))  # guesses take no time
+
     def run(**settings):
         with Session(stories260k, backend=backend_name, n_seq=4, ctx_size=200, **settings) as session:
             engine = session.engine

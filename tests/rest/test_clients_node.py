@@ -47,7 +47,7 @@ def test_clients_of_node(installed, serve, stories260k):
         cwd=installed,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
