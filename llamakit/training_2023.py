@@ -19,6 +19,7 @@ import numpy as np
 from llamakit.errors import ModelFileError, UsageError, shown
 from llamakit.gguf import StringArray, ValueType, open_gguf
 from llamakit.gguf.atomic import refuse_to_replace
+from llamakit.gguf.reader import paths_of
 from llamakit.models import RopeOverrides
 from llamakit.options import build_options
 from llamakit.session import Session
@@ -306,9 +307,11 @@ class Tool2023:
 def _check_outputs(plan: Plan2023) -> None:
     """Refuse to write over what is learned from. Only the next checkpoint may take the place of the last."""
     files = plan.files
+    sources: list[str | Path] = [*paths_of(plan.model)]
+    sources += [files.train_data] if files.train_data else []
     for name in (files.checkpoint_out, files.output):
         for path in files.outputs(name, 0):
-            refuse_to_replace(path, [each for each in (plan.model, files.train_data) if each], "what is learned from")
+            refuse_to_replace(path, sources, "what is learned from")
     for path in files.outputs(files.output, 0) if files.checkpoint_in else ():
         refuse_to_replace(path, [files.checkpoint_in], "the checkpoint")
 

@@ -355,6 +355,13 @@ def open_gguf(path: str | Path) -> GGUFFile:
         return file
 
 
+def paths_of(path: str | Path) -> list[Path]:
+    """All files of a model, of which one is named, "" for none; if it cannot be read, that one."""
+    with contextlib.suppress(ModelFileError), open_gguf(path) as file:
+        return file.paths
+    return [Path(path)] if path else []
+
+
 def _split_paths(path: Path, count: int) -> list[Path]:
     """The names of all parts, from the name of one."""
     match = SPLIT.match(path.name)

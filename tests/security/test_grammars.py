@@ -158,7 +158,7 @@ def test_the_clock_ends_what_no_count_foresees(monkeypatch):
     began = time.thread_time()
     with pytest.raises(GrammarError, match="longer than"):
         loop_for_ever(watcher)
-    assert time.thread_time() - began < 2
+    assert time.thread_time() - began < 20  # a fifth, but the thread that looks at it must get a processor first
     with watcher.watching():
         pass
     assert sum(range(100_000)) > 0  # nothing is raised afterwards

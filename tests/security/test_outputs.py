@@ -106,11 +106,17 @@ def test_no_part_of_a_split_model_is_written_over(files, capsys):
     parts = [files / f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
     for i, path in enumerate(parts):
         with open_gguf(files / "model.gguf") as file, GGUFWriter(path) as writer:
-            writer.add("general.architecture", "llama")
+            for key in file.metadata:
+                writer.add(key, file.metadata[key], *file.metadata.value_type(key))
             writer.add("split.count", 2)
             for name in list(file.tensors)[i::2]:
                 writer.add_tensor(name, file.raw(name), file.tensors[name].type, file.tensors[name].shape)
     assert "the source:" in refused(files, capsys, "quantize", parts[0], parts[1], "Q8_0")
+    args = ["finetune", "--model-base", parts[0], "--train-data", files / "text.txt", "--lora-out", parts[1],
+            "--adam-iter", "1", "--ctx", "16", "--batch", "1"]  # fmt: skip
+    assert "what is learned from:" in refused(files, capsys, *args)
+    args = ["convert-checkpoint", "-i", files / "lora.gguf", "--vocab-model", parts[0], "-o", parts[1]]
+    assert "the vocabulary's model:" in refused(files, capsys, *args)
 
 
 @pytest.mark.parametrize(("name", "full"), [("model.gguf", True), ("adapter.gguf", False), ("log.jsonl", False)])

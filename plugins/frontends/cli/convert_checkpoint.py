@@ -31,11 +31,12 @@ def convert_checkpoint(
     """
     from llamakit.errors import UsageError, shown
     from llamakit.gguf.atomic import refuse_to_replace
+    from llamakit.gguf.reader import paths_of
     from llamakit.train.tools_2023.checkpoint import read_checkpoint, with_vocabulary, write_checkpoint
     from llamakit.train.tools_2023.moments import named_order
 
     refuse_to_replace(output, [source], "the checkpoint")
-    refuse_to_replace(output, [vocab_model] if vocab_model else (), "the vocabulary's model")
+    refuse_to_replace(output, paths_of(vocab_model or ""), "the vocabulary's model")
     checkpoint = read_checkpoint(source, named_order(order))
     found = checkpoint.model.get("llama.feed_forward_length", (None, None, None))[2]
     if ff is not None and ff != found:

@@ -49,6 +49,7 @@ def train(ctx: click.Context, **options: Any) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from llamakit.gguf.atomic import refuse_to_replace
+    from llamakit.gguf.reader import paths_of
     from llamakit.train.data.files import find_files
     from llamakit.train.folder import held
     from llamakit.training import FIRST, MODEL, check_new
@@ -57,7 +58,7 @@ def train(ctx: click.Context, **options: Any) -> None:
     model = train_options(options, NewModelOptions)
     chosen = pretraining(options)
     folder = Path(chosen.out)
-    sources = [*find_files([*chosen.data, *chosen.val_data]), *([model.vocab] if model.vocab else [])]
+    sources = [*find_files([*chosen.data, *chosen.val_data]), *paths_of(model.vocab)]
     check_new(folder, MODEL, sources, "train")
     refuse_to_replace(folder / FIRST, sources, "what the run learns from")
     with held(folder):
