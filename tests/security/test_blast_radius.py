@@ -63,9 +63,12 @@ def throw(error):
     raise error
 
 
+ENDLESS = {"max_tokens": 100_000, "shift": True}
+
+
 @pytest.fixture
 def service(hash_model):
-    made = Service(hash_model.make_engine(n_block=400), ServiceOptions(max_queue=1000))
+    made = Service(hash_model.make_engine(n_block=400, max_predict=100_000), ServiceOptions(max_queue=1000))
     program = made.engine.runner.program
     program.hook = lambda: time.sleep(0.001)
     yield made
@@ -367,7 +370,7 @@ def test_an_exception_thrown_into_the_thread_ends_no_thread(service):
     """As a debugger or `PyThreadState_SetAsyncExc` does."""
     import ctypes
 
-    job = service.submit(request(max_tokens=10_000))
+    job = service.submit(request(**ENDLESS))
     while not service.n_running:
         time.sleep(0.001)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(service._thread.ident), ctypes.py_object(SystemExit))

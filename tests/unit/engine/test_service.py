@@ -24,6 +24,9 @@ hash_model = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(hash_model)
 
 
+ENDLESS = {"max_tokens": 100_000, "shift": True}  # a quarter of an hour with steps that are slow
+
+
 def request(seed=0, **fields):
     fields = {"max_tokens": 20, "ignore_eos": True, "prompt": [1, 5, 6], **fields}
     return Request(seed=seed, options={"temperature": 1.0}, **fields)
@@ -31,7 +34,7 @@ def request(seed=0, **fields):
 
 @pytest.fixture
 def service():
-    made = Service(hash_model.make_engine(), ServiceOptions(max_queue=1000))
+    made = Service(hash_model.make_engine(max_predict=100_000), ServiceOptions(max_queue=1000))
     yield made
     made.close()
 
@@ -55,9 +58,9 @@ def test_what_is_wrong_is_raised_where_it_was_asked(service):
 
 
 def test_a_full_queue_says_when_to_come_back():
-    service = Service(hash_model.make_engine(n_seq=1), ServiceOptions(max_queue=2))
+    service = Service(hash_model.make_engine(n_seq=1, max_predict=100_000), ServiceOptions(max_queue=2))
     slow(service)
-    jobs = [service.submit(request(max_tokens=10_000))]
+    jobs = [service.submit(request(**ENDLESS))]
     while not service.n_running:
         time.sleep(0.001)
     jobs += [service.submit(request()) for _ in range(2)]
@@ -73,7 +76,7 @@ def test_a_full_queue_says_when_to_come_back():
 def test_a_request_that_nobody_wants_ends_at_once(service, how):
     slow(service)
     left = threading.Event()
-    job = service.submit(request(max_tokens=10_000), id="mine", gone=left.is_set)
+    job = service.submit(request(**ENDLESS), id="mine", gone=left.is_set)
     assert isinstance(job.read()[0], Token)
     if how == "by id":
         assert service.cancel("mine")
@@ -84,9 +87,9 @@ def test_a_request_that_nobody_wants_ends_at_once(service, how):
 
 
 def test_a_queued_request_whose_client_left_never_runs():
-    service = Service(hash_model.make_engine(n_seq=1))
+    service = Service(hash_model.make_engine(n_seq=1, max_predict=100_000))
     slow(service)
-    first, second = service.submit(request(max_tokens=10_000)), service.submit(request(), gone=lambda: True)
+    first, second = service.submit(request(**ENDLESS)), service.submit(request(), gone=lambda: True)
     assert second.results()[0].reason is FinishReason.CANCELLED
     assert second.results() == []
     assert not first.finished
