@@ -158,7 +158,7 @@ def test_threads_share_few_places_for_freed_memory(process):
     body = {"prompt": "Once upon a time there was a girl. " * 6000, "n_predict": 1}
     with ThreadPoolExecutor(24) as pool:
         answers = [pool.submit(server.request, "POST", "/completion", body) for _ in range(48)]
-    assert all(each.result() for each in answers)
+    assert {each.result()[0] for each in answers} == {200}
     assert places(server.pid) <= 2  # there were fifteen
 
 
