@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 60.0  # seconds, for a machine that stands still for some of them; pytest ends a test after 120
+PATIENCE = 60.0  # seconds, for a machine that stands still for some of them; pytest gives a test several times as many
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
