@@ -432,8 +432,8 @@ def test_starting_threads_does_not_hold_up_the_loop(monkeypatch):
     look = SimpleNamespace(service=lambda: done.append("look"), requests=[SimpleNamespace(path="/v1/health")])
     for _ in range(100):
         pool.add_task(task)
+    until(lambda: len(pool.queue) == 100 - AT_REST)  # all the others wait for their threads
     pool.add_task(look)
-    until(lambda: len(pool.queue) == 101 - AT_REST)  # all wait for their threads
     may_start.release()
     until(lambda: done)
     assert done == ["look"]
