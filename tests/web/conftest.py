@@ -31,9 +31,12 @@ def chromium_path() -> str | None:
     return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser; tests that need it skip where it, or Playwright, is not installed."""
+    """The browser; tests that need it skip where it, or Playwright, is not installed.
+
+    Its event loop runs in the tests' own thread, so it ends before tests of others begin, which have loops too.
+    """
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install playwright"
     )
@@ -111,7 +114,7 @@ def page(tabs: Tabs) -> Any:
     return tabs.open(viewport={"width": 1280, "height": 800})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(chromium: Any) -> Iterator[Any]:
     """An empty page of the server's origin, from which modules can be imported one by one."""
     with MockServer() as server:
