@@ -34,11 +34,20 @@ UNREAD_SECONDS = 0.1  # one step of a wide answer may be more than may be unread
 class Admission:
     """The queue and the running requests, both by priority and arrival.
 
-    `places`: sequences that may run at once. A request that runs holds places, an adapter slot and blocks of `space`.
+    `places`: sequences that may run at once. A request that runs holds places, an adapter slot, blocks of `space`, and
+    what `let_go` gives back of each of its answers: blocks of a model that guesses, say.
     """
 
-    def __init__(self, space: KVSpace, adapters: AdapterStore | None, counters: Counters, places: int) -> None:
+    def __init__(
+        self,
+        space: KVSpace,
+        adapters: AdapterStore | None,
+        counters: Counters,
+        places: int,
+        let_go: Callable[[Answer], None],
+    ) -> None:
         self.space, self.adapters, self.counters, self.places = space, adapters, counters, places
+        self._let_go = let_go
         self.waiting: list[Group] = []  # both change in place: one made beside many answers would keep their memory
         self.running: list[Group] = []
 
@@ -64,7 +73,7 @@ class Admission:
 
     def admit(self, now: float) -> None:
         """Let waiting requests in while there are places, adapter slots and blocks for them."""
-        admitted: list[Group] = []
+        n_admitted = 0
         slots_are_full = False
         most = self.space.n_matched + MOST_MATCHED
         for group in in_turn(list(self.waiting), self.running):  # whoever makes room joins those that wait
@@ -77,14 +86,14 @@ class Admission:
                     break  # no one overtakes, so nobody waits for ever
                 slots_are_full = True  # who needs none goes on, and takes none from it
                 continue
-            admitted.append(group)
+            n_admitted += 1
+            self.waiting.remove(group)  # at once: it may have to make room for a later one, and wait again
             if group.done:
                 self._count_finished(group)
             else:
                 group.entered = now
                 insort(self.running, group, key=lambda each: each.order)
-        if admitted:
-            self.waiting[:] = [group for group in self.waiting if group not in admitted]
+        if n_admitted:
             self._tell_places()
 
     def preempt(self, group: Group) -> None:
@@ -101,14 +110,14 @@ class Admission:
             self.preempt(victim)
         return victim is not None
 
-    def retire(self, ended: Callable[[Answer], None]) -> None:
-        """Finished sequences leave their blocks to the prefix tree and are told to `ended`; finished groups go."""
+    def retire(self) -> None:
+        """Finished sequences leave their blocks to the prefix tree; finished groups go."""
         for group in self.running:
             for sequence in group.sequences:
                 if sequence.result is not None and sequence.table.blocks:
                     self.space.remember(sequence, whole=False)
                     sequence.release()
-                    ended(sequence)
+                    self._let_go(sequence)
         if any(group.done for group in self.running):
             for group in self.running:
                 if group.done:
@@ -139,15 +148,19 @@ class Admission:
     # -- who gets in --------------------------------------------------------------------------------------------
 
     def _follows(self, group: Group) -> bool:
-        """Whether a running prompt begins like this one and is further than what is known: then that is waited for."""
+        """Whether a running prompt begins like this one and is further than what is known: then that is waited for.
+
+        Not for one of less priority, nor for one that had to leave: others may go before these for long.
+        """
         if not group.request.cache or group.request.prompt_logprobs is not None:
             return False
         if group.leader is not None:
-            if group.leader.in_prefill and not group.leader.done:
+            if group.leader.in_prefill and not group.leader.done and group.leader in self.running:
                 return True
             group.leader = None
         tokens, size = group.sequences[0].tokens, self.space.size
         leaders = [g for g in self.running if g.in_prefill and g.key == group.key and g.request.cache]
+        leaders = [g for g in leaders if g.request.priority >= group.request.priority]
         if leaders and len(tokens) > size:
             node, n_known = self.space.known(group.key, tokens[:-1])
             start, end = n_known * size, (n_known + 1) * size
@@ -206,6 +219,8 @@ class Admission:
         """Give back what a group holds."""
         for track in {*group.tracks, *group.sequences}:
             track.release()
+        for sequence in group.sequences:
+            self._let_go(sequence)
         if self.adapters is not None and group.slot >= 0:
             self.adapters.release(group.slot)
             group.slot = -1

@@ -84,6 +84,13 @@ class _Work:
         table = self.texts[self.next].table if self.next < len(self.texts) else None
         return table is not None and table.length > 0
 
+    def begin_again(self) -> None:
+        """Forget what is evaluated of the text whose turn it is."""
+        begun = self.texts[self.next]
+        assert begun.table is not None  # it is begun
+        begun.table.release()
+        self.texts[self.next] = _Text(begun.tokens, begun.pooling)
+
     @property
     def unwanted(self) -> bool:
         """Whether whoever asked has left; what cannot tell is taken for a client that left."""
@@ -199,6 +206,14 @@ class Embedder:
         if work.next == len(work.texts):
             self._end(engine, work, None)
         return moved
+
+    def make_way(self) -> bool:
+        """Give the blocks of a text back that is not whole, which begins anew later; whether there was one."""
+        for work in tuple(self._queue):
+            if work.begun:
+                work.begin_again()
+                return True
+        return False
 
     def abandon(self, engine: Engine, error: BaseException) -> None:
         """End all of it with an error; what it holds is given back."""

@@ -26,7 +26,7 @@ from llamakit.engine.stats import Counters, SlotInfo, slot_info
 from llamakit.engine.step_cost import StepCost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from llamakit.backend import KVCache
     from llamakit.engine.adapters import AdapterStore
@@ -70,7 +70,7 @@ class Engine:
         self.adapters, self.embedder, self.drafter = adapters, embedder, drafter
         self.cost, self.counters, self.pace = StepCost(), Counters(mean_seconds=1.0), Pace()
         self.space = KVSpace(kv)
-        self.queue = Admission(self.space, adapters, self.counters, runner.n_seq)
+        self.queue = Admission(self.space, adapters, self.counters, runner.n_seq, self._forget_guesses)
         self._numbers = count(1)  # of requests, in the order in which they came
         self._drafts_failed = 0  # in a row
 
@@ -223,15 +223,12 @@ class Engine:
         n_prompt = len(group.prepared.tokens)
         keep = (n_prompt if request.keep < 0 else min(request.keep, n_prompt)) + 1
         n = (len(sequence.tokens) - 1 - keep) // 2
-        if n < 1 or not self.space.shift(
-            sequence, keep, n, lambda: self.queue.preempt_last(lambda each: each is group)
-        ):
+        if n < 1 or not self.space.shift(sequence, keep, n, lambda: self._make_way(lambda each: each is group)):
             sequence.finish(FinishReason.CONTEXT)
             return
         sequence.shifted = True
         sequence.timings.n_shifted += n
-        if self.drafter is not None:
-            self.drafter.forget(sequence)
+        self._forget_guesses(sequence)
 
     def _recall_siblings(self, group: Group) -> None:
         """After a break, sequences of one group find what the first of them has evaluated again."""
@@ -285,13 +282,21 @@ class Engine:
             if unit[0].track.draft:
                 unit[0].track.draft.clear()
                 unit[0].n = unit[0].n_output = 1
-            elif not self.queue.preempt_last(lambda each: id(each) in held or each is group):
+            elif not self._make_way(lambda each: id(each) in held or each is group):
                 if len(self.running) == 1:
                     group.finish(FinishReason.ERROR, self.space.no_room())
                 elif id(group) not in held:
                     self.queue.preempt(group)
                 return False
         return True
+
+    def _make_way(self, keeps: Callable[[Group], bool]) -> bool:
+        """Have somebody give blocks back; whether there was anybody.
+
+        That is the last of those that run, but for who `keeps` its own; for the only one it is a text for embeddings.
+        """
+        alone = len(self.running) == 1
+        return self.queue.preempt_last(keeps) or (alone and self.embedder is not None and self.embedder.make_way())
 
     def _run(self, chunks: list[Chunk], batch: Batch) -> None:
         began = time.perf_counter()
@@ -417,7 +422,12 @@ class Engine:
 
     def _retire(self) -> None:
         """Let go of what has ended."""
-        self.queue.retire(self.drafter.forget if self.drafter is not None else lambda sequence: None)
+        self.queue.retire()
+
+    def _forget_guesses(self, sequence: Sequence) -> None:
+        """By which tokens are guessed for a sequence that gave up its place, or whose tokens are others now."""
+        if self.drafter is not None:
+            self.drafter.forget(sequence)
 
     @staticmethod
     def _tell(groups: list[Group]) -> None:
@@ -470,11 +480,10 @@ def _units(planned: list[Chunk]) -> list[list[Chunk]]:
 def _score_prompt(sequence: Sequence, chunk: Chunk, logits: Rows) -> None:
     """Log-probabilities of the prompt's tokens that follow a chunk's rows."""
     tokens, n = sequence.tokens, sequence.group.request.prompt_logprobs or 0
-    start = sequence.table.length - chunk.n
-    if start == 0 and not sequence.prompt:  # else it is evaluated again
+    first = sequence.table.length - chunk.n + 1  # what follows the first row
+    if not sequence.prompt:
         sequence.prompt.append(PromptToken(tokens[0], None))
-    for i in range(chunk.n):
-        if start + i + 1 < len(tokens):
-            token_id = tokens[start + i + 1]
+    for i, token_id in enumerate(tokens[first : first + chunk.n]):
+        if first + i == len(sequence.prompt):  # else it is evaluated again, after it had to make room
             logprob, top = probabilities(logits[chunk.first_output + i], token_id, n)
             sequence.prompt.append(PromptToken(token_id, logprob, top))

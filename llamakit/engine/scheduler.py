@@ -66,8 +66,11 @@ def schedule(groups: Sequence[Group], limits: Limits) -> list[Chunk]:
     answers: list[tuple[Group, list[Track]]] = []
     prompts: list[tuple[Group, list[Track]]] = []
     for group in groups:
-        tracks = [track for track in group.tracks if track.n_pending]
-        (answers if all(track.n_pending == 1 for track in tracks) else prompts).append((group, tracks))
+        ready, behind = _parted(group)
+        if ready:
+            answers.append((group, ready))
+        if behind:
+            prompts.append((group, behind))
     plan.guesses = max(0, min(plan.rows, plan.outputs) - sum(len(tracks) for _, tracks in answers))
     for group, tracks in answers:
         _decode(plan, group, tracks)
@@ -79,6 +82,19 @@ def schedule(groups: Sequence[Group], limits: Limits) -> list[Chunk]:
             if group.forked and track.n_pending > 1:
                 break  # the others begin alike, and find it when it is there
     return plan.chunks
+
+
+def _parted(group: Group) -> tuple[list[Track], list[Track]]:
+    """The tracks that choose a token in the next step, and those that are evaluated up to there first.
+
+    Those of a lockstep group choose together. Of others, which were sent back into the queue, say, some may be found
+    whole in the cache and some not: each of the former goes on by itself, with what was guessed for it.
+    """
+    pending = [track for track in group.tracks if track.n_pending]
+    ready = [track for track in pending if track.n_pending == 1]
+    if group.lockstep and len(ready) < len(pending):
+        return [], pending
+    return ready, [track for track in pending if track.n_pending > 1]
 
 
 def _decode(plan: _Plan, group: Group, tracks: Sequence[Track]) -> None:

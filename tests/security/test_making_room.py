@@ -1,0 +1,170 @@
+"""Who makes room for others, or waits for it, loses nothing but time: no token, no place in the queue, no room."""
+
+from __future__ import annotations
+
+import pytest
+
+from llamakit.engine import admission
+from llamakit.engine.draft_model import ModelDrafter
+from llamakit.engine.job import Finished, Job
+from llamakit.engine.request import Embed, FinishReason, Request
+from llamakit.engine.runner import Runner
+
+PROMPT = [1, *range(5, 35)]
+
+
+def request(prompt, **fields):
+    fields = {"max_tokens": 30, "ignore_eos": True, "options": {"temperature": 1.0, "top_k": 5}} | fields
+    return Request(prompt=prompt, **fields)
+
+
+def answers(job):
+    return {e.choice: e.result for e in job.drain() if isinstance(e, Finished)}
+
+
+def alone(hash_model, asked):
+    job = Job(asked)
+    made = hash_model.make_engine(n_block=500, n_row=64, n_out=64, n_seq=16)
+    made.submit(job)
+    finish(made)
+    return answers(job)
+
+
+def finish(made):
+    while made.step():
+        pass
+
+
+def submit(made, *asked):
+    jobs = [Job(each) for each in asked]
+    for job in jobs:
+        made.submit(job)
+    return jobs
+
+
+def as_if_guessing_paid(made):
+    made.cost.observe(1, 0.1)
+    made.cost.observe(5, 0.101)  # rows cost next to nothing
+    made.cost.observe = lambda rows, seconds: None
+
+
+def test_probabilities_of_a_prompt_are_told_once(hash_model):
+    """Who had to leave in the middle of a prompt was told of its beginning again."""
+    made = hash_model.make_engine(n_row=8, n_seq=2)
+    asked = request(PROMPT, prompt_logprobs=2, max_tokens=3)
+    (job,) = submit(made, asked)
+    made.step()
+    submit(made, request([1, 9], priority=1, n=2, best_of=2))
+    made.step()
+    assert made.waiting
+    finish(made)
+    found = answers(job)[0]
+    assert [each.token_id for each in found.prompt] == PROMPT
+    assert found.prompt == alone(hash_model, asked)[0].prompt
+
+
+class Knows:
+    """Guesses what the answers are, by their seeds and numbers."""
+
+    most, seconds_per_token = 4, 0.0
+
+    def __init__(self, known):
+        self.known = known
+
+    def propose(self, wanted):
+        for sequence, n in wanted:
+            done, tokens = len(sequence.generated), self.known[sequence.group.request.seed][sequence.choice].tokens
+            sequence.draft = tokens[done : done + n]
+
+    def forget(self, sequence):
+        pass
+
+
+def test_guesses_for_one_of_several_answers_that_came_back(hash_model):
+    """Of a request's answers one was found whole in the cache, others not: all were evaluated as prompts are.
+
+    Guesses for the first were then looked for in the rows of others, so it went on with a token of somebody else.
+    """
+    asked = [request([1, 5 + i, 9], seed=i, n=3, best_of=3) for i in range(3)]
+    known = [alone(hash_model, each) for each in asked]
+    for n_block in range(22, 50):
+        made = hash_model.make_engine(n_block=n_block, n_ctx=40, drafter=Knows(known))
+        as_if_guessing_paid(made)
+        jobs = submit(made, *asked)
+        finish(made)
+        assert made.counters.n_accepted > 0
+        for job, expected in zip(jobs, known, strict=True):
+            assert {i: each.tokens for i, each in answers(job).items()} == {i: r.tokens for i, r in expected.items()}
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_a_text_for_embeddings_makes_way_for_the_only_answer(hash_model, shift):
+    """It held the rest of the cache, so that the answer of somebody else ended with an error, or was cut off."""
+    n_ctx, n_block = 64, 18 if shift else 20
+    made = hash_model.make_engine(n_block=n_block, n_ctx=n_ctx, n_row=4, n_out=4)
+    asked = request([1, 5], max_tokens=100 if shift else 60, shift=shift)
+    (job,) = submit(made, asked)
+    embed, works = Embed(prompts=[[1, *([5, 6, 7] * 21)]], pooling="mean", normalize=False), []
+    while not job.finished:
+        if len(made.embedder) == 0:
+            works.append(made.embedder.work(made, embed))
+            made.embedder.add(works[-1])
+        made.step()
+    finish(made)
+    found = answers(job)[0]
+    assert (found.error, found.reason) == (None, FinishReason.LENGTH)
+    assert found.tokens == alone(hash_model, asked)[0].tokens
+    assert len(works) > 0
+    assert all(work.done.is_set() and work.error is None for work in works)
+    quiet = hash_model.make_engine()
+    vectors = quiet.embedder.wait(quiet, embed)
+    for work in works:
+        assert work.texts[0].value(normalize=False) == pytest.approx(vectors.values[0], abs=1e-5)
+    made.space.tree.clear()
+    assert made.space.pool.n_free == n_block
+
+
+def test_a_model_that_guesses_has_all_its_room_again(hash_model):
+    """Blocks of those whose clients left while they waited again were gone for ever, and so were guesses in the end."""
+    kv = hash_model.HashCache(60)
+    drafter = ModelDrafter(Runner(hash_model.HashProgram(kv, 16, 16, 8, 20), 16, 16, 8), kv, 64, most=4)
+    made = hash_model.make_engine(n_seq=2, drafter=drafter)
+    as_if_guessing_paid(made)
+    jobs = submit(made, request([1, 5, 6]), request([1, 7, 8]))
+    for _ in range(6):
+        made.step()
+    assert drafter._pool.n_free < 60
+    submit(made, request([1, 9], priority=1, n=2, best_of=2, draft=0))
+    made.step()
+    assert len(made.waiting) == 2
+    assert drafter._pool.n_free == 60
+    for job in jobs:
+        job.cancel()
+    finish(made)
+    assert drafter._pool.n_free == 60
+
+
+def test_who_has_priority_waits_for_no_prompt_that_had_to_leave(hash_model):
+    """One that began alike, and made room for a third, was waited for as long as that one ran."""
+    made = hash_model.make_engine(n_row=8, n_seq=3)
+    submit(made, request(PROMPT))
+    made.step()
+    (like_it,) = submit(made, request(PROMPT, priority=9))
+    made.step()
+    (long,) = submit(made, request([1, 9], priority=5, n=3, best_of=3))
+    while not like_it.finished:
+        assert made.step()
+    assert not long.finished
+    finish(made)
+    assert answers(like_it)[0].tokens == alone(hash_model, request(PROMPT))[0].tokens
+
+
+def test_who_is_let_in_and_makes_room_at_once_waits_again(hash_model, monkeypatch):
+    """It was in the queue no more, and nowhere else: nobody answered it."""
+    made = hash_model.make_engine(n_seq=2)
+    monkeypatch.setattr(admission, "who_yields", lambda group, running, now, **_: running[0] if running else None)
+    jobs = submit(made, *(request([1, 5 + i], n=2, best_of=2) for i in range(2)))
+    made.queue.admit(0.0)
+    monkeypatch.undo()
+    finish(made)
+    assert all(job.finished for job in jobs)
