@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 namespace lk::cpu {
 namespace {
@@ -76,42 +77,57 @@ int64_t KVCache::canonical_bytes() const {
     return most;
 }
 
-// Calls move(stored bytes, how many, place in canonical form) for all of a cell.
-template <class Move>
-void KVCache::each_value(const KVLayer& l, int64_t cell, Move move) const {
-    const int64_t size = value_bytes(type_), group = cell / kLanes, lane = cell % kLanes, p = kTogether[int(type_)];
-    const int64_t n_head = l.n_head, dim_k = l.dim_k, dim_v = l.dim_v;
-    const int64_t k_values = n_head * dim_k, v_values = n_head * dim_v;
-    const bool q8 = type_ == KVType::q8_0;
+namespace {
+
+// Calls move(stored bytes, place in canonical form, how many) for all of a cell of a layer, with numbers of bytes that
+// the compiler knows: a cache has millions of values.
+template <KVType type, class Move>
+void each_value(const KVLayer& l, int64_t cell, Move move) {
+    constexpr int64_t size = type == KVType::f32 ? 4 : type == KVType::q8_0 ? 1 : 2, p = kTogether[int(type)];
+    constexpr bool q8 = type == KVType::q8_0;
+    const int64_t group = cell / kLanes, lane = cell % kLanes, n_k = l.n_head * l.dim_k, n_v = l.n_head * l.dim_v;
     int64_t to = 0;
-    const auto both = [&](uint8_t* stored, int64_t i, uint16_t* scale) {
+    const auto value = [&](uint8_t* stored, int64_t i, uint16_t* scales, int64_t stride) {
         if (q8 && i % 32 == 0) {
-            move(reinterpret_cast<uint8_t*>(scale), 2, to);
+            move(reinterpret_cast<uint8_t*>(scales + i / 32 * stride), to, std::integral_constant<size_t, 2>());
             to += 2;
         }
-        move(stored, size, to);
+        move(stored, to, std::integral_constant<size_t, size_t(size)>());
         to += size;
     };
-    for (int64_t i = 0; i < k_values; ++i) {
-        const int64_t d = i % dim_k, panel = (group * n_head + i / dim_k) * l.pad_k * kLanes;
-        both(l.k + (panel + (d / p * kLanes + lane) * p + d % p) * size, i,
-             l.k_scales + (group * (k_values / 32) + i / 32) * kLanes + lane);
+    uint16_t* const k_scales = q8 ? l.k_scales + group * (n_k / 32) * kLanes + lane : nullptr;
+    uint16_t* const v_scales = q8 ? l.v_scales + cell * (n_v / 32) : nullptr;
+    for (int64_t h = 0; h < l.n_head; ++h) {
+        uint8_t* const at = l.k + ((group * l.n_head + h) * l.pad_k * kLanes + lane * p) * size;
+        for (int64_t d = 0; d < l.dim_k; ++d)
+            value(at + (d / p * kLanes * p + d % p) * size, h * l.dim_k + d, k_scales, kLanes);
     }
-    for (int64_t i = 0; i < v_values; ++i) {
-        const int64_t panel = (group * n_head + i / dim_v) * dim_v * kLanes;
-        both(l.v + (panel + (lane / p * dim_v + i % dim_v) * p + lane % p) * size, i,
-             l.v_scales + cell * (v_values / 32) + i / 32);
+    for (int64_t h = 0; h < l.n_head; ++h) {
+        uint8_t* const at = l.v + (((group * l.n_head + h) * kLanes + lane / p * p) * l.dim_v + lane % p) * size;
+        for (int64_t d = 0; d < l.dim_v; ++d) value(at + d * p * size, h * l.dim_v + d, v_scales, 1);
     }
 }
 
+template <class Move>
+void each_value_of(const KVLayer& l, int64_t cell, Move move) {
+    switch (l.type) {
+        case KVType::f32: return each_value<KVType::f32>(l, cell, move);
+        case KVType::f16: return each_value<KVType::f16>(l, cell, move);
+        case KVType::bf16: return each_value<KVType::bf16>(l, cell, move);
+        case KVType::q8_0: return each_value<KVType::q8_0>(l, cell, move);
+    }
+}
+
+}  // namespace
+
 void KVCache::export_cell(int64_t layer, int64_t cell, uint8_t* out) const {
-    each_value(layers[size_t(layer)], cell,
-               [out](uint8_t* stored, int64_t n, int64_t to) { std::memcpy(out + to, stored, size_t(n)); });
+    each_value_of(layers[size_t(layer)], cell,
+                  [out](uint8_t* stored, int64_t to, auto n) { std::memcpy(out + to, stored, n()); });
 }
 
 void KVCache::restore_cell(int64_t layer, int64_t cell, const uint8_t* in) {
-    each_value(layers[size_t(layer)], cell,
-               [in](uint8_t* stored, int64_t n, int64_t to) { std::memcpy(stored, in + to, size_t(n)); });
+    each_value_of(layers[size_t(layer)], cell,
+                  [in](uint8_t* stored, int64_t to, auto n) { std::memcpy(stored, in + to, n()); });
 }
 
 void KVCache::copy_block(int64_t source, int64_t destination) {

@@ -45,9 +45,6 @@ class KVCache {
     std::vector<KVLayer> layers;
 
   private:
-    template <class Move>
-    void each_value(const KVLayer& layer, int64_t cell, Move move) const;
-
     KVType type_;
     std::unique_ptr<Arena> arena_;
 };

@@ -97,7 +97,10 @@ class Admission:
             self._tell_places()
 
     def preempt(self, group: Group) -> None:
-        """Back into the queue: its tokens stay, its blocks are evaluated again later."""
+        """Back into the queue: its tokens stay, its blocks are evaluated again, or kept where that is not the same."""
+        held = sum(each.n_aside for each in self.waiting)
+        for track in group.tracks:
+            self.space.put_aside(track, held + group.n_aside)
         self._leave(group)
         self.running.remove(group)
         insort(self.waiting, group, key=lambda each: each.order)
@@ -208,6 +211,8 @@ class Admission:
         if not self.space.find_room(min(need, self.space.pool.n_block)) and self.running:
             self._leave(group)
             return False
+        for track in group.tracks:
+            self.space.bring_back(track)
         if not group.admitted:
             group.admitted, group.began = True, now
             group.timings.queue_seconds = now - group.submitted

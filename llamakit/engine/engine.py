@@ -184,7 +184,7 @@ class Engine:
         return max(LEAST_PROMPT_ROWS, self.cost.rows_within(STEP_SECONDS, n_decode))
 
     def _limits(self) -> Limits:
-        return Limits(self.runner.n_row, self.runner.n_out, self.runner.n_seq, self.prompt_rows)
+        return Limits(self.runner.n_row, self.runner.n_out, self.runner.n_seq, self.prompt_rows, self.n_ctx)
 
     def _make_room(self) -> set[Group]:
         """Finish or shift the sequences whose next token does not fit into the context.
@@ -210,7 +210,8 @@ class Engine:
     def _end_or_shift(self, group: Group, track: Track) -> None:
         shifts = group.request.shift and group.request.max_tokens != UNTIL_CONTEXT_FULL and not group.lockstep
         if shifts and isinstance(track, Sequence):
-            self._shift(track)
+            if track.n_pending == 1:  # else it had to make room just then, and is evaluated again first
+                self._shift(track)
             return
         try:
             group.context_full(track)

@@ -82,6 +82,11 @@ class Group:
         return not self.forked
 
     @property
+    def n_aside(self) -> int:
+        """Tokens of which something was put aside."""
+        return sum(track.aside.shape[1] for track in self.tracks if track.aside is not None)
+
+    @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return self.job.finished

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from llamakit.engine.sequence import Track
 
 
+ASIDE_SHARE = 0.5  # of the cache: as much again may be put aside
+
+
 class KVSpace:
     """The blocks of one KV cache. `pool`: who holds them; `tree`: the beginnings that are known, by key."""
 
@@ -68,9 +71,11 @@ class KVSpace:
     def recall(self, key: Hashable, track: Track, *, known: bool = True) -> None:
         """Give a track the blocks of the longest beginning that is known; at least one token stays to be evaluated.
 
-        `known=False`: none, since logits are wanted for all of it.
+        `known=False`: none, since logits are wanted for all of it. One of which something was put aside gets none.
         """
         track.table.release()
+        if track.aside is not None:
+            return
         path, length = self._match(key, track.tokens[:-1]) if known else ([], 0)
         track.table.share([node.block for node in path], length)
         track.node, track.n_known = self._last_whole(key, path, length)
@@ -103,6 +108,26 @@ class KVSpace:
             node = self.tree.insert(node, rest, table.blocks[track.n_known])
         self.tree.use(node)
 
+    # -- what tokens do not give again --------------------------------------------------------------------------
+
+    def put_aside(self, track: Track, held: int) -> None:
+        """Keep what a track has evaluated, if its tokens alone would give something else: after a shift of its context.
+
+        `held`: tokens that are put aside by then. Beyond `ASIDE_SHARE` they are evaluated again, but for the first.
+        """
+        n = track.table.length
+        if track.node is None and n and (not held or held + n <= ASIDE_SHARE * self.pool.n_block * self.size):
+            track.aside = self.kv.export(track.table.cells(0, n))
+
+    def bring_back(self, track: Track) -> None:
+        """What was put aside is in blocks again. Where these are missing it is evaluated again, as it is forgotten."""
+        data, track.aside = track.aside, None
+        if data is None:
+            return
+        n = data.shape[1]
+        if self.find_room(track.table.missing(n)):
+            self.kv.restore(track.table.extend(n), data)
+
     # -- a context that is full ---------------------------------------------------------------------------------
 
     def shift(self, track: Track, keep: int, n: int, free_more: Callable[[], bool]) -> bool:
@@ -110,13 +135,9 @@ class KVSpace:
 
         `free_more` takes blocks from somebody else, and says whether there was anybody.
         """
-        table = track.table
-        if table.length < len(track.tokens) - 1:  # it lost its blocks to others just when they were full
-            table.truncate(min(table.length, keep))
-        elif self._room_to_shift(track, keep, n, free_more):
-            table.discard(keep, n)
-        else:
+        if not self._room_to_shift(track, keep, n, free_more):
             return False
+        track.table.discard(keep, n)
         del track.tokens[keep : keep + n]
         track.node = None
         return True

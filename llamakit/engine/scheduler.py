@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The most that a step may have; `prompt_rows`: rows of prompts beside running answers."""
+    """The most that a step may have; `prompt_rows`: rows of prompts beside running answers.
+
+    `context`: tokens that a sequence may have; what is beyond is evaluated when the others were shifted.
+    """
 
     rows: int
     outputs: int
     sequences: int
     prompt_rows: int
+    context: int
 
 
 class Chunk(msgspec.Struct):
@@ -78,7 +82,7 @@ def schedule(groups: Sequence[Group], limits: Limits) -> list[Chunk]:
         plan.rows = min(plan.rows, limits.prompt_rows)
     for group, tracks in prompts:
         for track in tracks:
-            _prefill(plan, group, track)
+            _prefill(plan, group, track, limits.context)
             if group.forked and track.n_pending > 1:
                 break  # the others begin alike, and find it when it is there
     return plan.chunks
@@ -111,10 +115,11 @@ def _decode(plan: _Plan, group: Group, tracks: Sequence[Track]) -> None:
         plan.add(group, track, n_row, n_row)
 
 
-def _prefill(plan: _Plan, group: Group, track: Track) -> None:
+def _prefill(plan: _Plan, group: Group, track: Track, context: int) -> None:
     """As much of the pending tokens as there is room for."""
     want_all = group.request.prompt_logprobs is not None and group.in_prefill
-    pending = track.n_pending - (1 if group.lockstep else 0)  # the last one goes together with the others
+    # The last one goes together with those of the others, or after a shift.
+    pending = track.n_pending - (1 if group.lockstep or len(track.tokens) > context else 0)
     n = min(pending, plan.rows, plan.outputs if want_all else plan.rows)
     if n <= 0 or not plan.sequences:
         return

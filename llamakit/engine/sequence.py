@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamakit.engine.failure import own_failure
 from llamakit.engine.job import Token
@@ -37,6 +37,7 @@ class Track:
         self.n_known = 0
         self.draft: list[int] = []  # tokens guessed to follow, evaluated in the same step
         self.n_right = 0  # how many of them were chosen
+        self.aside: Any = None  # keys and values of the first tokens, kept while it has to wait: `KVSpace.put_aside`
         self.waits = 0  # the step since which a token could have been chosen, but others came first; 0: none
 
     @property

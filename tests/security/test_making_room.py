@@ -7,8 +7,10 @@ import pytest
 from llamakit.engine import admission
 from llamakit.engine.draft_model import ModelDrafter
 from llamakit.engine.job import Finished, Job
+from llamakit.engine.kv_space import ASIDE_SHARE
 from llamakit.engine.request import Embed, FinishReason, Request
 from llamakit.engine.runner import Runner
+from llamakit.session import Session
 
 PROMPT = [1, *range(5, 35)]
 
@@ -22,9 +24,9 @@ def answers(job):
     return {e.choice: e.result for e in job.drain() if isinstance(e, Finished)}
 
 
-def alone(hash_model, asked):
+def alone(hash_model, asked, **engine):
     job = Job(asked)
-    made = hash_model.make_engine(n_block=500, n_row=64, n_out=64, n_seq=16)
+    made = hash_model.make_engine(n_block=500, n_row=64, n_out=64, n_seq=16, **engine)
     made.submit(job)
     finish(made)
     return answers(job)
@@ -168,3 +170,69 @@ def test_who_is_let_in_and_makes_room_at_once_waits_again(hash_model, monkeypatc
     monkeypatch.undo()
     finish(made)
     assert all(job.finished for job in jobs)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("n_before", [30, 45, 62, 63, 64, 65, 100, 150])
+def test_a_context_that_was_shifted_is_the_same_afterwards(hash_model, n, n_before):
+    """What is left of it was seen together with what is gone: evaluated again it is something else.
+
+    Anybody with more priority, or who had waited for a second, so changed what others were told from there on.
+    """
+    made = hash_model.make_engine(n_seq=2, deep=True)
+    asked = request([1, 5, 9], shift=True, keep=2, max_tokens=200, n=n, best_of=n)
+    (job,) = submit(made, asked)
+    for _ in range(n_before):
+        made.step()
+    submit(made, request([1, 9], priority=1, n=2, best_of=2))
+    made.step()
+    assert made.waiting
+    finish(made)
+    found, expected = answers(job), alone(hash_model, asked, deep=True)
+    assert found[0].timings.n_shifted > 0
+    assert [found[i].tokens for i in range(n)] == [expected[i].tokens for i in range(n)]
+    made.space.tree.clear()
+    assert made.space.pool.n_free == 200
+
+
+def test_what_is_put_aside_is_bounded(hash_model):
+    """An attacker's many answers took as much memory again as the cache for each time that it is full of them."""
+    made = hash_model.make_engine(n_block=8 * 16, n_seq=8)
+    jobs = submit(made, *(request([1, 5 + i], shift=True, max_tokens=300, seed=i) for i in range(8)))
+    for _ in range(120):
+        made.step()
+    submit(made, request([1, 9], priority=1, n=8, best_of=8))
+    made.step()
+    assert len(made.waiting) == 8
+    aside = [group.n_aside for group in made.waiting]
+    assert 0 < sum(aside) <= ASIDE_SHARE * made.space.pool.n_block * made.space.size
+    jobs[0].cancel()
+    finish(made)
+    assert all(len(answers(job)[0].tokens) == 300 for job in jobs[1:])
+
+
+def test_one_is_put_aside_however_small_the_cache_is(hash_model):
+    made = hash_model.make_engine(n_block=20, n_seq=2, deep=True)
+    asked = request([1, 5], shift=True, max_tokens=200)
+    (job,) = submit(made, asked)
+    for _ in range(100):
+        made.step()
+    submit(made, request([1, 9], priority=1, n=2, best_of=2))
+    finish(made)
+    assert made.counters.n_preempted > 0
+    assert answers(job)[0].tokens == alone(hash_model, asked, deep=True)[0].tokens
+
+
+def test_a_model_goes_on_after_a_shift_as_if_it_had_been_alone(stories260k):
+    def run(*others):
+        with Session(stories260k, n_seq=2, ctx_size=128) as session:
+            made = session.engine
+            asked = {"max_tokens": 200, "ignore_eos": True, "shift": True, "seed": 1, "temperature": 0.8}
+            (job,) = submit(made, session.request("Once upon a time", **asked))
+            for _ in range(150):
+                made.step()
+            submit(made, *(session.request(text, max_tokens=3, priority=1, n=2, best_of=2) for text in others))
+            finish(made)
+            return answers(job)[0].tokens, made.counters.n_preempted
+
+    assert run("The sun") == (run()[0], 1)

@@ -55,6 +55,7 @@ class HashProgram:
     def __init__(self, kv: HashCache, n_row: int, n_out: int, n_seq: int, n_block: int, output: str = "logits") -> None:
         self.kv, self.output = kv, output
         self.memory = 1 << 20  # tokens that it looks back
+        self.deep = False  # whether a cell tells what was before its token as it was written, as those of layers do
         self.fail_at, self.steps, self.hook = -1, 0, lambda: None
         sizes = {"tokens": n_row, "positions": n_row, "sequences": n_row, "cells": n_row, "out_rows": n_out}
         self.inputs = {name: np.zeros(size, np.int32) for name, size in sizes.items()}
@@ -68,16 +69,21 @@ class HashProgram:
         n, cells = sizes["rows"], self.inputs["cells"]
         assert len(set(cells[:n].tolist())) == n, "two rows write the same cell"
         self.kv.cells[cells[:n]] = self.inputs["tokens"][:n]
+        if self.deep:
+            for row in range(n):
+                self.kv.cells[cells[row]] = zlib.crc32(self._seen(row).tobytes())
         rows = [self._row(int(r)) for r in self.inputs["out_rows"][: sizes["out_rows"]]]
         return {self.output: _Buffer(np.array(rows, np.float32).reshape(len(rows), N_VOCAB))}
 
-    def _row(self, row: int):
+    def _seen(self, row: int):
         position, sequence = int(self.inputs["positions"][row]), int(self.inputs["sequences"][row])
         table = self.inputs["block_tables"][sequence]
         seen = [int(self.kv.cells[table[p // BLOCK] * BLOCK + p % BLOCK]) for p in range(position + 1)]
         assert -1 not in seen, "a position was read that nobody wrote"
-        seen = seen[-self.memory :]
-        random = np.random.default_rng(zlib.crc32(np.array(seen, np.int64).tobytes()))
+        return np.array(seen[-self.memory :], np.int64)
+
+    def _row(self, row: int):
+        random = np.random.default_rng(zlib.crc32(self._seen(row).tobytes()))
         return random.normal(0, 3, N_VOCAB)
 
 
@@ -109,13 +115,13 @@ class _Detokenizer:
         return ""
 
 
-def make_engine(n_block=200, n_row=16, n_out=16, n_seq=8, n_ctx=64, memory=1 << 20, **options) -> Engine:
-    """An engine over a hash model that looks back `memory` tokens."""
+def make_engine(n_block=200, n_row=16, n_out=16, n_seq=8, n_ctx=64, memory=1 << 20, deep=False, **options) -> Engine:
+    """An engine over a hash model that looks back `memory` tokens; `deep`: see `HashProgram`."""
     kv = HashCache(n_block)
 
     def runner(n_output, output):
         program = HashProgram(kv, n_row, n_output, n_seq, n_ctx // BLOCK + 2, output)
-        program.memory = memory
+        program.memory, program.deep = memory, deep
         return Runner(program, n_row, n_output, n_seq)
 
     samplers = Registry.discover().samplers()

@@ -12,7 +12,7 @@ from llamakit.engine.scheduler import Limits, schedule
 
 def group(number, *pending, lockstep=False, draft=0, scored=False):
     """A group whose tracks have so many tokens to evaluate."""
-    tracks = [SimpleNamespace(n_pending=n, draft=[7] * draft if n == 1 else []) for n in pending]
+    tracks = [SimpleNamespace(n_pending=n, tokens=[7] * n, draft=[7] * draft if n == 1 else []) for n in pending]
     request = SimpleNamespace(prompt_logprobs=0 if scored else None)
     return SimpleNamespace(
         number=number,
@@ -25,7 +25,9 @@ def group(number, *pending, lockstep=False, draft=0, scored=False):
 
 
 def plan(groups, rows=8, outputs=4, sequences=4, prompt_rows=100):
-    return [(c.group.number, c.n, c.n_output) for c in schedule(groups, Limits(rows, outputs, sequences, prompt_rows))]
+    return [
+        (c.group.number, c.n, c.n_output) for c in schedule(groups, Limits(rows, outputs, sequences, prompt_rows, 512))
+    ]
 
 
 def test_answers_come_before_prompts():
