@@ -314,7 +314,10 @@ def _native_stage(sampler: Sampler) -> Any | None:
     """What does a sampler's work natively; a PluginError where it gives something else."""
     from llamakit import _sampling
 
-    stage = sampler.native()
+    try:
+        stage = sampler.native()
+    except BaseException as error:
+        blame(_part(sampler), error)
     if stage is not None and not isinstance(stage, _sampling.Stage):
         raise PluginError(f"sampler {sampler.name!r} gives {type(stage).__name__} as its native stage")
     return stage

@@ -130,7 +130,7 @@ def test_a_sampler_that_raises_what_is_hard_to_tell(service, method, error, shap
     assert not service._lost
 
 
-@pytest.mark.parametrize("method", ["start", "active", "accept_many"])
+@pytest.mark.parametrize("method", ["start", "active", "accept_many", "native"])
 def test_a_sampler_that_raises_before_the_request_is_queued(service, method):
     made = bad_sampler("apply", lambda: None)
     setattr(made, method, lambda self, *args: throw(SystemExit(1)))
