@@ -462,7 +462,7 @@ class Session:
         """
         from llamakit.engine import session_file
 
-        beginning = self._on_engine(lambda: session_file.take(self.engine, tokens, key))
+        beginning = session_file.take(self.engine, tokens, key, self._on_engine)
         session_file.write(Path(path), beginning, self._session_key, self.engine.space.kv.spec.type)
         return len(beginning.tokens)
 
@@ -477,7 +477,7 @@ class Session:
         file = Path(path)
         room = self._on_engine(lambda: session_file.room(self.engine))
         beginning = session_file.read(file, self._session_key, room)
-        tokens: list[int] = self._on_engine(lambda: session_file.put(file, self.engine, beginning, salt))
+        tokens = session_file.put(file, self.engine, beginning, salt, self._on_engine)
         return tokens, (beginning.adapters, salt)
 
     def drop_prefix(self, tokens: Sequence[int], key: PrefixKey = ((), "")) -> int:

@@ -2,13 +2,16 @@
 
 The file is bound to what made it by a key (model, rope settings, KV type), and names the adapters by their digests; the
 keys and values are in the canonical layout of `KVCache.export`, so that any backend can read what another wrote. A
-digest tells whether it is as it was written: a wrong bit in keys and values would only be a wrong answer. `room`,
-`take` and `put` run on the engine's thread, `write` and `read` on any: nobody's answer waits for a disk.
+digest tells whether it is as it was written: a wrong bit in keys and values would only be a wrong answer. `room` runs
+on the engine's thread, `take` and `put` on any that can call it, `write` and `read` on any: nobody's answer waits for a
+disk, nor for gigabytes that are copied.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from llamakit.engine.engine import Engine
     from llamakit.gguf import GGUFFile
 
+Call = Callable[[Callable[[], Any]], Any]  # what calls a function on the engine's thread
+MOST_COPIED = 1 << 25  # bytes of keys and values that are copied between two steps, about 20 ms
 HASHED_BYTES = 1 << 20  # of a model's first tensors; with its table of tensors enough to tell two models apart
 PrefixKey = tuple[tuple[tuple[str, float], ...], str]  # of the prefix tree: adapters by digest with scales, and salt
 DEFAULT_KEY: PrefixKey = ((), "")
@@ -85,12 +90,33 @@ def room(engine: Engine) -> Room:
     return Room(engine.n_ctx, engine.tokenizer.n_vocab, n_layer, row_bytes)
 
 
-def take(engine: Engine, tokens: Sequence[int], key: PrefixKey = DEFAULT_KEY) -> Beginning:
-    """The part of `tokens` that is evaluated, with its keys and values."""
-    nodes, n = engine.space.tree.match(key, list(tokens))
-    size = engine.space.tree.size
-    cells = [nodes[p // size].block * size + p % size for p in range(n)]
-    return Beginning(list(tokens[:n]), engine.space.kv.export(cells), key[0])
+def take(engine: Engine, tokens: Sequence[int], key: PrefixKey, call: Call) -> Beginning:
+    """The part of `tokens` that is evaluated, with its keys and values.
+
+    `call` has the engine's thread do a part at a time: a long context is gigabytes, and answers go on in between. What
+    others need the room for meanwhile is left out.
+    """
+    wanted = list(tokens)
+    per_call = _per_call(call(lambda: room(engine)), engine)
+
+    def part(start: int) -> tuple[int, Any]:
+        """How much is known, and the keys and values of the next."""
+        nodes, n = engine.space.tree.match(key, wanted)
+        size, stop = engine.space.size, min(n, start + per_call)
+        cells = [nodes[p // size].block * size + p % size for p in range(start, stop)]
+        return n, engine.space.kv.export(cells)
+
+    known, found = call(partial(part, 0))
+    n_layer, done, row_bytes = found.shape
+    if done == known:
+        return Beginning(wanted[:done], found, key[0])
+    data = np.empty((n_layer, known, row_bytes), np.uint8)
+    data[:, :done] = found
+    while done < known:
+        known_now, found = call(partial(part, done))
+        data[:, done : done + found.shape[1]] = found
+        done, known = done + found.shape[1], min(known, known_now)
+    return Beginning(wanted[:done], data[:, :done], key[0])
 
 
 def write(path: Path, beginning: Beginning, key: str, kv_type: str) -> int:
@@ -135,30 +161,42 @@ def is_saved(path: Path) -> bool:
         return False
 
 
-def put(path: Path, engine: Engine, beginning: Beginning, salt: str = "") -> list[int]:
+def put(path: Path, engine: Engine, beginning: Beginning, salt: str, call: Call) -> list[int]:
     """Put it into the engine's cache and its prefix tree, for requests of this salt; returns its tokens.
 
-    UnavailableError while running requests hold the blocks that it needs.
+    By `call`, as `take` does. UnavailableError while running requests hold the blocks that it needs.
     """
-    tokens, space = beginning.tokens, engine.space
-    table = space.new_table()
-    if not space.find_room(table.missing(len(tokens))):
-        raise UnavailableError(
-            f"there is no room for the {len(tokens):,} tokens of {path} while other requests run",
-            hint="try again later",
-        )
-    if tokens:
+    tokens, space, key = beginning.tokens, engine.space, (beginning.adapters, salt)
+    n = len(tokens)
+    per_call = _per_call(call(lambda: room(engine)), engine)
+
+    def part(start: int) -> None:
+        nodes, known = space.tree.match(key, tokens[:start])
+        table, stop = space.new_table(), min(n, start + per_call)
+        if known < start or not space.find_room(table.missing((stop if start else n) - start)):
+            raise UnavailableError(
+                f"there is no room for the {n:,} tokens of {path} while other requests run", hint="try again later"
+            )
         try:
-            space.kv.restore(table.extend(len(tokens)), beginning.data)
-            node, size = space.tree.root((beginning.adapters, salt)), space.tree.size
-            for i, block in enumerate(table.blocks):
-                node = space.tree.insert(node, tokens[i * size : (i + 1) * size], block)
+            space.kv.restore(table.extend(stop - start), beginning.data[:, start:stop])
+            node, first = nodes[-1] if start else space.tree.root(key), start // space.size
+            for i, block in enumerate(table.blocks, first):
+                node = space.tree.insert(node, tokens[i * space.size : min(stop, (i + 1) * space.size)], block)
             space.tree.use(node)
         except (ValueError, TypeError, IndexError) as error:
             raise _damaged(path, error) from None
         finally:
             table.release()
+
+    for start in range(0, n, per_call):
+        call(partial(part, start))
     return tokens
+
+
+def _per_call(room: Room, engine: Engine) -> int:
+    """Tokens of which keys and values are copied in one go: whole blocks."""
+    size = engine.space.size
+    return max(1, MOST_COPIED // (room.n_layer * room.row_bytes * size)) * size
 
 
 def _content(file: GGUFFile, path: Path, room: Room) -> Beginning:

@@ -307,9 +307,14 @@ class Readers:
         self.session = Session(self.base, backend="cpu", threads=1, n_seq=2, ctx_size=64)
         engine, path = self.session.engine, self.folder / "s.gguf"
         tokens = self.session.tokenize("Once upon a time there was a girl")
+
+        def at_once(function: Callable[[], Any]) -> Any:
+            return function()
+
         self.session.generate(tokens, max_tokens=1)
         key, room = session_file.model_key(self.file, engine.space.kv.spec), session_file.room(engine)
-        session_file.write(path, session_file.take(engine, tokens), key, engine.space.kv.spec.type)
+        taken = session_file.take(engine, tokens, session_file.DEFAULT_KEY, at_once)
+        session_file.write(path, taken, key, engine.space.kv.spec.type)
         with open_gguf(path) as file:
             metadata = {each: file.metadata[each] for each in file.metadata} | {"llamakit.session.adapters": "[]"}
             metadata["llamakit.session.tokens"] = [int(each) for each in metadata["llamakit.session.tokens"]]
@@ -320,13 +325,16 @@ class Readers:
         def write(rng: random.Random, folder: Path) -> None:
             self._gguf(rng, folder / "s.gguf", seed)
 
+        def put(file: Path, beginning: session_file.Beginning) -> None:
+            session_file.put(file, engine, beginning, "", at_once)
+
         def read(folder: Path) -> None:
             free = engine.space.pool.n_free + len(engine.space.tree)
             try:
                 session_file.is_saved(folder / "s.gguf")
                 with open_gguf(folder / "s.gguf") as file, contextlib.suppress(LlamaKitError):  # but for its digest
-                    session_file.put(file.path, engine, session_file._content(file, file.path, room))
-                session_file.put(folder / "s.gguf", engine, session_file.read(folder / "s.gguf", key, room))
+                    put(file.path, session_file._content(file, file.path, room))
+                put(folder / "s.gguf", session_file.read(folder / "s.gguf", key, room))
             finally:
                 assert engine.space.pool.n_free + len(engine.space.tree) == free, "blocks stay taken"
 

@@ -219,6 +219,45 @@ def test_running_answers_leave_no_room_for_now(saved, small_model):
         works(small, saved)
 
 
+def test_long_ones_are_copied_a_part_at_a_time(session, tmp_path, monkeypatch):
+    """A context of gigabytes was copied in one go, beside which nobody's answer went on."""
+    tokens = session.tokenize(TEXT * 4, add_bos=True)
+    plain = session.generate(tokens, max_tokens=8, temperature=0).tokens
+    session.save_prefix(tmp_path / "whole.gguf", tokens)
+    most, calls = [], session._on_engine
+    export = session.engine.space.kv.export
+    monkeypatch.setattr(session.engine.space.kv, "export", lambda cells: most.append(len(cells)) or export(cells))
+    monkeypatch.setattr(session_file, "MOST_COPIED", 1)
+    assert session.save_prefix(tmp_path / "parts.gguf", tokens) == len(tokens)
+    assert max(most) == session.engine.space.size
+    assert (tmp_path / "parts.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    session.engine.space.tree.clear()
+    n_calls = []
+    monkeypatch.setattr(session, "_on_engine", lambda function: n_calls.append(1) or calls(function))
+    assert session.load_prefix(tmp_path / "parts.gguf") == tokens
+    assert len(n_calls) > len(tokens) / session.engine.space.size
+    again = session.generate(tokens, max_tokens=8, temperature=0)
+    assert again.timings.n_cached == len(tokens) - 1
+    assert again.tokens == plain
+
+
+def test_what_others_need_the_room_for_meanwhile_is_not_saved(session, tmp_path, monkeypatch):
+    tokens, space = session.tokenize(TEXT * 4, add_bos=True), session.engine.space
+    session.generate(tokens, max_tokens=1)
+    monkeypatch.setattr(session_file, "MOST_COPIED", 1)
+    calls, n_calls = session._on_engine, []
+
+    def call(function):
+        n_calls.append(1)
+        if len(n_calls) == 4:  # after the sizes and two parts
+            space.tree.clear()
+        return calls(function)
+
+    monkeypatch.setattr(session, "_on_engine", call)
+    assert session.save_prefix(tmp_path / "saved.gguf", tokens) == 2 * space.size
+    assert session.load_prefix(tmp_path / "saved.gguf") == tokens[: 2 * space.size]
+
+
 def test_nothing_evaluated_is_an_empty_session(session, saved):
     """It could be written and not be read."""
     assert session.save_prefix(saved, session.tokenize("A text that nobody asked for")) == 0
