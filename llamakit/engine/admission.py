@@ -76,8 +76,9 @@ class Admission:
         n_admitted = 0
         slots_are_full = False
         most = self.space.n_matched + MOST_MATCHED
+        self.space.begin_step()
         for group in in_turn(list(self.waiting), self.running):  # whoever makes room joins those that wait
-            if self.space.n_matched > most:
+            if self.space.n_matched > most or self.space.copied_enough:
                 break  # the others are looked at in the next step
             if group.job.behind or (slots_are_full and group.adapters) or self._follows(group):
                 continue
@@ -179,7 +180,7 @@ class Admission:
             if group.width <= places and self._tries_to_enter(group, now):
                 return True
             victim = who_yields(group, self.running, now, needs_slot=not self._has_slot(group))
-            if victim is None:
+            if victim is None or self.space.copied_enough:
                 return False
             self.preempt(victim)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 ASIDE_SHARE = 0.5  # of the cache: as much again may be put aside
+MOST_COPIED = 1 << 25  # bytes of keys and values that are copied out or in within one step, about 20 ms
 
 
 class KVSpace:
@@ -31,12 +32,22 @@ class KVSpace:
         self.kv = kv
         self.size = kv.spec.block_size
         self._n_matched = c_int64()  # changed in place, as the numbers of `stats.Counters` are
+        self._n_copied = c_int64()  # bytes that were put aside and brought back in this step
         self.reset()
 
     @property
     def n_matched(self) -> int:
         """Tokens that were found in the tree so far, which is work."""
         return self._n_matched.value
+
+    def begin_step(self) -> None:
+        """Nothing is copied yet in this step."""
+        self._n_copied.value = 0
+
+    @property
+    def copied_enough(self) -> bool:
+        """Whether enough was put aside and brought back for one step."""
+        return self._n_copied.value >= MOST_COPIED
 
     def reset(self) -> None:
         """Nothing is held, nothing known."""
@@ -118,6 +129,7 @@ class KVSpace:
         n = track.table.length
         if track.node is None and n and (not held or held + n <= ASIDE_SHARE * self.pool.n_block * self.size):
             track.aside = self.kv.export(track.table.cells(0, n))
+            self._n_copied.value += track.aside.nbytes
 
     def bring_back(self, track: Track) -> None:
         """What was put aside is in blocks again. Where these are missing it is evaluated again, as it is forgotten."""
@@ -127,6 +139,7 @@ class KVSpace:
         n = data.shape[1]
         if self.find_room(track.table.missing(n)):
             self.kv.restore(track.table.extend(n), data)
+            self._n_copied.value += data.nbytes
 
     # -- a context that is full ---------------------------------------------------------------------------------
 

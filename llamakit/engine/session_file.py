@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from llamakit.engine.kv_space import MOST_COPIED
 from llamakit.errors import ModelFileError, UnavailableError
 from llamakit.gguf import GGMLType, GGUFWriter, open_gguf, text_of
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from llamakit.gguf import GGUFFile
 
 Call = Callable[[Callable[[], Any]], Any]  # what calls a function on the engine's thread
-MOST_COPIED = 1 << 25  # bytes of keys and values that are copied between two steps, about 20 ms
 HASHED_BYTES = 1 << 20  # of a model's first tensors; with its table of tensors enough to tell two models apart
 PrefixKey = tuple[tuple[tuple[str, float], ...], str]  # of the prefix tree: adapters by digest with scales, and salt
 DEFAULT_KEY: PrefixKey = ((), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamakit.engine import admission
+from llamakit.engine import admission, kv_space
 from llamakit.engine.draft_model import ModelDrafter
 from llamakit.engine.job import Finished, Job
 from llamakit.engine.kv_space import ASIDE_SHARE
@@ -209,6 +209,27 @@ def test_what_is_put_aside_is_bounded(hash_model):
     jobs[0].cancel()
     finish(made)
     assert all(len(answers(job)[0].tokens) == 300 for job in jobs[1:])
+
+
+def test_so_much_is_put_aside_and_brought_back_in_one_step(hash_model, monkeypatch):
+    """One request with priority for as many places as there are sent all away, and had all contexts copied, at once."""
+    made, copied = hash_model.make_engine(n_block=500, n_seq=6, deep=True), [0]
+    kv = made.space.kv
+    export, restore = kv.export, kv.restore
+    monkeypatch.setattr(kv, "export", lambda cells: copied.append(copied.pop() + 1) or export(cells))
+    monkeypatch.setattr(kv, "restore", lambda *args: copied.append(copied.pop() + 1) or restore(*args))
+    monkeypatch.setattr(kv_space, "MOST_COPIED", 1)
+    asked = [request([1, 5 + i], shift=True, max_tokens=200, seed=i) for i in range(6)]
+    jobs, most = submit(made, *asked), 0
+    for _ in range(100):
+        made.step()
+    (first,) = submit(made, request([1, 9], priority=1, n=6, best_of=6))
+    while made.step():
+        most, copied[0] = max(most, copied[0]), 0
+    assert len(answers(first)) == 6
+    assert made.counters.n_preempted == 6
+    assert most == 1
+    assert [answers(job)[0].tokens for job in jobs] == [alone(hash_model, each, deep=True)[0].tokens for each in asked]
 
 
 def test_one_is_put_aside_however_small_the_cache_is(hash_model):
