@@ -267,8 +267,8 @@ class Embedder:
                 text.table = engine.space.new_table()
             start = text.table.length
             n = min(left, len(text.tokens) - start)
-            if not engine.space.find_room(text.table.missing(n)):
-                break
+            if not engine.space.find_room(text.table.missing(len(text.tokens) - start)):
+                break  # a part alone would hold blocks and get no further
             row = batch.add(text.tokens[start : start + n], text.table, n_output=n, adapter=work.slot)
             parts.append((text, row, start, n))
             left -= n

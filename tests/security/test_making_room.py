@@ -106,6 +106,8 @@ def test_a_text_for_embeddings_makes_way_for_the_only_answer(hash_model, shift):
     made = hash_model.make_engine(n_block=n_block, n_ctx=n_ctx, n_row=4, n_out=4)
     asked = request([1, 5], max_tokens=100 if shift else 60, shift=shift)
     (job,) = submit(made, asked)
+    ways, make_way = [], made.embedder.make_way
+    made.embedder.make_way = lambda: ways.append(make_way()) or ways[-1]
     embed, works = Embed(prompts=[[1, *([5, 6, 7] * 21)]], pooling="mean", normalize=False), []
     while not job.finished:
         if len(made.embedder) == 0:
@@ -116,7 +118,7 @@ def test_a_text_for_embeddings_makes_way_for_the_only_answer(hash_model, shift):
     found = answers(job)[0]
     assert (found.error, found.reason) == (None, FinishReason.LENGTH)
     assert found.tokens == alone(hash_model, asked)[0].tokens
-    assert len(works) > 0
+    assert True in ways
     assert all(work.done.is_set() and work.error is None for work in works)
     quiet = hash_model.make_engine()
     vectors = quiet.embedder.wait(quiet, embed)
@@ -124,6 +126,23 @@ def test_a_text_for_embeddings_makes_way_for_the_only_answer(hash_model, shift):
         assert work.texts[0].value(normalize=False) == pytest.approx(vectors.values[0], abs=1e-5)
     made.space.tree.clear()
     assert made.space.pool.n_free == n_block
+
+
+def test_a_text_for_embeddings_is_begun_where_there_is_room_for_all_of_it(hash_model):
+    """It was evaluated as far as blocks went, held them, had to give them back, and began anew, again and again."""
+    made = hash_model.make_engine(n_block=20, n_ctx=64, n_row=4, n_out=4)
+    (job,) = submit(made, request([1, *[5, 6, 7] * 5], max_tokens=40))
+    for _ in range(8):
+        made.step()
+    work = made.embedder.work(made, Embed(prompts=[[1, *[8, 9, 7] * 21]]))
+    made.embedder.add(work)
+    rows = []
+    while made.step():
+        if not job.finished:
+            rows.append(work.texts[0].table.length)
+    assert set(rows) == {0}
+    assert work.done.is_set()
+    assert work.error is None
 
 
 def test_a_model_that_guesses_has_all_its_room_again(hash_model):
