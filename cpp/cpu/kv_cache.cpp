@@ -111,10 +111,14 @@ void each_value(const KVLayer& l, int64_t cell, Move move) {
 template <class Move>
 void each_value_of(const KVLayer& l, int64_t cell, Move move) {
     switch (l.type) {
-        case KVType::f32: return each_value<KVType::f32>(l, cell, move);
-        case KVType::f16: return each_value<KVType::f16>(l, cell, move);
-        case KVType::bf16: return each_value<KVType::bf16>(l, cell, move);
-        case KVType::q8_0: return each_value<KVType::q8_0>(l, cell, move);
+        case KVType::f32:
+            return each_value<KVType::f32>(l, cell, move);
+        case KVType::f16:
+            return each_value<KVType::f16>(l, cell, move);
+        case KVType::bf16:
+            return each_value<KVType::bf16>(l, cell, move);
+        case KVType::q8_0:
+            return each_value<KVType::q8_0>(l, cell, move);
     }
 }
 
