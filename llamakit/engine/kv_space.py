@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from llamakit.engine.kv_cache import BlockPool, BlockTable
 from llamakit.engine.prefix_tree import PrefixTree
 from llamakit.errors import OutOfMemoryError
+from llamakit.system import free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 ASIDE_SHARE = 0.5  # of the cache: as much again may be put aside
+MOST_OF_FREE = 0.25  # of the machine's free memory that is taken for it at once
 MOST_COPIED = 1 << 25  # bytes of keys and values that are copied out or in within one step, about 20 ms
 
 
@@ -124,11 +126,15 @@ class KVSpace:
     def put_aside(self, track: Track, held: int) -> None:
         """Keep what a track has evaluated, if its tokens alone would give something else: after a shift of its context.
 
-        `held`: tokens that are put aside by then. Beyond `ASIDE_SHARE` they are evaluated again, but for the first.
+        `held`: tokens that are put aside by then. Beyond `ASIDE_SHARE` they are evaluated again, but for the first, and
+        all are where memory is short.
         """
         n = track.table.length
-        if track.node is None and n and (not held or held + n <= ASIDE_SHARE * self.pool.n_block * self.size):
-            track.aside = self.kv.export(track.table.cells(0, n))
+        if track.node is not None or not n or (held and held + n > ASIDE_SHARE * self.pool.n_block * self.size):
+            return
+        cells = track.table.cells(0, n)
+        if n * self.kv.export(cells[:1]).nbytes <= MOST_OF_FREE * free_memory():
+            track.aside = self.kv.export(cells)
             self._n_copied.value += track.aside.nbytes
 
     def bring_back(self, track: Track) -> None:

@@ -230,12 +230,26 @@ def test_what_is_put_aside_is_bounded(hash_model):
     assert all(len(answers(job)[0].tokens) == 300 for job in jobs[1:])
 
 
+def test_nothing_is_put_aside_where_memory_is_short(hash_model, monkeypatch):
+    """Contexts may be larger than what the machine has left, and a process that takes it all is ended."""
+    monkeypatch.setattr(kv_space, "free_memory", lambda: 0)
+    made = hash_model.make_engine(n_seq=1, deep=True)
+    (job,) = submit(made, request([1, 5], shift=True, max_tokens=200))
+    for _ in range(100):
+        made.step()
+    submit(made, request([1, 9], priority=1))
+    made.step()
+    assert [group.n_aside for group in made.waiting] == [0]
+    finish(made)
+    assert len(answers(job)[0].tokens) == 200
+
+
 def test_so_much_is_put_aside_and_brought_back_in_one_step(hash_model, monkeypatch):
     """One request with priority for as many places as there are sent all away, and had all contexts copied, at once."""
     made, copied = hash_model.make_engine(n_block=500, n_seq=6, deep=True), [0]
     kv = made.space.kv
     export, restore = kv.export, kv.restore
-    monkeypatch.setattr(kv, "export", lambda cells: copied.append(copied.pop() + 1) or export(cells))
+    monkeypatch.setattr(kv, "export", lambda cells: copied.append(copied.pop() + (len(cells) > 1)) or export(cells))
     monkeypatch.setattr(kv, "restore", lambda *args: copied.append(copied.pop() + 1) or restore(*args))
     monkeypatch.setattr(kv_space, "MOST_COPIED", 1)
     asked = [request([1, 5 + i], shift=True, max_tokens=200, seed=i) for i in range(6)]
