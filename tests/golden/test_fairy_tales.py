@@ -14,7 +14,7 @@ def first_lines(source, path, count: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("reference", marks=pytest.mark.soak)])
 def test_the_loss_of_answers_falls(test_data, stories260k, tmp_path, backend):
     """The base has read children's stories; `validation`: answers about tales that training does not see."""
     corpus = test_data / "corpus"

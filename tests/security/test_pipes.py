@@ -27,9 +27,13 @@ def pipe(tmp_path):
 
 
 # As a command in the foreground has it: tests that run in the background have Ctrl-C ignored.
-START = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from llamakit.start import main; main()"
-)
+START = """
+import signal
+from llamakit import start, text_file
+signal.signal(signal.SIGINT, signal.default_int_handler)
+text_file.PATIENCE = 0.1
+start.main()
+"""
 TEXTS = [
     "--config PIPE config", "generate -p a -n 1 --grammar-file PIPE", "generate -p a -n 1 --json-schema-file PIPE",
     "generate -n 1 -f PIPE", "perplexity -f PIPE", "embed -f PIPE", "serve --port 0 --api-key-file PIPE",

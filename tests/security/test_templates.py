@@ -213,19 +213,19 @@ def test_values_that_are_no_json_are_refused():
 
 
 def test_a_template_slows_no_other_request_of_a_server(serve, small_model, tmp_path, monkeypatch):
-    """A model's template that loops for ever, asked for by several clients, beside a stream."""
+    """A model's template that loops for ever with what several clients say, beside a stream."""
     from llamakit.gguf import GGUFWriter, open_gguf
 
     file = tmp_path / "model.gguf"
     with open_gguf(small_model) as model, GGUFWriter(file) as writer:
         for key in model.metadata:
             writer.add(key, model.metadata[key], *model.metadata.value_type(key))
-        writer.add(
-            "tokenizer.chat_template", "{% for m in messages %}{{ ('x' * 30000000)|list|sort|length }}{% endfor %}"
-        )
+        said = TALK[-1]["content"]  # what is tried before anything is said comes through
+        slow = "{% if messages[-1].content == '" + said + "' %}{{ ('x' * 30000000)|list|sort|length }}{% endif %}"
+        writer.add("tokenizer.chat_template", slow)
         for name, info in model.tensors.items():
             writer.add_tensor(name, model.raw(name), info.type, info.shape)
-    monkeypatch.setattr(worker_pool, "CPU_SECONDS", 0.3)  # it is tried some twenty times
+    monkeypatch.setattr(worker_pool, "CPU_SECONDS", 1.0)
     monkeypatch.setattr(worker_pool, "pool", worker_pool.WorkerPool())
     server = serve({"stories": file})
     body = {"prompt": "Once", "n_predict": 100_000, "stream": True, "ignore_eos": True}

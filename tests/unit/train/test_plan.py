@@ -72,7 +72,7 @@ def real(folder, out, name: str, base, sizes: dict, kind: dict) -> int:
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
 CASES = {
     "adapter": ("q8_0", {"ctx": 256, "batch": 4}, {"val_split": 0.0}),
-    "again": ("q8_0", {"ctx": 512, "batch": 4}, {"val_split": 0.0, "checkpointing": "on"}),
+    "again": ("q8_0", {"ctx": 256, "batch": 4}, {"val_split": 0.0, "checkpointing": "on"}),
     "validated": ("q8_0", {"ctx": 256, "batch": 4}, {"val_split": 0.1}),
     "full": ("f32", {"ctx": 256, "batch": 1}, {"val_split": 0.0, "full": True}),
 }
