@@ -173,14 +173,15 @@ def put(path: Path, engine: Engine, beginning: Beginning, salt: str, call: Call)
     def part(start: int) -> None:
         nodes, known = space.tree.match(key, tokens[:start])
         table, stop = space.new_table(), min(n, start + per_call)
-        if known < start or not space.find_room(table.missing((stop if start else n) - start)):
-            raise UnavailableError(
-                f"there is no room for the {n:,} tokens of {path} while other requests run", hint="try again later"
-            )
+        table.share([node.block for node in nodes], known)  # or room would be found for the rest in these
         try:
+            if known < start or not space.find_room(table.missing((stop if start else n) - start)):
+                raise UnavailableError(
+                    f"there is no room for the {n:,} tokens of {path} while other requests run", hint="try again later"
+                )
             space.kv.restore(table.extend(stop - start), beginning.data[:, start:stop])
-            node, first = nodes[-1] if start else space.tree.root(key), start // space.size
-            for i, block in enumerate(table.blocks, first):
+            node, first = nodes[-1] if start else space.tree.root(key), len(nodes)
+            for i, block in enumerate(table.blocks[first:], first):
                 node = space.tree.insert(node, tokens[i * space.size : min(stop, (i + 1) * space.size)], block)
             space.tree.use(node)
         except (ValueError, TypeError, IndexError) as error:

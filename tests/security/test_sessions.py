@@ -258,6 +258,34 @@ def test_what_others_need_the_room_for_meanwhile_is_not_saved(session, tmp_path,
     assert session.load_prefix(tmp_path / "saved.gguf") == tokens[: 2 * space.size]
 
 
+def test_what_is_loaded_makes_no_room_for_its_own_rest(session, tmp_path, monkeypatch):
+    """Where others took all that was left after its first parts, the last of these went for the next.
+
+    That one then followed itself in the tree, and the engine's thread went round and round in it.
+    """
+    tokens, space = session.tokenize(TEXT * 4, add_bos=True), session.engine.space
+    session.generate(tokens, max_tokens=1)
+    session.save_prefix(tmp_path / "saved.gguf", tokens)
+    space.tree.clear()
+    monkeypatch.setattr(session_file, "MOST_COPIED", 1)
+    calls, n_calls, held = session._on_engine, [], []
+
+    def call(function):
+        n_calls.append(1)
+        if len(n_calls) == 5:  # after the sizes, twice, and two parts
+            held.extend(space.pool.allocate() for _ in range(space.pool.n_free))
+        return calls(function)
+
+    monkeypatch.setattr(session, "_on_engine", call)
+    with pytest.raises(UnavailableError, match="no room"):
+        session.load_prefix(tmp_path / "saved.gguf")
+    assert space.pool.n_free == 0
+    assert space.tree.match(session_file.DEFAULT_KEY, tokens)[1] == 2 * space.size
+    for block in held:
+        space.pool.release(block)
+    assert session.load_prefix(tmp_path / "saved.gguf") == tokens
+
+
 def test_nothing_evaluated_is_an_empty_session(session, saved):
     """It could be written and not be read."""
     assert session.save_prefix(saved, session.tokenize("A text that nobody asked for")) == 0
