@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from llamakit.plugins.frontends.rest.options import ServeOptions
+from llamakit.plugins.frontends.rest.startup import settings_of
 
+from llamakit.config import Config, make_schema
 from llamakit.errors import UsageError
+from llamakit.registry import Registry
 from llamakit.testing.scripted_model import scripted_model
 
 TALK = [{"role": "user", "content": "Once"}]
@@ -85,6 +89,13 @@ def test_the_template_for_tools(serve, tmp_path):
     tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
     assert server.post("/apply-template", {"messages": TALK})[1]["prompt"] == "Once"
     assert server.post("/apply-template", {"messages": TALK, "tools": tools})[1]["prompt"].startswith("tools: [{")
+
+
+@pytest.mark.parametrize("asked", ["tool_use", "t.jinja", "{{ " + "m" * 5000 + " }}", "\0", ""])
+def test_a_template_is_asked_for_by_the_name_that_the_model_has_for_it(asked):
+    """One of several in the model's file was no name, for the server alone."""
+    options = ServeOptions(chat_template=asked)
+    assert settings_of(Config(make_schema(None)), options, Registry.discover())["chat_template"] == asked
 
 
 def test_a_template_that_is_none_is_told(small_model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +112,13 @@ def settings_of(config: Config, options: ServeOptions, registry: Registry, n_mod
 
 
 def _template(asked: str) -> str:
-    """Its source, read once: models are opened more than once, and a pipe has its text for one."""
+    """What is asked for; of a pipe the text, which is there to be read once: models are opened more than once."""
     from llamakit.chat.template import source_of
 
-    return source_of(asked) if asked else ""
+    with suppress(OSError, ValueError):  # a template's text, which is no name that a file can have
+        if Path(asked).is_fifo():
+            return source_of(asked)
+    return asked
 
 
 def make_state(
