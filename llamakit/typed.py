@@ -18,7 +18,7 @@ FOUND = {
     "dict": "object",
 }  # fmt: skip
 WANTED = FOUND | {"int": "integer"}
-TYPE = re.compile(rf"\b({'|'.join(FOUND)})\b(?=[^`$]*`)")  # in backquotes, and no name of a field
+TYPE = re.compile(rf"\b({'|'.join(FOUND)})\b(?=[^`]*`)")  # in backquotes
 _known: set[Any] = set()
 _alone = threading.Lock()
 
@@ -34,10 +34,12 @@ def convert(value: Any, cls: type[T]) -> T:
 
 def _in_jsons_words(text: str) -> str:
     """msgspec's message, "Expected `int`, got `str` - at `$.a`", with JSON's types for Python's."""
-    wanted, got, found = text.partition(", got `")
-    if not wanted.startswith("Expected `"):
+    if not text.startswith("Expected `"):
         return text
-    return TYPE.sub(lambda word: WANTED[word[0]], wanted) + got + TYPE.sub(lambda word: FOUND[word[0]], found, count=1)
+    what, at, place = text.partition(" - at `")  # where a field may have a type's name
+    wanted, got, found = what.partition(", got `")
+    words = TYPE.sub(lambda word: WANTED[word[0]], wanted), TYPE.sub(lambda word: FOUND[word[0]], found)
+    return got.join(words) + at + place
 
 
 def _work_out(cls: Any) -> None:

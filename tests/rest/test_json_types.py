@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Annotated
 
+import msgspec
 import pytest
 
+from llamakit.typed import convert
 from tests.rest.malformed import BODIES, FIELDS, MESSAGES
 
 PYTHON = re.compile(r"\b(None|NoneType|True|False|str|int|float|bool|dict|list|tuple)\b")
@@ -128,3 +131,16 @@ def test_what_a_body_is(server, body, told):
     _, _, data = server.request("POST", "/detokenize", body)
     error = json.loads(data)["error"]
     assert told in error["message"] + error["found"]
+
+
+def test_a_field_with_the_name_of_a_type_keeps_it():
+    """An error about `float` was one about `number`, which nobody had sent."""
+    cls = msgspec.defstruct("Options", [("float", Annotated[float, msgspec.Meta(ge=1)]), ("str", list[str])])
+    for value, told in {
+        "a": "Expected `number`, got `string` - at `$.float`", 0: "Expected `number` >= 1.0 - at `$.float`",
+    }.items():  # fmt: skip
+        with pytest.raises(msgspec.ValidationError) as error:
+            convert({"float": value, "str": []}, cls)
+        assert str(error.value) == told
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `string`, got `number` - at `\$\.str\[0\]`"):
+        convert({"float": 1, "str": [1]}, cls)
