@@ -326,7 +326,7 @@ class Engine:
         turns: list[tuple[Sequence, int, int]] = []  # sequence, row, guessed tokens found right
         locked: dict[Group, dict[Track, int]] = {}
         for chunk in chunks:
-            if not chunk.n_output:
+            if not chunk.n_output or chunk.group.done:  # done: since blocks were missing for another of its answers
                 continue
             try:
                 turns += _turns(chunk, logits, locked, self.pace)

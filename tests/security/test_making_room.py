@@ -6,10 +6,11 @@ import pytest
 
 from llamakit.engine import admission, kv_space
 from llamakit.engine.draft_model import ModelDrafter
-from llamakit.engine.job import Finished, Job
+from llamakit.engine.job import Finished, Job, Token
 from llamakit.engine.kv_space import ASIDE_SHARE
 from llamakit.engine.request import Embed, FinishReason, Request
 from llamakit.engine.runner import Runner
+from llamakit.errors import OutOfMemoryError
 from llamakit.session import Session
 
 PROMPT = [1, *range(5, 35)]
@@ -97,6 +98,21 @@ def test_guesses_for_one_of_several_answers_that_came_back(hash_model):
         assert made.counters.n_accepted > 0
         for job, expected in zip(jobs, known, strict=True):
             assert {i: each.tokens for i, each in answers(job).items()} == {i: r.tokens for i, r in expected.items()}
+
+
+def test_an_answer_that_found_no_room_is_not_changed_once_it_is_told(hash_model):
+    """Others of its request that were in the step's batch already chose one token more than was told."""
+    for n_block in range(12, 34):
+        made = hash_model.make_engine(n_block=n_block, n_seq=4)
+        (job,) = submit(made, request([1, 5], n=3, best_of=3, max_tokens=60))
+        told = [0, 0, 0]
+        while made.step():
+            for event in job.drain():
+                if isinstance(event, Token):
+                    told[event.choice] += 1
+                elif isinstance(event, Finished):
+                    assert isinstance(event.result.error, OutOfMemoryError)
+                    assert len(event.result.tokens) == len(event.result.text) == told[event.choice]
 
 
 @pytest.mark.parametrize("shift", [False, True])
