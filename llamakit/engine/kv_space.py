@@ -6,6 +6,7 @@ room is needed. Not thread-safe: the engine's thread owns it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ctypes import c_int64
 from typing import TYPE_CHECKING
 
@@ -133,19 +134,24 @@ class KVSpace:
         if track.node is not None or not n or (held and held + n > ASIDE_SHARE * self.pool.n_block * self.size):
             return
         cells = track.table.cells(0, n)
-        if n * self.kv.export(cells[:1]).nbytes <= MOST_OF_FREE * free_memory():
-            track.aside = self.kv.export(cells)
-            self._n_copied.value += track.aside.nbytes
+        with suppress(OutOfMemoryError, MemoryError):  # of the device too, where a copy is made on the way
+            if n * self.kv.export(cells[:1]).nbytes <= MOST_OF_FREE * free_memory():
+                track.aside = self.kv.export(cells)
+                self._n_copied.value += track.aside.nbytes
 
     def bring_back(self, track: Track) -> None:
-        """What was put aside is in blocks again. Where these are missing it is evaluated again, as it is forgotten."""
+        """What was put aside is in blocks again. Where these, or memory, are missing, it is evaluated again instead."""
         data, track.aside = track.aside, None
         if data is None:
             return
         n = data.shape[1]
-        if self.find_room(track.table.missing(n)):
+        if not self.find_room(track.table.missing(n)):
+            return
+        try:
             self.kv.restore(track.table.extend(n), data)
             self._n_copied.value += data.nbytes
+        except (OutOfMemoryError, MemoryError):
+            track.table.release()
 
     # -- a context that is full ---------------------------------------------------------------------------------
 

@@ -260,6 +260,32 @@ def test_nothing_is_put_aside_where_memory_is_short(hash_model, monkeypatch):
     assert len(answers(job)[0].tokens) == 200
 
 
+@pytest.mark.parametrize("error", [OutOfMemoryError("no"), MemoryError()])
+@pytest.mark.parametrize("part", ["export", "restore"])
+def test_a_device_without_memory_for_a_copy_ends_nothing(hash_model, monkeypatch, part, error):
+    """A cache may be all that a device has room for: to put a context aside failed, and all requests with it."""
+
+    def refuse(cells, *data):
+        if len(cells) > 1:
+            raise error
+        return copy(cells, *data)
+
+    made = hash_model.make_engine(n_seq=1, deep=True)
+    copy = getattr(made.space.kv, part)
+    monkeypatch.setattr(made.space.kv, part, refuse)
+    (job,) = submit(made, request([1, 5], shift=True, max_tokens=200))
+    for _ in range(100):
+        made.step()
+    (first,) = submit(made, request([1, 9], priority=1))
+    finish(made)
+    assert made.counters.n_preempted == 1
+    assert answers(first)[0].error is None
+    found = answers(job)[0]
+    assert (found.error, len(found.tokens)) == (None, 200)
+    made.space.tree.clear()
+    assert made.space.pool.n_free == 200
+
+
 def test_so_much_is_put_aside_and_brought_back_in_one_step(hash_model, monkeypatch):
     """One request with priority for as many places as there are sent all away, and had all contexts copied, at once."""
     made, copied = hash_model.make_engine(n_block=500, n_seq=6, deep=True), [0]
