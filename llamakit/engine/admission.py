@@ -35,7 +35,8 @@ class Admission:
     """The queue and the running requests, both by priority and arrival.
 
     `places`: sequences that may run at once. A request that runs holds places, an adapter slot, blocks of `space`, and
-    what `let_go` gives back of each of its answers: blocks of a model that guesses, say.
+    what `let_go` gives back of each of its answers: blocks of a model that guesses, say. `make_way` has a text for
+    embeddings give back what it holds; whether there was one.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class Admission:
         counters: Counters,
         places: int,
         let_go: Callable[[Answer], None],
+        make_way: Callable[[], bool],
     ) -> None:
         self.space, self.adapters, self.counters, self.places = space, adapters, counters, places
-        self._let_go = let_go
+        self._let_go, self._make_way = let_go, make_way
         self.waiting: list[Group] = []  # both change in place: one made beside many answers would keep their memory
         self.running: list[Group] = []
 
@@ -209,9 +211,12 @@ class Admission:
             self.space.recall(group.key, track, known=not scored)
         need = sum(track.table.missing(track.n_pending) for track in group.tracks)
         need += sum(group.width for group in self.running)  # they will grow
-        if not self.space.find_room(min(need, self.space.pool.n_block)) and self.running:
-            self._leave(group)
-            return False
+        while not self.space.find_room(min(need, self.space.pool.n_block)):
+            if self.running:
+                self._leave(group)
+                return False
+            if not group.n_aside or not self._make_way():
+                break  # it makes others give way when it needs the room
         for track in group.tracks:
             self.space.bring_back(track)
         if not group.admitted:

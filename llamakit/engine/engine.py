@@ -70,7 +70,9 @@ class Engine:
         self.adapters, self.embedder, self.drafter = adapters, embedder, drafter
         self.cost, self.counters, self.pace = StepCost(), Counters(mean_seconds=1.0), Pace()
         self.space = KVSpace(kv)
-        self.queue = Admission(self.space, adapters, self.counters, runner.n_seq, self._forget_guesses)
+        self.queue = Admission(
+            self.space, adapters, self.counters, runner.n_seq, self._forget_guesses, self._embedder_makes_way
+        )
         self._numbers = count(1)  # of requests, in the order in which they came
         self._drafts_failed = 0  # in a row
 
@@ -297,7 +299,10 @@ class Engine:
         That is the last of those that run, but for who `keeps` its own; for the only one it is a text for embeddings.
         """
         alone = len(self.running) == 1
-        return self.queue.preempt_last(keeps) or (alone and self.embedder is not None and self.embedder.make_way())
+        return self.queue.preempt_last(keeps) or (alone and self._embedder_makes_way())
+
+    def _embedder_makes_way(self) -> bool:
+        return self.embedder is not None and self.embedder.make_way()
 
     def _run(self, chunks: list[Chunk], batch: Batch) -> None:
         began = time.perf_counter()

@@ -319,6 +319,23 @@ def test_one_is_put_aside_however_small_the_cache_is(hash_model):
     assert answers(job)[0].tokens == alone(hash_model, asked, deep=True)[0].tokens
 
 
+def test_a_context_that_was_shifted_comes_back_before_a_text_for_embeddings(hash_model):
+    """One that was begun as soon as nothing ran held its blocks: it was evaluated again, and went on differently."""
+    made = hash_model.make_engine(n_block=20, n_seq=1, n_row=4, n_out=4, deep=True)
+    asked = request([1, 5], shift=True, max_tokens=200)
+    (job,) = submit(made, asked)
+    for _ in range(100):
+        made.step()
+    submit(made, request([1, 9], priority=1, max_tokens=12))
+    work = made.embedder.work(made, Embed(prompts=[[1, *[8, 9, 7] * 20]]))
+    made.embedder.add(work)
+    finish(made)
+    assert made.counters.n_preempted == 1
+    assert answers(job)[0].tokens == alone(hash_model, asked, deep=True)[0].tokens
+    assert work.done.is_set()
+    assert work.error is None
+
+
 def test_a_model_goes_on_after_a_shift_as_if_it_had_been_alone(stories260k):
     def run(*others):
         with Session(stories260k, n_seq=2, ctx_size=128) as session:
