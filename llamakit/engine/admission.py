@@ -75,8 +75,7 @@ class Admission:
 
     def admit(self, now: float) -> None:
         """Let waiting requests in while there are places, adapter slots and blocks for them."""
-        n_admitted = 0
-        slots_are_full = False
+        any_admitted = slots_are_full = False
         most = self.space.n_matched + MOST_MATCHED
         self.space.begin_step()
         for group in in_turn(list(self.waiting), self.running):  # whoever makes room joins those that wait
@@ -89,14 +88,14 @@ class Admission:
                     break  # no one overtakes, so nobody waits for ever
                 slots_are_full = True  # who needs none goes on, and takes none from it
                 continue
-            n_admitted += 1
+            any_admitted = True
             self.waiting.remove(group)  # at once: it may have to make room for a later one, and wait again
             if group.done:
                 self._count_finished(group)
             else:
                 group.entered = now
                 insort(self.running, group, key=lambda each: each.order)
-        if n_admitted:
+        if any_admitted:
             self._tell_places()
 
     def preempt(self, group: Group) -> None:

@@ -296,7 +296,8 @@ class Engine:
     def _make_way(self, keeps: Callable[[Group], bool]) -> bool:
         """Have somebody give blocks back; whether there was anybody.
 
-        That is the last of those that run, but for who `keeps` its own; for the only one it is a text for embeddings.
+        First the last of the requests that run, except those that `keeps` is true of. If only one runs, a text for
+        embeddings gives way to it.
         """
         alone = len(self.running) == 1
         return self.queue.preempt_last(keeps) or (alone and self._embedder_makes_way())
@@ -431,7 +432,7 @@ class Engine:
         self.queue.retire()
 
     def _forget_guesses(self, sequence: Sequence) -> None:
-        """By which tokens are guessed for a sequence that gave up its place, or whose tokens are others now."""
+        """Have the drafter forget a sequence that gave up its place, or whose tokens have changed."""
         if self.drafter is not None:
             self.drafter.forget(sequence)
 
