@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,17 @@ def test_a_device_that_never_ends(monkeypatch, capsys):
         assert "/dev/zero is larger than" in capsys.readouterr().err
     with pytest.raises(UsageError, match="larger than"):
         source_of("/dev/zero")
+
+
+def test_a_large_file_is_in_memory_once(tmp_path):
+    """A text to learn from was there twice while it was read, which may be all memory."""
+    file, size = tmp_path / "text", 32 << 20
+    file.write_bytes(b"a" * size)
+    tracemalloc.start()
+    try:
+        assert len(read_whole(file)) == size
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * size
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(UsageError, match="larger than 31 MiB"):
+        read_whole(file, 31 << 20)
