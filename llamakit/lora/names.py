@@ -114,5 +114,6 @@ def layout_of(metadata: Mapping[str, object], architecture: str | None = None) -
         raise UsageError("the base's general.architecture is missing")
     keys = ("attention.head_count", "attention.head_count_kv", "block_count")
     found = (metadata.get(f"{name}.{key}") for key in keys)
-    n_head, n_head_kv, n_layer = (value if isinstance(value, int) and 0 < value < 1 << 32 else None for value in found)
+    # True is an int, but no count.
+    n_head, n_head_kv, n_layer = (value if type(value) is int and 0 < value < 1 << 32 else None for value in found)
     return Layout(name, n_head, n_head_kv or n_head, n_layer)

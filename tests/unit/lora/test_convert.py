@@ -87,7 +87,9 @@ def change_config(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 3}))
 
 
-@pytest.mark.parametrize("heads", [{}, {"llama.attention.head_count": 10**4000}], ids=["none", "huge"])
+@pytest.mark.parametrize(
+    "heads", [{}, *({"llama.attention.head_count": value} for value in (10**4000, True))], ids=["none", "huge", "true"]
+)
 def test_a_folder_that_does_not_say_enough_asks_for_its_base(tmp_path, base, heads):
     to_peft(
         read_adapter_file(write_gguf_adapter(tmp_path / "a.gguf", all_pairs(), 6.0, metadata=HEADS)), tmp_path / "p"
