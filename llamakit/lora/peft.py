@@ -29,8 +29,6 @@ from llamakit.lora.write import lora_scale
 from llamakit.run_folder import PEFT_CONFIG, not_an_adapter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from llamakit.gguf.reader import GGUFFile
 
 CONFIG, WEIGHTS = PEFT_CONFIG, "adapter_model.safetensors"
@@ -67,9 +65,8 @@ def read_peft(folder: Path, base: GGUFFile | None) -> AdapterFile:
     config = read_config(folder)
     weights, metadata, _ = read_safetensors(_weights_of(folder))
     head = kept_head(metadata)
-    known: Collection[str]
     if base is not None:
-        layout, known = layout_of(base.metadata), base.tensors.keys()
+        layout, known = layout_of(base.metadata), set(base.tensors)
         _check_kept(folder, weights, layout, base)
     elif head is not None:
         layout, known = layout_of(head.keys), {name.rpartition(".")[0] for name, _ in head.tensors}
@@ -82,7 +79,7 @@ def read_peft(folder: Path, base: GGUFFile | None) -> AdapterFile:
         names = layout.tensors(module)
         if base is None and len(names) > 1:
             raise _base_needed(folder, f"its module {module!r} is several tensors, of sizes that it does not say")
-        if not names or not set(names) & set(known):
+        if not names or known.isdisjoint(names):
             raise ModelFileError(
                 f"{folder} adapts module {short(module, LONGEST_NAME)!r}, which no tensor of architecture"
                 f" {layout.architecture!r} is",

@@ -14,6 +14,7 @@ from llamakit.gguf import GGMLType, open_gguf
 from llamakit.gguf.ggla import read_ggla
 from llamakit.lora.convert import to_ggla, to_gguf, to_peft
 from llamakit.lora.files import read_adapter_file
+from llamakit.lora.heads import KEY
 from llamakit.lora.safetensors import read_safetensors, write_safetensors
 from llamakit.models import load_model
 from llamakit.models.lora import load_adapter
@@ -26,6 +27,7 @@ from llamakit.testing.lora import (
     write_gguf_adapter,
     write_tiny_model,
 )
+from tests.timing import is_quick
 
 MATRICES = [name for name, shape in tiny_shapes().items() if len(shape) == 2]
 HEADS = {
@@ -111,6 +113,24 @@ def test_a_folder_that_does_not_say_enough_asks_for_its_base(tmp_path, base, hea
         read_adapter_file(tmp_path / "p")
     with open_gguf(base) as file:
         assert read_adapter_file(tmp_path / "p", file).tensors
+
+
+def test_a_folder_of_many_modules_is_read_in_time_by_their_number(tmp_path):
+    """For each of them all that there are were gone through: 40,000 took a minute."""
+    names = [f"blk.{i}.ffn_up.weight" for i in range(12_000)]
+    A, B = np.ones((1, 2), np.float32), np.ones((2, 1), np.float32)
+    weights = {
+        f"base_model.model.model.layers.{i}.mlp.up_proj.lora_{part}.weight": matrix
+        for i in range(len(names)) for part, matrix in (("A", A), ("B", B))
+    }  # fmt: skip
+    kept = {
+        "metadata": [["general.architecture", 8, None, "llama"], ["adapter.lora.alpha", 6, None, 1.0]],
+        "tensors": [[f"{name}.{part}", 0] for name in names for part in ("lora_a", "lora_b")],
+    }
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}))
+    types = dict.fromkeys(weights, GGMLType.F32)
+    write_safetensors(tmp_path / "adapter_model.safetensors", weights, types, {KEY: json.dumps(kept)})
+    assert is_quick(2.0, lambda: read_adapter_file(tmp_path))
 
 
 def test_a_head_that_no_longer_fits_is_not_used(tmp_path, base):
