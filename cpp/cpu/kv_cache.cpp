@@ -8,7 +8,7 @@
 namespace lk::cpu {
 namespace {
 
-int64_t value_bytes(KVType type) {
+constexpr int64_t value_bytes(KVType type) {
     return type == KVType::f32 ? 4 : type == KVType::q8_0 ? 1 : 2;
 }
 
@@ -83,7 +83,7 @@ namespace {
 // the compiler knows: a cache has millions of values.
 template <KVType type, class Move>
 void each_value(const KVLayer& l, int64_t cell, Move move) {
-    constexpr int64_t size = type == KVType::f32 ? 4 : type == KVType::q8_0 ? 1 : 2, p = kTogether[int(type)];
+    constexpr int64_t size = value_bytes(type), p = kTogether[int(type)];
     constexpr bool q8 = type == KVType::q8_0;
     const int64_t group = cell / kLanes, lane = cell % kLanes, n_k = l.n_head * l.dim_k, n_v = l.n_head * l.dim_v;
     int64_t to = 0;
