@@ -106,9 +106,13 @@ Bytes export_cells(const KVCache& kv, const std::vector<int64_t>& cells) {
     check_cells(kv, cells, kv.n_cell());
     Bytes out({kv.n_layer(), int64_t(cells.size()), kv.canonical_bytes()});
     uint8_t* at = out.mutable_data();
-    std::fill_n(at, out.nbytes(), uint8_t(0));  // layers with less leave the end of their rows
-    for (int64_t layer = 0; layer < kv.n_layer(); ++layer)
-        for (int64_t cell : cells) kv.export_cell(layer, cell, at), at += kv.canonical_bytes();
+    const py::ssize_t n_bytes = out.nbytes();
+    {
+        py::gil_scoped_release release;        // a context may be gigabytes
+        std::fill_n(at, n_bytes, uint8_t(0));  // layers with less leave the end of their rows
+        for (int64_t layer = 0; layer < kv.n_layer(); ++layer)
+            for (int64_t cell : cells) kv.export_cell(layer, cell, at), at += kv.canonical_bytes();
+    }
     return out;
 }
 
@@ -119,6 +123,7 @@ void restore_cells(KVCache& kv, const std::vector<int64_t>& cells, const Bytes& 
         if (data.ndim() != 3 || data.shape(py::ssize_t(i)) != wanted[i])
             throw std::invalid_argument("KV data has another shape than this cache");
     const uint8_t* at = data.data();
+    py::gil_scoped_release release;
     for (int64_t layer = 0; layer < kv.n_layer(); ++layer)
         for (int64_t cell : cells) kv.restore_cell(layer, cell, at), at += kv.canonical_bytes();
 }

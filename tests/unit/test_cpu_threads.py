@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from llamakit.plugins.backends.cpu.cores import over_nodes, parse_cores, show_cores
+from llamakit.plugins.backends.cpu.device import CPUKVCache
 
 from llamakit import system
+from llamakit.backend import CacheLayer, KVSpec
 from llamakit.errors import UsageError
 from llamakit.session import Session
 
@@ -73,3 +76,29 @@ def test_threads_stay_on_their_cores_and_the_caller_is_left_as_it_was(small_mode
         assert str(CORES[-1]) in allowed()
         assert system.cores() == CORES
     assert before <= allowed() | {show_cores(CORES)}
+
+
+def test_others_go_on_while_keys_and_values_are_copied():
+    """Nothing else ran in the process while a context was copied: for 5 s, no client was told that the server lives."""
+    kv = CPUKVCache(KVSpec(layers=(CacheLayer(8, 128, 128),) * 8, n_block=128, block_size=16), "generic")
+    turns, ended, interval = [], threading.Event(), sys.getswitchinterval()
+
+    def take_turns():
+        while not ended.wait(0.001):
+            turns.append(1)
+
+    other = threading.Thread(target=take_turns)
+    other.start()
+    sys.setswitchinterval(60)  # so that the other has a turn only where it is let
+    try:
+        cells, before = list(range(128 * 16)), len(turns)
+        data = kv.export(cells)
+        between = len(turns)
+        kv.restore(cells, data)
+        after = len(turns)
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        other.join()
+    assert before + 1 < between
+    assert between + 1 < after
