@@ -110,6 +110,7 @@ def take(engine: Engine, tokens: Sequence[int], key: PrefixKey, call: Call) -> B
     n_layer, done, row_bytes = found.shape
     if done == known:
         return Beginning(wanted[:done], found, key[0])
+    del wanted[known:]  # more may be evaluated meanwhile
     data = np.empty((n_layer, known, row_bytes), np.uint8)
     data[:, :done] = found
     while done < known:

@@ -258,6 +258,26 @@ def test_what_others_need_the_room_for_meanwhile_is_not_saved(session, tmp_path,
     assert session.load_prefix(tmp_path / "saved.gguf") == tokens[: 2 * space.size]
 
 
+def test_what_others_evaluate_meanwhile_is_not_saved(session, tmp_path, monkeypatch):
+    """A save failed if more of its text was known at its end than when it began."""
+    tokens, space = session.tokenize(TEXT * 4, add_bos=True), session.engine.space
+    n = 2 * space.size + 3
+    space.tree.clear()
+    session.generate(tokens[:n], max_tokens=1)
+    monkeypatch.setattr(session_file, "MOST_COPIED", 1)
+    calls, n_calls = session._on_engine, []
+
+    def call(function):
+        n_calls.append(1)
+        if len(n_calls) == 3:  # after the sizes and a part
+            session.generate(tokens, max_tokens=1)
+        return calls(function)
+
+    monkeypatch.setattr(session, "_on_engine", call)
+    assert session.save_prefix(tmp_path / "saved.gguf", tokens) == n
+    assert session.load_prefix(tmp_path / "saved.gguf") == tokens[:n]
+
+
 def test_what_is_loaded_makes_no_room_for_its_own_rest(session, tmp_path, monkeypatch):
     """Where others took all that was left after its first parts, the last of these went for the next.
 
