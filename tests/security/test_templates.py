@@ -212,7 +212,7 @@ def test_values_that_are_no_json_are_refused():
     assert ChatTemplate("{{ x }}{{ y }}").render(TALK, x=text, y=1 << 80) == f"{text}{1 << 80}"
 
 
-def test_a_template_slows_no_other_request_of_a_server(serve, small_model, tmp_path, monkeypatch):
+def test_a_template_slows_no_other_request_of_a_server(serve, small_model, tmp_path, monkeypatch, request):
     """A model's template that loops for ever with what several clients say, beside a stream."""
     from llamakit.gguf import GGUFWriter, open_gguf
 
@@ -226,7 +226,9 @@ def test_a_template_slows_no_other_request_of_a_server(serve, small_model, tmp_p
         for name, info in model.tensors.items():
             writer.add_tensor(name, model.raw(name), info.type, info.shape)
     monkeypatch.setattr(worker_pool, "CPU_SECONDS", 1.0)
-    monkeypatch.setattr(worker_pool, "pool", worker_pool.WorkerPool())
+    workers = worker_pool.WorkerPool()
+    request.addfinalizer(workers.close)
+    monkeypatch.setattr(worker_pool, "pool", workers)
     server = serve({"stories": file})
     body = {"prompt": "Once", "n_predict": 100_000, "stream": True, "ignore_eos": True}
     gaps = []  # in time of this process, which all that is done here takes
