@@ -100,9 +100,10 @@ class Admission:
 
     def preempt(self, group: Group) -> None:
         """Back into the queue: its tokens stay, its blocks are evaluated again, or kept where that is not the same."""
-        held = sum(each.n_aside for each in self.waiting)
-        for track in group.tracks:
-            self.space.put_aside(track, held + group.n_aside)
+        changed = [track for track in group.tracks if self.space.is_changed(track)]
+        held = sum(each.n_aside for each in self.waiting) if changed else 0  # hundreds may wait, with dozens of tracks
+        for track in changed:
+            held += self.space.put_aside(track, held)
         self._leave(group)
         self.running.remove(group)
         insort(self.waiting, group, key=lambda each: each.order)

@@ -124,20 +124,27 @@ class KVSpace:
 
     # -- what tokens do not give again --------------------------------------------------------------------------
 
-    def put_aside(self, track: Track, held: int) -> None:
-        """Keep what a track has evaluated, if its tokens alone would give something else: after a shift of its context.
+    @staticmethod
+    def is_changed(track: Track) -> bool:
+        """Whether the tokens of a track alone would give something else than it has: after a shift of its context."""
+        return track.node is None and track.table.length > 0
+
+    def put_aside(self, track: Track, held: int) -> int:
+        """Keep what a changed track has evaluated; the number of its tokens, or 0.
 
         `held`: tokens that are put aside by then. Beyond `ASIDE_SHARE` they are evaluated again, but for the first, and
         all are where memory is short.
         """
         n = track.table.length
-        if track.node is not None or not n or (held and held + n > ASIDE_SHARE * self.pool.n_block * self.size):
-            return
+        if held and held + n > ASIDE_SHARE * self.pool.n_block * self.size:
+            return 0
         cells = track.table.cells(0, n)
         with suppress(OutOfMemoryError, MemoryError):  # of the device too, where a copy is made on the way
             if n * self.kv.export(cells[:1]).nbytes <= MOST_OF_FREE * free_memory():
                 track.aside = self.kv.export(cells)
                 self._n_copied.value += track.aside.nbytes
+                return n
+        return 0
 
     def bring_back(self, track: Track) -> None:
         """What was put aside is in blocks again. Where these, or memory, are missing, it is evaluated again instead."""
