@@ -66,23 +66,6 @@ def test_probabilities_of_a_prompt_are_told_once(hash_model):
     assert found.prompt == alone(hash_model, asked)[0].prompt
 
 
-class Knows:
-    """Guesses what the answers are, by their seeds and numbers."""
-
-    most, seconds_per_token = 4, 0.0
-
-    def __init__(self, known):
-        self.known = known
-
-    def propose(self, wanted):
-        for sequence, n in wanted:
-            done, tokens = len(sequence.generated), self.known[sequence.group.request.seed][sequence.choice].tokens
-            sequence.draft = tokens[done : done + n]
-
-    def forget(self, sequence):
-        pass
-
-
 def test_guesses_for_one_of_several_answers_that_came_back(hash_model):
     """Of a request's answers one was found whole in the cache, others not: all were evaluated as prompts are.
 
@@ -90,8 +73,9 @@ def test_guesses_for_one_of_several_answers_that_came_back(hash_model):
     """
     asked = [request([1, 5 + i, 9], seed=i, n=3, best_of=3) for i in range(3)]
     known = [alone(hash_model, each) for each in asked]
+    tokens = [{choice: result.tokens for choice, result in each.items()} for each in known]
     for n_block in range(22, 50):
-        made = hash_model.make_engine(n_block=n_block, n_ctx=40, drafter=Knows(known))
+        made = hash_model.make_engine(n_block=n_block, n_ctx=40, drafter=hash_model.Knows(tokens))
         as_if_guessing_paid(made)
         jobs = submit(made, *asked)
         finish(made)

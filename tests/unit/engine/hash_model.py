@@ -115,6 +115,23 @@ class _Detokenizer:
         return ""
 
 
+class Knows:
+    """A drafter that guesses what the answers are: `known` has their tokens by seed and by number of the answer."""
+
+    most, seconds_per_token = 4, 0.0
+
+    def __init__(self, known):
+        self.known = known
+
+    def propose(self, wanted):
+        for sequence, n in wanted:
+            done, tokens = len(sequence.generated), self.known[sequence.group.request.seed][sequence.choice]
+            sequence.draft = tokens[done : done + n]
+
+    def forget(self, sequence):
+        pass
+
+
 def make_engine(n_block=200, n_row=16, n_out=16, n_seq=8, n_ctx=64, memory=1 << 20, deep=False, **options) -> Engine:
     """An engine over a hash model that looks back `memory` tokens; `deep`: see `HashProgram`."""
     kv = HashCache(n_block)

@@ -204,29 +204,12 @@ def test_a_full_cache_sends_the_latest_back_into_the_queue():
         assert outcome(job.events) == answer(job.request, n_ctx=40)
 
 
-class Knows:
-    """Guesses what the answers are, by their seeds."""
-
-    most, seconds_per_token = 4, 0.0
-
-    def __init__(self, tokens):
-        self.tokens = tokens
-
-    def propose(self, wanted):
-        for sequence, n in wanted:
-            done = len(sequence.generated)
-            sequence.draft = self.tokens[sequence.group.request.seed][done : done + n]
-
-    def forget(self, sequence):
-        pass
-
-
 def test_guesses_for_a_step_that_an_answer_had_to_leave_are_not_looked_at_later():
     """They were right, so the next row was taken for the answer's own: another's, or none that there was."""
     requests = [request([1, 5 + i, 9], max_tokens=30, ignore_eos=True, seed=i) for i in range(6)]
     alone = [answer(each, n_ctx=40) for each in requests]
     for n_block in range(11, 30):
-        engine = make_engine(n_block=n_block, n_ctx=40, drafter=Knows([each[0][0] for each in alone]))
+        engine = make_engine(n_block=n_block, n_ctx=40, drafter=hash_model.Knows([[each[0][0]] for each in alone]))
         engine.cost.observe(1, 0.1)
         engine.cost.observe(5, 0.101)  # rows cost next to nothing, so guessing pays
         engine.cost.observe = lambda rows, seconds: None
